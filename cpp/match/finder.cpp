@@ -1,0 +1,107 @@
+#include "match/finder.h"
+
+#include <algorithm>
+#include <map>
+
+#include "match/machine.h"
+
+namespace spfast {
+namespace {
+
+// A match is better by priority, then by how much it covers, then by coming first in the graph.
+bool better(const ProgramSet& programs, const Match& a, const Match& b) {
+  const auto& rules = programs.rules();
+  if (rules[a.rule].priority != rules[b.rule].priority) {
+    return rules[a.rule].priority > rules[b.rule].priority;
+  }
+  if (a.operations.size() != b.operations.size()) {
+    return a.operations.size() > b.operations.size();
+  }
+  return a.operations < b.operations;
+}
+
+Anchor anchor_at(const NodeTable& table, NodeId node, const AllReduceFamily& family) {
+  Anchor anchor;
+  anchor.all_reduce = node;
+  anchor.family = family.id;
+  const auto args = table.args(node);
+  const auto at = [&](int32_t position) {
+    return position >= 0 && static_cast<size_t>(position) < args.size() ? args[position] : Value{};
+  };
+  anchor.group = at(family.group);
+  anchor.reduce_op = at(family.reduce_op);
+  if (family.wait == kNone) {
+    anchor.reduced = node;
+  } else if (table.users(node).size() == 1) {
+    const NodeId user = table.users(node)[0];
+    if (table.op(user) == Op::kCallFunction && table.target(user) == family.wait) {
+      anchor.reduced = user;
+    }
+  }
+  return anchor;
+}
+
+}  // namespace
+
+std::vector<Anchor> find_anchors(const NodeTable& table,
+                                 std::span<const AllReduceFamily> families) {
+  std::vector<Anchor> anchors;
+  for (NodeId node = 0; node < table.size(); ++node) {
+    for (const AllReduceFamily& family : families) {
+      if (table.target(node) == family.all_reduce && table.op(node) == Op::kCallFunction) {
+        anchors.push_back(anchor_at(table, node, family));
+      }
+    }
+  }
+  return anchors;
+}
+
+MatchResult find_matches(const NodeTable& table, const ProgramSet& programs,
+                         std::span<const AllReduceFamily> families) {
+  MatchResult result;
+  result.anchors = find_anchors(table, families);
+  result.reports.resize(result.anchors.size());
+  Machine machine(table, programs);
+  std::map<int64_t, LookThrough> looks;  // one for each width; models have one or two
+  std::vector<bool> claimed(table.size(), false);
+  std::vector<Match> found;
+  for (auto index = static_cast<uint32_t>(result.anchors.size()); index-- > 0;) {
+    const Anchor& anchor = result.anchors[index];
+    AnchorReport& report = result.reports[index];
+    if (anchor.reduced == kNone) {
+      report.outcome = Outcome::kNoWait;
+      continue;
+    }
+    const Meta& meta = table.meta(anchor.all_reduce);
+    const auto dims = table.dims(meta);
+    if (meta.kind != MetaKind::kTensor || dims.size() < 2 || dims.back().is_expr()) {
+      report.outcome = Outcome::kUnknownSize;
+      continue;
+    }
+    const int64_t width = dims.back().raw;
+    const auto look = looks.try_emplace(width, table, width).first;
+    found.clear();
+    machine.run(look->second, anchor, index, static_cast<uint32_t>(dims.size()), found,
+                report.failure);
+    const Match* best = nullptr;
+    for (const Match& match : found) {
+      const bool free = std::none_of(match.operations.begin() + 1, match.operations.end(),
+                                     [&](NodeId node) { return claimed[node]; });
+      if (free && (best == nullptr || better(programs, match, *best))) best = &match;
+    }
+    if (best == nullptr) {
+      report.outcome = found.empty() ? Outcome::kNoMatch : Outcome::kClaimed;
+      continue;
+    }
+    report.outcome = Outcome::kMatched;
+    for (const NodeId node : best->operations) claimed[node] = true;
+    result.matches.push_back(*best);
+  }
+  std::reverse(result.matches.begin(), result.matches.end());
+  for (uint32_t i = 0; i < result.matches.size(); ++i) {
+    result.reports[result.matches[i].anchor].match = i;
+  }
+  return result;
+}
+
+}  // namespace spfast

@@ -1,0 +1,21 @@
+// Finds the anchors of a table, runs the machine at each, and settles which match each anchor gets.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "match/match.h"
+
+namespace spfast {
+
+// Every all_reduce in graph order. Its meta need not be known yet.
+[[nodiscard]] std::vector<Anchor> find_anchors(const NodeTable& table,
+                                               std::span<const AllReduceFamily> families);
+
+// The meta of every anchor's all_reduce must be known. At one anchor the rule of highest priority
+// wins, then the longest. Where anchors want the same operation (an add of two all_reduces) the
+// later one gets it, for the earlier one's value is the residual there.
+[[nodiscard]] MatchResult find_matches(const NodeTable& table, const ProgramSet& programs,
+                                       std::span<const AllReduceFamily> families);
+
+}  // namespace spfast

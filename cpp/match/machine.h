@@ -1,0 +1,57 @@
+// Runs the program tree at one anchor and records every rule that holds there.
+//
+// Choice exists only among the users of a value and in the order of commuting operands; everything
+// else is a straight check. A choice is undone by truncation: registers above a step are simply
+// overwritten, slots that the step filled are cleared from a trail.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "match/look_through.h"
+#include "match/match.h"
+
+namespace spfast {
+
+class Machine {
+ public:
+  Machine(const NodeTable& table, const ProgramSet& programs);
+  // `look` must be for the width of the anchor's value, `rank` its number of dims. Matches are
+  // appended in the order of the tree; the failure is the deepest.
+  void run(const LookThrough& look, const Anchor& anchor, uint32_t anchor_index, uint32_t rank,
+           std::vector<Match>& matches, Failure& failure);
+
+ private:
+  struct Register {
+    NodeId node = kNone;
+    uint32_t rank = 0;
+  };
+
+  void explore(const std::vector<Dispatch>& groups, uint32_t filled);
+  void try_candidate(const Dispatch& group, NodeId node, uint32_t filled);
+  void try_step(uint32_t tree_node, NodeId node, uint32_t filled);
+  bool try_form(const Step& step, const Form& form, NodeId node, bool swapped, uint32_t filled);
+  bool check_operand(const Check& check, Value found, uint32_t rank);
+  bool check_fixed(const Form& form, NodeId node, size_t named);
+  void collect_users(NodeId value, std::vector<NodeId>& out) const;
+  [[nodiscard]] Value fetch(NodeId node, const Location& where) const;
+  [[nodiscard]] uint32_t rank_of(Value value, uint32_t filled) const;
+  [[nodiscard]] uint32_t result_rank(NodeId node, uint32_t filled) const;
+  void note_failure(uint32_t tree_node, NodeId node, uint32_t check, Value found);
+  void note_missing(const Dispatch& group, NodeId source);
+  void accept(uint32_t tree_node);
+
+  const NodeTable& table_;
+  const ProgramSet& programs_;
+  const LookThrough* look_ = nullptr;
+  uint32_t anchor_index_ = 0;
+  std::vector<Register> registers_;
+  std::vector<Value> slots_;
+  std::vector<uint32_t> trail_;
+  std::vector<Match>* matches_ = nullptr;
+  Failure* failure_ = nullptr;
+  uint32_t failed_check_ = kNone;
+  Value failed_value_;
+};
+
+}  // namespace spfast

@@ -1,0 +1,69 @@
+// What the machine finds, and what it says when it finds nothing.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "pattern/program.h"
+#include "table/node_table.h"
+
+namespace spfast {
+
+// How one family of collectives spells an all_reduce. A node that waits for it is part of it.
+struct AllReduceFamily {
+  uint32_t id = 0;
+  TargetId all_reduce = kNone;
+  TargetId wait = kNone;      // kNone: the all_reduce itself yields the value
+  int32_t reduce_op = -1;     // position of the reduce op; -1: always a sum
+  int32_t group = 1;          // position of the group
+};
+
+// One all_reduce of the graph.
+struct Anchor {
+  NodeId all_reduce = kNone;
+  NodeId reduced = kNone;  // the value it yields: itself, or its wait
+  uint32_t family = 0;
+  Value group;
+  Value reduce_op;
+};
+
+// One rule that holds at one anchor.
+struct Match {
+  uint32_t rule = 0;
+  uint32_t tree_node = 0;           // where the rule was complete
+  uint32_t anchor = 0;              // index into the anchors
+  std::vector<NodeId> operations;   // by operation of the pattern; [0] is the reduced value
+  std::vector<Value> parameters;    // by parameter; absent if the rule does not use it
+};
+
+// The deepest attempt at an anchor that no rule took: which rule, how far it got, and the first
+// mismatch. Formatted only when somebody reads it.
+struct Failure {
+  uint32_t rule = kNone;
+  uint32_t tree_node = kNone;
+  uint32_t depth = 0;             // steps that held
+  NodeId node = kNone;            // where the mismatch is
+  uint32_t check = kNone;         // which operand; kNone: there is no such operation
+  Value found;
+};
+
+enum class Outcome : uint8_t { kMatched, kNoMatch, kNoWait, kClaimed, kUnknownSize };
+
+struct AnchorReport {
+  Outcome outcome = Outcome::kNoMatch;
+  uint32_t match = kNone;  // index into the matches
+  Failure failure;
+};
+
+struct MatchResult {
+  std::vector<Anchor> anchors;        // in graph order
+  std::vector<AnchorReport> reports;  // one for each anchor
+  std::vector<Match> matches;         // in graph order of their anchors
+};
+
+[[nodiscard]] std::string format_failure(const NodeTable& table, const ProgramSet& programs,
+                                         const Failure& failure);
+
+}  // namespace spfast

@@ -1,0 +1,142 @@
+// A graph as flat arrays: what encode makes, match and plan read, files carry.
+//
+// Nodes are numbered in graph order. The operands of node i, with everything nested in them, occupy
+// one contiguous range of the value pool: first the positional arguments, then the keyword arguments
+// as (key, value) pairs, then the contents of containers. So the edges of the graph are a linear
+// scan, and a nested argument costs no pointer.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "base/interner.h"
+#include "table/value.h"
+
+namespace spfast {
+
+struct Span {
+  uint32_t begin = 0;
+  uint32_t count = 0;
+  friend bool operator==(const Span&, const Span&) = default;
+};
+
+// What is known of one value: a tensor's dtype, device, sizes and strides, or a tuple of such, or a
+// symbolic number (one dim).
+struct Meta {
+  MetaKind kind = MetaKind::kUnknown;
+  uint32_t dtype = kNone;   // string id
+  uint32_t device = kNone;  // string id
+  Span dims;                // into dim_pool()
+  Dim tokens;               // the product of all dims but the last: rows, if every dim is flattened
+  Span strides;             // into dim_pool(); empty: contiguous
+  Span parts;               // of a tuple: into part_pool(), ids of metas
+};
+
+class NodeTable {
+ public:
+  // --- building -------------------------------------------------------------------------------
+  NodeId add_node(Op op, TargetId target, uint8_t flags, uint32_t name = kNone);
+  // Operands of the last added node: reserve top-level slots, then fill containers in any order.
+  void begin_operands(uint32_t n_args, uint32_t n_kwargs);
+  [[nodiscard]] uint32_t reserve_values(uint32_t count);
+  void set_value(uint32_t index, Value value) { values_[index] = value; }
+  [[nodiscard]] Value make_container(Tag tag, uint32_t begin, uint32_t count);
+  [[nodiscard]] Value make_int(int64_t value);
+  [[nodiscard]] Value make_float(double value);
+  [[nodiscard]] Value make_string(Tag tag, std::string_view text) {
+    return {tag, strings_.intern(text)};
+  }
+  [[nodiscard]] uint32_t intern_string(std::string_view text) { return strings_.intern(text); }
+  [[nodiscard]] uint32_t intern_expr(std::string_view text);
+  void set_name(NodeId node, uint32_t name) { names_[node] = name; }
+  uint32_t add_meta(const Meta& meta);
+  void set_meta(NodeId node, uint32_t meta) { meta_of_[node] = meta; }
+  [[nodiscard]] Span add_dims(std::span<const Dim> dims);
+  [[nodiscard]] Span add_parts(std::span<const uint32_t> parts);
+  void add_symbol(std::string_view name, int64_t hint);
+  void reserve(uint32_t nodes);
+  // Call once when all nodes are there: builds the users and checks that operands come first.
+  void finish();
+
+  // --- reading --------------------------------------------------------------------------------
+  [[nodiscard]] uint32_t size() const { return static_cast<uint32_t>(ops_.size()); }
+  [[nodiscard]] Op op(NodeId node) const { return ops_[node]; }
+  [[nodiscard]] TargetId target(NodeId node) const { return targets_[node]; }
+  [[nodiscard]] uint8_t flags(NodeId node) const { return flags_[node]; }
+  [[nodiscard]] uint32_t name(NodeId node) const { return names_[node]; }
+  [[nodiscard]] std::span<const Value> args(NodeId node) const {
+    return {values_.data() + begins_[node], n_args_[node]};
+  }
+  // Keys and values alternate.
+  [[nodiscard]] std::span<const Value> kwargs(NodeId node) const {
+    return {values_.data() + begins_[node] + n_args_[node], 2 * size_t{n_kwargs_[node]}};
+  }
+  // Everything that the node's operands hold, however deep.
+  [[nodiscard]] std::span<const Value> operands(NodeId node) const {
+    return {values_.data() + begins_[node], values_.data() + begins_[node + 1]};
+  }
+  [[nodiscard]] std::span<const NodeId> users(NodeId node) const {
+    return {users_.data() + user_begins_[node], users_.data() + user_begins_[node + 1]};
+  }
+  // Absent when the node has no such keyword argument.
+  [[nodiscard]] Value kwarg(NodeId node, uint32_t key) const;
+  [[nodiscard]] std::span<const Value> items(Value container) const;
+  [[nodiscard]] int64_t as_int(Value value) const;
+  [[nodiscard]] double as_float(Value value) const;
+  [[nodiscard]] const std::string& string(uint32_t id) const { return strings_.at(id); }
+  [[nodiscard]] const std::string& expr(uint32_t id) const { return exprs_.at(id); }
+  [[nodiscard]] uint32_t expr_count() const { return exprs_.size(); }
+  [[nodiscard]] const Meta& meta(NodeId node) const;
+  [[nodiscard]] const Meta& meta_at(uint32_t id) const { return metas_[id]; }
+  [[nodiscard]] uint32_t meta_id(NodeId node) const { return meta_of_[node]; }
+  [[nodiscard]] std::span<const Dim> dims(const Meta& meta) const {
+    return {dim_pool_.data() + meta.dims.begin, meta.dims.count};
+  }
+  [[nodiscard]] std::span<const Dim> strides(const Meta& meta) const {
+    return {dim_pool_.data() + meta.strides.begin, meta.strides.count};
+  }
+  [[nodiscard]] std::span<const uint32_t> parts(const Meta& meta) const {
+    return {part_pool_.data() + meta.parts.begin, meta.parts.count};
+  }
+  [[nodiscard]] const std::vector<std::pair<uint32_t, int64_t>>& symbols() const {
+    return symbols_;
+  }
+  [[nodiscard]] size_t memory_bytes() const;
+
+  // One line a person can read, such as "%add_1" or "[4096, 8192]".
+  [[nodiscard]] std::string format_value(Value value) const;
+  [[nodiscard]] std::string node_label(NodeId node) const;
+  [[nodiscard]] std::string format_dims(std::span<const Dim> dims) const;
+
+ private:
+  friend class TableWriter;
+  friend class TableReader;
+
+  std::vector<Op> ops_;
+  std::vector<uint8_t> flags_;
+  std::vector<TargetId> targets_;
+  std::vector<uint32_t> names_;
+  std::vector<uint32_t> begins_{0};  // size() + 1 once finished
+  std::vector<uint32_t> n_args_;
+  std::vector<uint32_t> n_kwargs_;
+  std::vector<uint32_t> meta_of_;
+  std::vector<Value> values_;
+  std::vector<Span> spans_;
+  std::vector<int64_t> ints_;
+  std::vector<double> floats_;
+  StringInterner strings_;
+  StringInterner exprs_;
+  std::vector<Meta> metas_;
+  std::vector<Dim> dim_pool_;
+  std::vector<uint32_t> part_pool_;
+  std::vector<std::pair<uint32_t, int64_t>> symbols_;  // name (string id), example value
+  std::vector<uint32_t> user_begins_;
+  std::vector<NodeId> users_;
+  std::unordered_map<int64_t, uint32_t> int_ids_;
+  std::unordered_map<uint64_t, uint32_t> float_ids_;  // by bits: -0.0 and NaNs keep themselves
+};
+
+}  // namespace spfast

@@ -1,0 +1,35 @@
+// Operators by name. A target is interned once in the process: patterns name operators before they
+// are registered with torch, and tables from a file before torch is imported; both get the same id
+// as a live graph does. Properties of an operator come from whoever knows its schema (fx/).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "table/value.h"
+
+namespace spfast {
+
+namespace target_flag {
+inline constexpr uint8_t kView = 1;         // same elements in the same order, sizes in argument 1
+inline constexpr uint8_t kIdentity = 2;     // same elements and sizes (clone, alias, detach)
+inline constexpr uint8_t kCopy = 4;         // aten.copy(self, src): the value is argument 1
+inline constexpr uint8_t kSlice = 8;        // aten.slice.Tensor: identity if the bounds are the whole
+inline constexpr uint8_t kGetItem = 16;     // operator.getitem
+inline constexpr uint8_t kMutates = 32;     // writes to an argument
+inline constexpr uint8_t kFence = 64;       // ends a region: a stream change
+inline constexpr uint8_t kAliases = 128;    // the result may share its first argument's storage
+}  // namespace target_flag
+
+// Thread-safe. Ids are dense and never reused.
+[[nodiscard]] TargetId intern_target(std::string_view name);
+[[nodiscard]] std::string target_name(TargetId id);
+[[nodiscard]] uint8_t target_flags(TargetId id);
+// Which positional arguments the operator writes to, one bit each; the last bit: any keyword's.
+[[nodiscard]] uint32_t target_writes(TargetId id);
+void describe_target(TargetId id, uint8_t flags, uint32_t writes);
+
+inline constexpr uint32_t kWritesKeywords = uint32_t{1} << 31;
+
+}  // namespace spfast
