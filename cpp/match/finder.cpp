@@ -1,7 +1,6 @@
 #include "match/finder.h"
 
 #include <algorithm>
-#include <map>
 
 #include "match/machine.h"
 
@@ -62,12 +61,15 @@ MatchResult find_matches(const NodeTable& table, const ProgramSet& programs,
   result.anchors = find_anchors(table, families);
   result.reports.resize(result.anchors.size());
   Machine machine(table, programs);
-  std::map<int64_t, LookThrough> looks;  // one for each width; models have one or two
   std::vector<bool> claimed(table.size(), false);
   std::vector<Match> found;
   for (auto index = static_cast<uint32_t>(result.anchors.size()); index-- > 0;) {
     const Anchor& anchor = result.anchors[index];
     AnchorReport& report = result.reports[index];
+    if (anchor.group.tag == Tag::kAbsent || !table.args(anchor.all_reduce)[0].is_node()) {
+      report.outcome = Outcome::kKeywords;
+      continue;
+    }
     if (anchor.reduced == kNone) {
       report.outcome = Outcome::kNoWait;
       continue;
@@ -79,7 +81,7 @@ MatchResult find_matches(const NodeTable& table, const ProgramSet& programs,
       continue;
     }
     const int64_t width = dims.back().raw;
-    const auto look = looks.try_emplace(width, table, width).first;
+    const auto look = result.looks.try_emplace(width, table, width).first;
     found.clear();
     machine.run(look->second, anchor, index, static_cast<uint32_t>(dims.size()), found,
                 report.failure);

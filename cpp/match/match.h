@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "match/look_through.h"
 #include "pattern/program.h"
 #include "table/node_table.h"
 
@@ -49,7 +51,7 @@ struct Failure {
   Value found;
 };
 
-enum class Outcome : uint8_t { kMatched, kNoMatch, kNoWait, kClaimed, kUnknownSize };
+enum class Outcome : uint8_t { kMatched, kNoMatch, kNoWait, kClaimed, kUnknownSize, kKeywords };
 
 struct AnchorReport {
   Outcome outcome = Outcome::kNoMatch;
@@ -61,6 +63,7 @@ struct MatchResult {
   std::vector<Anchor> anchors;        // in graph order
   std::vector<AnchorReport> reports;  // one for each anchor
   std::vector<Match> matches;         // in graph order of their anchors
+  std::map<int64_t, LookThrough> looks;  // by width of the stream; models have one or two
 };
 
 [[nodiscard]] std::string format_failure(const NodeTable& table, const ProgramSet& programs,

@@ -41,6 +41,7 @@ class NodeTable {
   NodeId add_node(Op op, TargetId target, uint8_t flags, uint32_t name = kNone);
   // Operands of the last added node: reserve top-level slots, then fill containers in any order.
   void begin_operands(uint32_t n_args, uint32_t n_kwargs);
+  [[nodiscard]] uint32_t operand_begin(NodeId node) const { return begins_[node]; }
   [[nodiscard]] uint32_t reserve_values(uint32_t count);
   void set_value(uint32_t index, Value value) { values_[index] = value; }
   [[nodiscard]] Value make_container(Tag tag, uint32_t begin, uint32_t count);

@@ -1,0 +1,124 @@
+# Two commands do everything from a fresh checkout: `make demo` and `make test`.
+# Needed beforehand: Python 3.10 or newer with venv, a C++20 compiler, make.
+
+PYTHON ?= python3
+VENV   ?= .venv
+# The exact torch that is installed first. For a CPU-only build from PyTorch's own index:
+#   make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+TORCH  ?= torch==2.13.0
+# Handed to the wheel's build, for instance -C cmake.define.SPFAST_WERROR=ON
+BUILD_FLAGS ?=
+PYTEST_FLAGS ?=
+# Where the C++ tests are built; -DSPFAST_WERROR=ON and the like go into CMAKE_FLAGS.
+CPP_BUILD ?= build/cpp
+CMAKE_FLAGS ?=
+
+PY  := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check install --quiet
+# Tools that pip put beside Python come first; what the machine has serves otherwise.
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+
+SOURCES := pyproject.toml CMakeLists.txt $(shell find cpp python -type f \
+             -not -name '*.so' -not -name '*.pyc' 2>/dev/null)
+CPP_FILES = $(shell find cpp tests/cpp tests/fuzz_native -name '*.h' -o -name '*.cpp' 2>/dev/null)
+# One stamp for each torch that was asked for, so that another one is installed when asked.
+TORCH_STAMP := $(VENV)/.stamp-torch-$(shell printf '%s' '$(TORCH)' | cksum | cut -d' ' -f1)
+
+.PHONY: help demo test test-cpp test-python bench lint format fuzz sanitize wheel clean distclean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo      build, install, and rewrite two bundled graphs (under 2 minutes)"
+	@echo "make test      build, install, and run every test, those in C++ included"
+	@echo "make bench     the whole benchmark (under 15 minutes), results in bench/results/"
+	@echo "make lint      ruff, mypy --strict, clang-format"
+	@echo "make fuzz      the long fuzz runs"
+	@echo "make sanitize  the C++ tests and fuzz targets under address and undefined sanitizers"
+	@echo "make wheel     an sdist and a wheel in dist/"
+	@echo "make clean     remove what was built (distclean: and the environment)"
+
+demo: $(VENV)/.stamp-package
+	$(VENV)/bin/spfast demo
+
+test: test-cpp test-python
+
+test-python: $(VENV)/.stamp-test $(VENV)/.stamp-package
+	$(PY) -m pytest $(PYTEST_FLAGS)
+
+test-cpp: $(VENV)/.stamp-tools
+	cmake -S . -B $(CPP_BUILD) -G Ninja -DSPFAST_BUILD_TESTS=ON -DSPFAST_BUILD_MODULE=OFF $(CMAKE_FLAGS)
+	cmake --build $(CPP_BUILD)
+	$(CPP_BUILD)/spfast_tests
+
+bench: $(VENV)/.stamp-bench $(VENV)/.stamp-package
+	$(PY) -m bench.run
+
+lint: $(VENV)/.stamp-lint $(VENV)/.stamp-package
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy --strict python/spfast
+	$(VENV)/bin/clang-format --dry-run -Werror $(CPP_FILES)
+
+format: $(VENV)/.stamp-lint
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	$(VENV)/bin/clang-format -i $(CPP_FILES)
+
+fuzz: $(VENV)/.stamp-test $(VENV)/.stamp-package
+	SPFAST_FUZZ=$${SPFAST_FUZZ:-10000} $(PY) -m pytest -k fuzz --timeout=0 $(PYTEST_FLAGS)
+
+sanitize: $(VENV)/.stamp-tools
+	$(MAKE) test-cpp CPP_BUILD=build/sanitize \
+	  CMAKE_FLAGS="-DSPFAST_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=RelWithDebInfo $(CMAKE_FLAGS)"
+	if [ -x tests/fuzz_native/run ]; then tests/fuzz_native/run; fi
+
+wheel: $(VENV)/.stamp-tools
+	$(PIP) build
+	$(PY) -m build --outdir dist
+
+# --- set-up, each step once -----------------------------------------------------------------
+
+$(VENV)/.stamp-python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "error: '$(PYTHON)' is missing or older than Python 3.10;" \
+	       "pass another, such as: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "error: '$(PYTHON)' has no venv module; install it" \
+	       "(Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@command -v $${CXX:-c++} >/dev/null || { \
+	  echo "error: no C++ compiler was found; install one, or set CXX" >&2; exit 1; }
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(TORCH_STAMP): $(VENV)/.stamp-python
+	$(PIP) $(TORCH)
+	@rm -f $(VENV)/.stamp-torch-*
+	@touch $@
+
+# cmake and ninja come from pip where the machine has none, or too old a cmake.
+$(VENV)/.stamp-tools: $(VENV)/.stamp-python
+	@printf 'cmake_minimum_required(VERSION 3.20)\n' > $(VENV)/cmake-check.cmake
+	@cmake -P $(VENV)/cmake-check.cmake 2>/dev/null || $(PIP) 'cmake>=3.20'
+	@command -v ninja >/dev/null || $(PIP) ninja
+	@touch $@
+
+$(VENV)/.stamp-build: $(VENV)/.stamp-tools $(TORCH_STAMP)
+	$(PIP) 'scikit-build-core>=0.11' 'pybind11>=3.0'
+	@touch $@
+
+# Without build isolation the build folder is kept, so that an edit recompiles only what it touches.
+$(VENV)/.stamp-package: $(VENV)/.stamp-build $(SOURCES)
+	$(PIP) --no-build-isolation --force-reinstall --no-deps $(BUILD_FLAGS) .
+	@touch $@
+
+$(VENV)/.stamp-test $(VENV)/.stamp-bench $(VENV)/.stamp-lint: $(VENV)/.stamp-%: $(VENV)/.stamp-build pyproject.toml
+	$(PIP) --no-build-isolation $(BUILD_FLAGS) '.[$*]'
+	@touch $@
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	rm -f $(VENV)/.stamp-package
+
+distclean: clean
+	rm -rf $(VENV)

@@ -1,0 +1,120 @@
+"""A small builder of ``torch.fx`` graphs whose nodes carry FakeTensor metadata.
+
+Real captures take tens of seconds at 80 layers; a benchmark needs a fresh graph for every timed call. So the
+graphs are built node by node, with the fake values that a capture would have left: one FakeTensor a node, each
+with its own storage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.fx as fx
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import (
+    DimDynamic,
+    ShapeEnv,
+    StatelessSymbolicContext,
+)
+
+Size = int | torch.SymInt
+CPU = torch.device("cpu")
+
+
+class GraphBuilder:
+    """Adds nodes with metadata to one new ``fx.Graph``.
+
+    Args:
+        device: the device that the fake values claim.
+
+    Attributes:
+        graph: the graph under construction.
+        mode: the FakeTensorMode that all values belong to.
+    """
+
+    def __init__(self, device: torch.device = CPU) -> None:
+        self.graph = fx.Graph()
+        self.mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+        self.device = device
+
+    def symbol(self, hint: int) -> torch.SymInt:
+        """A fresh backed symbolic size with ``hint`` as its example value."""
+        context: Any = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC])
+        value = self.mode.from_tensor(torch.empty(hint, device="meta"), symbolic_context=context)
+        size = value.shape[0]
+        assert isinstance(size, torch.SymInt)
+        return size
+
+    def fake(
+        self,
+        shape: Sequence[Size],
+        dtype: torch.dtype,
+        stride: Sequence[Size] | None = None,
+    ) -> FakeTensor:
+        """A new fake tensor with its own storage."""
+        if stride is None:
+            meta = torch.empty(tuple(shape), dtype=dtype, device="meta")
+        else:
+            meta = torch.empty_strided(tuple(shape), tuple(stride), dtype=dtype, device="meta")
+        return FakeTensor(self.mode, meta, self.device)
+
+    def placeholder(
+        self,
+        shape: Sequence[Size],
+        dtype: torch.dtype,
+        stride: Sequence[Size] | None = None,
+    ) -> fx.Node:
+        """A graph input, named as AOTAutograd names them."""
+        node = self.graph.placeholder(f"arg{len(self.graph.nodes)}_1")
+        node.meta["val"] = self.fake(shape, dtype, stride)
+        return node
+
+    def symbol_input(self, hint: int) -> tuple[fx.Node, torch.SymInt]:
+        """A graph input that is a symbolic size, and the size itself."""
+        size = self.symbol(hint)
+        node = self.graph.placeholder(f"arg{len(self.graph.nodes)}_1")
+        node.meta["val"] = size
+        return node, size
+
+    def call(
+        self,
+        target: Callable[..., Any],
+        args: tuple[Any, ...],
+        shape: Sequence[Size],
+        dtype: torch.dtype,
+        stride: Sequence[Size] | None = None,
+        /,
+        **kwargs: Any,
+    ) -> fx.Node:
+        """One call with a tensor result; ``kwargs`` are the call's own."""
+        node = self.graph.call_function(target, args, kwargs)
+        node.meta["val"] = self.fake(shape, dtype, stride)
+        return node
+
+    def call_tuple(
+        self,
+        target: Callable[..., Any],
+        args: tuple[Any, ...],
+        values: tuple[Any, ...],
+        /,
+        **kwargs: Any,
+    ) -> fx.Node:
+        """One call with several results, whose fake values are given; ``kwargs`` are the call's own."""
+        node = self.graph.call_function(target, args, kwargs)
+        node.meta["val"] = values
+        return node
+
+    def getitem(self, source: fx.Node, index: int) -> fx.Node:
+        """One of several results: shares the fake value, as a traced graph does."""
+        import operator
+
+        node = self.graph.call_function(operator.getitem, (source, index))
+        node.meta["val"] = source.meta["val"][index]
+        return node
+
+    def finish(self, outputs: Sequence[fx.Node]) -> fx.Graph:
+        """Adds the output node and returns the graph."""
+        self.graph.output(tuple(outputs))
+        return self.graph

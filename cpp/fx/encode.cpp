@@ -1,0 +1,290 @@
+#include "fx/encode.h"
+
+#include <algorithm>
+#include <unordered_map>
+
+#include "base/check.h"
+#include "fx/node_access.h"
+#include "fx/node_ids.h"
+#include "fx/target_cache.h"
+#include "table/targets.h"
+
+namespace spfast::fx {
+namespace {
+
+class Encoder {
+ public:
+  Encoder(py::handle graph, const EncodeOptions& options)
+      : graph_(graph),
+        options_(options),
+        access_(NodeAccess::instance()),
+        ids_(py::len(graph.attr("nodes"))),
+        out_(options.complete) {
+    const py::module_ torch = py::module_::import("torch");
+    dtype_type_ = torch.attr("dtype");
+    device_type_ = torch.attr("device");
+    layout_type_ = torch.attr("layout");
+    memory_format_type_ = torch.attr("memory_format");
+    symint_type_ = torch.attr("SymInt");
+    op_overload_type_ = torch.attr("_ops").attr("OpOverload");
+  }
+
+  EncodedGraph run() {
+    const auto count = static_cast<size_t>(py::len(graph_.attr("nodes")));
+    out_.table.reserve(static_cast<uint32_t>(count));
+    out_.nodes.reserve(count);
+    out_.names.reserve(count);
+    const py::object root = graph_.attr("_root");
+    for (py::object node = access_.read(root, Field::kNext); !node.is(root);
+         node = access_.read(node, Field::kNext)) {
+      add(node);
+      if (out_.nodes.size() > count) {
+        throw py::value_error("the graph's list of nodes is longer than the graph says (" +
+                              std::to_string(count) + "): it is damaged");
+      }
+    }
+    out_.table.finish();
+    if (options_.complete) out_.read_names();
+    return std::move(out_);
+  }
+
+ private:
+  void add(const py::object& node) {
+    const py::object args = access_.read(node, Field::kArgs);
+    const py::object kwargs = access_.read(node, Field::kKwargs);
+    const py::object target = access_.read(node, Field::kTarget);
+    const Op op = op_of(access_.read(node, Field::kOp));
+    const TargetEntry entry = target_of(op, target, args);
+    NodeTable& table = out_.table;
+    const NodeId id = table.add_node(op, entry.id, entry.flags);
+    const bool named = options_.complete && (op == Op::kPlaceholder || op == Op::kGetAttr ||
+                                             op == Op::kCallModule);
+    const auto n_args = static_cast<uint32_t>(PyTuple_GET_SIZE(args.ptr()));
+    const auto n_kwargs = static_cast<uint32_t>(PyDict_GET_SIZE(kwargs.ptr()));
+    table.begin_operands(n_args + (named ? 1 : 0), n_kwargs);
+    uint32_t slot = table.operand_begin(id);
+    node_ = node;
+    if (named) {
+      table.set_value(slot++, table.make_string(Tag::kString, target.cast<std::string>()));
+    }
+    for (uint32_t i = 0; i < n_args; ++i) put(slot++, PyTuple_GET_ITEM(args.ptr(), i));
+    PyObject* key = nullptr;
+    PyObject* value = nullptr;
+    Py_ssize_t at = 0;
+    while (PyDict_Next(kwargs.ptr(), &at, &key, &value) != 0) {
+      put(slot++, key);
+      put(slot++, value);
+    }
+    drain();
+    ids_.insert(node.ptr(), id);
+    out_.nodes.push_back(node);
+    out_.names.push_back(access_.read(node, Field::kName));
+    const auto wanted = options_.meta_of;
+    if (options_.complete || std::find(wanted.begin(), wanted.end(), entry.id) != wanted.end()) {
+      out_.metas.read(table, id, node);
+    }
+  }
+
+  Op op_of(const py::object& op) {
+    for (const auto& [known, code] : ops_) {
+      if (known == op.ptr()) return code;
+    }
+    static constexpr std::pair<const char*, Op> kOps[] = {
+        {"placeholder", Op::kPlaceholder},     {"get_attr", Op::kGetAttr},
+        {"call_function", Op::kCallFunction},  {"call_module", Op::kCallModule},
+        {"call_method", Op::kCallMethod},      {"output", Op::kOutput}};
+    for (const auto& [name, code] : kOps) {
+      if (PyUnicode_CompareWithASCIIString(op.ptr(), name) != 0) continue;
+      keep_.push_back(op);
+      ops_.emplace_back(op.ptr(), code);
+      return code;
+    }
+    throw py::value_error("unknown kind of node: " + py::repr(op).cast<std::string>());
+  }
+
+  TargetEntry target_of(Op op, const py::object& target, const py::object& args) {
+    switch (op) {
+      case Op::kCallFunction: {
+        const TargetEntry entry = targets_.resolve(target);
+        if (!entry.wraps || PyTuple_GET_SIZE(args.ptr()) == 0) return entry;
+        const py::handle wrapped = PyTuple_GET_ITEM(args.ptr(), 0);
+        if (!has_type(wrapped, op_overload_type_)) return entry;
+        return targets_.compound(entry, targets_.resolve(wrapped));
+      }
+      case Op::kCallMethod: {
+        const auto name = target.cast<std::string>();
+        TargetEntry entry{intern_target("call_method." + name), 0, false};
+        // By torch's convention a method that ends in one underscore writes to its object.
+        if (name.size() > 1 && name.back() == '_' && name[name.size() - 2] != '_') {
+          describe_target(entry.id, target_flag::kMutates, 1);
+          entry.flags = target_flag::kMutates;
+        }
+        return entry;
+      }
+      case Op::kPlaceholder:
+        return {placeholder_, 0, false};
+      case Op::kGetAttr:
+        return {get_attr_, 0, false};
+      case Op::kCallModule:
+        return {call_module_, 0, false};
+      case Op::kOutput:
+        return {output_, 0, false};
+    }
+    return {};
+  }
+
+  // Containers nest as deep as a user likes: they wait on a stack of our own.
+  struct Pending {
+    py::handle container;
+    uint32_t begin;
+  };
+
+  void put(uint32_t slot, py::handle value) { out_.table.set_value(slot, encode(value)); }
+
+  void drain() {
+    while (!pending_.empty()) {
+      const Pending next = pending_.back();
+      pending_.pop_back();
+      PyObject* container = next.container.ptr();
+      uint32_t slot = next.begin;
+      if (PyDict_Check(container) != 0) {
+        PyObject* key = nullptr;
+        PyObject* value = nullptr;
+        Py_ssize_t at = 0;
+        while (PyDict_Next(container, &at, &key, &value) != 0) {
+          put(slot++, key);
+          put(slot++, value);
+        }
+      } else if (PySlice_Check(container) != 0) {
+        auto* slice = reinterpret_cast<PySliceObject*>(container);
+        for (PyObject* part : {slice->start, slice->stop, slice->step}) put(slot++, part);
+      } else if (PyTuple_Check(container) != 0) {
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(container); ++i) {
+          put(slot++, PyTuple_GET_ITEM(container, i));
+        }
+      } else {
+        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(container); ++i) {
+          put(slot++, PyList_GET_ITEM(container, i));
+        }
+      }
+    }
+  }
+
+  Value container(Tag tag, py::handle value, Py_ssize_t count) {
+    NodeTable& table = out_.table;
+    const auto n = static_cast<uint32_t>(count);
+    const uint32_t begin = table.reserve_values(n);
+    if (n > 0) pending_.push_back({value, begin});
+    return table.make_container(tag, begin, n);
+  }
+
+  Value encode(py::handle value) {
+    NodeTable& table = out_.table;
+    PyObject* object = value.ptr();
+    if (access_.is_node(value)) {
+      const NodeId id = ids_.find(object);
+      if (id == kNone) refuse_operand(value);
+      return {Tag::kNode, id};
+    }
+    if (object == Py_None) return {Tag::kNoneType, 0};
+    if (object == Py_True) return {Tag::kBool, 1};
+    if (object == Py_False) return {Tag::kBool, 0};
+    if (PyLong_Check(object) != 0) {
+      int overflow = 0;
+      const long long number = PyLong_AsLongLongAndOverflow(object, &overflow);
+      if (overflow == 0) return table.make_int(number);
+      return table.make_string(Tag::kOpaque, py::str(value).cast<std::string>());
+    }
+    if (PyFloat_Check(object) != 0) return table.make_float(PyFloat_AS_DOUBLE(object));
+    if (PyUnicode_Check(object) != 0) return {Tag::kString, text_of(value, /*as_is=*/true)};
+    if (PyTuple_Check(object) != 0) return container(Tag::kTuple, value, PyTuple_GET_SIZE(object));
+    if (PyList_Check(object) != 0) return container(Tag::kList, value, PyList_GET_SIZE(object));
+    if (PyDict_Check(object) != 0) {
+      return container(Tag::kDict, value, 2 * PyDict_GET_SIZE(object));
+    }
+    if (PySlice_Check(object) != 0) return container(Tag::kSlice, value, 3);
+    return encode_torch(value);
+  }
+
+  Value encode_torch(py::handle value) {
+    NodeTable& table = out_.table;
+    if (has_type(value, dtype_type_)) return {Tag::kDtype, text_of(value, false)};
+    if (has_type(value, device_type_)) {
+      return table.make_string(Tag::kDevice, py::str(value).cast<std::string>());
+    }
+    if (has_type(value, layout_type_) || has_type(value, memory_format_type_)) {
+      return {Tag::kConst, text_of(value, false)};
+    }
+    if (has_type(value, op_overload_type_)) return {Tag::kTarget, targets_.resolve(value).id};
+    if (has_type(value, symint_type_)) {
+      const Dim dim = out_.metas.dim_of(table, value);
+      return dim.is_expr() ? Value{Tag::kExpr, dim.expr_id()} : table.make_int(dim.raw);
+    }
+    const auto type = py::type::handle_of(value).attr("__qualname__").cast<std::string>();
+    if (options_.complete) return table.make_string(Tag::kOpaque, "<" + type + ">");
+    // Within one graph an object is told from others by where it is.
+    return table.make_string(
+        Tag::kOpaque,
+        "<" + type + " " + std::to_string(reinterpret_cast<uintptr_t>(value.ptr())) + ">");
+  }
+
+  // Strings and torch's constants are few objects used over and over: remembered by address, which
+  // the graph keeps alive while it is read.
+  uint32_t text_of(py::handle value, bool as_is) {
+    const auto known = texts_.find(value.ptr());
+    if (known != texts_.end()) return known->second;
+    const auto text = as_is ? value.cast<std::string>() : py::str(value).cast<std::string>();
+    const uint32_t id = out_.table.intern_string(text);
+    texts_.emplace(value.ptr(), id);
+    return id;
+  }
+
+  [[nodiscard]] static bool has_type(py::handle value, const py::object& type) {
+    return PyObject_TypeCheck(value.ptr(), reinterpret_cast<PyTypeObject*>(type.ptr())) != 0;
+  }
+
+  [[noreturn]] void refuse_operand(py::handle operand) {
+    const auto name = [](py::handle node) { return node.attr("name").cast<std::string>(); };
+    const bool same_graph = operand.attr("graph").is(graph_);
+    const bool erased = operand.attr("_erased").cast<bool>();
+    const std::string why = !same_graph ? "belongs to another graph"
+                            : erased    ? "was erased from the graph"
+                                        : "comes after it";
+    throw py::value_error("node %" + name(node_) + " reads %" + name(operand) + ", which " + why +
+                          "; run graph.lint() and repair the graph first");
+  }
+
+  py::handle graph_;
+  const EncodeOptions& options_;
+  const NodeAccess& access_;
+  NodeIds ids_;
+  EncodedGraph out_;
+  TargetCache targets_;
+  py::handle node_;
+  std::vector<Pending> pending_;
+  std::vector<std::pair<PyObject*, Op>> ops_;
+  std::vector<py::object> keep_;
+  std::unordered_map<PyObject*, uint32_t> texts_;
+  py::object dtype_type_, device_type_, layout_type_, memory_format_type_, symint_type_;
+  py::object op_overload_type_;
+  const TargetId placeholder_ = intern_target("placeholder");
+  const TargetId get_attr_ = intern_target("get_attr");
+  const TargetId call_module_ = intern_target("call_module");
+  const TargetId output_ = intern_target("output");
+};
+
+}  // namespace
+
+void EncodedGraph::read_names() {
+  if (named) return;
+  for (NodeId id = 0; id < table.size(); ++id) {
+    table.set_name(id, table.intern_string(names[id].cast<std::string>()));
+  }
+  named = true;
+}
+
+EncodedGraph encode(py::handle graph, const EncodeOptions& options) {
+  return Encoder(graph, options).run();
+}
+
+}  // namespace spfast::fx

@@ -1,0 +1,38 @@
+// Reads the linked list of a torch.fx graph once into a NodeTable.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <span>
+#include <vector>
+
+#include "fx/meta_reader.h"
+#include "table/node_table.h"
+
+namespace spfast::fx {
+
+namespace py = pybind11;
+
+struct EncodeOptions {
+  // Names, the targets of inputs, and the meta of every node: what a file holds. Otherwise structure
+  // alone, and the meta of calls to these targets.
+  bool complete = false;
+  std::span<const TargetId> meta_of;
+};
+
+struct EncodedGraph {
+  explicit EncodedGraph(bool complete) : metas(complete) {}
+  NodeTable table;
+  std::vector<py::object> nodes;  // by id
+  std::vector<py::object> names;
+  MetaReader metas;
+  bool named = false;
+
+  // Names are read from Python only when somebody wants to print something.
+  void read_names();
+};
+
+// Raises GraphError (as py::value_error) when the graph is none or a node reads one that is not in it.
+[[nodiscard]] EncodedGraph encode(py::handle graph, const EncodeOptions& options);
+
+}  // namespace spfast::fx

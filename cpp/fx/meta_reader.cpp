@@ -1,0 +1,167 @@
+#include "fx/meta_reader.h"
+
+#include <charconv>
+
+#include "fx/node_access.h"
+
+namespace spfast::fx {
+namespace {
+
+py::object attribute(py::handle object, const py::str& name) {
+  PyObject* value = PyObject_GetAttr(object.ptr(), name.ptr());
+  if (value == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(value);
+}
+
+bool has_type(py::handle value, const py::object& type) {
+  return PyObject_TypeCheck(value.ptr(), reinterpret_cast<PyTypeObject*>(type.ptr())) != 0;
+}
+
+bool is_contiguous(const std::vector<Dim>& dims, const std::vector<Dim>& strides) {
+  int64_t expected = 1;
+  for (size_t i = dims.size(); i-- > 0;) {
+    if (strides[i].is_expr() || strides[i].raw != expected) return false;
+    if (dims[i].is_expr()) {
+      // Strides further out are products with a symbol; only the outermost may be symbolic here.
+      return i == 0;
+    }
+    expected *= dims[i].raw;
+  }
+  return true;
+}
+
+}  // namespace
+
+MetaReader::MetaReader(bool layout) : layout_(layout) {
+  const py::module_ torch = py::module_::import("torch");
+  tensor_type_ = torch.attr("Tensor");
+  symint_type_ = torch.attr("SymInt");
+}
+
+void MetaReader::read(NodeTable& table, NodeId id, py::handle node) {
+  const py::object meta = NodeAccess::instance().read(node, Field::kMeta);
+  PyObject* value = PyDict_GetItemWithError(meta.ptr(), val_.ptr());
+  if (value == nullptr) {
+    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+    Meta missing;
+    missing.kind = MetaKind::kMissing;
+    table.set_meta(id, table.add_meta(missing));
+    return;
+  }
+  table.set_meta(id, read_value(table, value));
+}
+
+uint32_t MetaReader::read_value(NodeTable& table, py::handle value) {
+  if (has_type(value, tensor_type_)) return read_tensor(table, value);
+  if (PyTuple_Check(value.ptr()) != 0 || PyList_Check(value.ptr()) != 0) {
+    return read_tuple(table, value);
+  }
+  Meta meta;
+  meta.kind = MetaKind::kMissing;
+  if (has_type(value, symint_type_) ||
+      (PyLong_Check(value.ptr()) != 0 && PyBool_Check(value.ptr()) == 0)) {
+    meta.kind = MetaKind::kSym;
+    const Dim dim = dim_of(table, value);
+    meta.dims = table.add_dims(std::span(&dim, 1));
+  }
+  return table.add_meta(meta);
+}
+
+uint32_t MetaReader::read_tuple(NodeTable& table, py::handle values) {
+  Meta meta;
+  meta.kind = MetaKind::kTuple;
+  std::vector<uint32_t> parts;
+  for (const py::handle part : values) {
+    const bool nested = PyTuple_Check(part.ptr()) != 0 || PyList_Check(part.ptr()) != 0;
+    if (nested) {  // nothing that we rewrite yields tuples of tuples
+      meta.kind = MetaKind::kMissing;
+      parts.clear();
+      break;
+    }
+    parts.push_back(read_value(table, part));
+  }
+  meta.parts = table.add_parts(parts);
+  return table.add_meta(meta);
+}
+
+uint32_t MetaReader::read_tensor(NodeTable& table, py::handle tensor) {
+  Meta meta;
+  meta.kind = MetaKind::kTensor;
+  const py::object sizes = attribute(tensor, shape_);
+  std::vector<Dim> dims;
+  const Py_ssize_t rank = PyTuple_GET_SIZE(sizes.ptr());
+  dims.reserve(static_cast<size_t>(rank));
+  for (Py_ssize_t i = 0; i < rank; ++i) {
+    dims.push_back(dim_of(table, PyTuple_GET_ITEM(sizes.ptr(), i)));
+  }
+  meta.dims = table.add_dims(dims);
+  meta.dtype = text_of(table, attribute(tensor, dtype_));
+  if (rank >= 2) meta.tokens = tokens_of(table, sizes, dims);
+  if (layout_) {
+    meta.device = table.intern_string(py::str(attribute(tensor, device_)).cast<std::string>());
+    std::vector<Dim> strides;
+    for (const py::handle stride : tensor.attr("stride")()) {
+      strides.push_back(dim_of(table, stride));
+    }
+    if (!is_contiguous(dims, strides)) meta.strides = table.add_dims(strides);
+  }
+  return table.add_meta(meta);
+}
+
+uint32_t MetaReader::text_of(NodeTable& table, py::handle object) {
+  const auto known = texts_.find(object.ptr());
+  if (known != texts_.end()) return known->second;
+  const uint32_t id = table.intern_string(py::str(object).cast<std::string>());
+  texts_.emplace(object.ptr(), id);
+  return id;
+}
+
+Dim MetaReader::dim_of(NodeTable& table, py::handle size) {
+  if (PyLong_Check(size.ptr()) != 0) return Dim::of(size.cast<int64_t>());
+  const py::object node = size.attr("node");
+  // The expression as it was made; what replacements made of it since is asked for only once.
+  const py::object made = py::getattr(node, "_expr", py::none());
+  if (!made.is_none() && exprs_.contains(made)) return Dim{exprs_[made].cast<int64_t>()};
+  const auto text = py::str(node.attr("expr")).cast<std::string>();
+  int64_t number = 0;
+  const auto parsed = std::from_chars(text.data(), text.data() + text.size(), number);
+  Dim dim = Dim::of(number);
+  if (parsed.ec != std::errc() || parsed.ptr != text.data() + text.size()) {
+    const uint32_t id = table.intern_expr(text);
+    if (id >= symbols_.size()) symbols_.resize(id + 1);
+    if (!symbols_[id]) symbols_[id] = py::reinterpret_borrow<py::object>(size);
+    dim = Dim::expr(id);
+  }
+  if (!made.is_none()) exprs_[made] = py::int_(dim.raw);
+  return dim;
+}
+
+// Only the product tells whether [4, s] and [4*s] are the same rows.
+Dim MetaReader::tokens_of(NodeTable& table, py::handle sizes, const std::vector<Dim>& dims) {
+  int64_t product = 1;
+  size_t symbolic = 0;
+  Dim symbol;
+  for (size_t i = 0; i + 1 < dims.size(); ++i) {
+    if (dims[i].is_expr()) {
+      ++symbolic;
+      symbol = dims[i];
+    } else {
+      product *= dims[i].raw;
+    }
+  }
+  if (symbolic == 0) return Dim::of(product);
+  if (symbolic == 1 && product == 1) return symbol;
+  std::vector<int64_t> key;
+  for (size_t i = 0; i + 1 < dims.size(); ++i) key.push_back(dims[i].raw);
+  if (const auto known = products_.find(key); known != products_.end()) return known->second;
+  py::object rows = py::int_(1);
+  for (size_t i = 0; i + 1 < dims.size(); ++i) {
+    rows = rows * py::reinterpret_borrow<py::object>(
+                      PyTuple_GET_ITEM(sizes.ptr(), static_cast<Py_ssize_t>(i)));
+  }
+  const Dim dim = dim_of(table, rows);
+  products_.emplace(std::move(key), dim);
+  return dim;
+}
+
+}  // namespace spfast::fx

@@ -1,0 +1,46 @@
+// Reads meta["val"] of nodes into a table: sizes, dtypes, and what symbolic sizes are, by expression.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <map>
+#include <unordered_map>
+#include <vector>
+
+#include "table/node_table.h"
+
+namespace spfast::fx {
+
+namespace py = pybind11;
+
+class MetaReader {
+ public:
+  // With `layout`, devices and strides are read too.
+  explicit MetaReader(bool layout);
+  void read(NodeTable& table, NodeId id, py::handle node);
+  // What the expressions of the table are, by expression id: one SymInt each.
+  [[nodiscard]] const std::vector<py::object>& symbols() const { return symbols_; }
+  // Interns the expression of a SymInt.
+  [[nodiscard]] Dim dim_of(NodeTable& table, py::handle size);
+
+ private:
+  uint32_t read_value(NodeTable& table, py::handle value);
+  uint32_t read_tensor(NodeTable& table, py::handle tensor);
+  uint32_t read_tuple(NodeTable& table, py::handle values);
+  [[nodiscard]] Dim tokens_of(NodeTable& table, py::handle sizes, const std::vector<Dim>& dims);
+  uint32_t text_of(NodeTable& table, py::handle object);
+
+  bool layout_;
+  py::object tensor_type_;
+  py::object symint_type_;
+  py::str val_{"val"};
+  py::str shape_{"shape"};
+  py::str dtype_{"dtype"};
+  py::str device_{"device"};
+  py::dict exprs_;  // sympy expression -> raw dim
+  std::vector<py::object> symbols_;
+  std::unordered_map<PyObject*, uint32_t> texts_;  // of dtypes, which torch never frees
+  std::map<std::vector<int64_t>, Dim> products_;
+};
+
+}  // namespace spfast::fx

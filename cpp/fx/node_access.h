@@ -1,0 +1,42 @@
+// fx/: reads and edits torch.fx graphs through the CPython API. With bind/ the only room that knows
+// Python; it knows no torch header, so one build serves every torch.
+//
+// The fields of a Node. From torch 2.9 on they are C members of its base class, whose offsets Python
+// tells: reading one is a load. Where a field is none, it is an attribute like any other.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+namespace spfast::fx {
+
+namespace py = pybind11;
+
+enum class Field : uint8_t { kOp, kTarget, kArgs, kKwargs, kName, kNext, kPrev, kMeta, kUsers };
+inline constexpr size_t kFieldCount = 9;
+
+class NodeAccess {
+ public:
+  // Reads the layout once in a process; torch must be importable.
+  [[nodiscard]] static const NodeAccess& instance();
+  [[nodiscard]] py::object read(py::handle node, Field field) const;
+  [[nodiscard]] bool is_node(py::handle value) const {
+    return PyObject_TypeCheck(value.ptr(), reinterpret_cast<PyTypeObject*>(node_type_.ptr())) != 0;
+  }
+  [[nodiscard]] py::handle graph_type() const { return graph_type_; }
+  // How many fields are loads rather than attributes, for tests.
+  [[nodiscard]] size_t direct_fields() const;
+
+ private:
+  NodeAccess();
+
+  py::object node_type_;
+  py::object graph_type_;
+  std::array<py::object, kFieldCount> names_;
+  std::array<Py_ssize_t, kFieldCount> offsets_{};  // -1: not a C member
+};
+
+}  // namespace spfast::fx

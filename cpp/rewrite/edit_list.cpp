@@ -1,0 +1,84 @@
+#include "rewrite/edit_list.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "table/targets.h"
+
+namespace spfast {
+
+EditList::EditList(const NodeTable& table, Plan& plan)
+    : table_(table), plan_(plan), uses_(table.size()), mortal_(table.size(), false) {
+  for (NodeId node = 0; node < table.size(); ++node) {
+    uses_[node] = static_cast<uint32_t>(table.users(node).size());
+  }
+}
+
+void EditList::add_use(const PlanArg& arg) {
+  if (arg.kind == PlanArg::Kind::kNode && arg.node < table_.size()) ++uses_[arg.node];
+  if (arg.kind == PlanArg::Kind::kCopy) {
+    const Value copied = table_.args(arg.node)[static_cast<size_t>(arg.value)];
+    if (copied.is_node()) ++uses_[copied.payload];
+  }
+  for (const PlanArg& item : arg.items) add_use(item);
+}
+
+NodeRef EditList::create(Created node) {
+  for (const PlanArg& arg : node.args) add_use(arg);
+  const auto index = static_cast<uint32_t>(plan_.created.size());
+  plan_.created.push_back(std::move(node));
+  plan_.edits.push_back({Edit::Kind::kCreate, index, kNone, kNone});
+  return table_.size() + index;
+}
+
+void EditList::rewire(NodeId user, NodeId old, NodeRef now) {
+  if (old == now) return;
+  SPFAST_CHECK(uses_[old] > 0);
+  --uses_[old];
+  if (now < table_.size()) {
+    const auto operands = table_.operands(user);
+    const bool already = std::find(operands.begin(), operands.end(), Value{Tag::kNode, now}) !=
+                         operands.end();
+    if (!already) ++uses_[now];
+  }
+  plan_.edits.push_back({Edit::Kind::kRewire, user, old, now});
+}
+
+void EditList::set_dim(NodeId node, uint32_t argument) {
+  plan_.edits.push_back({Edit::Kind::kSetDim, node, argument, kNone});
+}
+
+void EditList::resize(NodeId node, MetaSpec meta) {
+  plan_.metas.push_back(meta);
+  plan_.edits.push_back({Edit::Kind::kResize, node,
+                         static_cast<uint32_t>(plan_.metas.size() - 1), kNone});
+}
+
+bool EditList::is_size_arithmetic(NodeId node) const {
+  static const TargetId kSizes[] = {
+      intern_target("aten.sym_size.int"),  intern_target("_operator.mul"),
+      intern_target("_operator.add"),      intern_target("_operator.sub"),
+      intern_target("_operator.floordiv"), intern_target("_operator.mod"),
+  };
+  return table_.op(node) == Op::kCallFunction &&
+         std::find(std::begin(kSizes), std::end(kSizes), table_.target(node)) != std::end(kSizes);
+}
+
+void EditList::finish() {
+  for (NodeId node = table_.size(); node-- > 0;) {
+    if (!mortal_[node] || uses_[node] > 0) continue;
+    plan_.edits.push_back({Edit::Kind::kErase, node, kNone, kNone});
+    const auto operands = table_.operands(node);
+    for (size_t i = 0; i < operands.size(); ++i) {
+      if (!operands[i].is_node()) continue;
+      const auto begin = operands.begin();
+      const auto here = begin + static_cast<std::ptrdiff_t>(i);
+      if (std::find(begin, here, operands[i]) != here) continue;
+      const NodeId operand = operands[i].payload;
+      SPFAST_CHECK(uses_[operand] > 0);
+      if (--uses_[operand] == 0 && is_size_arithmetic(operand)) mortal_[operand] = true;
+    }
+  }
+}
+
+}  // namespace spfast

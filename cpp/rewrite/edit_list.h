@@ -1,0 +1,35 @@
+// Collects the edits of a plan and keeps count of what still uses each node, so that whatever dies
+// with the rewrite, size arithmetic included, is erased with it.
+#pragma once
+
+#include <vector>
+
+#include "rewrite/plan.h"
+
+namespace spfast {
+
+class EditList {
+ public:
+  EditList(const NodeTable& table, Plan& plan);
+
+  NodeRef create(Created node);
+  // `user` reads `now` where it read `old`, wherever that is among its operands.
+  void rewire(NodeId user, NodeId old, NodeRef now);
+  void set_dim(NodeId node, uint32_t argument);
+  void resize(NodeId node, MetaSpec meta);
+  // Erased at the end, if nothing uses it then.
+  void may_die(NodeId node) { mortal_[node] = true; }
+  // Erases what died, users first.
+  void finish();
+
+ private:
+  void add_use(const PlanArg& arg);
+  [[nodiscard]] bool is_size_arithmetic(NodeId node) const;
+
+  const NodeTable& table_;
+  Plan& plan_;
+  std::vector<uint32_t> uses_;
+  std::vector<bool> mortal_;
+};
+
+}  // namespace spfast

@@ -1,0 +1,31 @@
+// Where the graph writes to memory: what a rewrite must not look behind (I8).
+#pragma once
+
+#include <vector>
+
+#include "table/node_table.h"
+
+namespace spfast {
+
+class Effects {
+ public:
+  explicit Effects(const NodeTable& table);
+  // How many writes and stream changes come before the node. Two nodes of one region see the same
+  // memory.
+  [[nodiscard]] uint32_t region(NodeId node) const;
+  // The first write or stream change after the node; kNone if there is none.
+  [[nodiscard]] NodeId fence_after(NodeId node) const;
+  // The first node that writes to the storage of this value; kNone if nothing does.
+  [[nodiscard]] NodeId writer_of(NodeId value) const;
+  // The value whose storage this one may share.
+  [[nodiscard]] NodeId base(NodeId value) const;
+
+ private:
+  void note_write(Value written, NodeId writer);
+
+  const NodeTable& table_;
+  std::vector<NodeId> fences_;                        // in graph order
+  std::vector<std::pair<NodeId, NodeId>> written_;    // base, first writer; sorted by base
+};
+
+}  // namespace spfast

@@ -1,0 +1,91 @@
+// The Plan: every edit that a rewrite makes, in the order in which it is made. A plan can be printed,
+// compared and tested alone; applying it is fx/'s work.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "table/node_table.h"
+
+namespace spfast {
+
+// A node of the table, or, from table.size() on, a node that the plan creates.
+using NodeRef = uint32_t;
+
+struct PlanArg {
+  enum class Kind : uint8_t { kNode, kInt, kInts, kCopy };
+  Kind kind = Kind::kInt;
+  NodeRef node = kNone;    // kNode; of a kCopy the node whose argument is copied
+  int64_t value = 0;       // kInt; of a kCopy the position of that argument
+  std::vector<PlanArg> items;  // kInts: a list of sizes
+
+  [[nodiscard]] static PlanArg of(NodeRef node) { return {Kind::kNode, node, 0, {}}; }
+  [[nodiscard]] static PlanArg integer(int64_t value) { return {Kind::kInt, kNone, value, {}}; }
+  [[nodiscard]] static PlanArg sizes(std::vector<PlanArg> items) {
+    return {Kind::kInts, kNone, 0, std::move(items)};
+  }
+  [[nodiscard]] static PlanArg copy(NodeId node, int64_t position) {
+    return {Kind::kCopy, node, position, {}};
+  }
+};
+
+// What meta["val"] a created or resized node gets, told by an existing node that it is like (dtype,
+// device, last dim) and its leading dims.
+struct MetaSpec {
+  enum class Form : uint8_t {
+    kLocal,      // [tokens / tp, last]
+    kGathered,   // [tp * (tokens / tp), last]
+    kFlat,       // [tokens, last]
+    kSame,       // the dims of `like`
+    kLocalSize,  // the number tokens / tp
+    kScaled,     // `factor` times that number
+    kDimSize,    // size `factor` of `like`
+  };
+  Form form = Form::kLocal;
+  NodeId like = kNone;
+  uint32_t token_class = 0;
+  int64_t factor = 1;
+};
+
+struct Created {
+  TargetId target = kNone;
+  std::vector<PlanArg> args;
+  NodeId kwargs_of = kNone;  // copies that node's keyword arguments
+  NodeId before = kNone;     // stands before this node, after what was created there earlier
+  NodeId origin = kNone;     // whose stack_trace and the like it takes over
+  MetaSpec meta;
+};
+
+struct Edit {
+  enum class Kind : uint8_t {
+    kCreate,  // created[a]
+    kRewire,  // node a reads c where it read b
+    kSetDim,  // argument b (item or whole) of node a becomes -1: the last dim
+    kResize,  // node a carries metas[b]
+    kErase,   // node a
+  };
+  Kind kind;
+  uint32_t a = kNone;
+  uint32_t b = kNone;
+  NodeRef c = kNone;
+};
+
+// Sites with the same number of tokens over the same group: they share local sizes.
+struct TokenClass {
+  Dim tokens;
+  uint32_t group = 0;          // index into the groups
+  NodeId example = kNone;      // an all_reduce that has it
+  std::string refused;         // not empty: why its sites stay
+};
+
+struct Plan {
+  std::vector<TokenClass> classes;
+  std::vector<Created> created;
+  std::vector<MetaSpec> metas;
+  std::vector<Edit> edits;
+};
+
+[[nodiscard]] std::string format_plan(const NodeTable& table, const Plan& plan);
+
+}  // namespace spfast

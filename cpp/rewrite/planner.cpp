@@ -1,0 +1,478 @@
+#include "rewrite/planner.h"
+
+#include <algorithm>
+#include <map>
+#include <unordered_set>
+
+#include "base/check.h"
+#include "rewrite/edit_list.h"
+#include "table/targets.h"
+
+namespace spfast {
+namespace {
+
+using Form = MetaSpec::Form;
+
+// A value of a site, and everything outside sites that reads it.
+struct Names {
+  struct Name {
+    NodeId node;
+    uint32_t source;              // index of the name that it is a view or copy of
+    bool live = false;            // somebody outside the sites reads it or a name of it
+    std::vector<NodeId> readers;  // outside the sites
+  };
+  std::vector<Name> list;  // [0] is the value itself; sources come first
+};
+
+class Planner {
+ public:
+  Planner(const NodeTable& table, const ProgramSet& programs, const MatchResult& matches,
+          std::span<const CollectiveFamily> families, std::span<const GroupInfo> groups,
+          const Sites& sites, const Effects& effects, std::vector<NodeId>& missing)
+      : table_(table),
+        programs_(programs),
+        matches_(matches),
+        families_(families),
+        groups_(groups),
+        sites_(sites),
+        effects_(effects),
+        missing_(missing),
+        edits_(table, plan_),
+        site_of_(table.size(), kNone),
+        local_(table.size(), kNone) {
+    plan_.classes = sites.classes;
+  }
+
+  Plan run() {
+    for (uint32_t i = 0; i < sites_.sites.size(); ++i) {
+      if (sites_.sites[i].reason.empty()) claim_values(i);
+    }
+    for (const Site& site : sites_.sites) {
+      if (site.reason.empty()) find_local_uses(site);
+    }
+    for (const Site& site : sites_.sites) {
+      if (site.reason.empty()) rewrite(site);
+    }
+    edits_.finish();
+    return std::move(plan_);
+  }
+
+ private:
+  [[nodiscard]] const Anchor& anchor_of(const Site& site) const {
+    return matches_.anchors[matches_.matches[site.match].anchor];
+  }
+  [[nodiscard]] const LookThrough& look_of(const Site& site) const {
+    return matches_.looks.at(table_.dims(table_.meta(anchor_of(site).all_reduce)).back().raw);
+  }
+  [[nodiscard]] static uint64_t use_key(NodeId user, NodeId name) {
+    return (uint64_t{user} << 32) | name;
+  }
+
+  void claim_values(uint32_t index) {
+    const Site& site = sites_.sites[index];
+    site_of_[anchor_of(site).reduced] = index;
+    for (const NodeId node : site.interior) {
+      site_of_[node] = index;
+      local_[node] = node;
+    }
+  }
+
+  // Sharded over the same rows of the same group, so that a site of this class may read it as it is.
+  [[nodiscard]] bool is_local_for(const Site& site, NodeId root) const {
+    return site_of_[root] != kNone &&
+           sites_.sites[site_of_[root]].token_class == site.token_class;
+  }
+
+  void find_local_uses(const Site& site) {
+    for (const SiteOperand& operand : site.operands) {
+      const bool local = operand.kind == SiteOperand::Kind::kStream ||
+                         (operand.kind == SiteOperand::Kind::kRows &&
+                          is_local_for(site, operand.root));
+      // A full residual is read by the slice of it, not by the node itself.
+      if (local) local_uses_.insert(use_key(operand.user, operand.name));
+      if (!local && operand.kind == SiteOperand::Kind::kRows) {
+        sliced_uses_.insert(use_key(operand.user, operand.name));
+      }
+      if (operand.kind == SiteOperand::Kind::kBuffer) {
+        const auto args = table_.args(operand.name);
+        if (args[0].is_node()) local_uses_.insert(use_key(operand.name, args[0].payload));
+      }
+    }
+  }
+
+  void rewrite(const Site& site) {
+    scatter(site);
+    for (const SiteOperand& operand : site.operands) localize(site, operand);
+    for (const NodeId node : site.interior) {
+      edits_.resize(node, {Form::kLocal, node, site.token_class, 1});
+      if (site.flat || site.views) fix_dims(site, node);
+    }
+    gather_outputs(site, anchor_of(site).reduced);
+    for (const NodeId node : site.interior) {
+      if (!is_tuple(node)) gather_outputs(site, node);
+    }
+    edits_.may_die(anchor_of(site).reduced);
+    edits_.may_die(anchor_of(site).all_reduce);
+  }
+
+  // --- collectives ------------------------------------------------------------------------------
+
+  [[nodiscard]] std::vector<PlanArg> collective_args(const std::vector<CollectiveArg>& slots,
+                                                     const Site& site, NodeRef input) const {
+    const Anchor& anchor = anchor_of(site);
+    const CollectiveFamily& family = families_[anchor.family];
+    std::vector<PlanArg> args;
+    for (const CollectiveArg& slot : slots) {
+      switch (slot.kind) {
+        case CollectiveArg::Kind::kInput:
+          args.push_back(PlanArg::of(input));
+          break;
+        case CollectiveArg::Kind::kInt:
+          args.push_back(PlanArg::integer(slot.value));
+          break;
+        case CollectiveArg::Kind::kWorldSize:
+          args.push_back(PlanArg::integer(group_of(site).size));
+          break;
+        case CollectiveArg::Kind::kGroup:
+          args.push_back(PlanArg::copy(anchor.all_reduce, family.match.group));
+          break;
+        case CollectiveArg::Kind::kReduceOp:
+          args.push_back(PlanArg::copy(anchor.all_reduce, family.match.reduce_op));
+          break;
+      }
+    }
+    return args;
+  }
+
+  [[nodiscard]] const GroupInfo& group_of(const Site& site) const {
+    return groups_[sites_.classes[site.token_class].group];
+  }
+
+  NodeRef create(TargetId target, std::vector<PlanArg> args, NodeId before, NodeId origin,
+                 MetaSpec meta, NodeId kwargs_of = kNone) {
+    return edits_.create({target, std::move(args), kwargs_of, before, origin, meta});
+  }
+
+  // The collective and, where the family has one, its wait.
+  NodeRef collective(const Site& site, TargetId target, const std::vector<CollectiveArg>& slots,
+                     NodeRef input, NodeId before, NodeId origin, MetaSpec meta) {
+    const TargetId wait = families_[anchor_of(site).family].match.wait;
+    const NodeRef result =
+        create(target, collective_args(slots, site, input), before, origin, meta);
+    if (wait == kNone) return result;
+    return create(wait, {PlanArg::of(result)}, before, origin, meta);
+  }
+
+  void scatter(const Site& site) {
+    const Anchor& anchor = anchor_of(site);
+    const CollectiveFamily& family = families_[anchor.family];
+    const Value operand = table_.args(anchor.all_reduce)[0];
+    SPFAST_CHECK(operand.is_node());
+    NodeRef input = full_value(look_of(site).root(operand.payload));
+    if (input < table_.size()) {
+      input = site.flat ? flatten(site, operand.payload) : operand.payload;
+    }
+    local_[anchor.reduced] =
+        collective(site, family.reduce_scatter, family.reduce_scatter_args, input,
+                   anchor.all_reduce, anchor.all_reduce,
+                   {Form::kLocal, anchor.all_reduce, site.token_class, 1});
+  }
+
+  // The 2D value behind the views of a 3D one, or a new view.
+  NodeRef flatten(const Site& site, NodeId value) {
+    const int64_t width = look_of(site).width();
+    std::vector<NodeId> views;
+    NodeId at = value;
+    while (is_view(at)) {
+      views.push_back(at);
+      at = table_.args(at)[0].payload;
+      const Meta* meta = need(at);
+      if (meta == nullptr) return value;  // asked for; this plan is thrown away
+      const auto dims = table_.dims(*meta);
+      if (dims.size() != 2 || dims[1] != Dim::of(width)) continue;
+      for (const NodeId view : views) edits_.may_die(view);
+      return at;
+    }
+    const NodeId all_reduce = anchor_of(site).all_reduce;
+    return create(reshape_, {PlanArg::of(value), flat_sizes(width)}, all_reduce, all_reduce,
+                  {Form::kFlat, all_reduce, site.token_class, 1});
+  }
+
+  [[nodiscard]] static PlanArg flat_sizes(int64_t width) {
+    return PlanArg::sizes({PlanArg::integer(-1), PlanArg::integer(width)});
+  }
+
+  // --- inside a site ----------------------------------------------------------------------------
+
+  void localize(const Site& site, const SiteOperand& operand) {
+    switch (operand.kind) {
+      case SiteOperand::Kind::kStream:
+        edits_.rewire(operand.user, operand.name, local_[operand.root]);
+        return;
+      case SiteOperand::Kind::kRows:
+        edits_.rewire(operand.user, operand.name,
+                      is_local_for(site, operand.root) ? local_[operand.root]
+                                                       : own_rows(site, operand));
+        return;
+      case SiteOperand::Kind::kBuffer:
+        edits_.rewire(operand.user, operand.name, local_buffer(site, operand.name, operand.user));
+        edits_.may_die(operand.name);
+        return;
+    }
+  }
+
+  // This rank's rows of a full residual, once for all sites of the class. A value that is written to
+  // in place is cut anew each time: a slice shows what stands there when it is read.
+  NodeRef own_rows(const Site& site, const SiteOperand& operand) {
+    const std::pair key{operand.root, site.token_class};
+    if (const auto known = rows_.find(key); known != rows_.end()) return known->second;
+    const NodeId before = operand.user;
+    NodeRef full = full_value(operand.root);
+    const Meta* meta = need(operand.root);
+    const size_t rank = meta == nullptr ? 2 : table_.dims(*meta).size();
+    const MetaSpec flat{Form::kFlat, operand.root, site.token_class, 1};
+    if (rank > 2 && full == operand.root) {
+      const PlanArg sizes = flat_sizes(table_.dims(*meta).back().raw);
+      full = create(reshape_, {PlanArg::of(full), sizes}, before, operand.root, flat);
+    }
+    const auto [start, end] = row_bounds(site, before);
+    const NodeRef slice =
+        create(slice_, {PlanArg::of(full), PlanArg::integer(0), start, end}, before, operand.root,
+               {Form::kLocal, operand.root, site.token_class, 1});
+    if (effects_.writer_of(operand.root) == kNone) rows_.emplace(key, slice);
+    return slice;
+  }
+
+  // A value of a site of another class is full only behind its all_gather.
+  [[nodiscard]] NodeRef full_value(NodeId root) const {
+    const auto gathered = gathered_.find(root);
+    return gathered == gathered_.end() ? root : gathered->second;
+  }
+
+  std::pair<PlanArg, PlanArg> row_bounds(const Site& site, NodeId before) {
+    const TokenClass& tokens = sites_.classes[site.token_class];
+    const GroupInfo& group = group_of(site);
+    if (!tokens.tokens.is_expr()) {
+      const int64_t local = tokens.tokens.raw / group.size;
+      return {PlanArg::integer(group.rank * local), PlanArg::integer((group.rank + 1) * local)};
+    }
+    if (const auto known = bounds_.find(site.token_class); known != bounds_.end()) {
+      return known->second;
+    }
+    const NodeRef size = local_size(site, before);
+    const auto scaled = [&](int64_t factor) {
+      if (factor == 0) return PlanArg::integer(0);
+      if (factor == 1) return PlanArg::of(size);
+      return PlanArg::of(create(mul_, {PlanArg::of(size), PlanArg::integer(factor)}, before,
+                                anchor_of(site).all_reduce,
+                                {Form::kScaled, anchor_of(site).all_reduce, site.token_class,
+                                 factor}));
+    };
+    const PlanArg start = scaled(group.rank);
+    const PlanArg end = scaled(group.rank + 1);
+    return bounds_.emplace(site.token_class, std::pair{start, end}).first->second;
+  }
+
+  // tokens / tp as a node, for a symbolic number of tokens.
+  NodeRef local_size(const Site& site, NodeId before) {
+    const auto known = sizes_.find(site.token_class);
+    if (known != sizes_.end()) return known->second;
+    const Anchor& anchor = anchor_of(site);
+    const NodeRef size = create(
+        sym_size_, {PlanArg::of(local_[anchor.reduced]), PlanArg::integer(0)}, before,
+        anchor.all_reduce, {Form::kLocalSize, anchor.all_reduce, site.token_class, 1});
+    sizes_.emplace(site.token_class, size);
+    return size;
+  }
+
+  NodeRef local_buffer(const Site& site, NodeId buffer, NodeId before) {
+    const MetaSpec meta{Form::kLocal, buffer, site.token_class, 1};
+    const Value first = table_.args(buffer)[0];
+    if (first.is_node()) {  // empty_like(a value of the stream)
+      const NodeRef like = local_[look_of(site).root(first.payload)];
+      return create(table_.target(buffer), {PlanArg::of(like)}, before, buffer, meta, buffer);
+    }
+    const TokenClass& tokens = sites_.classes[site.token_class];
+    const int64_t width = table_.dims(table_.meta(buffer)).back().raw;
+    const PlanArg rows = tokens.tokens.is_expr()
+                             ? PlanArg::of(local_size(site, before))
+                             : PlanArg::integer(tokens.tokens.raw / group_of(site).size);
+    return create(table_.target(buffer), {PlanArg::sizes({rows, PlanArg::integer(width)})}, before,
+                  buffer, meta, buffer);
+  }
+
+  // A flattened stream has two dims: the last one, named by its positive number, is now -1.
+  void fix_dims(const Site& site, NodeId node) {
+    for (uint32_t at = matches_.matches[site.match].tree_node; at != kNone;
+         at = programs_.nodes()[at].parent) {
+      const Step& step = programs_.nodes()[at].step;
+      for (const Location& where : last_dim_locations(step, table_.target(node))) {
+        const auto args = table_.args(node);
+        if (where.position < 0 || static_cast<size_t>(where.position) >= args.size()) continue;
+        Value value = args[static_cast<size_t>(where.position)];
+        if (value.tag == Tag::kList || value.tag == Tag::kTuple) value = table_.items(value)[0];
+        if (value.tag == Tag::kInt && table_.as_int(value) >= 0) {
+          edits_.set_dim(node, static_cast<uint32_t>(where.position));
+          return;
+        }
+      }
+    }
+  }
+
+  // --- behind a site ----------------------------------------------------------------------------
+
+  [[nodiscard]] bool is_tuple(NodeId node) const {
+    const auto users = table_.users(node);
+    return !users.empty() && (table_.flags(users[0]) & target_flag::kGetItem) != 0;
+  }
+
+  Names collect_names(const Site& site, NodeId value) const {
+    Names names;
+    names.list.push_back({value, 0, false, {}});
+    for (uint32_t i = 0; i < names.list.size(); ++i) {
+      const NodeId name = names.list[i].node;
+      for (const NodeId user : table_.users(name)) {
+        if (local_uses_.contains(use_key(user, name))) continue;
+        if (LookThrough::source(table_, user, look_of(site).width()) == name) {
+          names.list.push_back({user, i, false, {}});
+        } else {
+          names.list[i].readers.push_back(user);
+          names.list[i].live = true;
+        }
+      }
+    }
+    for (auto i = static_cast<uint32_t>(names.list.size()); i-- > 1;) {
+      if (names.list[i].live) names.list[names.list[i].source].live = true;
+    }
+    return names;
+  }
+
+  // One all_gather for everybody outside the sites who reads the value under any name.
+  void gather_outputs(const Site& site, NodeId value) {
+    const Names names = collect_names(site, value);
+    for (size_t i = 1; i < names.list.size(); ++i) edits_.may_die(names.list[i].node);
+    if (!names.list[0].live) return;
+    size_t rank = 2;
+    int64_t width = look_of(site).width();
+    if (site.flat || site.views || names.list.size() > 1) {
+      const Meta* meta = need(value);
+      if (meta == nullptr) return;
+      rank = table_.dims(*meta).size();
+      width = table_.dims(*meta).back().is_expr() ? -1 : table_.dims(*meta).back().raw;
+    }
+    // What each reader reads, in graph order: the value in two dims, or in its own.
+    struct Read {
+      NodeId reader;
+      NodeId name;
+      bool flat;
+    };
+    std::vector<Read> reads;
+    std::vector<bool> dropped(names.list.size(), false);
+    dropped[0] = true;
+    for (uint32_t i = 0; i < names.list.size(); ++i) {
+      const Names::Name& name = names.list[i];
+      if (!name.live) continue;
+      const bool stands_for_value = i == 0 || dropped[name.source];
+      if (i > 0) {
+        dropped[i] = stands_for_value && width == look_of(site).width() && is_flat_view(name.node);
+        if (!dropped[i] && stands_for_value) {
+          const NodeId source = names.list[name.source].node;
+          reads.push_back({name.node, source, rank == 2 || name.source != 0 || is_view(name.node)});
+        }
+      }
+      if (!dropped[i]) continue;
+      for (const NodeId reader : name.readers) {
+        const bool view = is_view(reader) && table_.args(reader)[0] == Value{Tag::kNode, name.node};
+        reads.push_back({reader, name.node, i != 0 || rank == 2 || view});
+      }
+    }
+    std::sort(reads.begin(), reads.end(), [](const Read& a, const Read& b) {
+      return std::pair{a.reader, a.name} < std::pair{b.reader, b.name};
+    });
+    const CollectiveFamily& family = families_[anchor_of(site).family];
+    const NodeRef flat = collective(site, family.all_gather, family.all_gather_args, local_[value],
+                                    reads.front().reader, value,
+                                    {Form::kGathered, value, site.token_class, 1});
+    gathered_.emplace(value, flat);
+    NodeRef full = kNone;
+    for (const Read& read : reads) {
+      if (sliced_uses_.contains(use_key(read.reader, read.name))) continue;
+      if (!read.flat && full == kNone) full = unflatten(site, value, flat, read.reader);
+      edits_.rewire(read.reader, read.name, read.flat ? flat : full);
+    }
+  }
+
+  [[nodiscard]] bool is_view(NodeId node) const {
+    const auto args = table_.args(node);
+    return (table_.flags(node) & target_flag::kView) != 0 && args.size() == 2 && args[0].is_node();
+  }
+
+  // A view to [tokens, width]: what the all_gather yields already.
+  [[nodiscard]] bool is_flat_view(NodeId node) const {
+    return is_view(node) && table_.items(table_.args(node)[1]).size() == 2;
+  }
+
+  // Back to the dims that the value had. One symbolic dim is what is left over; of two, all but the
+  // first are asked of the tensor that was reduced.
+  NodeRef unflatten(const Site& site, NodeId value, NodeRef flat, NodeId before) {
+    std::vector<PlanArg> sizes;
+    bool inferred = false;
+    const NodeId input = table_.args(anchor_of(site).all_reduce)[0].payload;
+    const auto dims = table_.dims(table_.meta(value));
+    for (size_t i = 0; i < dims.size(); ++i) {
+      if (!dims[i].is_expr()) {
+        sizes.push_back(PlanArg::integer(dims[i].raw));
+      } else if (!inferred) {
+        inferred = true;
+        sizes.push_back(PlanArg::integer(-1));
+      } else {
+        sizes.push_back(PlanArg::of(create(
+            sym_size_, {PlanArg::of(input), PlanArg::integer(static_cast<int64_t>(i))}, before,
+            value,
+            {Form::kDimSize, input, site.token_class, static_cast<int64_t>(i)})));
+      }
+    }
+    return create(reshape_, {PlanArg::of(flat), PlanArg::sizes(std::move(sizes))}, before, value,
+                  {Form::kSame, value, site.token_class, 1});
+  }
+
+  const Meta* need(NodeId node) {
+    const Meta& meta = table_.meta(node);
+    if (meta.kind == MetaKind::kTensor) return &meta;
+    if (meta.kind == MetaKind::kUnknown) missing_.push_back(node);
+    return nullptr;
+  }
+
+  const NodeTable& table_;
+  const ProgramSet& programs_;
+  const MatchResult& matches_;
+  std::span<const CollectiveFamily> families_;
+  std::span<const GroupInfo> groups_;
+  const Sites& sites_;
+  const Effects& effects_;
+  std::vector<NodeId>& missing_;
+  Plan plan_;
+  EditList edits_;
+  std::vector<uint32_t> site_of_;  // by node: the site whose value it is
+  std::vector<NodeRef> local_;     // by value of a site: its shard
+  std::unordered_set<uint64_t> local_uses_;   // (user, name) that read the shard
+  std::unordered_set<uint64_t> sliced_uses_;  // (user, name) that read a slice of the full value
+  std::map<NodeId, NodeRef> gathered_;
+  std::map<std::pair<NodeId, uint32_t>, NodeRef> rows_;
+  std::map<uint32_t, std::pair<PlanArg, PlanArg>> bounds_;
+  std::map<uint32_t, NodeRef> sizes_;
+  const TargetId reshape_ = intern_target("aten.reshape.default");
+  const TargetId slice_ = intern_target("aten.slice.Tensor");
+  const TargetId sym_size_ = intern_target("aten.sym_size.int");
+  const TargetId mul_ = intern_target("_operator.mul");
+};
+
+}  // namespace
+
+Plan make_plan(const NodeTable& table, const ProgramSet& programs, const MatchResult& matches,
+               std::span<const CollectiveFamily> families, std::span<const GroupInfo> groups,
+               const Sites& sites, const Effects& effects, std::vector<NodeId>& missing) {
+  return Planner(table, programs, matches, families, groups, sites, effects, missing).run();
+}
+
+}  // namespace spfast

@@ -1,0 +1,52 @@
+#include "rewrite/reason.h"
+
+#include "table/targets.h"
+
+namespace spfast {
+
+std::string format_reason(const NodeTable& table, std::span<const GroupInfo> groups,
+                          std::span<const TokenClass> classes, const Reason& reason) {
+  const auto label = [&](NodeId node) { return "%" + table.node_label(node); };
+  const auto shape = [&](NodeId node) { return table.format_dims(table.dims(table.meta(node))); };
+  const auto call = [&](NodeId node) {
+    return label(node) + " = " + target_name(table.target(node));
+  };
+  switch (reason.kind) {
+    case Reason::Kind::kNone:
+      return {};
+    case Reason::Kind::kGroup:
+      return groups[reason.a].problem;
+    case Reason::Kind::kIndivisible:
+      return std::to_string(reason.a) + " tokens are not divisible by tp_size " +
+             std::to_string(groups[reason.b].size);
+    case Reason::Kind::kRefusedClass:
+      return classes[reason.a].refused;
+    case Reason::Kind::kUnknownSize:
+      return "the size of " + label(reason.node) + " is not known: it has no meta[\"val\"]";
+    case Reason::Kind::kMutation:
+      return call(reason.node) + " writes to memory or changes the stream between the all_reduce " +
+             "and the end of the site";
+    case Reason::Kind::kWritten:
+      return call(reason.other) + " writes in place to " + label(reason.node);
+    case Reason::Kind::kWholeTuple:
+      return call(reason.other) + " reads the tuple " + label(reason.node) + " whole";
+    case Reason::Kind::kReshaped:
+      return call(reason.node) + " mixes tokens and features of " + label(reason.other) + " " +
+             shape(reason.other);
+    case Reason::Kind::kCopied:
+      return call(reason.node) + " changes the size or dtype of what it copies";
+    case Reason::Kind::kResidualShape:
+      return "residual " + label(reason.node) + " has shape " + shape(reason.node) + ", " +
+             label(reason.other) + " has shape " + shape(reason.other);
+    case Reason::Kind::kBroadcast:
+      return "operand " + label(reason.node) + " has shape " + shape(reason.node) +
+             " and is not the same for every token";
+    case Reason::Kind::kBuffer:
+      return call(reason.node) + " is not a buffer that can be made smaller";
+    case Reason::Kind::kFlattened:
+      return label(reason.node) + " has shape " + shape(reason.node) + " and no token dim";
+  }
+  return {};
+}
+
+}  // namespace spfast

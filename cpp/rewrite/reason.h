@@ -1,0 +1,41 @@
+// Why a site stays as it is. Recorded as data, formatted only when somebody reads it.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "rewrite/collectives.h"
+#include "rewrite/plan.h"
+
+namespace spfast {
+
+struct Reason {
+  enum class Kind : uint8_t {
+    kNone,           // the site is rewritten
+    kGroup,          // a: index of the group
+    kIndivisible,    // a: tokens, b: index of the group
+    kRefusedClass,   // a: index of the token class
+    kUnknownSize,    // node: whose size is not known
+    kMutation,       // node: what the site would reach behind
+    kWritten,        // node: a value of the site, other: who writes to it
+    kWholeTuple,     // node: a tuple, other: who reads it whole
+    kReshaped,       // node: a view in the site that mixes tokens and features, other: its source
+    kCopied,         // node: a copy that changes sizes or dtype
+    kResidualShape,  // node: a residual that has other rows than the stream
+    kBroadcast,      // node: an operand that has rows of its own
+    kBuffer,         // node: a buffer that is not made by an operator we can resize
+    kFlattened,      // node: a value of the site without a token dim
+  };
+  Kind kind = Kind::kNone;
+  NodeId node = kNone;
+  NodeId other = kNone;
+  uint64_t a = 0;
+  uint64_t b = 0;
+  [[nodiscard]] bool empty() const { return kind == Kind::kNone; }
+};
+
+[[nodiscard]] std::string format_reason(const NodeTable& table, std::span<const GroupInfo> groups,
+                                        std::span<const TokenClass> classes, const Reason& reason);
+
+}  // namespace spfast

@@ -1,0 +1,305 @@
+#include "rewrite/sites.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "table/targets.h"
+
+namespace spfast {
+namespace {
+
+class Examiner {
+ public:
+  Examiner(const NodeTable& table, const ProgramSet& programs, const MatchResult& matches,
+           std::span<const GroupInfo> groups, std::span<const RefusedClass> refused,
+           const Effects& effects)
+      : table_(table),
+        programs_(programs),
+        matches_(matches),
+        groups_(groups),
+        refused_(refused),
+        effects_(effects),
+        stamp_(table.size(), kNone) {}
+
+  Sites run() {
+    for (uint32_t i = 0; i < matches_.matches.size(); ++i) {
+      Site site;
+      site.match = i;
+      match_ = &matches_.matches[i];
+      anchor_ = &matches_.anchors[match_->anchor];
+      examine(site);
+      out_.sites.push_back(std::move(site));
+    }
+    auto& missing = out_.missing;
+    std::sort(missing.begin(), missing.end());
+    missing.erase(std::unique(missing.begin(), missing.end()), missing.end());
+    return std::move(out_);
+  }
+
+ private:
+  void examine(Site& site) {
+    const auto dims = table_.dims(table_.meta(anchor_->all_reduce));
+    site.flat = dims.size() > 2;
+    look_ = &matches_.looks.at(dims.back().raw);
+    if (!find_class(site)) return;
+    collect_interior(site);
+    if (!site.reason.empty()) return;
+    check_effects(site);
+    if (!site.reason.empty()) return;
+    for (const NodeId node : site.interior) {
+      if ((table_.flags(node) & target_flag::kGetItem) != 0) continue;
+      read_operands(site, node);
+      if (!site.reason.empty()) return;
+    }
+  }
+
+  bool find_class(Site& site) {
+    const auto group = std::find_if(groups_.begin(), groups_.end(), [&](const GroupInfo& known) {
+      return known.group == anchor_->group;
+    });
+    SPFAST_CHECK(group != groups_.end());
+    const auto group_index = static_cast<uint32_t>(group - groups_.begin());
+    if (!group->problem.empty()) {
+      site.reason = {Reason::Kind::kGroup, kNone, kNone, group_index, 0};
+      return false;
+    }
+    const Dim tokens = table_.meta(anchor_->all_reduce).tokens;
+    auto known = std::find_if(out_.classes.begin(), out_.classes.end(), [&](const TokenClass& c) {
+      return c.tokens == tokens && c.group == group_index;
+    });
+    if (known == out_.classes.end()) {
+      TokenClass fresh{tokens, group_index, anchor_->all_reduce, {}};
+      for (const RefusedClass& one : refused_) {
+        if (one.tokens == tokens && one.group == group_index) fresh.refused = one.why;
+      }
+      out_.classes.push_back(std::move(fresh));
+      known = out_.classes.end() - 1;
+    }
+    site.token_class = static_cast<uint32_t>(known - out_.classes.begin());
+    if (!known->refused.empty()) {
+      site.reason = {Reason::Kind::kRefusedClass, kNone, kNone, site.token_class, 0};
+      return false;
+    }
+    if (!tokens.is_expr() && (tokens.raw % group->size != 0 || tokens.raw == 0)) {
+      site.reason = {Reason::Kind::kIndivisible, kNone, kNone, static_cast<uint64_t>(tokens.raw),
+                     group_index};
+      return false;
+    }
+    return true;
+  }
+
+  [[nodiscard]] bool in_stream(NodeId node) const {
+    return stamp_[look_->root(node)] == match_->anchor;
+  }
+
+  // The operations that depend on the reduced value, and the parts taken from their tuples.
+  void collect_interior(Site& site) {
+    stamp_[look_->root(anchor_->reduced)] = match_->anchor;
+    std::vector<NodeId> pending(match_->operations.begin() + 1, match_->operations.end());
+    std::sort(pending.begin(), pending.end());
+    pending.erase(std::unique(pending.begin(), pending.end()), pending.end());
+    for (const NodeId node : pending) {
+      const auto operands = table_.operands(node);
+      const bool depends = std::any_of(operands.begin(), operands.end(), [&](Value value) {
+        return value.is_node() && in_stream(value.payload);
+      });
+      if (!depends || stamp_[node] == match_->anchor) continue;
+      stamp_[node] = match_->anchor;
+      site.interior.push_back(node);
+      adopt_parts(site, node);
+    }
+    std::sort(site.interior.begin(), site.interior.end());
+  }
+
+  void adopt_parts(Site& site, NodeId node) {
+    const auto users = table_.users(node);
+    const auto is_part = [&](NodeId user) {
+      return (table_.flags(user) & target_flag::kGetItem) != 0;
+    };
+    if (std::none_of(users.begin(), users.end(), is_part)) return;
+    for (const NodeId user : users) {
+      if (!is_part(user)) {
+        site.reason = {Reason::Kind::kWholeTuple, node, user, 0, 0};
+        return;
+      }
+      stamp_[user] = match_->anchor;
+      site.interior.push_back(user);
+    }
+  }
+
+  void check_effects(Site& site) {
+    const NodeId first = anchor_->all_reduce;
+    const NodeId last = site.interior.back();
+    if (effects_.region(first) != effects_.region(last)) {
+      site.reason = {Reason::Kind::kMutation, effects_.fence_after(first), kNone, 0, 0};
+      return;
+    }
+    const auto check = [&](NodeId value) {
+      const NodeId writer = effects_.writer_of(value);
+      if (writer != kNone && site.reason.empty()) {
+        site.reason = {Reason::Kind::kWritten, value, writer, 0, 0};
+      }
+    };
+    check(first);
+    check(anchor_->reduced);
+    for (const NodeId node : site.interior) check(node);
+  }
+
+  void read_operands(Site& site, NodeId node) {
+    const auto operands = table_.operands(node);
+    for (size_t i = 0; i < operands.size(); ++i) {
+      if (!operands[i].is_node()) continue;
+      const bool seen =
+          std::find(operands.begin(), operands.begin() + static_cast<ptrdiff_t>(i), operands[i]) !=
+          operands.begin() + static_cast<ptrdiff_t>(i);
+      if (seen) continue;
+      read_operand(site, node, operands[i].payload);
+      if (!site.reason.empty()) return;
+    }
+  }
+
+  void read_operand(Site& site, NodeId user, NodeId name) {
+    const NodeId root = look_->root(name);
+    if (stamp_[root] == match_->anchor) {
+      check_names(site, name, root);
+      site.operands.push_back({SiteOperand::Kind::kStream, user, name, root});
+      return;
+    }
+    switch (role_of(name)) {
+      case Role::kBuffer:
+        check_buffer(site, name);
+        site.operands.push_back({SiteOperand::Kind::kBuffer, user, name, name});
+        return;
+      case Role::kRows:
+        read_rows(site, user, name, root);
+        return;
+      case Role::kReplicated:
+        if (!is_replicated(site, name) && site.reason.empty()) {
+          site.reason = {Reason::Kind::kBroadcast, name, kNone, 0, 0};
+        }
+        return;
+    }
+  }
+
+  [[nodiscard]] Role role_of(NodeId name) const {
+    const auto& roles = programs_.rules()[match_->rule].roles;
+    for (size_t i = 0; i < roles.size(); ++i) {
+      const Value bound = match_->parameters[i];
+      if (bound.is_node() && look_->root(bound.payload) == look_->root(name)) return roles[i];
+    }
+    return Role::kReplicated;
+  }
+
+  void read_rows(Site& site, NodeId user, NodeId name, NodeId root) {
+    check_names(site, name, root);
+    if (!site.reason.empty()) return;
+    const Meta* meta = need(site, root);
+    if (meta == nullptr) return;
+    const auto dims = table_.dims(*meta);
+    if (dims.size() >= 2 && meta->tokens == out_.classes[site.token_class].tokens) {
+      site.operands.push_back({SiteOperand::Kind::kRows, user, name, root});
+    } else if (!is_replicated(site, name)) {
+      site.reason = {Reason::Kind::kResidualShape, root, anchor_->all_reduce, 0, 0};
+    }
+  }
+
+  // The same for every token: it broadcasts over the rows, however many there are.
+  bool is_replicated(Site& site, NodeId node) {
+    const Meta* meta = need(site, node);
+    if (meta == nullptr || meta->kind != MetaKind::kTensor) return true;
+    const auto dims = table_.dims(*meta);
+    return dims.size() <= 1 || (dims.size() == 2 && dims[0] == Dim::of(1));
+  }
+
+  // Looking through names is right only if each keeps rows whole and nobody writes to any.
+  void check_names(Site& site, NodeId name, NodeId root) {
+    while (name != root && site.reason.empty()) {
+      site.views = true;
+      const NodeId source = LookThrough::source(table_, name, look_->width());
+      SPFAST_CHECK(source != kNone);
+      if (const NodeId writer = effects_.writer_of(name); writer != kNone) {
+        site.reason = {Reason::Kind::kWritten, name, writer, 0, 0};
+      }
+      const uint8_t flags = table_.flags(name);
+      if ((flags & target_flag::kView) != 0 && source == root) {
+        const Meta* meta = need(site, root);
+        if (meta != nullptr && last_dim(*meta) != Dim::of(look_->width())) {
+          site.reason = {Reason::Kind::kReshaped, name, root, 0, 0};
+        }
+      }
+      if ((flags & target_flag::kCopy) != 0) {
+        const Meta* to = need(site, name);
+        const Meta* from = need(site, source);
+        if (to != nullptr && from != nullptr && !same_size(*to, *from)) {
+          site.reason = {Reason::Kind::kCopied, name, kNone, 0, 0};
+        }
+      }
+      name = source;
+    }
+  }
+
+  [[nodiscard]] bool same_size(const Meta& a, const Meta& b) const {
+    const auto x = table_.dims(a);
+    const auto y = table_.dims(b);
+    return a.dtype == b.dtype && std::equal(x.begin(), x.end(), y.begin(), y.end());
+  }
+
+  [[nodiscard]] Dim last_dim(const Meta& meta) const {
+    const auto dims = table_.dims(meta);
+    return dims.empty() ? Dim::of(0) : dims.back();
+  }
+
+  void check_buffer(Site& site, NodeId node) {
+    static const TargetId kEmpty = intern_target("aten.empty.memory_format");
+    static const TargetId kEmptyLike = intern_target("aten.empty_like.default");
+    const TargetId target = table_.target(node);
+    const auto args = table_.args(node);
+    const bool like_stream = target == kEmptyLike && args.size() == 1 && args[0].is_node() &&
+                             in_stream(args[0].payload);
+    const Meta* meta = need(site, node);
+    if (meta == nullptr) return;
+    const bool sized = table_.dims(*meta).size() >= 2 &&
+                       meta->tokens == out_.classes[site.token_class].tokens &&
+                       !last_dim(*meta).is_expr();
+    if (!sized || !(like_stream || (target == kEmpty && args.size() == 1))) {
+      site.reason = {Reason::Kind::kBuffer, node, kNone, 0, 0};
+    }
+  }
+
+  // The meta of a value that the proof rests on; absent when it has to be read first, or when there
+  // is none to read.
+  const Meta* need(Site& site, NodeId node) {
+    const Meta& meta = table_.meta(node);
+    if (meta.kind == MetaKind::kUnknown) {
+      out_.missing.push_back(node);
+      return nullptr;
+    }
+    if (meta.kind == MetaKind::kMissing) {
+      site.reason = {Reason::Kind::kUnknownSize, node, kNone, 0, 0};
+      return nullptr;
+    }
+    return &meta;
+  }
+
+  const NodeTable& table_;
+  const ProgramSet& programs_;
+  const MatchResult& matches_;
+  std::span<const GroupInfo> groups_;
+  std::span<const RefusedClass> refused_;
+  const Effects& effects_;
+  std::vector<uint32_t> stamp_;  // by node: the anchor whose stream it is in
+  const Match* match_ = nullptr;
+  const Anchor* anchor_ = nullptr;
+  const LookThrough* look_ = nullptr;
+  Sites out_;
+};
+
+}  // namespace
+
+Sites examine_sites(const NodeTable& table, const ProgramSet& programs, const MatchResult& matches,
+                    std::span<const GroupInfo> groups, std::span<const RefusedClass> refused,
+                    const Effects& effects) {
+  return Examiner(table, programs, matches, groups, refused, effects).run();
+}
+
+}  // namespace spfast

@@ -1,0 +1,1 @@
+"""spfast: finds and rewrites subgraphs of torch.fx graphs at native speed."""

@@ -1,0 +1,326 @@
+"""What a user can say about the sequence-parallel pass, and for which token ranges it applies.
+
+Everything is optional: what is not given is looked up from the graph's own process groups when
+the pass runs, and what cannot be looked up raises a ConfigError that names the field to pass.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from spfast.errors import ConfigError
+from spfast.thresholds import DEFAULT_THRESHOLDS, DeviceKind, Threshold, threshold_tokens
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "Applicability",
+    "Divisibility",
+    "Range",
+    "Recognise",
+    "SequenceParallelConfig",
+    "applicability",
+    "minimum_tokens",
+]
+
+Divisibility = Literal["guard", "prove", "assume"]
+Recognise = Literal["patterns", "rowwise", "both"]
+
+
+@dataclass(frozen=True)
+class Range:
+    """A range of token counts that one graph is compiled for, both ends included.
+
+    Attributes:
+        start: The smallest token count.
+        end: The largest.
+
+    Raises:
+        ConfigError: An end is not a whole number, is negative, or lies before the start.
+
+    Example:
+        >>> Range(1024, 8192).is_single_size()
+        False
+    """
+
+    start: int
+    end: int
+
+    def __post_init__(self) -> None:
+        for name in ("start", "end"):
+            _check_int(f"Range.{name}", getattr(self, name), minimum=0)
+        if self.end < self.start:
+            raise ConfigError(
+                f"Range({self.start}, {self.end}) ends before it starts: "
+                f"pass Range({self.end}, {self.start}) or correct one end"
+            )
+
+    def is_single_size(self) -> bool:
+        """Says whether the range holds exactly one token count."""
+        return self.start == self.end
+
+    def __contains__(self, tokens: object) -> bool:
+        return isinstance(tokens, int) and self.start <= tokens <= self.end
+
+    def __str__(self) -> str:
+        return f"[{self.start}, {self.end}]"
+
+
+@dataclass(frozen=True)
+class SequenceParallelConfig:
+    """How the sequence-parallel pass shall work; a frozen value that pickles and compares.
+
+    Attributes:
+        tp_size: Ranks of the tensor-parallel group; None looks it up from the graph's groups.
+            Given here it wins, and no process group has to exist.
+        tp_rank: This process' rank in the group; None looks it up.
+        group_name: Rewrite the all_reduces of this group only; None takes every group.
+        min_token_num: Smallest token count worth the rewrite; None asks ``thresholds``.
+        max_num_batched_tokens: The largest token count of a batch; caps ``min_token_num``.
+        hidden_size: Features of the residual stream, for the threshold.
+        dtype: Its dtype, for the threshold: a torch.dtype or its name.
+        device: The device, for the threshold: ``"sm90"``, ``"cuda:0"``, ``"xpu"``, a torch.device,
+            or None for this process' accelerator.
+        splitting_ops: Ops at which the host splits the graph into pieces.
+        use_inductor_graph_partition: Whether Inductor, and not the host, does that splitting.
+        divisibility: What to do about a token count that is not known to be a multiple of
+            tp_size: ``"guard"`` adds a guard, ``"prove"`` leaves the site, ``"assume"`` trusts
+            the caller, who then pads.
+        recognise: ``"patterns"`` (the registered rules), ``"rowwise"`` or ``"both"``.
+        validate: Prove every rewritten graph with the verifier.
+        debug_dump: A folder for the graph before and after and for the patterns; None asks the
+            environment variable SPFAST_DEBUG_DUMP.
+        gather_quantized: Gather after a quantisation (half the bytes), not before it.
+        thresholds: Rows to look ``min_token_num`` up in, the first that covers the device counts.
+
+    Raises:
+        ConfigError: A field has a value that cannot be used.
+
+    Example:
+        >>> config = SequenceParallelConfig(tp_size=8, tp_rank=3, min_token_num=1024)
+        >>> dataclasses.replace(config, tp_rank=4).tp_rank
+        4
+    """
+
+    tp_size: int | None = None
+    tp_rank: int | None = None
+    group_name: str | None = None
+    min_token_num: int | None = None
+    max_num_batched_tokens: int | None = None
+    hidden_size: int | None = None
+    dtype: torch.dtype | str | None = None
+    device: str | torch.device | None = None
+    splitting_ops: tuple[str, ...] = ()
+    use_inductor_graph_partition: bool = False
+    divisibility: Divisibility = "guard"
+    recognise: Recognise = "patterns"
+    validate: bool = False
+    debug_dump: str | None = None
+    gather_quantized: bool = True
+    thresholds: tuple[Threshold, ...] = DEFAULT_THRESHOLDS
+
+    def __post_init__(self) -> None:
+        _check_int("tp_size", self.tp_size, minimum=1)
+        _check_int("tp_rank", self.tp_rank, minimum=0)
+        _check_int("min_token_num", self.min_token_num, minimum=0)
+        _check_int("max_num_batched_tokens", self.max_num_batched_tokens, minimum=1)
+        _check_int("hidden_size", self.hidden_size, minimum=1)
+        if self.tp_size is not None and self.tp_rank is not None and self.tp_rank >= self.tp_size:
+            raise ConfigError(
+                f"tp_rank={self.tp_rank} is outside tp_size={self.tp_size}: "
+                f"pass a rank from 0 to {self.tp_size - 1}"
+            )
+        if self.group_name is not None and (
+            not isinstance(self.group_name, str) or not self.group_name
+        ):
+            raise ConfigError(
+                f"group_name={self.group_name!r} is not a group's name: "
+                f"pass the string that the graph's all_reduce carries, or None"
+            )
+        _check_choice("divisibility", self.divisibility, get_args(Divisibility))
+        _check_choice("recognise", self.recognise, get_args(Recognise))
+        for name in ("use_inductor_graph_partition", "validate", "gather_quantized"):
+            _check_choice(name, getattr(self, name), (True, False))
+        self._set("splitting_ops", _as_tuple("splitting_ops", self.splitting_ops, str))
+        self._set("thresholds", _as_tuple("thresholds", self.thresholds, Threshold))
+        if self.debug_dump is not None:
+            try:
+                self._set("debug_dump", os.fspath(self.debug_dump))
+            except TypeError:
+                raise ConfigError(
+                    f"debug_dump={self.debug_dump!r} is not a path: pass a folder's name or None"
+                ) from None
+        if self.dtype is not None:
+            self._set("dtype", _as_dtype(self.dtype))
+        if isinstance(self.device, str):
+            DeviceKind.parse(self.device)
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as plain data (numbers, strings, lists) in a fixed order.
+
+        Example:
+            >>> SequenceParallelConfig(tp_size=8).to_dict()["tp_size"]
+            8
+        """
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for name in ("dtype", "device"):
+            fields[name] = None if fields[name] is None else str(fields[name])
+        fields["splitting_ops"] = list(self.splitting_ops)
+        fields["thresholds"] = [dataclasses.asdict(row) for row in self.thresholds]
+        return fields
+
+
+@dataclass(frozen=True)
+class Applicability:
+    """Whether the pass is worth running on a range, and why.
+
+    Attributes:
+        applicable: The answer; also what ``bool()`` gives.
+        reason: One sentence that names the values that decided.
+    """
+
+    applicable: bool
+    reason: str
+
+    def __bool__(self) -> bool:
+        return self.applicable
+
+    def __str__(self) -> str:
+        return f"{'applicable' if self.applicable else 'not applicable'}: {self.reason}"
+
+
+def minimum_tokens(config: SequenceParallelConfig) -> tuple[int | None, str]:
+    """Looks up the smallest token count for which the pass is worth it.
+
+    Args:
+        config: The configuration; an explicit ``min_token_num`` wins over its thresholds.
+
+    Returns:
+        The token count and where it comes from, or None and what was missing.
+
+    Raises:
+        ConfigError: The threshold depends on ``tp_size`` and it is not given.
+
+    Example:
+        >>> minimum_tokens(SequenceParallelConfig(min_token_num=512))
+        (512, 'min_token_num=512')
+    """
+    if config.min_token_num is not None:
+        tokens, reason = config.min_token_num, f"min_token_num={config.min_token_num}"
+    else:
+        missing = [name for name in ("hidden_size", "dtype") if getattr(config, name) is None]
+        if missing:
+            return None, f"min_token_num is not given, nor is {' or '.join(missing)} to derive it"
+        assert config.hidden_size is not None
+        found, reason = threshold_tokens(
+            config.hidden_size,
+            _element_size(config),
+            _need_tp_size(config, "the threshold depends on it"),
+            DeviceKind.parse(config.device),
+            config.thresholds,
+        )
+        if found is None:
+            return None, reason
+        tokens = found
+    cap = config.max_num_batched_tokens
+    if cap is not None and cap < tokens:
+        return cap, f"max_num_batched_tokens={cap}, which caps {tokens} ({reason})"
+    return tokens, reason
+
+
+def applicability(config: SequenceParallelConfig, range: Range) -> Applicability:
+    """Decides whether the pass is worth running on graphs compiled for ``range``.
+
+    A host that splits the graph into pieces changes the residual's shape at each border, so there
+    only a single size that every rank gets an equal share of is safe.
+
+    Args:
+        config: The configuration.
+        range: The token counts that the graph is compiled for.
+
+    Returns:
+        The decision with its reason.
+
+    Raises:
+        ConfigError: The decision depends on ``tp_size`` and it is not given.
+
+    Example:
+        >>> config = SequenceParallelConfig(tp_size=8, min_token_num=1024)
+        >>> bool(applicability(config, Range(1024, 8192)))
+        True
+        >>> str(applicability(config, Range(1, 1023)))
+        'not applicable: range [1, 1023] starts below 1024 tokens (min_token_num=1024)'
+    """
+    if config.splitting_ops and not config.use_inductor_graph_partition:
+        if not range.is_single_size():
+            return Applicability(
+                False,
+                f"splitting_ops cuts the graph into pieces, and range {range} is not one size",
+            )
+        tp_size = _need_tp_size(config, "splitting_ops is set")
+        if range.end % tp_size:
+            return Applicability(
+                False,
+                f"splitting_ops cuts the graph into pieces, and {range.end} tokens are not a "
+                f"multiple of tp_size={tp_size}",
+            )
+    tokens, reason = minimum_tokens(config)
+    if tokens is None:
+        return Applicability(False, reason)
+    if range.start < tokens:
+        return Applicability(False, f"range {range} starts below {tokens} tokens ({reason})")
+    return Applicability(True, f"range {range} starts at or above {tokens} tokens ({reason})")
+
+
+def _need_tp_size(config: SequenceParallelConfig, why: str) -> int:
+    if config.tp_size is None:
+        raise ConfigError(f"tp_size is not given, and {why}: pass tp_size")
+    return config.tp_size
+
+
+def _element_size(config: SequenceParallelConfig) -> int:
+    assert config.dtype is not None
+    return _as_dtype(config.dtype).itemsize
+
+
+def _as_dtype(value: object) -> torch.dtype:
+    import torch
+
+    found = value
+    if isinstance(value, str):
+        found = getattr(torch, value.removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype):
+        raise ConfigError(
+            f"dtype={value!r} is no torch.dtype: pass one, such as torch.bfloat16 or 'bfloat16'"
+        )
+    return found
+
+
+def _as_tuple(name: str, value: object, kind: type) -> tuple[Any, ...]:
+    items = None if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
+    if items is None or not all(isinstance(item, kind) for item in items):
+        raise ConfigError(f"{name}={value!r} must be a tuple of {kind.__name__}: pass one, or ()")
+    return items
+
+
+def _check_int(name: str, value: object, minimum: int) -> None:
+    if value is None and not name.startswith("Range."):
+        return
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ConfigError(f"{name}={value!r} is not a whole number: pass an int")
+    if value < minimum:
+        raise ConfigError(f"{name}={value} is too small: pass {minimum} or more")
+
+
+def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices or (isinstance(value, int) and not isinstance(value, bool)):
+        options = ", ".join(repr(choice) for choice in choices)
+        raise ConfigError(f"{name}={value!r} is unknown: pass one of {options}")

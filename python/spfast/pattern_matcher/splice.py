@@ -1,0 +1,131 @@
+"""Putting new nodes in the place of a match: where they go, and who then uses them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch._inductor.pattern_matcher import Match, _transfer_meta
+from torch.fx import Graph, Node
+
+__all__ = ["insertion_point", "late_arguments", "makes_cycle", "splice"]
+
+_TAGS = ("recompute", "ac_graph_id")
+
+
+def insertion_point(outputs: Sequence[Node | None]) -> Node:
+    """The earliest output in graph order: all users of all outputs come after it."""
+    found = [node for node in outputs if isinstance(node, Node)]
+    return found[0] if len(found) == 1 else min(found)
+
+
+def late_arguments(outputs: Sequence[Node | None], args: Iterable[Any]) -> list[Node]:
+    """Arguments that are defined at or after the insertion point; only several outputs can cause it."""
+    if len(outputs) < 2:
+        return []
+    point = insertion_point(outputs)
+    return [arg for arg in args if isinstance(arg, Node) and not arg < point]
+
+
+def makes_cycle(outputs: Sequence[Node | None], args: Sequence[Node]) -> bool:
+    """Whether an argument depends on an output: then no place in the graph is legal.
+
+    Args:
+        outputs: The outputs of the match.
+        args: The late arguments of the match.
+    """
+    ends = {node for node in outputs if isinstance(node, Node)}
+    first = min(ends)
+    pending, seen = list(args), set(args)
+    while pending:
+        node = pending.pop()
+        if node in ends:
+            return True
+        for operand in node.all_input_nodes:
+            if operand not in seen and not operand < first:
+                seen.add(operand)
+                pending.append(operand)
+    return False
+
+
+def _tag_inputs(node: Node, name: str, value: Any, stops: set[Any]) -> None:
+    pending, seen = [node], set()
+    while pending:
+        current = pending.pop()
+        if current in seen or current in stops or not hasattr(current, "meta"):
+            continue
+        seen.add(current)
+        current.meta[name] = value
+        pending.extend(current.all_input_nodes)
+
+
+def splice(
+    match: Match,
+    graph: Graph,
+    args: Sequence[Any],
+    create: Callable[[], tuple[Any, list[Node]]],
+    pass_name: str,
+) -> list[Node]:
+    """Creates the replacement before the match's earliest output and rewires the outputs' users.
+
+    Args:
+        match: The accepted match.
+        graph: The graph.
+        args: The replacement's arguments.
+        create: Creates the nodes at the insertion point; returns the outputs and the nodes.
+        pass_name: What provenance records call this rewrite.
+
+    Returns:
+        The created nodes that are still there.
+    """
+    outputs = match.output_nodes()
+    with graph.inserting_before(insertion_point(outputs)):
+        replacement, created = create()
+    new_nodes = set(created)
+
+    def outside(user: Node) -> bool:
+        return user not in new_nodes
+
+    def replace_one(old: Node, new: Node | None) -> None:
+        if new is not None:
+            _transfer_meta(new.meta, old, pass_name=pass_name)
+            for tag in _TAGS:
+                if tag in old.meta:
+                    stops = set(torch.utils._pytree.tree_leaves(list(args)))
+                    _tag_inputs(new, tag, old.meta[tag], stops)
+        old.replace_all_uses_with(new, delete_user_cb=outside)  # type: ignore[arg-type]
+        if not old.users:
+            graph.erase_node(old)
+
+    def replace(old: Node | None, new: Any) -> None:
+        if old is None:
+            if new is not None:
+                raise AssertionError("the replacement returns a value for an output that is None")
+        elif new is None or isinstance(new, Node):
+            replace_one(old, new)
+        else:  # one packed value becomes several: its getitem users take them one by one
+            for user in list(old.users):
+                if user.op == "call_function" and user.target is operator.getitem:
+                    replace(user, new[user.args[1]])
+                else:
+                    old.replace_all_uses_with(new)
+            graph.erase_node(old)
+
+    values = [replacement] if isinstance(replacement, Node) else replacement
+    if len(outputs) == len(values):
+        for old, new in zip(outputs, values, strict=True):
+            replace(old, new)
+    else:
+        if len(outputs) != 1:
+            raise AssertionError(
+                f"the replacement returns {len(values)} values for {len(outputs)} outputs"
+            )
+        replace(outputs[0], values)
+    match.erase_nodes()
+    for node in reversed(created):
+        higher_order = isinstance(node.target, torch._ops.HigherOrderOperator)
+        if not node.users and not node.is_impure() and not higher_order:
+            graph.erase_node(node)
+    return [node for node in created if not node._erased]

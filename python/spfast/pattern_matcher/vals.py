@@ -1,0 +1,231 @@
+"""What meta["val"] of a replacement's nodes looks like, kept apart from any one graph.
+
+A traced replacement carries fake tensors of the graph that it was traced for. A template must
+serve every later match, also in other graphs, so it keeps descriptions: sizes and strides as
+integers or symbolic expressions, and which values share a storage. `Builder` turns them back into
+fresh fake tensors: values of different nodes share storage only where the trace made them share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Union
+
+import sympy
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.utils._sympy.interp import sympy_interp
+from torch.utils._sympy.reference import PythonReferenceAnalysis
+
+__all__ = ["Builder", "Describer", "SymSpec", "TensorSpec", "Unshareable", "ValSpec", "dim_of"]
+
+Dim = Union[int, sympy.Expr]
+
+
+class Unshareable(Exception):  # noqa: N818 - an outcome, not an error that a user sees
+    """A trace or a key that cannot serve another match; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor: what FakeTensor needs, and which other values of the template it aliases."""
+
+    size: tuple[Dim, ...]
+    stride: tuple[Dim, ...]
+    offset: Dim
+    dtype: torch.dtype
+    device: torch.device
+    storage: int
+    storage_bytes: Dim
+    own_storage: bool = True
+
+
+@dataclass(frozen=True)
+class SymSpec:
+    """A symbolic number."""
+
+    expr: sympy.Expr
+
+
+@dataclass(frozen=True)
+class SequenceSpec:
+    """The values of an operator with several results."""
+
+    kind: type
+    items: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class ConstantSpec:
+    """A plain number, bool, string or None."""
+
+    value: Any
+
+
+ValSpec = Union[TensorSpec, SymSpec, SequenceSpec, ConstantSpec]
+
+
+def dim_of(value: Any) -> Dim:
+    """The integer or expression behind a size.
+
+    Raises:
+        Unshareable: The size is neither (a nested int, a symbolic float).
+    """
+    if type(value) is int:
+        return value
+    if isinstance(value, torch.SymInt):
+        expr = getattr(value.node, "expr", None)
+        if isinstance(expr, sympy.Expr) and hasattr(value.node, "shape_env"):
+            return expr
+    raise Unshareable(f"a size of type {type(value).__name__} has no expression")
+
+
+class Describer:
+    """Describes the values of one trace; `rename` maps its symbols to the canonical ones."""
+
+    def __init__(self, rename: Callable[[sympy.Expr], sympy.Expr]) -> None:
+        self._rename = rename
+        self._storages: dict[int, int] = {}
+
+    def dim(self, value: Any) -> Dim:
+        """A size in canonical symbols; an int if the expression is constant."""
+        found = dim_of(value)
+        return found if isinstance(found, int) else self._rename(found)
+
+    def describe(self, value: Any) -> ValSpec:
+        """The description of one meta value.
+
+        Raises:
+            Unshareable: It is of a kind that a template cannot hold.
+        """
+        if isinstance(value, torch.Tensor):
+            return self._tensor(value)
+        if isinstance(value, torch.SymInt):
+            dim = self.dim(value)
+            return SymSpec(dim if isinstance(dim, sympy.Expr) else sympy.Integer(dim))
+        if type(value) in (list, tuple):
+            return SequenceSpec(type(value), tuple(self.describe(item) for item in value))
+        if value is None or type(value) in (int, float, bool, str):
+            return ConstantSpec(value)
+        raise Unshareable(f"a value of type {type(value).__name__} in the replacement")
+
+    def _tensor(self, value: torch.Tensor) -> TensorSpec:
+        if type(value) is not FakeTensor:
+            raise Unshareable(f"a {type(value).__name__} in the replacement is not a fake tensor")
+        if value.layout is not torch.strided or value.is_quantized:
+            raise Unshareable(f"a tensor of layout {value.layout} in the replacement")
+        if value.constant is not None or value.is_conj() or value.is_neg() or value.requires_grad:
+            raise Unshareable("a constant, conjugate or differentiable tensor in the replacement")
+        storage = value.untyped_storage()
+        group = self._storages.setdefault(storage._cdata, len(self._storages))
+        return TensorSpec(
+            size=tuple(self.dim(n) for n in value.shape),
+            stride=tuple(self.dim(n) for n in value.stride()),
+            offset=self.dim(value.storage_offset()),
+            dtype=value.dtype,
+            device=value.device,
+            storage=group,
+            storage_bytes=self.dim(storage.nbytes()),
+        )
+
+
+def mark_shared(specs: list[ValSpec | None]) -> list[ValSpec | None]:
+    """Marks the tensors whose storage another value of the same template uses too.
+
+    Raises:
+        Unshareable: Such a storage could not be built again.
+    """
+    counts: dict[int, int] = {}
+    dtypes: dict[int, torch.dtype] = {}
+
+    def count(spec: ValSpec | None) -> None:
+        if isinstance(spec, TensorSpec):
+            counts[spec.storage] = counts.get(spec.storage, 0) + 1
+            same = dtypes.setdefault(spec.storage, spec.dtype) is spec.dtype
+            if not same and not isinstance(spec.storage_bytes, int):
+                raise Unshareable("views of different dtypes on one symbolic storage")
+        elif isinstance(spec, SequenceSpec):
+            for item in spec.items:
+                count(item)
+
+    def mark(spec: Any) -> Any:
+        if isinstance(spec, TensorSpec):
+            alone = counts[spec.storage] == 1 and spec.offset == 0
+            return spec if alone else _shared(spec)
+        if isinstance(spec, SequenceSpec):
+            return SequenceSpec(spec.kind, tuple(mark(item) for item in spec.items))
+        return spec
+
+    for spec in specs:
+        count(spec)
+    return [mark(spec) for spec in specs]
+
+
+def _shared(spec: TensorSpec) -> TensorSpec:
+    return TensorSpec(
+        spec.size, spec.stride, spec.offset, spec.dtype, spec.device, spec.storage,
+        spec.storage_bytes, own_storage=False,
+    )
+
+
+class Builder:
+    """Builds fresh values for the nodes of one graph.
+
+    Args:
+        mode: The fake mode of the graph.
+        symbols: The graph's own symbolic number for each canonical symbol.
+    """
+
+    def __init__(self, mode: FakeTensorMode, symbols: Mapping[sympy.Symbol, Any]) -> None:
+        self.mode = mode
+        self._symbols = dict(symbols)
+        self._dims: dict[sympy.Expr, Any] = {}
+
+    def dim(self, dim: Dim) -> Any:
+        """The size in this graph: an int or a SymInt."""
+        if isinstance(dim, int):
+            return dim
+        found = self._dims.get(dim)
+        if found is None:
+            if dim.is_Integer:
+                found = int(dim)
+            else:
+                found = sympy_interp(PythonReferenceAnalysis, self._symbols, dim)
+            self._dims[dim] = found
+        return found
+
+    def instance(self) -> Callable[[ValSpec], Any]:
+        """A function from descriptions to values, for the nodes of one match."""
+        bases: dict[int, torch.Tensor] = {}
+
+        def tensor(spec: TensorSpec) -> FakeTensor:
+            size = [self.dim(n) for n in spec.size]
+            stride = [self.dim(n) for n in spec.stride]
+            if spec.own_storage:
+                meta = torch.empty_strided(size, stride, dtype=spec.dtype, device="meta")
+            else:
+                base = bases.get(spec.storage)
+                if base is None:
+                    count = self.dim(spec.storage_bytes) // spec.dtype.itemsize
+                    base = torch.empty([count], dtype=spec.dtype, device="meta")
+                    bases[spec.storage] = base
+                if base.dtype != spec.dtype:
+                    base = base.view(torch.uint8).view(spec.dtype)
+                meta = base.as_strided(size, stride, self.dim(spec.offset))
+            return FakeTensor(self.mode, meta, spec.device)
+
+        def build(spec: ValSpec) -> Any:
+            if isinstance(spec, TensorSpec):
+                return tensor(spec)
+            if isinstance(spec, SymSpec):
+                return self.dim(spec.expr)
+            if isinstance(spec, SequenceSpec):
+                return spec.kind(build(item) for item in spec.items)
+            return spec.value
+
+        def build_unfaked(spec: ValSpec) -> Any:
+            with unset_fake_temporarily():
+                return build(spec)
+
+        return build_unfaked if torch._C._len_torch_dispatch_stack() else build

@@ -1,0 +1,96 @@
+"""What makes a graph irregular: other readers of the stream, no-ops, unread nodes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import fx
+
+if TYPE_CHECKING:
+    from spfast.testing.graphs import _Drawing, _Stream
+
+aten = torch.ops.aten
+
+TAPS = (
+    "op",
+    "output",
+    "in_place",
+    "full_add",
+    "second_norm",
+    "chunk",
+    "dead",
+    "written_then_read",
+    "rows",
+)
+
+
+def tap(drawing: _Drawing, stream: _Stream, value: fx.Node) -> None:
+    """Gives ``value``, a value of the stream, one more reader of a kind drawn."""
+    kind = drawing.choose.pick(TAPS)
+    drawing.notes.append(f"{kind} tap on {value.name}")
+    call = drawing.build.call
+    if kind == "output":
+        stream.outputs.append(value)
+    elif kind == "dead":
+        call(aten.alias.default, value)
+    elif kind == "chunk":
+        axis = 1 if drawing.three_d else 0
+        parts = call(aten.split.Tensor, value, 1 + drawing.build.hint // 2, axis)
+        stream.outputs.append(call(_getitem(), parts, 0))
+    elif kind == "rows":
+        stream.outputs.append(call(aten.slice.Tensor, value, 0, 0, 1))
+    else:
+        plain = _readable(drawing, value)
+        if kind == "op":
+            stream.outputs.append(call(aten.relu.default, plain))
+        elif kind == "in_place":
+            buffer = drawing.full_input("buffer")
+            call(aten.copy_.default, buffer, plain)
+        elif kind == "written_then_read":
+            buffer = drawing.full_input("buffer")
+            call(aten.add_.Tensor, buffer, plain)
+            stream.residual = drawing.dialect.add(stream.residual, buffer)
+        elif kind == "full_add":
+            added = drawing.dialect.add(plain, drawing.full_input("full"))
+            if drawing.choose.chance(0.5):
+                stream.residual = added
+            else:
+                stream.outputs.append(added)
+        elif kind == "second_norm":
+            normed = drawing.dialect.norm(plain, drawing.gain(), drawing.epsilon)
+            stream.outputs.append(drawing.linear(drawing.flat(normed), 8, "side"))
+
+
+def add_noise(drawing: _Drawing, value: fx.Node) -> fx.Node:
+    """Passes ``value`` through a node that changes neither its elements nor their order."""
+    call = drawing.build.call
+    kind = drawing.choose.pick(("clone", "alias", "detach", "view", "slice", "there_and_back"))
+    drawing.notes.append(f"{kind} after {value.name}")
+    if kind == "clone":
+        return call(aten.clone.default, value)
+    if kind == "alias":
+        return call(aten.alias.default, value)
+    if kind == "detach":
+        return call(aten.detach.default, value)
+    if kind == "slice":
+        return call(aten.slice.Tensor, value, 0, 0, 9223372036854775807)
+    if kind == "view":
+        shape = list(value.meta["val"].shape)
+        if drawing.dynamic:
+            shape = [drawing.batch, -1, drawing.hidden] if drawing.three_d else [-1, drawing.hidden]
+        return call(aten.reshape.default, value, shape)
+    return drawing.shaped(drawing.flat(value))
+
+
+def _readable(drawing: _Drawing, value: fx.Node) -> fx.Node:
+    """``value`` in the dtype of the stream: quantised values are read through a cast."""
+    if value.meta["val"].dtype == drawing.dtype:
+        return value
+    return drawing.dialect.cast(value, drawing.dtype)
+
+
+def _getitem() -> object:
+    import operator
+
+    return operator.getitem

@@ -1,0 +1,136 @@
+"""The state of one walk over one graph, and what every rule needs from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from spfast.verify.dims import Dims
+from spfast.verify.groups import Groups
+from spfast.verify.values import Kind, Store, Value
+
+__all__ = ["Context", "Rule"]
+
+
+@dataclass
+class Context:
+    """One walk. The store, the sizes and the groups are shared by the walks over both graphs.
+
+    Attributes:
+        store: Terms and values.
+        dims: Sizes.
+        groups: Sizes and ranks of process groups.
+        is_after: Whether this is the rewritten graph, where what cannot be proved is a problem.
+        values: What each node is.
+        effects: The terms of everything that happens in an order, with the node's name.
+        reasons: Why a node could not be followed, by node.
+        assumed: Nodes taken to be the same on every rank.
+        replicated: Nodes proved so; None when nobody said which inputs are.
+        vals: meta["val"] of each node of this graph.
+        why: The reason of the rule that runs now.
+    """
+
+    store: Store
+    dims: Dims
+    groups: Groups
+    is_after: bool
+    replicated: set[fx.Node] | None = None
+    vals: dict[fx.Node, Any] = field(default_factory=dict)
+    values: dict[fx.Node, Value] = field(default_factory=dict)
+    effects: list[tuple[int, fx.Node]] = field(default_factory=list)
+    reasons: dict[fx.Node, str] = field(default_factory=dict)
+    assumed: dict[fx.Node, None] = field(default_factory=dict)
+    why: str | None = None
+    # Of graphs that write to tensors: the storage each node shares, and each storage's last write.
+    roots: dict[fx.Node, fx.Node] | None = None
+    born: dict[fx.Node, int] = field(default_factory=dict)
+    written: dict[fx.Node, tuple[int, int]] = field(default_factory=dict)
+
+    def read(self, node: fx.Node) -> Value:
+        """Returns what ``node`` holds when it is read now, after the writes so far.
+
+        Raises:
+            KeyError: The node has not been computed yet.
+        """
+        value = self.values[node]
+        if self.written and self.roots is not None:
+            write = self.written.get(self.roots.get(node, node))
+            if write is not None and write[1] > self.born.get(node, 0):
+                return self._after_write(value, write[0])
+        return value
+
+    def _after_write(self, value: Value, effect: int) -> Value:
+        store = self.store
+        if value.kind is Kind.FULL:
+            # Rows of a value are rows of what it becomes, for they are the same storage.
+            block = store.blocks.get(value.term)
+            if block is not None:
+                assert value.shape is not None
+                base = store.term(("written", block[0], effect))
+                return store.block(base, *block[1:], value.shape)
+            return store.full(store.term(("written", value.term, effect)), value.shape)
+        if value.kind is Kind.SHARD:
+            assert value.shape is not None
+            term = store.term(("written", value.term, effect))
+            return store.shard(term, value.group, value.tp, value.shape)
+        return store.full(store.term(("written", value.kind.name, value.term, effect)), value.shape)
+
+    def key(self, argument: Any) -> Hashable:
+        """Returns what an argument is compared by: literals with their type, nodes by value."""
+        if isinstance(argument, fx.Node):
+            value = self.values[argument] if not self.written else self.read(argument)
+            if value.kind is Kind.SCALAR and type(value.number) is int:
+                return (int, value.number)
+            return value
+        kind = type(argument)
+        if kind in (int, bool):
+            return (kind, argument)
+        if kind is float:
+            return (float, argument.hex())
+        if argument is None or kind is str:
+            return argument  # type: ignore[no-any-return]
+        if isinstance(argument, (list, tuple)):
+            return tuple([self.key(item) for item in argument])
+        if isinstance(argument, dict):
+            return ("dict", *((k, self.key(argument[k])) for k in sorted(argument, key=str)))
+        if isinstance(argument, slice):
+            return ("slice", *map(self.key, (argument.start, argument.stop, argument.step)))
+        if isinstance(argument, torch.SymInt):
+            number = self.dims.of(argument)
+            return (int, number) if isinstance(number, int) else self.store.scalar(number)
+        try:
+            hash(argument)
+        except TypeError:
+            return ("object", id(argument))
+        return argument  # type: ignore[no-any-return]
+
+    def size(self, argument: Any) -> Any:
+        """Returns a size argument as an int or expression; None when it is not a known number."""
+        if isinstance(argument, fx.Node):
+            value = self.values.get(argument)
+            return None if value is None or value.kind is not Kind.SCALAR else value.number
+        if isinstance(argument, (int, torch.SymInt)):
+            return self.dims.of(argument)
+        return None
+
+    def assume(self, node: fx.Node) -> None:
+        """Notes that ``node`` must be the same on every rank."""
+        if not self.is_after:
+            return
+        if self.replicated is None:
+            self.assumed[node] = None
+        elif node not in self.replicated:
+            self.reasons.setdefault(
+                node, "joins rows of different ranks but is not proved the same on every rank"
+            )
+
+
+# Returns None when the rule does not apply, so that the operands are needed whole.
+Rule = Callable[
+    [Context, fx.Node, Any, tuple[Any, ...], dict[str, Any]],
+    "Value | None",
+]

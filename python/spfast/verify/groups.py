@@ -1,0 +1,79 @@
+"""How large each process group is, and which of its ranks we are: from the graph and the config."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch.distributed as dist
+
+if TYPE_CHECKING:
+    from spfast.config import SequenceParallelConfig
+
+__all__ = ["Groups", "group_name"]
+
+
+def group_name(argument: Any) -> str:
+    """Returns the name of a group argument: a string, or a process group object."""
+    if isinstance(argument, str):
+        return argument
+    return str(getattr(argument, "group_name", argument))
+
+
+class Groups:
+    """Sizes and ranks by group name.
+
+    The config answers for the group it names, or for every group when it names none; then
+    torch.distributed is asked. A rank that nobody knows is taken from the first slice of the graph
+    that needs one, and every later slice must agree.
+    """
+
+    def __init__(self, config: SequenceParallelConfig | None) -> None:
+        self._config = config
+        self._sizes: dict[str, tuple[int, str]] = {}
+        self._ranks: dict[str, int | None] = {}
+        self.assumes_divisible = config is not None and config.divisibility == "assume"
+
+    def size_problem(self, group: str, size: int) -> str | None:
+        """Says why ``size`` is not the size of ``group``; None when it may be."""
+        known = self._sizes.get(group)
+        if known is None:
+            known = self._sizes[group] = self._look_up_size(group) or (size, "earlier collectives")
+        if known[0] != size:
+            return f"group {group!r} has {known[0]} ranks by {known[1]}, not {size}"
+        return None
+
+    def rank(self, group: str) -> int | None:
+        """Returns this process' rank in ``group``, None when nobody knows."""
+        if group not in self._ranks:
+            self._ranks[group] = self._look_up_rank(group)
+        return self._ranks[group]
+
+    def learn_rank(self, group: str, rank: int) -> None:
+        """Takes ``rank`` for a group that nobody knows the rank of."""
+        self._ranks[group] = rank
+
+    def _configured(self, group: str) -> bool:
+        return self._config is not None and self._config.group_name in (None, group)
+
+    def _look_up_size(self, group: str) -> tuple[int, str] | None:
+        if self._configured(group) and self._config is not None and self._config.tp_size:
+            return self._config.tp_size, "the config"
+        found = _process_group(group)
+        return None if found is None else (found.size(), "torch.distributed")
+
+    def _look_up_rank(self, group: str) -> int | None:
+        if self._configured(group) and self._config is not None:
+            if self._config.tp_rank is not None:
+                return self._config.tp_rank
+        found = _process_group(group)
+        return None if found is None else found.rank()
+
+
+def _process_group(group: str) -> dist.ProcessGroup | None:
+    if not dist.is_available() or not dist.is_initialized():
+        return None
+    try:
+        found: dist.ProcessGroup = dist.distributed_c10d._resolve_process_group(group)
+    except (RuntimeError, ValueError, KeyError, LookupError):
+        return None
+    return found

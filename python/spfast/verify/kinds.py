@@ -1,0 +1,254 @@
+"""Which operator does what, as far as rows of tokens are concerned.
+
+Written from the operators' own documentation, not from the patterns: an operator that is not here
+is taken to need its operands whole.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+__all__ = [
+    "COLLECTIVES",
+    "IDENTITIES",
+    "LIKE",
+    "NORMS",
+    "REDUCTIONS",
+    "VIEWS",
+    "Collective",
+    "Norm",
+    "Reduction",
+    "is_elementwise",
+    "operator_name",
+    "writes_of",
+]
+
+
+@dataclass(frozen=True)
+class Collective:
+    """Where a collective's arguments stand; -1: it has none."""
+
+    what: str  # "reduce", "scatter" or "gather"
+    group: int
+    size: int = -1
+    dim: int = -1
+    reduce_op: int = -1
+    needs_wait: bool = False
+
+
+COLLECTIVES: dict[str, Collective] = {
+    "vllm::all_reduce": Collective("reduce", group=1),
+    "vllm::reduce_scatter": Collective("scatter", group=3, size=2, dim=1),
+    "vllm::all_gather": Collective("gather", group=3, size=2, dim=1),
+    "_c10d_functional::all_reduce": Collective("reduce", group=2, reduce_op=1, needs_wait=True),
+    "_c10d_functional::reduce_scatter_tensor": Collective(
+        "scatter", group=3, size=2, reduce_op=1, needs_wait=True
+    ),
+    "_c10d_functional::all_gather_into_tensor": Collective(
+        "gather", group=2, size=1, needs_wait=True
+    ),
+}
+
+WAITS = frozenset({"_c10d_functional::wait_tensor"})
+
+# The same elements in the same order, under another shape.
+VIEWS = frozenset(
+    {
+        "aten::view",
+        "aten::reshape",
+        "aten::_unsafe_view",
+        "aten::unsqueeze",
+        "aten::squeeze.dim",
+        "aten::flatten.using_ints",
+    }
+)
+
+# The same elements and shape.
+IDENTITIES = frozenset(
+    {
+        "aten::clone",
+        "aten::alias",
+        "aten::detach",
+        "aten::contiguous",
+        "aten::lift_fresh",
+        "aten::lift_fresh_copy",
+    }
+)
+
+# Made in the shape of the first argument, each element by itself.
+LIKE = frozenset({"aten::empty_like", "aten::zeros_like", "aten::ones_like", "aten::full_like"})
+
+_MORE_ELEMENTWISE = frozenset({"aten::_to_copy", "prims::convert_element_type"})
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """Where an operator over one dim has the dim and keepdim; keepdim None: the shape stays."""
+
+    dim: int | str
+    keepdim: int | str | None
+
+
+REDUCTIONS: dict[str, Reduction] = {
+    "aten::mean.dim": Reduction(1, 2),
+    "aten::sum.dim_IntList": Reduction(1, 2),
+    "aten::amax": Reduction(1, 2),
+    "aten::amin": Reduction(1, 2),
+    "aten::argmax": Reduction(1, 2),
+    "aten::logsumexp": Reduction(1, 2),
+    "aten::var.correction": Reduction(1, "keepdim"),
+    "aten::linalg_vector_norm": Reduction(2, 3),
+    "aten::_softmax": Reduction(1, None),
+    "aten::_log_softmax": Reduction(1, None),
+    "aten::softmax.int": Reduction(1, None),
+}
+
+
+@dataclass(frozen=True)
+class Norm:
+    """An operator that treats every row alone.
+
+    Attributes:
+        rows: Arguments that have one row a token.
+        shared: Arguments that are the same for every row.
+        outputs: For each result, "row" (as wide as the input) or "one" (one number a row).
+        writes: Arguments that it writes its results to, for the auto_functionalized form.
+        shape_argument: An argument that lists the normalised dims, which must be the last one.
+        is_tuple: Whether it returns a tuple.
+    """
+
+    rows: tuple[str, ...]
+    shared: tuple[str, ...]
+    outputs: tuple[str, ...] = ("row",)
+    writes: tuple[str, ...] = ()
+    shape_argument: str | None = None
+    is_tuple: bool = False
+
+
+NORMS: dict[str, Norm] = {
+    "vllm_ir::rms_norm": Norm(("x",), ("weight",)),
+    "vllm_ir::fused_add_rms_norm": Norm(
+        ("x", "x_residual"), ("weight",), ("row", "row"), is_tuple=True
+    ),
+    "_C::rms_norm": Norm(("input",), ("weight",), writes=("result",)),
+    "_C::fused_add_rms_norm": Norm(
+        ("input", "residual"), ("weight",), ("row", "row"), writes=("input", "residual")
+    ),
+    "_C::static_scaled_fp8_quant": Norm(("input",), ("scale",), writes=("result",)),
+    "aten::rms_norm": Norm(("input",), ("weight",), shape_argument="normalized_shape"),
+    "aten::_fused_rms_norm": Norm(
+        ("input",),
+        ("weight",),
+        ("row", "one"),
+        shape_argument="normalized_shape",
+        is_tuple=True,
+    ),
+    "aten::native_layer_norm": Norm(
+        ("input",),
+        ("weight", "bias"),
+        ("row", "one", "one"),
+        shape_argument="normalized_shape",
+        is_tuple=True,
+    ),
+    "aten::layer_norm": Norm(("input",), ("weight", "bias"), shape_argument="normalized_shape"),
+}
+
+
+def operator_name(target: Any) -> str:
+    """Returns "namespace::name.overload" of an operator, "" for any other target.
+
+    Example:
+        >>> operator_name(torch.ops.aten.mean.dim)
+        'aten::mean.dim'
+    """
+    if isinstance(target, torch._ops.OpOverload):
+        return target.name()
+    if isinstance(target, torch._ops.HigherOrderOperator):
+        return str(target.name() if callable(target.name) else target.name)
+    return ""
+
+
+def is_elementwise(target: Any) -> bool:
+    """Says whether each element of the result depends on the operands' same element only."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return False
+    if torch.Tag.nondeterministic_seeded in target.tags:
+        return False
+    return torch.Tag.pointwise in target.tags or target.name() in _MORE_ELEMENTWISE
+
+
+# Pure although they are not operators with a schema.
+_PURE_HIGHER_ORDER = frozenset(
+    {
+        "auto_functionalized",
+        "auto_functionalized_v2",
+        "cond",
+        "while_loop",
+        "scan",
+        "associative_scan",
+        "invoke_subgraph",
+        "flex_attention",
+        "triton_kernel_wrapper_functional",
+        "out_dtype",
+        "with_effects",
+    }
+)
+_WRITING_OPERATORS = frozenset(
+    getattr(operator, name)
+    for name in dir(operator)
+    if name.startswith("i") and name[1:] in {"add", "sub", "mul", "truediv", "floordiv", "matmul"}
+) | {operator.setitem, operator.delitem}
+
+
+@dataclass(frozen=True)
+class Writes:
+    """What an operator does besides returning a result.
+
+    Attributes:
+        arguments: Schema positions and names written to; None: possibly everything it is given.
+        ordered: Whether its place among other such operators matters, even without a write.
+    """
+
+    arguments: tuple[tuple[int, str], ...] | None = ()
+    ordered: bool = False
+
+    @property
+    def any(self) -> bool:
+        """Whether it writes to an argument."""
+        return self.arguments is None or bool(self.arguments)
+
+
+_PURE = Writes()
+
+
+def writes_of(op: str, target: Any) -> Writes:
+    """Returns the side effects of a node of kind ``op`` that calls ``target``."""
+    if op in ("placeholder", "get_attr", "output"):
+        return _PURE
+    if op != "call_function":
+        return Writes(None, True)
+    if isinstance(target, torch._ops.OpOverload):
+        schema = target._schema
+        written = tuple(
+            (i, a.name)
+            for i, a in enumerate(schema.arguments)
+            if a.alias_info is not None and a.alias_info.is_write
+        )
+        ordered = (
+            bool(written)
+            or not schema.returns
+            or torch.Tag.nondeterministic_seeded in target.tags
+        )
+        return Writes(written, ordered) if ordered else _PURE
+    if isinstance(target, torch._ops.HigherOrderOperator):
+        return _PURE if operator_name(target) in _PURE_HIGHER_ORDER else Writes(None, True)
+    module = getattr(target, "__module__", "")
+    if module in ("_operator", "operator", "math", "builtins"):
+        return Writes(None, True) if target in _WRITING_OPERATORS else _PURE
+    if getattr(target, "__name__", "").startswith(("sym_", "_sym_")):
+        return _PURE
+    return Writes(None, True)

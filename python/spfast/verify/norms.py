@@ -1,0 +1,148 @@
+"""Rules for norms, quantisations, reductions over the last dim, and their functionalised forms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from spfast.verify.context import Context
+from spfast.verify.kinds import NORMS, REDUCTIONS, Norm
+from spfast.verify.rows import row_operator
+from spfast.verify.values import Kind, Value
+
+__all__ = ["auto_functionalized", "norm", "reduction"]
+
+
+def bind(
+    target: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns an operator's arguments by name, defaults filled in."""
+    bound: dict[str, Any] = {}
+    for position, argument in enumerate(target._schema.arguments):
+        if position < len(args):
+            bound[argument.name] = args[position]
+        elif argument.name in kwargs:
+            bound[argument.name] = kwargs[argument.name]
+        elif argument.has_default_value():
+            bound[argument.name] = argument.default_value
+    return bound
+
+
+def _is_node_or_none(argument: Any) -> bool:
+    return argument is None or isinstance(argument, fx.Node)
+
+
+def _apply(
+    ctx: Context, tag: Any, what: Norm, bound: dict[str, Any], extra: Any = None
+) -> list[Value] | None:
+    """Runs the row rule of a norm on arguments by name."""
+    rows = [bound.get(name) for name in what.rows]
+    shared = [bound.get(name) for name in what.shared]
+    if not all(isinstance(row, fx.Node) for row in rows) or not all(map(_is_node_or_none, shared)):
+        return None
+    operands = [(row, ctx.read(row)) for row in rows if isinstance(row, fx.Node)]
+    skip = {*what.rows, *what.shared, *what.writes}
+    if what.shape_argument is not None:
+        normalised = bound.get(what.shape_argument) or ()
+        shape = operands[0][1].shape
+        if not shape or len(normalised) != 1 or ctx.size(normalised[0]) != shape[-1]:
+            return None
+        skip.add(what.shape_argument)
+    literals = tuple([(name, ctx.key(bound[name])) for name in bound if name not in skip])
+    return row_operator(ctx, tag, operands, shared, (literals, extra), what.outputs)
+
+
+def norm(
+    ctx: Context, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Value | None:
+    """A norm in its functional form."""
+    what = NORMS[target.name()]
+    results = _apply(ctx, target, what, bind(target, args, kwargs))
+    if results is None:
+        return None
+    return ctx.store.tuple(tuple(results)) if what.is_tuple else results[0]
+
+
+def auto_functionalized(
+    ctx: Context, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Value | None:
+    """A norm or quantisation that writes its results, wrapped by either auto_functionalized."""
+    wrapped = args[0] if args else None
+    if not isinstance(wrapped, torch._ops.OpOverload):
+        return None
+    what = NORMS.get(wrapped.name())
+    if what is None or not what.writes:
+        return None
+    bound = bind(wrapped, (), kwargs)
+    order: list[str | None]
+    if "_all_bases" in kwargs:
+        bases = kwargs["_all_bases"]
+        order = [None] * len(bases)
+        for name in what.writes:
+            index = kwargs.get(f"_{name}_base_index")
+            described = [key for key in kwargs if key.startswith(f"_{name}_")]
+            if not isinstance(index, int) or len(described) != 1:
+                return None  # it writes to a part of the base
+            bound[name] = bases[index]
+            order[index] = name
+        if None in order:
+            return None
+    else:
+        order = list(what.writes)
+    # A buffer's contents do not matter, for all of it is written; its dtype does.
+    buffers = [bound.get(name) for name in what.writes if name not in what.rows]
+    if not all(isinstance(buffer, fx.Node) for buffer in buffers):
+        return None
+    dtypes = tuple([str(getattr(ctx.vals.get(b), "dtype", None)) for b in buffers])
+    results = _apply(ctx, wrapped, what, bound, dtypes)
+    if results is None:
+        return None
+    for buffer in buffers:
+        value, shape = ctx.read(buffer), results[0].shape
+        if value.kind not in (Kind.FULL, Kind.SHARD) or value.shape is None or shape is None:
+            return None
+        if not ctx.dims.same_shape(value.shape, shape):
+            ctx.why = (
+                f"writes {results[0].describe()} to the buffer {buffer.name!r} "
+                f"of shape {list(value.shape)}"
+            )
+            return None
+    by_name = dict(zip(what.writes, results, strict=True))
+    return ctx.store.tuple((None, *(by_name[name] for name in order if name is not None)))
+
+
+def reduction(
+    ctx: Context, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Value | None:
+    """A reduction (or softmax) over the last dim."""
+    where = REDUCTIONS[target.name()]
+    names = [argument.name for argument in target._schema.arguments]
+    bound = bind(target, args, kwargs)
+    operand = bound[names[0]]
+    if not isinstance(operand, fx.Node):
+        return None
+    value = ctx.read(operand)
+    if not value.shape:
+        return None
+    dim_name = names[where.dim] if isinstance(where.dim, int) else where.dim
+    dim = bound.get(dim_name)
+    listed = dim if isinstance(dim, (list, tuple)) else [dim]
+    if len(listed) != 1 or not isinstance(listed[0], int):
+        return _whole(ctx, value, f"reduces over dims {dim}")
+    if listed[0] not in (-1, len(value.shape) - 1):
+        return _whole(ctx, value, f"reduces over dim {listed[0]}, which is not the row's own")
+    output, skip = "row", {names[0], dim_name}
+    if where.keepdim is not None:
+        keep = names[where.keepdim] if isinstance(where.keepdim, int) else where.keepdim
+        output = "one" if bound.get(keep) else "none"
+        skip.add(keep)
+    literals = tuple([(name, ctx.key(bound[name])) for name in bound if name not in skip])
+    results = row_operator(ctx, target, [(operand, value)], (), literals, (output,))
+    return None if results is None else results[0]
+
+
+def _whole(ctx: Context, value: Value, why: str) -> None:
+    if value.kind is Kind.SHARD:
+        ctx.why = f"{why}, of {value.describe()}"

@@ -1,0 +1,264 @@
+"""Rules for operators that treat every token's row alone.
+
+Such an operator may work on one rank's rows exactly as on all rows: what it yields are those rows
+of what it would have yielded. Operands that are the same for every row (a weight, a scale) stay
+whole; everything else must hold the same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from spfast.verify.context import Context
+from spfast.verify.dims import strip_leading
+from spfast.verify.values import Kind, Shape, Value
+
+__all__ = ["Joined", "elementwise", "join", "row_operator"]
+
+Operand = tuple[fx.Node, Value]
+
+
+@dataclass
+class Joined:
+    """Operands that line up row by row.
+
+    Attributes:
+        items: For each operand: its term, what it holds, and whether it has rows of its own.
+        group: Of rows that are one rank's chunk; "" otherwise.
+        tp: The group's size.
+        block: Of rows cut out of something whole: its rows, the first and the end.
+    """
+
+    items: list[tuple[int, Shape | None, bool]]
+    group: str = ""
+    tp: int = 0
+    block: tuple[Any, Any, Any] | None = None
+
+    def make(self, ctx: Context, term: int, shape: Shape) -> Value:
+        """Returns the value of a result with these rows."""
+        if self.group:
+            return ctx.store.shard(term, self.group, self.tp, shape)
+        if self.block is not None:
+            return ctx.store.block(term, *self.block, shape)
+        return ctx.store.full(term, shape)
+
+
+def _lead(value: Value) -> Shape:
+    return () if not value.shape else strip_leading(value.shape[:-1])
+
+
+def join(ctx: Context, operands: Sequence[Operand]) -> Joined | None:
+    """Lines operands up row by row; None (with ``ctx.why``) when they do not."""
+    for _, value in operands:
+        if value.kind is Kind.SHARD:
+            return _join_shards(ctx, operands, value)
+    for node, value in operands:
+        if value.kind is not Kind.FULL:
+            ctx.why = f"reads {value.describe()} in {node.name!r}"
+            return None
+    return _join_full(ctx, operands)
+
+
+def _join_full(ctx: Context, operands: Sequence[Operand]) -> Joined | None:
+    leads = [_lead(value) for _, value in operands]
+    widest = max(leads, key=len)
+    items: list[tuple[int, Shape | None, bool]] = []
+    blocks = set()
+    for (_, value), lead in zip(operands, leads, strict=True):
+        has_rows = lead == widest
+        if not has_rows and lead:
+            return None
+        items.append((value.term, value.shape, has_rows))
+        if has_rows:
+            blocks.add(ctx.store.blocks[value.term][1:] if _is_block(ctx, value) else None)
+    if len(blocks) == 1 and (block := blocks.pop()) is not None and widest:
+        bases = ctx.store.blocks
+        items = [(bases[t][0] if rows else t, shape, rows) for t, shape, rows in items]
+        return Joined(items, block=block)
+    return Joined(items)
+
+
+def _is_block(ctx: Context, value: Value) -> bool:
+    return value.term in ctx.store.blocks
+
+
+def _join_shards(ctx: Context, operands: Sequence[Operand], first: Value) -> Joined | None:
+    group, tp, lead = first.group, first.tp, _lead(first)
+    items: list[tuple[int, Shape | None, bool]] = []
+    for node, value in operands:
+        if value.shape is not None and value.kind is Kind.SHARD and len(value.shape) < 2:
+            ctx.why = f"needs whole rows, but {node.name!r} is {value.describe()}"
+            return None
+        if value.kind is Kind.SHARD:
+            if (value.group, value.tp) != (group, tp):
+                ctx.why = f"mixes rows of group {group!r} with rows of group {value.group!r}"
+                return None
+            if not ctx.dims.same_shape(_lead(value), lead):
+                ctx.why = f"mixes {first.describe()} with {value.describe()} in {node.name!r}"
+                return None
+            items.append((value.term, value.shape, True))
+        elif value.kind is not Kind.FULL:
+            ctx.why = f"reads {value.describe()} in {node.name!r}"
+            return None
+        elif _is_block(ctx, value) and ctx.dims.same_shape(_lead(value), lead):
+            base = _chunk(ctx, node, value, group, tp)
+            if base is None:
+                return None
+            ctx.assume(node)
+            items.append((base, value.shape, True))
+        elif not _lead(value):
+            ctx.assume(node)
+            items.append((value.term, value.shape, False))
+        else:
+            ctx.why = (
+                f"reads the full value {node.name!r} {list(value.shape or ())} "
+                f"together with {first.describe()}"
+            )
+            return None
+    return Joined(items, group, tp)
+
+
+def _chunk(ctx: Context, node: fx.Node, value: Value, group: str, tp: int) -> int | None:
+    """The term that ``value`` is our rank's chunk of; None when it is other rows."""
+    base, rows, start, end = ctx.store.blocks[value.term]
+    dims = ctx.dims
+    local = dims.divide(rows, tp)
+    rank = ctx.groups.rank(group)
+    if rank is None:
+        for candidate in range(tp):
+            if dims.equal(dims.multiply(local, candidate), start):
+                rank = candidate
+                ctx.groups.learn_rank(group, rank)
+                break
+    if rank is not None:
+        first, last = dims.multiply(local, rank), dims.multiply(local, rank + 1)
+        if dims.equal(first, start) and dims.equal(last, end):
+            return base
+        wanted = f"rank {rank} of group {group!r} needs rows {first}:{last}"
+    else:
+        wanted = f"those are no rank's rows of group {group!r} ({tp} ranks)"
+    ctx.why = f"reads rows {start}:{end} of {rows} in {node.name!r}, but {wanted}"
+    return None
+
+
+def _row_key(item: tuple[int, Shape | None, bool]) -> Hashable:
+    term, shape, has_rows = item
+    # A tensor without dims takes no part in type promotion, one of a single element does.
+    return (term, shape[-1] if shape else None, has_rows)
+
+
+def elementwise(
+    ctx: Context, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Value | None:
+    """An operator whose result depends on the operands' same element only."""
+    operands: list[Operand] = []
+    layout: list[Any] = []
+    for argument in args if not kwargs else (*args, *kwargs.values()):
+        if isinstance(argument, fx.Node):
+            value = ctx.read(argument)
+            if value.kind is Kind.SCALAR:
+                layout.append(ctx.key(argument))
+            else:
+                operands.append((argument, value))
+                layout.append(None)
+        elif isinstance(argument, (list, tuple)) and any(isinstance(a, fx.Node) for a in argument):
+            return None
+        else:
+            layout.append((ctx.key(argument),))
+    if not operands:
+        return None
+    shape = operands[0][1].shape
+    store = ctx.store
+    if not store.blocks and all(
+        value.kind is Kind.FULL and value.shape == shape for _, value in operands
+    ):
+        term = _element_term(ctx, target, layout, kwargs, [v.term for _, v in operands])
+        return store.full(term, shape)
+    joined = join(ctx, operands)
+    if joined is None:
+        return None
+    widths = {shape[-1] for _, shape, _ in joined.items if shape}
+    with_rows = [shape for _, shape, rows in joined.items if rows and shape]
+    if not with_rows:
+        return None
+    keys: list[Hashable]
+    if len(with_rows) == len(joined.items) and len(widths) == 1:
+        keys = [term for term, _, _ in joined.items]
+    else:
+        keys = [_row_key(item) for item in joined.items]
+    term = _element_term(ctx, target, layout, kwargs, keys)
+    rank = max(len(shape) for _, shape, _ in joined.items if shape is not None)
+    lead = max(with_rows, key=len)[:-1]
+    wide = [width for width in widths if width != 1]
+    result = (1,) * (rank - 1 - len(lead)) + lead + (wide[0] if wide else 1,)
+    return joined.make(ctx, term, result)
+
+
+def _element_term(
+    ctx: Context,
+    target: Any,
+    layout: list[Any],
+    kwargs: dict[str, Any],
+    operands: Sequence[Hashable],
+) -> int:
+    remaining = iter(operands)
+    filled = tuple([next(remaining) if item is None else item for item in layout])
+    return ctx.store.term(("elements", target, filled, tuple(kwargs) if kwargs else ()))
+
+
+def row_operator(
+    ctx: Context,
+    tag: Hashable,
+    rows: Sequence[Operand],
+    shared: Sequence[fx.Node | None],
+    literals: Hashable,
+    outputs: Sequence[str],
+) -> list[Value] | None:
+    """An operator that reads whole rows, such as a norm or a reduction over the last dim.
+
+    Args:
+        ctx: The walk.
+        tag: What the operator is compared by.
+        rows: Operands with one row a token, all of one width.
+        shared: Operands that are the same for every row.
+        literals: Everything else that it is compared by.
+        outputs: For each result: "row" (as wide as the rows), "one" (one number, the dim kept) or
+            "none" (one number, the dim gone).
+
+    Returns:
+        The results, or None when the operands do not line up.
+    """
+    joined = join(ctx, rows)
+    if joined is None:
+        return None
+    shapes = [shape for _, shape, _ in joined.items]
+    first = shapes[0]
+    if not all(has_rows for _, _, has_rows in joined.items) or not first:
+        return None
+    if any(not shape or not ctx.dims.equal(shape[-1], first[-1]) for shape in shapes):
+        return None
+    keys: list[Hashable] = []
+    for operand in shared:
+        if operand is None:
+            keys.append(None)
+            continue
+        value = ctx.read(operand)
+        if value.kind is not Kind.FULL or _lead(value):
+            if joined.group:
+                ctx.why = f"needs one row for every token in {operand.name!r}: {value.describe()}"
+            return None
+        if joined.group:
+            ctx.assume(operand)
+        keys.append((value.term, value.shape[-1] if value.shape else None))
+    terms = tuple([(term, first[-1]) for term, _, _ in joined.items])
+    base = ctx.store.term(("rows", tag, terms, tuple(keys), literals))
+    results = []
+    longest = max((shape for shape in shapes if shape), key=len)
+    for index, output in enumerate(outputs):
+        shape = {"row": longest, "one": (*longest[:-1], 1), "none": longest[:-1]}[output]
+        results.append(joined.make(ctx, ctx.store.term(("result", base, index)), shape))
+    return results

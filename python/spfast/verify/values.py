@@ -1,0 +1,148 @@
+"""What the verifier knows about a value, and the numbering that makes equal values one object.
+
+A value is described by *what it is* (a term: the operation that makes it and the terms of its
+operands) and *how this rank holds it* (whole, or one of the group's equal chunks). Terms speak
+about the flat sequence of a tensor's elements, so a view changes the shape but not the term.
+Everything is interned: two equal values are the same object, and comparing costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from enum import Enum, auto
+from typing import Any
+
+__all__ = ["Kind", "Shape", "Store", "Value"]
+
+# Each dim is an int or a sympy expression.
+Shape = tuple[Any, ...]
+
+
+class Kind(Enum):
+    """How this rank holds a value."""
+
+    FULL = auto()  # whole, as in the original graph
+    SHARD = auto()  # the rank-th of tp equal chunks of the flat elements
+    PENDING = auto()  # the result of a collective that nobody has waited for yet
+    TUPLE = auto()  # several values; getitem picks one
+    SCALAR = auto()  # a symbolic or plain number; its term is the number itself
+
+
+class Value:
+    """One interned value. Made by :class:`Store` only, compared by identity."""
+
+    __slots__ = ("group", "kind", "number", "parts", "shape", "term", "tp")
+
+    def __init__(
+        self,
+        kind: Kind,
+        term: int,
+        shape: Shape | None,
+        *,
+        number: Any = None,
+        group: str = "",
+        tp: int = 0,
+        parts: tuple[Value | None, ...] = (),
+    ) -> None:
+        self.kind = kind
+        self.term = term
+        self.shape = shape  # what this rank holds; None: not a tensor, or not known
+        self.number = number  # of a scalar: an int or a sympy expression
+        self.group = group
+        self.tp = tp
+        self.parts = parts
+
+    def __repr__(self) -> str:
+        return f"<{self.describe()} term {self.term}>"
+
+    def describe(self) -> str:
+        """Returns a few words for a message, such as "a full value [4096, 8192]"."""
+        shape = "" if self.shape is None else f" [{', '.join(str(d) for d in self.shape)}]"
+        if self.kind is Kind.SHARD:
+            return f"one rank's chunk{shape} (1/{self.tp} of group {self.group!r})"
+        if self.kind is Kind.PENDING:
+            return "an unfinished collective"
+        if self.kind is Kind.TUPLE:
+            return "a tuple"
+        if self.kind is Kind.SCALAR:
+            return "a number"
+        return f"a full value{shape}"
+
+
+class Store:
+    """All terms and values of one verification; shared by both graphs."""
+
+    def __init__(self) -> None:
+        self.terms: dict[Hashable, int] = {}
+        # Results of operations that are compared as they are: key -> value.
+        self.results: dict[Hashable, Value] = {}
+        self._values: dict[Hashable, Value] = {}
+        # Terms below this were in the original graph.
+        self.known = 0
+        # term of some rows of a value -> (the value's term, its rows, first row, end row)
+        self.blocks: dict[int, tuple[int, Any, Any, Any]] = {}
+
+    def term(self, key: Hashable) -> int:
+        """Returns the number of the term ``key``; equal keys get equal numbers."""
+        found = self.terms.get(key)
+        if found is None:
+            found = self.terms[key] = len(self.terms)
+        return found
+
+    def full(self, term: int, shape: Shape | None) -> Value:
+        """Returns the value that this rank holds whole."""
+        key = (term, shape)
+        found = self._values.get(key)
+        if found is None:
+            found = self._values[key] = Value(Kind.FULL, term, shape)
+        return found
+
+    def shard(self, term: int, group: str, tp: int, local: Shape) -> Value:
+        """Returns the rank-th of ``tp`` equal chunks of the elements of ``term``."""
+        key = ("shard", term, group, tp, local)
+        found = self._values.get(key)
+        if found is None:
+            found = Value(Kind.SHARD, term, local, group=group, tp=tp)
+            self._values[key] = found
+        return found
+
+    def pending(self, value: Value) -> Value:
+        """Returns what a collective yields before its wait."""
+        key = ("pending", value)
+        found = self._values.get(key)
+        if found is None:
+            found = Value(Kind.PENDING, self.term(key), value.shape, parts=(value,))
+            self._values[key] = found
+        return found
+
+    def tuple(self, parts: tuple[Value | None, ...]) -> Value:
+        """Returns the value of an operation with several results."""
+        key = ("tuple", parts)
+        found = self._values.get(key)
+        if found is None:
+            found = self._values[key] = Value(Kind.TUPLE, self.term(key), None, parts=parts)
+        return found
+
+    def scalar(self, number: Any) -> Value:
+        """Returns the value of a number: an int, or a sympy expression."""
+        key = ("scalar", number)
+        found = self._values.get(key)
+        if found is None:
+            found = Value(Kind.SCALAR, self.term(key), None, number=number)
+            self._values[key] = found
+        return found
+
+    def block(self, base: int, rows: Any, start: Any, end: Any, shape: Shape) -> Value:
+        """Returns rows start to end of ``base``, whose first dim is ``rows`` long."""
+        term = self.term(("block", base, rows, start, end))
+        self.blocks[term] = (base, rows, start, end)
+        return self.full(term, shape)
+
+    def is_known(self, value: Value | None) -> bool:
+        """Says whether the original graph has a value with these contents."""
+        if value is None:
+            return True
+        if value.kind in (Kind.TUPLE, Kind.PENDING):
+            return all(self.is_known(part) for part in value.parts)
+        return value.term < self.known or value.kind is Kind.SCALAR
+

@@ -1,0 +1,73 @@
+"""Real processes: results by rank, tracebacks, time limits; and lockstep says what gloo says."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from spfast.testing import ops
+from spfast.testing.gloo import RankError, run_ranks
+from spfast.testing.graphs import GraphOptions, seeded_case
+from spfast.testing.lockstep import assert_same, run_lockstep
+
+SEEDS = range(6)
+OPTIONS = GraphOptions(world_sizes=(2,), dtypes=(torch.float32,), fp8=0.0)
+
+
+def _run_cases(rank: int, world_size: int) -> list[object]:
+    """Each seeded graph by ``fx.Interpreter``, so that the collectives really go through gloo."""
+    ops.declare()
+    outputs = []
+    for name in ("tp:0", "other:0"):
+        ops.register_group(name, dist.group.WORLD)
+    for seed in SEEDS:
+        case = seeded_case(seed, OPTIONS)
+        graph = case.graph
+        for node in graph.nodes:
+            # The functional collectives know the default group as "0" alone.
+            if str(node.target).startswith("_c10d_functional"):
+                node.args = tuple("0" if arg == "other:0" else arg for arg in node.args)
+        module = torch.fx.GraphModule(torch.nn.Module(), graph)
+        outputs.append(torch.fx.Interpreter(module).run(*case.inputs()[rank]))
+    return outputs
+
+
+def _fail_on_one(rank: int, world_size: int) -> int:
+    if rank == 1:
+        raise KeyError("a word that the report must carry")
+    dist.barrier()
+    return rank
+
+
+def _sleep(rank: int, world_size: int) -> None:
+    time.sleep(600 if rank == 1 else 0)
+
+
+def test_lockstep_agrees_with_gloo() -> None:
+    by_rank = run_ranks(_run_cases, 2)
+    for seed in SEEDS:
+        case = seeded_case(seed, OPTIONS)
+        expected = run_lockstep([case.graph] * 2, case.inputs(), case.groups)
+        for rank in range(2):
+            # Two addends commute: gloo and the interpreter give the same bits.
+            assert_same(by_rank[rank][seed], expected[rank], 0.0, f"seed {seed}, rank {rank}")
+
+
+def test_the_traceback_of_a_failing_rank_is_reported() -> None:
+    with pytest.raises(RankError, match="rank 1:(.|\n)*a word that the report must carry"):
+        run_ranks(_fail_on_one, 2)
+
+
+def test_a_rank_that_does_not_end_is_ended() -> None:
+    started = time.monotonic()
+    with pytest.raises(RankError, match="did not end in time"):
+        run_ranks(_sleep, 2, timeout=15)
+    assert time.monotonic() - started < 60
+
+
+def test_no_ranks_is_refused() -> None:
+    with pytest.raises(ValueError, match="world_size is 0"):
+        run_ranks(_sleep, 0)
