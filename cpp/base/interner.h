@@ -9,7 +9,8 @@
 
 namespace spfast {
 
-// Strings to dense ids. The storage is a deque: a view handed out stays valid for the interner's life.
+// Strings to dense ids. The storage is a deque: a view handed out stays valid for the interner's
+// life.
 class StringInterner {
  public:
   StringInterner() = default;

@@ -39,8 +39,8 @@ class Encoder {
          node = access_.read(node, Field::kNext)) {
       add(node);
       if (out_.nodes.size() > count) {
-        throw py::value_error("the graph's list of nodes is longer than the graph says (" +
-                              std::to_string(count) + "): it is damaged");
+        throw UserError("the graph's list of nodes is longer than the graph says (" +
+                        std::to_string(count) + "): it is damaged");
       }
     }
     out_.table.finish();
@@ -57,8 +57,8 @@ class Encoder {
     const TargetEntry entry = target_of(op, target, args);
     NodeTable& table = out_.table;
     const NodeId id = table.add_node(op, entry.id, entry.flags);
-    const bool named = options_.complete && (op == Op::kPlaceholder || op == Op::kGetAttr ||
-                                             op == Op::kCallModule);
+    const bool named = options_.complete &&
+                       (op == Op::kPlaceholder || op == Op::kGetAttr || op == Op::kCallModule);
     const auto n_args = static_cast<uint32_t>(PyTuple_GET_SIZE(args.ptr()));
     const auto n_kwargs = static_cast<uint32_t>(PyDict_GET_SIZE(kwargs.ptr()));
     table.begin_operands(n_args + (named ? 1 : 0), n_kwargs);
@@ -90,16 +90,16 @@ class Encoder {
       if (known == op.ptr()) return code;
     }
     static constexpr std::pair<const char*, Op> kOps[] = {
-        {"placeholder", Op::kPlaceholder},     {"get_attr", Op::kGetAttr},
-        {"call_function", Op::kCallFunction},  {"call_module", Op::kCallModule},
-        {"call_method", Op::kCallMethod},      {"output", Op::kOutput}};
+        {"placeholder", Op::kPlaceholder},    {"get_attr", Op::kGetAttr},
+        {"call_function", Op::kCallFunction}, {"call_module", Op::kCallModule},
+        {"call_method", Op::kCallMethod},     {"output", Op::kOutput}};
     for (const auto& [name, code] : kOps) {
       if (PyUnicode_CompareWithASCIIString(op.ptr(), name) != 0) continue;
       keep_.push_back(op);
       ops_.emplace_back(op.ptr(), code);
       return code;
     }
-    throw py::value_error("unknown kind of node: " + py::repr(op).cast<std::string>());
+    throw UserError("unknown kind of node: " + py::repr(op).cast<std::string>());
   }
 
   TargetEntry target_of(Op op, const py::object& target, const py::object& args) {
@@ -245,13 +245,13 @@ class Encoder {
 
   [[noreturn]] void refuse_operand(py::handle operand) {
     const auto name = [](py::handle node) { return node.attr("name").cast<std::string>(); };
-    const bool same_graph = operand.attr("graph").is(graph_);
+    const bool same_graph = py::object(operand.attr("graph")).is(graph_);
     const bool erased = operand.attr("_erased").cast<bool>();
     const std::string why = !same_graph ? "belongs to another graph"
                             : erased    ? "was erased from the graph"
                                         : "comes after it";
-    throw py::value_error("node %" + name(node_) + " reads %" + name(operand) + ", which " + why +
-                          "; run graph.lint() and repair the graph first");
+    throw UserError("node %" + name(node_) + " reads %" + name(operand) + ", which " + why +
+                    "; run graph.lint() and repair the graph first");
   }
 
   py::handle graph_;

@@ -14,8 +14,8 @@ namespace spfast::fx {
 namespace py = pybind11;
 
 struct EncodeOptions {
-  // Names, the targets of inputs, and the meta of every node: what a file holds. Otherwise structure
-  // alone, and the meta of calls to these targets.
+  // Names, the targets of inputs, and the meta of every node: what a file holds. Otherwise
+  // structure alone, and the meta of calls to these targets.
   bool complete = false;
   std::span<const TargetId> meta_of;
 };
@@ -32,7 +32,7 @@ struct EncodedGraph {
   void read_names();
 };
 
-// Raises GraphError (as py::value_error) when the graph is none or a node reads one that is not in it.
+// Raises UserError when the graph is none or a node reads one that is not in it.
 [[nodiscard]] EncodedGraph encode(py::handle graph, const EncodeOptions& options);
 
 }  // namespace spfast::fx

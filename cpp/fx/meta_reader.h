@@ -1,4 +1,5 @@
-// Reads meta["val"] of nodes into a table: sizes, dtypes, and what symbolic sizes are, by expression.
+// Reads meta["val"] of nodes into a table: sizes, dtypes, and what symbolic sizes are, by
+// expression.
 #pragma once
 
 #include <pybind11/pybind11.h>

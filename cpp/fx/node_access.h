@@ -1,8 +1,8 @@
 // fx/: reads and edits torch.fx graphs through the CPython API. With bind/ the only room that knows
 // Python; it knows no torch header, so one build serves every torch.
 //
-// The fields of a Node. From torch 2.9 on they are C members of its base class, whose offsets Python
-// tells: reading one is a load. Where a field is none, it is an attribute like any other.
+// The fields of a Node. From torch 2.9 on they are C members of its base class, whose offsets
+// Python tells: reading one is a load. Where a field is none, it is an attribute like any other.
 #pragma once
 
 #include <pybind11/pybind11.h>

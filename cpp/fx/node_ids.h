@@ -1,4 +1,5 @@
-// Addresses of nodes to their ids: open addressing, since every operand of a graph is looked up once.
+// Addresses of nodes to their ids: open addressing, since every operand of a graph is looked up
+// once.
 #pragma once
 
 #include <bit>

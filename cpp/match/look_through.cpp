@@ -29,9 +29,7 @@ bool is_int(const NodeTable& table, Value value, int64_t wanted) {
 bool slices_everything(const NodeTable& table, NodeId node) {
   const auto args = table.args(node);
   if (!table.kwargs(node).empty()) return false;
-  const auto absent = [&](size_t i) {
-    return i >= args.size() || args[i].tag == Tag::kNoneType;
-  };
+  const auto absent = [&](size_t i) { return i >= args.size() || args[i].tag == Tag::kNoneType; };
   const bool from_start = absent(2) || is_int(table, args[2], 0);
   const bool to_end = absent(3) || is_int(table, args[3], std::numeric_limits<int64_t>::max());
   const bool every = args.size() <= 4 || is_int(table, args[4], 1);
@@ -55,8 +53,8 @@ NodeId LookThrough::source(const NodeTable& table, NodeId node, int64_t width) {
 
 LookThrough::LookThrough(const NodeTable& table, int64_t width)
     : width_(width), root_(table.size()) {
-  constexpr uint8_t kNoise = target_flag::kView | target_flag::kIdentity | target_flag::kCopy |
-                             target_flag::kSlice;
+  constexpr uint8_t kNoise =
+      target_flag::kView | target_flag::kIdentity | target_flag::kCopy | target_flag::kSlice;
   for (NodeId node = 0; node < table.size(); ++node) {
     root_[node] = node;
     if ((table.flags(node) & kNoise) == 0) continue;

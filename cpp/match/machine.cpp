@@ -39,8 +39,8 @@ void Machine::explore(const std::vector<Dispatch>& groups, uint32_t filled) {
     for (const NodeId user : users) {
       const TargetId target = table_.target(user);
       const auto by_target = [](const auto& entry, TargetId id) { return entry.first < id; };
-      const auto first = std::lower_bound(group.children.begin(), group.children.end(), target,
-                                          by_target);
+      const auto first =
+          std::lower_bound(group.children.begin(), group.children.end(), target, by_target);
       taken = taken || (first != group.children.end() && first->first == target);
       try_candidate(group, user, filled);
     }
@@ -103,9 +103,8 @@ void Machine::try_step(uint32_t tree_node, NodeId node, uint32_t filled) {
 
 bool Machine::try_form(const Step& step, const Form& form, NodeId node, bool swapped,
                        uint32_t filled) {
-  const uint32_t rank = rank_of(fetch(node, form.where.empty() ? Location{0, {}, -1}
-                                                               : form.where[0]),
-                                filled);
+  const uint32_t rank =
+      rank_of(fetch(node, form.where.empty() ? Location{0, {}, -1} : form.where[0]), filled);
   for (size_t i = 0; i < step.checks.size(); ++i) {
     const size_t place = swapped && i < 2 ? 1 - i : i;
     const Value found = fetch(node, form.where[place]);
@@ -121,8 +120,8 @@ bool Machine::try_form(const Step& step, const Form& form, NodeId node, bool swa
 bool Machine::check_operand(const Check& check, Value found, uint32_t rank) {
   switch (check.kind) {
     case CheckKind::kRegister:
-      return found.is_node() && look_->root(found.payload) ==
-                                    look_->root(registers_[check.index].node);
+      return found.is_node() &&
+             look_->root(found.payload) == look_->root(registers_[check.index].node);
     case CheckKind::kBind:
       if (found.tag == Tag::kAbsent) found.tag = Tag::kNoneType;
       slots_[check.index] = found;
@@ -168,9 +167,8 @@ bool Machine::check_fixed(const Form& form, NodeId node, size_t named) {
     for (const Location& where : form.where) {
       if (covers(where, position, keyword)) return true;
     }
-    return std::any_of(form.fixed.begin(), form.fixed.end(), [&](const Fixed& fixed) {
-      return covers(fixed.where, position, keyword);
-    });
+    return std::any_of(form.fixed.begin(), form.fixed.end(),
+                       [&](const Fixed& fixed) { return covers(fixed.where, position, keyword); });
   };
   const auto args = table_.args(node);
   for (size_t i = 0; i < args.size(); ++i) {

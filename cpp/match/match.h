@@ -17,9 +17,9 @@ namespace spfast {
 struct AllReduceFamily {
   uint32_t id = 0;
   TargetId all_reduce = kNone;
-  TargetId wait = kNone;      // kNone: the all_reduce itself yields the value
-  int32_t reduce_op = -1;     // position of the reduce op; -1: always a sum
-  int32_t group = 1;          // position of the group
+  TargetId wait = kNone;   // kNone: the all_reduce itself yields the value
+  int32_t reduce_op = -1;  // position of the reduce op; -1: always a sum
+  int32_t group = 1;       // position of the group
 };
 
 // One all_reduce of the graph.
@@ -34,10 +34,10 @@ struct Anchor {
 // One rule that holds at one anchor.
 struct Match {
   uint32_t rule = 0;
-  uint32_t tree_node = 0;           // where the rule was complete
-  uint32_t anchor = 0;              // index into the anchors
-  std::vector<NodeId> operations;   // by operation of the pattern; [0] is the reduced value
-  std::vector<Value> parameters;    // by parameter; absent if the rule does not use it
+  uint32_t tree_node = 0;          // where the rule was complete
+  uint32_t anchor = 0;             // index into the anchors
+  std::vector<NodeId> operations;  // by operation of the pattern; [0] is the reduced value
+  std::vector<Value> parameters;   // by parameter; absent if the rule does not use it
 };
 
 // The deepest attempt at an anchor that no rule took: which rule, how far it got, and the first
@@ -45,9 +45,9 @@ struct Match {
 struct Failure {
   uint32_t rule = kNone;
   uint32_t tree_node = kNone;
-  uint32_t depth = 0;             // steps that held
-  NodeId node = kNone;            // where the mismatch is
-  uint32_t check = kNone;         // which operand; kNone: there is no such operation
+  uint32_t depth = 0;      // steps that held
+  NodeId node = kNone;     // where the mismatch is
+  uint32_t check = kNone;  // which operand; kNone: there is no such operation
   Value found;
 };
 
@@ -60,9 +60,9 @@ struct AnchorReport {
 };
 
 struct MatchResult {
-  std::vector<Anchor> anchors;        // in graph order
-  std::vector<AnchorReport> reports;  // one for each anchor
-  std::vector<Match> matches;         // in graph order of their anchors
+  std::vector<Anchor> anchors;           // in graph order
+  std::vector<AnchorReport> reports;     // one for each anchor
+  std::vector<Match> matches;            // in graph order of their anchors
   std::map<int64_t, LookThrough> looks;  // by width of the stream; models have one or two
 };
 

@@ -56,7 +56,7 @@ struct Dispatch {
 struct TreeNode {
   Step step;
   uint32_t parent = kNone;
-  uint32_t depth = 0;  // the register that the step fills
+  uint32_t depth = 0;       // the register that the step fills
   uint32_t rule_below = 0;  // one rule that goes through here, to name in a failure
   std::vector<uint32_t> children;
   std::vector<Dispatch> dispatch;

@@ -37,8 +37,8 @@ void EditList::rewire(NodeId user, NodeId old, NodeRef now) {
   --uses_[old];
   if (now < table_.size()) {
     const auto operands = table_.operands(user);
-    const bool already = std::find(operands.begin(), operands.end(), Value{Tag::kNode, now}) !=
-                         operands.end();
+    const bool already =
+        std::find(operands.begin(), operands.end(), Value{Tag::kNode, now}) != operands.end();
     if (!already) ++uses_[now];
   }
   plan_.edits.push_back({Edit::Kind::kRewire, user, old, now});
@@ -50,8 +50,8 @@ void EditList::set_dim(NodeId node, uint32_t argument) {
 
 void EditList::resize(NodeId node, MetaSpec meta) {
   plan_.metas.push_back(meta);
-  plan_.edits.push_back({Edit::Kind::kResize, node,
-                         static_cast<uint32_t>(plan_.metas.size() - 1), kNone});
+  plan_.edits.push_back(
+      {Edit::Kind::kResize, node, static_cast<uint32_t>(plan_.metas.size() - 1), kNone});
 }
 
 bool EditList::is_size_arithmetic(NodeId node) const {

@@ -24,8 +24,8 @@ class Effects {
   void note_write(Value written, NodeId writer);
 
   const NodeTable& table_;
-  std::vector<NodeId> fences_;                        // in graph order
-  std::vector<std::pair<NodeId, NodeId>> written_;    // base, first writer; sorted by base
+  std::vector<NodeId> fences_;                      // in graph order
+  std::vector<std::pair<NodeId, NodeId>> written_;  // base, first writer; sorted by base
 };
 
 }  // namespace spfast

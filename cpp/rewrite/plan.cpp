@@ -13,8 +13,8 @@ class Formatter {
     switch (edit.kind) {
       case Edit::Kind::kCreate: {
         const Created& made = plan_.created[edit.a];
-        std::string text = "create " + ref(table_.size() + edit.a) + " = " +
-                           target_name(made.target) + "(";
+        std::string text =
+            "create " + ref(table_.size() + edit.a) + " = " + target_name(made.target) + "(";
         for (size_t i = 0; i < made.args.size(); ++i) {
           if (i > 0) text += ", ";
           text += arg(made.args[i]);

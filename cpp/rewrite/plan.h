@@ -1,5 +1,5 @@
-// The Plan: every edit that a rewrite makes, in the order in which it is made. A plan can be printed,
-// compared and tested alone; applying it is fx/'s work.
+// The Plan: every edit that a rewrite makes, in the order in which it is made. A plan can be
+// printed, compared and tested alone; applying it is fx/'s work.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +16,8 @@ using NodeRef = uint32_t;
 struct PlanArg {
   enum class Kind : uint8_t { kNode, kInt, kInts, kCopy };
   Kind kind = Kind::kInt;
-  NodeRef node = kNone;    // kNode; of a kCopy the node whose argument is copied
-  int64_t value = 0;       // kInt; of a kCopy the position of that argument
+  NodeRef node = kNone;        // kNode; of a kCopy the node whose argument is copied
+  int64_t value = 0;           // kInt; of a kCopy the position of that argument
   std::vector<PlanArg> items;  // kInts: a list of sizes
 
   [[nodiscard]] static PlanArg of(NodeRef node) { return {Kind::kNode, node, 0, {}}; }
@@ -74,9 +74,9 @@ struct Edit {
 // Sites with the same number of tokens over the same group: they share local sizes.
 struct TokenClass {
   Dim tokens;
-  uint32_t group = 0;          // index into the groups
-  NodeId example = kNone;      // an all_reduce that has it
-  std::string refused;         // not empty: why its sites stay
+  uint32_t group = 0;      // index into the groups
+  NodeId example = kNone;  // an all_reduce that has it
+  std::string refused;     // not empty: why its sites stay
 };
 
 struct Plan {

@@ -77,17 +77,17 @@ class Planner {
     }
   }
 
-  // Sharded over the same rows of the same group, so that a site of this class may read it as it is.
+  // Sharded over the same rows of the same group, so that a site of this class may read it as it
+  // is.
   [[nodiscard]] bool is_local_for(const Site& site, NodeId root) const {
-    return site_of_[root] != kNone &&
-           sites_.sites[site_of_[root]].token_class == site.token_class;
+    return site_of_[root] != kNone && sites_.sites[site_of_[root]].token_class == site.token_class;
   }
 
   void find_local_uses(const Site& site) {
     for (const SiteOperand& operand : site.operands) {
-      const bool local = operand.kind == SiteOperand::Kind::kStream ||
-                         (operand.kind == SiteOperand::Kind::kRows &&
-                          is_local_for(site, operand.root));
+      const bool local =
+          operand.kind == SiteOperand::Kind::kStream ||
+          (operand.kind == SiteOperand::Kind::kRows && is_local_for(site, operand.root));
       // A full residual is read by the slice of it, not by the node itself.
       if (local) local_uses_.insert(use_key(operand.user, operand.name));
       if (!local && operand.kind == SiteOperand::Kind::kRows) {
@@ -172,10 +172,9 @@ class Planner {
     if (input < table_.size()) {
       input = site.flat ? flatten(site, operand.payload) : operand.payload;
     }
-    local_[anchor.reduced] =
-        collective(site, family.reduce_scatter, family.reduce_scatter_args, input,
-                   anchor.all_reduce, anchor.all_reduce,
-                   {Form::kLocal, anchor.all_reduce, site.token_class, 1});
+    local_[anchor.reduced] = collective(site, family.reduce_scatter, family.reduce_scatter_args,
+                                        input, anchor.all_reduce, anchor.all_reduce,
+                                        {Form::kLocal, anchor.all_reduce, site.token_class, 1});
   }
 
   // The 2D value behind the views of a 3D one, or a new view.
@@ -210,9 +209,9 @@ class Planner {
         edits_.rewire(operand.user, operand.name, local_[operand.root]);
         return;
       case SiteOperand::Kind::kRows:
-        edits_.rewire(operand.user, operand.name,
-                      is_local_for(site, operand.root) ? local_[operand.root]
-                                                       : own_rows(site, operand));
+        edits_.rewire(
+            operand.user, operand.name,
+            is_local_for(site, operand.root) ? local_[operand.root] : own_rows(site, operand));
         return;
       case SiteOperand::Kind::kBuffer:
         edits_.rewire(operand.user, operand.name, local_buffer(site, operand.name, operand.user));
@@ -221,8 +220,8 @@ class Planner {
     }
   }
 
-  // This rank's rows of a full residual, once for all sites of the class. A value that is written to
-  // in place is cut anew each time: a slice shows what stands there when it is read.
+  // This rank's rows of a full residual, once for all sites of the class. A value that is written
+  // to in place is cut anew each time: a slice shows what stands there when it is read.
   NodeRef own_rows(const Site& site, const SiteOperand& operand) {
     const std::pair key{operand.root, site.token_class};
     if (const auto known = rows_.find(key); known != rows_.end()) return known->second;
@@ -263,10 +262,9 @@ class Planner {
     const auto scaled = [&](int64_t factor) {
       if (factor == 0) return PlanArg::integer(0);
       if (factor == 1) return PlanArg::of(size);
-      return PlanArg::of(create(mul_, {PlanArg::of(size), PlanArg::integer(factor)}, before,
-                                anchor_of(site).all_reduce,
-                                {Form::kScaled, anchor_of(site).all_reduce, site.token_class,
-                                 factor}));
+      return PlanArg::of(create(
+          mul_, {PlanArg::of(size), PlanArg::integer(factor)}, before, anchor_of(site).all_reduce,
+          {Form::kScaled, anchor_of(site).all_reduce, site.token_class, factor}));
     };
     const PlanArg start = scaled(group.rank);
     const PlanArg end = scaled(group.rank + 1);
@@ -278,9 +276,9 @@ class Planner {
     const auto known = sizes_.find(site.token_class);
     if (known != sizes_.end()) return known->second;
     const Anchor& anchor = anchor_of(site);
-    const NodeRef size = create(
-        sym_size_, {PlanArg::of(local_[anchor.reduced]), PlanArg::integer(0)}, before,
-        anchor.all_reduce, {Form::kLocalSize, anchor.all_reduce, site.token_class, 1});
+    const NodeRef size =
+        create(sym_size_, {PlanArg::of(local_[anchor.reduced]), PlanArg::integer(0)}, before,
+               anchor.all_reduce, {Form::kLocalSize, anchor.all_reduce, site.token_class, 1});
     sizes_.emplace(site.token_class, size);
     return size;
   }
@@ -390,9 +388,9 @@ class Planner {
       return std::pair{a.reader, a.name} < std::pair{b.reader, b.name};
     });
     const CollectiveFamily& family = families_[anchor_of(site).family];
-    const NodeRef flat = collective(site, family.all_gather, family.all_gather_args, local_[value],
-                                    reads.front().reader, value,
-                                    {Form::kGathered, value, site.token_class, 1});
+    const NodeRef flat =
+        collective(site, family.all_gather, family.all_gather_args, local_[value],
+                   reads.front().reader, value, {Form::kGathered, value, site.token_class, 1});
     gathered_.emplace(value, flat);
     NodeRef full = kNone;
     for (const Read& read : reads) {
@@ -428,8 +426,7 @@ class Planner {
       } else {
         sizes.push_back(PlanArg::of(create(
             sym_size_, {PlanArg::of(input), PlanArg::integer(static_cast<int64_t>(i))}, before,
-            value,
-            {Form::kDimSize, input, site.token_class, static_cast<int64_t>(i)})));
+            value, {Form::kDimSize, input, site.token_class, static_cast<int64_t>(i)})));
       }
     }
     return create(reshape_, {PlanArg::of(flat), PlanArg::sizes(std::move(sizes))}, before, value,
@@ -453,8 +450,8 @@ class Planner {
   std::vector<NodeId>& missing_;
   Plan plan_;
   EditList edits_;
-  std::vector<uint32_t> site_of_;  // by node: the site whose value it is
-  std::vector<NodeRef> local_;     // by value of a site: its shard
+  std::vector<uint32_t> site_of_;             // by node: the site whose value it is
+  std::vector<NodeRef> local_;                // by value of a site: its shard
   std::unordered_set<uint64_t> local_uses_;   // (user, name) that read the shard
   std::unordered_set<uint64_t> sliced_uses_;  // (user, name) that read a slice of the full value
   std::map<NodeId, NodeRef> gathered_;

@@ -149,9 +149,8 @@ class Examiner {
     const auto operands = table_.operands(node);
     for (size_t i = 0; i < operands.size(); ++i) {
       if (!operands[i].is_node()) continue;
-      const bool seen =
-          std::find(operands.begin(), operands.begin() + static_cast<ptrdiff_t>(i), operands[i]) !=
-          operands.begin() + static_cast<ptrdiff_t>(i);
+      const bool seen = std::find(operands.begin(), operands.begin() + static_cast<ptrdiff_t>(i),
+                                  operands[i]) != operands.begin() + static_cast<ptrdiff_t>(i);
       if (seen) continue;
       read_operand(site, node, operands[i].payload);
       if (!site.reason.empty()) return;
@@ -254,8 +253,8 @@ class Examiner {
     static const TargetId kEmptyLike = intern_target("aten.empty_like.default");
     const TargetId target = table_.target(node);
     const auto args = table_.args(node);
-    const bool like_stream = target == kEmptyLike && args.size() == 1 && args[0].is_node() &&
-                             in_stream(args[0].payload);
+    const bool like_stream =
+        target == kEmptyLike && args.size() == 1 && args[0].is_node() && in_stream(args[0].payload);
     const Meta* meta = need(site, node);
     if (meta == nullptr) return;
     const bool sized = table_.dims(*meta).size() >= 2 &&

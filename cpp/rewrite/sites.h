@@ -22,9 +22,9 @@ struct SiteOperand {
 struct Site {
   uint32_t match = 0;
   uint32_t token_class = 0;
-  bool flat = false;              // the stream has more than two dims and is flattened
-  bool views = false;             // some operand is read through a view
-  std::vector<NodeId> interior;   // in graph order; without the reduced value
+  bool flat = false;             // the stream has more than two dims and is flattened
+  bool views = false;            // some operand is read through a view
+  std::vector<NodeId> interior;  // in graph order; without the reduced value
   std::vector<SiteOperand> operands;
   Reason reason;
 };

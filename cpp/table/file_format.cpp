@@ -344,8 +344,8 @@ class TableReader {
   void check_container(NodeId node, uint32_t index, Value value) {
     require(value.payload < t_.spans_.size(), "an index points outside its pool");
     const Span span = t_.spans_[value.payload];
-    require(span.count == 0 || (span.begin > index && span.begin + uint64_t{span.count} <=
-                                                          t_.begins_[node + 1]),
+    require(span.count == 0 ||
+                (span.begin > index && span.begin + uint64_t{span.count} <= t_.begins_[node + 1]),
             "a container holds what is not its own");
     if (value.tag == Tag::kDict) require(span.count % 2 == 0, "a dict with half a pair");
     if (value.tag == Tag::kSlice) require(span.count == 3, "a slice without three parts");
@@ -399,8 +399,7 @@ class TableReader {
 std::vector<uint8_t> write_table(const NodeTable& table) { return TableWriter(table).write(); }
 
 NodeTable read_table(std::span<const uint8_t> bytes) {
-  if (bytes.size() < kHeaderSize ||
-      !std::equal(kMagic.begin(), kMagic.end(), bytes.begin())) {
+  if (bytes.size() < kHeaderSize || !std::equal(kMagic.begin(), kMagic.end(), bytes.begin())) {
     throw FileFormatError("not a spfast table: it does not start with SPFX");
   }
   const auto version = get_fixed<uint32_t>(bytes, 4);

@@ -45,8 +45,8 @@ Value NodeTable::make_int(int64_t value) {
 }
 
 Value NodeTable::make_float(double value) {
-  const auto [it, fresh] = float_ids_.try_emplace(std::bit_cast<uint64_t>(value),
-                                                  static_cast<uint32_t>(floats_.size()));
+  const auto [it, fresh] =
+      float_ids_.try_emplace(std::bit_cast<uint64_t>(value), static_cast<uint32_t>(floats_.size()));
   if (fresh) floats_.push_back(value);
   return {Tag::kFloat, it->second};
 }

@@ -1,9 +1,9 @@
 // A graph as flat arrays: what encode makes, match and plan read, files carry.
 //
 // Nodes are numbered in graph order. The operands of node i, with everything nested in them, occupy
-// one contiguous range of the value pool: first the positional arguments, then the keyword arguments
-// as (key, value) pairs, then the contents of containers. So the edges of the graph are a linear
-// scan, and a nested argument costs no pointer.
+// one contiguous range of the value pool: first the positional arguments, then the keyword
+// arguments as (key, value) pairs, then the contents of containers. So the edges of the graph are a
+// linear scan, and a nested argument costs no pointer.
 #pragma once
 
 #include <cstdint>

@@ -12,14 +12,14 @@
 namespace spfast {
 
 namespace target_flag {
-inline constexpr uint8_t kView = 1;         // same elements in the same order, sizes in argument 1
-inline constexpr uint8_t kIdentity = 2;     // same elements and sizes (clone, alias, detach)
-inline constexpr uint8_t kCopy = 4;         // aten.copy(self, src): the value is argument 1
-inline constexpr uint8_t kSlice = 8;        // aten.slice.Tensor: identity if the bounds are the whole
-inline constexpr uint8_t kGetItem = 16;     // operator.getitem
-inline constexpr uint8_t kMutates = 32;     // writes to an argument
-inline constexpr uint8_t kFence = 64;       // ends a region: a stream change
-inline constexpr uint8_t kAliases = 128;    // the result may share its first argument's storage
+inline constexpr uint8_t kView = 1;       // same elements in the same order, sizes in argument 1
+inline constexpr uint8_t kIdentity = 2;   // same elements and sizes (clone, alias, detach)
+inline constexpr uint8_t kCopy = 4;       // aten.copy(self, src): the value is argument 1
+inline constexpr uint8_t kSlice = 8;      // aten.slice.Tensor: identity if the bounds are the whole
+inline constexpr uint8_t kGetItem = 16;   // operator.getitem
+inline constexpr uint8_t kMutates = 32;   // writes to an argument
+inline constexpr uint8_t kFence = 64;     // ends a region: a stream change
+inline constexpr uint8_t kAliases = 128;  // the result may share its first argument's storage
 }  // namespace target_flag
 
 // Thread-safe. Ids are dense and never reused.

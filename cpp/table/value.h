@@ -69,8 +69,8 @@ enum class MetaKind : uint8_t {
   kUnknown,  // not read yet
   kMissing,  // there is none, or it is nothing that we can describe
   kTensor,
-  kTuple,    // of tensors or Nones; getitem nodes carry the parts
-  kSym,      // a SymInt, or a plain number
+  kTuple,  // of tensors or Nones; getitem nodes carry the parts
+  kSym,    // a SymInt, or a plain number
 };
 inline constexpr uint8_t kMetaKindCount = static_cast<uint8_t>(MetaKind::kSym) + 1;
 

@@ -1,1 +1,47 @@
-"""spfast: finds and rewrites subgraphs of torch.fx graphs at native speed."""
+"""spfast: finds and rewrites subgraphs of torch.fx graphs at native speed.
+
+The main job is sequence parallelism for tensor-parallel models: :func:`apply`, or
+:class:`SequenceParallelismPass` inside ``torch.compile``. :func:`explain` says why an all_reduce was
+left, :class:`NodeTable` carries a graph in a file, :mod:`spfast.patterns` takes further rules, and
+:mod:`spfast.pattern_matcher` stands in for ``torch._inductor.pattern_matcher``.
+"""
+
+from spfast._core import version as __version__
+from spfast.api import apply
+from spfast.config import Applicability, Range, SequenceParallelConfig
+from spfast.errors import (
+    ConfigError,
+    FileFormatError,
+    GraphError,
+    InternalError,
+    PatternError,
+    SpfastError,
+    VerificationError,
+)
+from spfast.explain import Explanation, explain
+from spfast.passes import NoOpEliminationPass, SequenceParallelismPass
+from spfast.result import Result, SkippedSite, Timings
+from spfast.table import NodeTable
+
+__all__ = [
+    "Applicability",
+    "ConfigError",
+    "Explanation",
+    "FileFormatError",
+    "GraphError",
+    "InternalError",
+    "NoOpEliminationPass",
+    "NodeTable",
+    "PatternError",
+    "Range",
+    "Result",
+    "SequenceParallelConfig",
+    "SequenceParallelismPass",
+    "SkippedSite",
+    "SpfastError",
+    "Timings",
+    "VerificationError",
+    "__version__",
+    "apply",
+    "explain",
+]

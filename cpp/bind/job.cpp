@@ -1,0 +1,244 @@
+#include "bind/job.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "bind/bind.h"
+#include "fx/commit.h"
+#include "rewrite/planner.h"
+#include "table/targets.h"
+
+namespace spfast {
+namespace {
+
+fx::EncodedGraph encode_graph(py::handle graph, const Rules& rules) {
+  std::vector<TargetId> targets;
+  for (const AllReduceFamily& family : rules.anchors) targets.push_back(family.all_reduce);
+  fx::EncodeOptions options;
+  options.meta_of = targets;
+  return fx::encode(graph, options);
+}
+
+const char* outcome_text(Outcome outcome) {
+  switch (outcome) {
+    case Outcome::kMatched:
+      return "";
+    case Outcome::kNoMatch:
+      return "no rule matches what reads it";
+    case Outcome::kNoWait:
+      return "its result has other users than one wait_tensor";
+    case Outcome::kClaimed:
+      return "another all_reduce's site has the operations that read it";
+    case Outcome::kUnknownSize:
+      return "its size is not known, or it has no token dim: meta[\"val\"] of the all_reduce must "
+             "be "
+             "a tensor of two or more dims, the last of them a plain number";
+    case Outcome::kKeywords:
+      return "it is called with keyword arguments where positions are expected";
+  }
+  return "";
+}
+
+}  // namespace
+
+Job::Job(py::object graph, std::shared_ptr<const Rules> rules)
+    : graph_(std::move(graph)), rules_(std::move(rules)), encoded_(encode_graph(graph_, *rules_)) {
+  for (const Anchor& anchor : find_anchors(encoded_.table, rules_->anchors)) {
+    if (anchor.group.tag == Tag::kAbsent) continue;
+    const auto known = std::find_if(groups_.begin(), groups_.end(), [&](const GroupInfo& info) {
+      return info.group == anchor.group;
+    });
+    if (known != groups_.end()) continue;
+    groups_.push_back({anchor.group, 0, 0, {}});
+    group_examples_.push_back(anchor.all_reduce);
+  }
+}
+
+py::list Job::groups() const {
+  py::list out;
+  for (const NodeId example : group_examples_) {
+    const TargetId target = encoded_.table.target(example);
+    const auto family =
+        std::find_if(rules_->anchors.begin(), rules_->anchors.end(),
+                     [&](const AllReduceFamily& one) { return one.all_reduce == target; });
+    SPFAST_CHECK(family != rules_->anchors.end());
+    const py::tuple args = encoded_.nodes[example].attr("args");
+    out.append(py::object(args[static_cast<size_t>(family->group)]));
+  }
+  return out;
+}
+
+void Job::set_groups(const py::sequence& infos) {
+  SPFAST_CHECK(infos.size() == groups_.size());
+  for (size_t i = 0; i < groups_.size(); ++i) {
+    const py::tuple info = infos[i];
+    groups_[i].size = info[0].cast<int64_t>();
+    groups_[i].rank = info[1].cast<int64_t>();
+    groups_[i].problem = info[2].cast<std::string>();
+  }
+}
+
+void Job::match() {
+  const py::gil_scoped_release released;
+  matches_ = find_matches(encoded_.table, rules_->programs, rules_->anchors);
+  effects_.emplace(encoded_.table);
+}
+
+void Job::read_missing(std::vector<NodeId>& missing) {
+  for (const NodeId node : missing) {
+    if (encoded_.table.meta(node).kind == MetaKind::kUnknown) {
+      encoded_.metas.read(encoded_.table, node, encoded_.nodes[node]);
+    }
+  }
+  missing.clear();
+}
+
+void Job::examine() {
+  while (true) {
+    {
+      const py::gil_scoped_release released;
+      sites_ =
+          examine_sites(encoded_.table, rules_->programs, matches_, groups_, refused_, *effects_);
+    }
+    if (sites_.missing.empty()) break;
+    read_missing(sites_.missing);
+  }
+  for (const auto& [match, node] : unknown_) {
+    Site& site = sites_.sites.at(match);
+    if (site.reason.empty()) site.reason = {Reason::Kind::kUnknownSize, node, kNone, 0, 0};
+  }
+}
+
+py::list Job::classes() const {
+  py::list out;
+  for (const TokenClass& one : sites_.classes) {
+    py::object tokens = py::none();
+    if (one.refused.empty()) {
+      tokens = one.tokens.is_expr() ? encoded_.metas.symbols().at(one.tokens.expr_id())
+                                    : py::object(py::int_(one.tokens.raw));
+    }
+    out.append(py::make_tuple(tokens, one.group));
+  }
+  return out;
+}
+
+void Job::refuse_class(uint32_t index, std::string why) {
+  const TokenClass& one = sites_.classes.at(index);
+  refused_.push_back({one.tokens, one.group, std::move(why)});
+}
+
+bool Job::refuse_node(py::handle node) {
+  const auto found = std::find_if(encoded_.nodes.begin(), encoded_.nodes.end(),
+                                  [&](const py::object& one) { return one.is(node); });
+  SPFAST_CHECK(found != encoded_.nodes.end());
+  const auto id = static_cast<NodeId>(found - encoded_.nodes.begin());
+  bool any = false;
+  for (const Site& site : sites_.sites) {
+    if (!site.reason.empty()) continue;
+    const bool here =
+        matches_.anchors[matches_.matches[site.match].anchor].reduced == id ||
+        std::find(site.interior.begin(), site.interior.end(), id) != site.interior.end() ||
+        std::any_of(site.operands.begin(), site.operands.end(),
+                    [&](const SiteOperand& one) { return one.root == id || one.name == id; });
+    if (!here) continue;
+    unknown_.emplace_back(site.match, id);
+    any = true;
+  }
+  return any;
+}
+
+void Job::plan() {
+  std::vector<NodeId> missing;
+  while (true) {
+    {
+      const py::gil_scoped_release released;
+      plan_ = make_plan(encoded_.table, rules_->programs, matches_, rules_->families, groups_,
+                        sites_, *effects_, missing);
+    }
+    // Values that have no meta stay unknown: asking again would not end.
+    std::erase_if(
+        missing, [&](NodeId node) { return encoded_.table.meta(node).kind != MetaKind::kUnknown; });
+    if (missing.empty()) return;
+    read_missing(missing);
+  }
+}
+
+py::tuple Job::value_specs() const {
+  const auto spec = [&](const MetaSpec& meta) {
+    return py::make_tuple(static_cast<int>(meta.form), encoded_.nodes[meta.like], meta.token_class,
+                          meta.factor);
+  };
+  py::list created(plan_.created.size());
+  for (size_t i = 0; i < plan_.created.size(); ++i) created[i] = spec(plan_.created[i].meta);
+  py::list resized(plan_.metas.size());
+  for (size_t i = 0; i < plan_.metas.size(); ++i) resized[i] = spec(plan_.metas[i]);
+  return py::make_tuple(created, resized);
+}
+
+py::object Job::commit(const py::list& created, const py::list& resized) {
+  SPFAST_CHECK(created.size() == plan_.created.size() && resized.size() == plan_.metas.size());
+  fx::TargetObjects targets;
+  const py::object resolve = py::module_::import("spfast.targets").attr("resolve");
+  for (const Created& made : plan_.created) {
+    if (!targets.contains(made.target)) targets[made.target] = resolve(target_name(made.target));
+  }
+  return fx::commit(graph_, encoded_, plan_, {created, resized}, targets);
+}
+
+std::string Job::reason_of(const Site& site) {
+  return format_reason(encoded_.table, groups_, sites_.classes, site.reason);
+}
+
+py::list Job::reports() {
+  encoded_.read_names();
+  py::list out;
+  for (size_t i = 0; i < matches_.anchors.size(); ++i) {
+    const AnchorReport& report = matches_.reports[i];
+    std::string rule;
+    std::string reason = outcome_text(report.outcome);
+    std::string nearest;
+    bool rewritten = false;
+    if (report.outcome == Outcome::kMatched) {
+      const Site& site = sites_.sites.at(report.match);
+      rule = rules_->programs.rules()[matches_.matches[report.match].rule].name;
+      rewritten = site.reason.empty();
+      if (!rewritten) reason = reason_of(site);
+    } else if (report.outcome == Outcome::kNoMatch) {
+      nearest = format_failure(encoded_.table, rules_->programs, report.failure);
+    }
+    out.append(py::make_tuple(encoded_.names[matches_.anchors[i].all_reduce], rewritten, rule,
+                              reason, nearest));
+  }
+  return out;
+}
+
+size_t Job::planned_sites() const {
+  return static_cast<size_t>(std::count_if(sites_.sites.begin(), sites_.sites.end(),
+                                           [](const Site& site) { return site.reason.empty(); }));
+}
+
+std::string Job::plan_text() {
+  encoded_.read_names();
+  return format_plan(encoded_.table, plan_);
+}
+
+void bind_job(py::module_& module) {
+  py::class_<Job>(module, "Job", "One run of the pass over one graph, step by step.")
+      .def(py::init<py::object, std::shared_ptr<Rules>>(), py::arg("graph"), py::arg("rules"))
+      .def("groups", &Job::groups)
+      .def("set_groups", &Job::set_groups, py::arg("infos"))
+      .def("match", &Job::match)
+      .def("examine", &Job::examine)
+      .def("classes", &Job::classes)
+      .def("refuse_class", &Job::refuse_class, py::arg("index"), py::arg("why"))
+      .def("refuse_node", &Job::refuse_node, py::arg("node"))
+      .def("plan", &Job::plan)
+      .def("value_specs", &Job::value_specs)
+      .def("commit", &Job::commit, py::arg("created"), py::arg("resized"))
+      .def("reports", &Job::reports)
+      .def("planned_sites", &Job::planned_sites)
+      .def("plan_text", &Job::plan_text)
+      .def("__len__", &Job::size);
+}
+
+}  // namespace spfast

@@ -1,0 +1,69 @@
+// One run of the pass over one graph, in the steps of the design: encode, match, plan, commit.
+// Python answers what the core cannot know in between: which ranks a group has, whether a symbolic
+// number of tokens is divisible, what meta["val"] of a new node is.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bind/rules.h"
+#include "fx/encode.h"
+#include "match/finder.h"
+#include "rewrite/effects.h"
+#include "rewrite/plan.h"
+#include "rewrite/sites.h"
+
+namespace spfast {
+
+namespace py = pybind11;
+
+class Job {
+ public:
+  // Encodes the graph.
+  Job(py::object graph, std::shared_ptr<const Rules> rules);
+
+  // The groups that the all_reduces name, each once, as the graph spells them.
+  [[nodiscard]] py::list groups() const;
+  // For each of them (size, rank, problem); a problem that is not empty leaves its sites alone.
+  void set_groups(const py::sequence& infos);
+  void match();
+  // Finds the sites and their token classes; reads what it needs to know of values.
+  void examine();
+  // (tokens as an int or SymInt, index of the group) of each class that was not refused.
+  [[nodiscard]] py::list classes() const;
+  void refuse_class(uint32_t index, std::string why);
+  // A node whose value turned out to be unknown: the site that it is in stays.
+  bool refuse_node(py::handle node);
+  void plan();
+  // (form, node that it is like, class, factor) of each created and each resized node.
+  [[nodiscard]] py::tuple value_specs() const;
+  py::object commit(const py::list& created, const py::list& resized);
+
+  // (node, outcome, rule, reason, nearest) of each all_reduce.
+  [[nodiscard]] py::list reports();
+  [[nodiscard]] size_t planned_sites() const;
+  [[nodiscard]] std::string plan_text();
+  [[nodiscard]] uint32_t size() const { return encoded_.table.size(); }
+
+ private:
+  void read_missing(std::vector<NodeId>& missing);
+  [[nodiscard]] std::string reason_of(const Site& site);
+
+  py::object graph_;
+  std::shared_ptr<const Rules> rules_;
+  fx::EncodedGraph encoded_;
+  std::vector<GroupInfo> groups_;
+  std::vector<NodeId> group_examples_;
+  MatchResult matches_;
+  std::optional<Effects> effects_;
+  Sites sites_;
+  std::vector<RefusedClass> refused_;
+  std::vector<std::pair<uint32_t, NodeId>> unknown_;  // match, node without a value
+  Plan plan_;
+};
+
+}  // namespace spfast

@@ -1,0 +1,20 @@
+// The rules of a registry, compiled: the program tree of all patterns, and the families of
+// collectives that their anchors belong to.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <vector>
+
+#include "pattern/program.h"
+#include "rewrite/collectives.h"
+
+namespace spfast {
+
+struct Rules {
+  ProgramSet programs;
+  std::vector<CollectiveFamily> families;
+  std::vector<AllReduceFamily> anchors;  // of the families, in the same order
+};
+
+}  // namespace spfast

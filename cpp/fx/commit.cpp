@@ -1,0 +1,240 @@
+#include "fx/commit.h"
+
+#include <unordered_set>
+
+#include "base/check.h"
+#include "fx/node_access.h"
+#include "table/targets.h"
+
+namespace spfast::fx {
+namespace {
+
+// "reduce_scatter_tensor" of "_c10d_functional.reduce_scatter_tensor.default": what FX itself would
+// call such a node after tracing.
+std::string base_name(TargetId target) {
+  const std::string full = target_name(target);
+  const size_t begin = full.find('.') + 1;
+  return full.substr(begin, full.find('.', begin) - begin);
+}
+
+class Committer {
+ public:
+  Committer(py::handle graph, const EncodedGraph& encoded, const Plan& plan,
+            const CommitValues& values, const TargetObjects& targets)
+      : graph_(graph),
+        encoded_(encoded),
+        plan_(plan),
+        values_(values),
+        targets_(targets),
+        access_(NodeAccess::instance()),
+        journal_(py::module_::import("spfast.journal").attr("Journal")(graph)),
+        entries_(journal_.attr("entries")),
+        create_node_(graph.attr("create_node")),
+        erase_node_(graph.attr("erase_node")) {
+    created_.resize(plan.created.size());
+  }
+
+  py::object run() {
+    const py::object insert = graph_.attr("_insert");
+    try {
+      for (const Edit& edit : plan_.edits) apply(edit);
+    } catch (...) {
+      graph_.attr("_insert") = insert;
+      journal_.attr("undo")();
+      throw;
+    }
+    graph_.attr("_insert") = insert;
+    return journal_;
+  }
+
+ private:
+  void apply(const Edit& edit) {
+    switch (edit.kind) {
+      case Edit::Kind::kCreate:
+        create(edit.a);
+        return;
+      case Edit::Kind::kRewire:
+        rewire(edit);
+        return;
+      case Edit::Kind::kSetDim:
+        set_last_dim(edit);
+        return;
+      case Edit::Kind::kResize:
+        resize(edit);
+        return;
+      case Edit::Kind::kErase:
+        erase(edit.a);
+        return;
+    }
+  }
+
+  [[nodiscard]] py::handle node_at(NodeRef ref) const {
+    if (ref < encoded_.nodes.size()) return encoded_.nodes[ref];
+    const py::object& made = created_.at(ref - encoded_.nodes.size());
+    SPFAST_CHECK(made);
+    return made;
+  }
+
+  [[nodiscard]] py::object argument(const PlanArg& arg) {
+    switch (arg.kind) {
+      case PlanArg::Kind::kNode:
+        note_users(node_at(arg.node));
+        return py::reinterpret_borrow<py::object>(node_at(arg.node));
+      case PlanArg::Kind::kInt:
+        return py::int_(arg.value);
+      case PlanArg::Kind::kCopy: {
+        const py::object args = access_.read(encoded_.nodes[arg.node], Field::kArgs);
+        py::object copied = py::reinterpret_borrow<py::object>(
+            PyTuple_GET_ITEM(args.ptr(), static_cast<Py_ssize_t>(arg.value)));
+        if (access_.is_node(copied)) note_users(copied);
+        return copied;
+      }
+      case PlanArg::Kind::kInts: {
+        py::list items;
+        for (const PlanArg& item : arg.items) items.append(argument(item));
+        return items;
+      }
+    }
+    return py::none();
+  }
+
+  void create(uint32_t index) {
+    const Created& made = plan_.created[index];
+    py::tuple args(made.args.size());
+    for (size_t i = 0; i < made.args.size(); ++i) args[i] = argument(made.args[i]);
+    py::object kwargs = py::none();
+    if (made.kwargs_of != kNone) {
+      kwargs = py::dict(access_.read(encoded_.nodes[made.kwargs_of], Field::kKwargs));
+    }
+    if (last_before_ != made.before) {
+      graph_.attr("_insert") = encoded_.nodes[made.before].attr("prepend");
+      last_before_ = made.before;
+    }
+    py::object node = create_node_("call_function", targets_.at(made.target), args, kwargs,
+                                   name_for(made.target));
+    entries_.append(py::make_tuple(create_, node));
+    const py::object meta = access_.read(node, Field::kMeta);
+    inherit(meta, access_.read(encoded_.nodes[made.origin], Field::kMeta));
+    set_item(meta, val_, values_.created[index]);
+    created_[index] = std::move(node);
+  }
+
+  // Where a node came from holds for what takes its place; what its value was does not.
+  void inherit(py::handle to, py::handle from) const {
+    PyObject* key = nullptr;
+    PyObject* value = nullptr;
+    Py_ssize_t at = 0;
+    while (PyDict_Next(from.ptr(), &at, &key, &value) != 0) {
+      const bool of_the_value = PyUnicode_Compare(key, val_.ptr()) == 0 ||
+                                PyUnicode_Compare(key, tensor_meta_.ptr()) == 0 ||
+                                PyUnicode_Compare(key, eager_.ptr()) == 0 ||
+                                PyUnicode_Compare(key, bindings_.ptr()) == 0;
+      if (!of_the_value && PyDict_SetItem(to.ptr(), key, value) != 0) throw py::error_already_set();
+    }
+  }
+
+  void rewire(const Edit& edit) {
+    const py::handle user = node_at(edit.a);
+    const py::handle old = node_at(edit.b);
+    const py::handle now = node_at(edit.c);
+    note_operands(user);
+    note_users(old);
+    note_users(now);
+    user.attr(replace_)(old, now);
+  }
+
+  void set_last_dim(const Edit& edit) {
+    const py::handle node = node_at(edit.a);
+    note_operands(node);
+    const py::object args = access_.read(node, Field::kArgs);
+    const py::handle old = PyTuple_GET_ITEM(args.ptr(), static_cast<Py_ssize_t>(edit.b));
+    py::object last = py::int_(-1);
+    if (PyList_Check(old.ptr()) != 0 || PyTuple_Check(old.ptr()) != 0) {
+      py::list one;
+      one.append(last);
+      last = one;
+    }
+    node.attr("update_arg")(edit.b, last);
+  }
+
+  void resize(const Edit& edit) {
+    const py::object meta = access_.read(node_at(edit.a), Field::kMeta);
+    entries_.append(
+        py::make_tuple(meta_, meta, py::reinterpret_steal<py::dict>(PyDict_Copy(meta.ptr()))));
+    set_item(meta, val_, values_.resized[edit.b]);
+    if (PyDict_Contains(meta.ptr(), tensor_meta_.ptr()) == 1) {
+      journal_.attr("retype")(meta);
+    }
+  }
+
+  void erase(NodeId id) {
+    const py::handle node = encoded_.nodes[id];
+    note_operands(node);
+    for (const Value operand : encoded_.table.operands(id)) {
+      if (operand.is_node()) note_users(encoded_.nodes[operand.payload]);
+    }
+    // An erasure that fails half way is undone as well: the journal looks at what happened.
+    entries_.append(py::make_tuple(erase_, node, access_.read(node, Field::kPrev),
+                                   access_.read(node, Field::kNext), node.attr("_sort_key")));
+    erase_node_(node);
+  }
+
+  void note_operands(py::handle node) {
+    if (!noted_operands_.insert(node.ptr()).second) return;
+    entries_.append(py::make_tuple(operands_, node, access_.read(node, Field::kArgs),
+                                   access_.read(node, Field::kKwargs)));
+  }
+
+  // The order of users is part of a graph too.
+  void note_users(py::handle node) {
+    if (!noted_users_.insert(node.ptr()).second) return;
+    const py::object users = access_.read(node, Field::kUsers);
+    entries_.append(
+        py::make_tuple(users_, users, py::reinterpret_steal<py::dict>(PyDict_Copy(users.ptr()))));
+  }
+
+  py::str name_for(TargetId target) {
+    const auto known = bases_.find(target);
+    if (known != bases_.end()) return known->second;
+    return bases_.emplace(target, py::str(base_name(target))).first->second;
+  }
+
+  static void set_item(py::handle dict, py::handle key, py::handle value) {
+    if (PyDict_SetItem(dict.ptr(), key.ptr(), value.ptr()) != 0) throw py::error_already_set();
+  }
+
+  py::handle graph_;
+  const EncodedGraph& encoded_;
+  const Plan& plan_;
+  const CommitValues& values_;
+  const TargetObjects& targets_;
+  const NodeAccess& access_;
+  py::object journal_;
+  py::list entries_;
+  py::object create_node_;
+  py::object erase_node_;
+  std::vector<py::object> created_;
+  NodeId last_before_ = kNone;
+  std::unordered_set<PyObject*> noted_operands_;
+  std::unordered_set<PyObject*> noted_users_;
+  std::unordered_map<TargetId, py::str> bases_;
+  py::str val_{"val"};
+  py::str tensor_meta_{"tensor_meta"};
+  py::str eager_{"eager_input_vals"};
+  py::str bindings_{"unbacked_bindings"};
+  py::str replace_{"replace_input_with"};
+  py::str create_{"create"};
+  py::str erase_{"erase"};
+  py::str operands_{"operands"};
+  py::str users_{"users"};
+  py::str meta_{"meta"};
+};
+
+}  // namespace
+
+py::object commit(py::handle graph, const EncodedGraph& encoded, const Plan& plan,
+                  const CommitValues& values, const TargetObjects& targets) {
+  return Committer(graph, encoded, plan, values, targets).run();
+}
+
+}  // namespace spfast::fx

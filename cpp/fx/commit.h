@@ -1,0 +1,26 @@
+// Applies a plan to the graph that was encoded: creates, rewires, resizes, erases. All or nothing:
+// what is about to change is noted first, and any error takes every step back (spfast.journal).
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <unordered_map>
+
+#include "fx/encode.h"
+#include "rewrite/plan.h"
+
+namespace spfast::fx {
+
+struct CommitValues {
+  py::list created;  // meta["val"] of each created node, by index
+  py::list resized;  // and of each resized node, by index of its MetaSpec
+};
+
+// The objects that a plan's targets stand for.
+using TargetObjects = std::unordered_map<TargetId, py::object>;
+
+// Returns the journal, with which somebody who finds fault with the result can take it back.
+py::object commit(py::handle graph, const EncodedGraph& encoded, const Plan& plan,
+                  const CommitValues& values, const TargetObjects& targets);
+
+}  // namespace spfast::fx

@@ -1,0 +1,127 @@
+"""Takes a half-done rewrite back: what the native commit notes down before each step, undone in reverse.
+
+Only the links, tables and dictionaries that FX itself keeps are touched here, never its editing
+methods: whatever made an edit fail must not make its undoing fail too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+__all__ = ["Journal"]
+
+
+class Journal:
+    """The notes of one rewrite of one graph.
+
+    Attributes:
+        entries: One tuple a step, in order: ``("operands", node, args, kwargs)``,
+            ``("users", dict, copy)``, ``("meta", dict, copy)``, ``("create", node)``,
+            ``("erase", node, prev, next, sort_key)``; each is noted before the step, but a
+            creation, which is noted once the node exists.
+
+    Example:
+        >>> graph = fx.Graph()
+        >>> x = graph.placeholder("x")
+        >>> journal = Journal(graph)
+        >>> node = graph.call_function(abs, (x,))
+        >>> journal.entries.append(("create", node))
+        >>> journal.undo()
+        >>> [node.name for node in graph.nodes]
+        ['x']
+    """
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.entries: list[tuple[Any, ...]] = []
+        self._graph = graph
+        self._base_count = dict(graph._graph_namespace._base_count)
+
+    @staticmethod
+    def retype(meta: dict[str, Any]) -> None:
+        """Lets ``meta["tensor_meta"]`` say what the new ``meta["val"]`` is."""
+        from torch.fx.passes.shape_prop import _extract_tensor_metadata
+
+        val = meta["val"]
+        if isinstance(val, (tuple, list)):
+            described: Any = type(val)(
+                None if item is None else _extract_tensor_metadata(item) for item in val
+            )
+        else:
+            described = _extract_tensor_metadata(val)
+        meta["tensor_meta"] = described
+
+    def undo(self) -> None:
+        """Restores the graph to what it was when the journal was begun."""
+        created = [entry[1] for entry in self.entries if entry[0] == "create"]
+        for kind, *saved in reversed(self.entries):
+            if kind == "create":
+                self._remove(saved[0])
+            elif kind == "erase":
+                self._put_back(*saved)
+            elif kind == "operands":
+                node, args, kwargs = saved
+                node._update_args_kwargs(args, kwargs)
+            elif kind == "meta":
+                _restore(*saved)
+        # The order of users last: restoring operands appends to it.
+        for kind, *saved in self.entries:
+            if kind == "users":
+                _restore(*saved)
+        self._sweep()
+        self._forget_names(created)
+
+    def _sweep(self) -> None:
+        """Unlinks a node that got into the list but no further, and so was never noted."""
+        root, table = self._graph._root, self._graph._find_nodes_lookup_table
+        node = root._next
+        while node is not root:
+            if node not in table:
+                node._prev._next, node._next._prev = node._next, node._prev
+                node._erased = True
+            node = node._next
+
+    def _remove(self, node: fx.Node) -> None:
+        node._update_args_kwargs((), {})
+        before, after = node._prev, node._next
+        before._next, after._prev = after, before
+        node._prev = node._next = node
+        table = self._graph._find_nodes_lookup_table
+        if node in table:
+            table.remove(node)
+            self._graph._len -= 1
+        node._erased = True
+
+    def _put_back(self, node: fx.Node, before: fx.Node, after: fx.Node, sort_key: Any) -> None:
+        table = self._graph._find_nodes_lookup_table
+        if before._next is not node:
+            before._next = after._prev = node
+            node._prev, node._next, node._sort_key = before, after, sort_key
+        if node not in table:
+            table.insert(node)
+            if node._erased:
+                self._graph._len += 1
+        node._erased = False
+
+    def _forget_names(self, created: list[fx.Node]) -> None:
+        names = self._graph._graph_namespace
+        for node in created:
+            names._obj_to_name.pop(node, None)
+        taken = set(names._obj_to_name.values())
+        for base, count in list(names._base_count.items()):
+            first = self._base_count.get(base)
+            if first == count:
+                continue
+            made = [f"{base}_{i}" for i in range((first or 0) + 1, count + 1)]
+            if first is None:
+                made.append(base)
+                del names._base_count[base]
+            else:
+                names._base_count[base] = first
+            names._used_names.difference_update(name for name in made if name not in taken)
+
+
+def _restore(live: dict[Any, Any], copy: dict[Any, Any]) -> None:
+    live.clear()
+    live.update(copy)

@@ -1,0 +1,6 @@
+"""The passes, each a ``torch._inductor`` custom graph pass."""
+
+from spfast.passes.noop_elimination import NoOpEliminationPass
+from spfast.passes.sequence_parallelism import SequenceParallelismPass
+
+__all__ = ["NoOpEliminationPass", "SequenceParallelismPass"]

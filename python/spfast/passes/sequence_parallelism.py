@@ -1,0 +1,102 @@
+"""The sequence-parallel pass as Inductor takes it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from torch import fx
+from torch._inductor.custom_graph_pass import CustomGraphPass
+
+from spfast import _core
+from spfast.api import apply
+from spfast.config import Applicability, Range, SequenceParallelConfig, applicability
+from spfast.groups import known_groups
+from spfast.passes.base import Dump
+from spfast.patterns import Registry, default_registry
+from spfast.result import Result
+
+__all__ = ["SequenceParallelismPass"]
+
+
+class SequenceParallelismPass(CustomGraphPass):
+    """Sequence parallelism as a ``torch._inductor`` custom graph pass.
+
+    Set it as ``torch._inductor.config.post_grad_custom_pre_pass``. Calling it always applies it;
+    whether it is worth applying to a range of token counts is asked by whoever schedules it. It
+    pickles; what it knows of the last graph does not travel.
+
+    Attributes:
+        config: How it works.
+        pass_name: The name under which it shows up in logs and dumps.
+        matched_count: Sites that the latest call rewrote.
+        result: What the latest call returned; None before the first.
+
+    Args:
+        config: None looks everything up from each graph's process groups.
+        registry: The rules; None takes those of ``spfast.patterns`` at each call.
+
+    Example:
+        >>> sp = SequenceParallelismPass(SequenceParallelConfig(tp_size=8, min_token_num=1024))
+        >>> sp.is_applicable_for_range(Range(1024, 8192))
+        True
+    """
+
+    pass_name = "sequence_parallelism"
+
+    def __init__(
+        self, config: SequenceParallelConfig | None = None, registry: Registry | None = None
+    ) -> None:
+        self.config = config if config is not None else SequenceParallelConfig()
+        self.result: Result | None = None
+        self._registry = registry
+        self._uuid: tuple[Any, str] | None = None
+
+    @property
+    def matched_count(self) -> int:
+        """Sites that the latest call rewrote."""
+        return self.result.matched_count if self.result is not None else 0
+
+    def __call__(self, graph: fx.Graph) -> None:
+        """Rewrites ``graph`` in place; see :func:`spfast.apply` for what it raises."""
+        dump = Dump(self.config.debug_dump, self.pass_name)
+        dump.graph(graph, "before")
+        self.result = apply(graph, self.config, registry=self._registry, record_plan=dump.active)
+        if dump.active:
+            dump.graph(graph, "after")
+            dump.text("plan.txt", self.result.plan)
+            dump.text("result.txt", f"{self.result}\n")
+            dump.text("patterns.py", self._rules().describe())
+
+    def uuid(self) -> str:
+        """Returns what Inductor puts into its cache key for this pass.
+
+        It changes with the version of the package, the rules and the config, and with the groups
+        that this rank is in: ranks share a cache, but not the rows that they keep.
+        """
+        registry = self._rules()
+        state = (registry.version, known_groups())
+        if self._uuid is None or self._uuid[0] != state:
+            parts = [_core.version, registry.digest(), json.dumps(self.config.to_dict())]
+            parts.append(repr(state[1]))
+            digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+            self._uuid = (state, f"spfast.{self.pass_name}.{digest}")
+        return self._uuid[1]
+
+    def applicability(self, range: Range) -> Applicability:
+        """Decides whether the pass is worth applying to graphs of ``range``, with the reason."""
+        return applicability(self.config, range)
+
+    def is_applicable_for_range(self, range: Range) -> bool:
+        """Says whether the pass is worth applying to graphs of ``range``."""
+        return bool(self.applicability(range))
+
+    def _rules(self) -> Registry:
+        return self._registry if self._registry is not None else default_registry()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"config": self.config, "registry": self._registry}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["config"], state["registry"])  # type: ignore[misc]

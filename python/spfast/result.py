@@ -1,0 +1,88 @@
+"""What a run of the pass returns: what was rewritten, what was left and why, and how long it took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+__all__ = ["Result", "SkippedSite", "Timings"]
+
+
+@dataclass(frozen=True)
+class SkippedSite:
+    """An all_reduce that was left exactly as it was.
+
+    Attributes:
+        node: Its name in the graph.
+        reason: Why, in one sentence.
+        nearest: The nearest rule with its first mismatch; empty where a rule matched.
+    """
+
+    node: str
+    reason: str
+    nearest: str = ""
+
+    def __str__(self) -> str:
+        nearest = f" (nearest: {self.nearest})" if self.nearest else ""
+        return f"{self.node}: {self.reason}{nearest}"
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds spent in each stage.
+
+    Attributes:
+        encode: Reading the graph into the node table.
+        match: Running the compiled patterns.
+        plan: Deciding what every value becomes.
+        commit: Creating, rewiring and erasing nodes.
+        meta: Making ``meta["val"]`` of new and resized nodes.
+        total: The whole call, with what lies between the stages.
+    """
+
+    encode: float = 0.0
+    match: float = 0.0
+    plan: float = 0.0
+    commit: float = 0.0
+    meta: float = 0.0
+    total: float = 0.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run did to one graph.
+
+    Attributes:
+        matched_count: Sites that were rewritten; also what ``int()`` gives.
+        by_pattern: The same, by the rule's name.
+        skipped: The all_reduces that stayed, in graph order, each with its reason.
+        timings: Seconds by stage.
+        plan: Every edit that was made, one a line; empty unless it was asked for.
+
+    Example:
+        >>> int(Result(matched_count=2, by_pattern={"middle": 2}))
+        2
+    """
+
+    matched_count: int = 0
+    by_pattern: Mapping[str, int] = field(default_factory=dict)
+    skipped: tuple[SkippedSite, ...] = ()
+    timings: Timings = field(default=Timings(), compare=False)
+    plan: str = field(default="", compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_pattern", MappingProxyType(dict(self.by_pattern)))
+
+    def __int__(self) -> int:
+        return self.matched_count
+
+    def __reduce__(self) -> tuple[object, ...]:
+        fields = (self.matched_count, dict(self.by_pattern), self.skipped, self.timings, self.plan)
+        return (Result, fields)
+
+    def __str__(self) -> str:
+        lines = [f"{self.matched_count} sites rewritten, {len(self.skipped)} left"]
+        lines += [f"  {count} {rule}" for rule, count in sorted(self.by_pattern.items())]
+        lines += [f"  left {site}" for site in self.skipped]
+        return "\n".join(lines)

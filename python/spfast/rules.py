@@ -1,0 +1,69 @@
+"""A registry's rules compiled for the core, and the quick look whether a graph needs them."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx
+
+from spfast import _core
+from spfast.patterns import Registry
+from spfast.targets import find
+
+__all__ = ["anchors_in", "rules_of"]
+
+
+class _Compiled:
+    """What is kept of a registry as long as its rules do not change."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.version = registry.version
+        self.rules = _core.Rules(registry.patterns(), registry.families())
+        self.all_reduces = {family.all_reduce: None for family in registry.families()}
+        self.operators: dict[str, Callable[..., Any]] = {}
+
+    def known_operators(self) -> list[Callable[..., Any]]:
+        """The all_reduce operators that exist by now; others may be registered later."""
+        if len(self.operators) < len(self.all_reduces):
+            for name in self.all_reduces:
+                operator = None if name in self.operators else find(name)
+                if operator is not None:
+                    self.operators[name] = operator
+        return list(self.operators.values())
+
+
+_compiled: weakref.WeakKeyDictionary[Registry, _Compiled] = weakref.WeakKeyDictionary()
+
+
+def _of(registry: Registry) -> _Compiled:
+    found = _compiled.get(registry)
+    if found is None or found.version != registry.version:
+        found = _compiled[registry] = _Compiled(registry)
+    return found
+
+
+def rules_of(registry: Registry) -> _core.Rules:
+    """Returns the compiled rules of a registry; compiled anew only when they changed.
+
+    Raises:
+        PatternError: A pattern is not well formed.
+
+    Example:
+        >>> from spfast.patterns import default_registry
+        >>> len(rules_of(default_registry())) >= 4
+        True
+    """
+    return _of(registry).rules
+
+
+def anchors_in(graph: fx.Graph, registry: Registry) -> bool:
+    """Says whether the graph has any all_reduce that a rule may start from.
+
+    One look-up an operator, whatever the size of the graph.
+    """
+    return any(
+        graph.find_nodes(op="call_function", target=operator, sort=False)
+        for operator in _of(registry).known_operators()
+    )

@@ -1,0 +1,151 @@
+"""What an operator is to the core: its name, and whether it views, copies or writes.
+
+The core asks once for each operator that it meets and keeps the answer. From names back to
+operators goes :func:`resolve`, when a plan creates nodes or a table is decoded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from spfast.errors import GraphError
+
+__all__ = ["describe", "find", "resolve", "target_name"]
+
+# As in cpp/table/targets.h.
+MUTATES = 32
+FENCE = 64
+ALIASES = 128
+WRITES_KEYWORDS = 1 << 31
+
+# Higher-order operators that name what they call in their first argument and are functional: the
+# operator that they wrap writes to copies.
+_FUNCTIONAL_WRAPPERS = frozenset({"auto_functionalized", "auto_functionalized_v2"})
+
+_KNOWN_MODULES = frozenset({"_operator", "builtins", "math", "torch", "sympy"})
+
+# What changes the stream on which later nodes run.
+_STREAM_FUNCTIONS = frozenset({"set_stream", "stream", "wait_stream", "synchronize"})
+
+
+def target_name(target: Any) -> str:
+    """Returns the name under which tables and patterns know an operator.
+
+    Args:
+        target: The target of a ``call_function`` node.
+
+    Example:
+        >>> target_name(torch.ops.aten.add.Tensor)
+        'aten.add.Tensor'
+        >>> import operator
+        >>> target_name(operator.getitem)
+        '_operator.getitem'
+    """
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target)
+    if isinstance(target, torch._ops.HigherOrderOperator):
+        return f"higher_order.{target._name}"
+    module = getattr(target, "__module__", None) or type(target).__module__
+    name = getattr(target, "__qualname__", None) or getattr(target, "__name__", None)
+    return f"{module}.{name or type(target).__qualname__}"
+
+
+def describe(target: Any) -> tuple[str, int, int, bool, bool]:
+    """Answers the core's question about an operator that it has not met before.
+
+    Args:
+        target: The target of a ``call_function`` node.
+
+    Returns:
+        Its name; flags (see cpp/table/targets.h); which positional arguments it writes to, one bit
+        each; whether its first argument names the operator that it wraps; and whether it lives as
+        long as torch does, so that the answer may be kept.
+    """
+    name = target_name(target)
+    if isinstance(target, torch._ops.HigherOrderOperator):
+        if target._name in _FUNCTIONAL_WRAPPERS:
+            return name, 0, 0, True, True
+        # What runs inside cannot be seen from here: nothing moves across it.
+        return name, FENCE, 0, False, True
+    if isinstance(target, torch._ops.OpOverload):
+        return name, *_from_schema(target), False, True
+    # A function that is not Python's own or torch's may do anything.
+    unknown = name.partition(".")[0] not in _KNOWN_MODULES
+    stream = name.rpartition(".")[2] in _STREAM_FUNCTIONS
+    return name, FENCE if unknown or stream else 0, 0, False, False
+
+
+def _from_schema(target: torch._ops.OpOverload) -> tuple[int, int]:
+    flags = writes = 0
+    for position, argument in enumerate(target._schema.arguments):
+        alias = argument.alias_info
+        if alias is None:
+            continue
+        if alias.is_write:
+            flags |= MUTATES
+            writes |= WRITES_KEYWORDS if argument.kwarg_only else 1 << min(position, 30)
+        elif position == 0:
+            flags |= ALIASES
+    if target.namespace == "streams":
+        flags |= FENCE
+    return flags, writes
+
+
+def resolve(name: str) -> Callable[..., Any]:
+    """Returns the operator or function called ``name``.
+
+    Raises:
+        GraphError: There is none in this process.
+
+    Example:
+        >>> resolve("aten.add.Tensor")
+        <OpOverload(op='aten.add', overload='Tensor')>
+    """
+    found = find(name)
+    if found is None:
+        raise GraphError(
+            f"operator '{name}' is not registered: import the library that registers it, "
+            f"or call spfast.testing.ops.declare() for a stand-in"
+        )
+    return found
+
+
+def find(name: str) -> Callable[..., Any] | None:
+    """Returns the operator or function called ``name``; None where this process has none.
+
+    Example:
+        >>> find("aten.add.Tensor"), find("nobody.knows.default")
+        (<OpOverload(op='aten.add', overload='Tensor')>, None)
+    """
+    parts = name.split(".")
+    if parts[0] == "higher_order" and len(parts) == 2:
+        importlib.import_module("torch._higher_order_ops")
+        return getattr(torch.ops.higher_order, parts[1], None)
+    if len(parts) == 3 and hasattr(torch.ops, parts[0]):
+        packet = getattr(getattr(torch.ops, parts[0]), parts[1], None)
+        found = getattr(packet, parts[2], None) if packet is not None else None
+        if found is not None:
+            return found  # type: ignore[no-any-return]
+    return _function(parts)
+
+
+def _function(parts: list[str]) -> Callable[..., Any] | None:
+    """A function of a loaded module, or of torch: a name from a file imports nothing else."""
+    for split in range(len(parts) - 1, 0, -1):
+        found: Any = sys.modules.get(".".join(parts[:split]))
+        if found is None and parts[0] == "torch":
+            try:
+                found = importlib.import_module(".".join(parts[:split]))
+            except ImportError:
+                continue
+        if found is None:
+            continue
+        for part in parts[split:]:
+            found = getattr(found, part, None)
+        return found if callable(found) else None
+    return None
