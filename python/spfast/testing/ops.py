@@ -251,7 +251,8 @@ def declare() -> tuple[str, ...]:
         >>> torch.ops.vllm_ir.rms_norm(torch.ones(2, 4), None, 1e-6).shape
         torch.Size([2, 4])
     """
-    if importlib.util.find_spec("vllm") is not None:
+    found = importlib.util.find_spec("vllm")
+    if found is not None and found.origin is not None:  # not just a folder of that name
         return ()
     declared = []
     for entry in DECLARATIONS:

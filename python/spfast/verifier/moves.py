@@ -8,13 +8,23 @@ from typing import Any
 
 from torch import fx
 
-from spfast.verify.context import Context
-from spfast.verify.dims import SYMBOLIC_OPERATORS
-from spfast.verify.groups import group_name
-from spfast.verify.kinds import COLLECTIVES
-from spfast.verify.values import Kind, Shape, Value
+from spfast.verifier.context import Context
+from spfast.verifier.dims import SYMBOLIC_OPERATORS
+from spfast.verifier.groups import group_name
+from spfast.verifier.kinds import COLLECTIVES
+from spfast.verifier.values import Kind, Shape, Value
 
-__all__ = ["collective", "copy", "getitem", "identity", "number", "size", "slice_rows", "view", "wait"]
+__all__ = [
+    "collective",
+    "copy",
+    "getitem",
+    "identity",
+    "number",
+    "size",
+    "slice_rows",
+    "view",
+    "wait",
+]
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
@@ -28,7 +38,7 @@ def collective(
     ctx: Context, node: fx.Node, target: Any, args: Args, kwargs: Kwargs
 ) -> Value | None:
     """all_reduce, reduce_scatter and all_gather over one group."""
-    what = COLLECTIVES[target.name()]
+    what = COLLECTIVES[target._name]
     if kwargs or len(args) <= what.group or not isinstance(args[0], fx.Node):
         return None
     value = ctx.read(args[0])
@@ -126,7 +136,7 @@ def view(ctx: Context, node: fx.Node, target: Any, args: Args, kwargs: Kwargs) -
     value = ctx.read(args[0])
     if value.kind not in (Kind.FULL, Kind.SHARD) or value.shape is None:
         return None
-    sizes = _view_sizes(ctx, target.name(), value.shape, args, kwargs)
+    sizes = _view_sizes(ctx, target._name, value.shape, args, kwargs)
     if sizes is None:
         return None
     shape = ctx.dims.resolve(sizes, value.shape)
@@ -138,9 +148,7 @@ def view(ctx: Context, node: fx.Node, target: Any, args: Args, kwargs: Kwargs) -
     return ctx.store.full(value.term, shape)
 
 
-def _view_sizes(
-    ctx: Context, name: str, shape: Shape, args: Args, kwargs: Kwargs
-) -> Shape | None:
+def _view_sizes(ctx: Context, name: str, shape: Shape, args: Args, kwargs: Kwargs) -> Shape | None:
     rank = len(shape)
     if name == "aten::unsqueeze":
         dim = _at(args, kwargs, 1, "dim")
@@ -172,7 +180,7 @@ def slice_rows(
     dim = _at(args, kwargs, 1, "dim", 0)
     length = value.shape[dim]
     start = ctx.size(_at(args, kwargs, 2, "start") or 0)
-    if target.name() == "aten::narrow":
+    if target._name == "aten::narrow":
         taken = ctx.size(_at(args, kwargs, 3, "length"))
         end = None if start is None or taken is None else ctx.dims.plain(start + taken)
     else:

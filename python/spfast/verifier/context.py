@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import fx
 
-from spfast.verify.dims import Dims
-from spfast.verify.groups import Groups
-from spfast.verify.values import Kind, Store, Value
+from spfast.verifier.dims import Dims
+from spfast.verifier.groups import Groups
+from spfast.verifier.values import Kind, Store, Value
 
 __all__ = ["Context", "Rule"]
 
@@ -27,7 +27,7 @@ class Context:
         is_after: Whether this is the rewritten graph, where what cannot be proved is a problem.
         values: What each node is.
         effects: The terms of everything that happens in an order, with the node's name.
-        reasons: Why a node could not be followed, by node.
+        problems: What was found wrong, by node.
         assumed: Nodes taken to be the same on every rank.
         replicated: Nodes proved so; None when nobody said which inputs are.
         vals: meta["val"] of each node of this graph.
@@ -42,13 +42,14 @@ class Context:
     vals: dict[fx.Node, Any] = field(default_factory=dict)
     values: dict[fx.Node, Value] = field(default_factory=dict)
     effects: list[tuple[int, fx.Node]] = field(default_factory=list)
-    reasons: dict[fx.Node, str] = field(default_factory=dict)
+    problems: dict[fx.Node, str] = field(default_factory=dict)
     assumed: dict[fx.Node, None] = field(default_factory=dict)
     why: str | None = None
-    # Of graphs that write to tensors: the storage each node shares, and each storage's last write.
-    roots: dict[fx.Node, fx.Node] | None = None
+    # Of graphs that write to tensors: the storage each node shares, each storage's last write (its
+    # term, and how many writes there had been), and how many there had been at each node.
+    roots: dict[fx.Node, Hashable] = field(default_factory=dict)
     born: dict[fx.Node, int] = field(default_factory=dict)
-    written: dict[fx.Node, tuple[int, int]] = field(default_factory=dict)
+    written: dict[Hashable, tuple[int, int]] = field(default_factory=dict)
 
     def read(self, node: fx.Node) -> Value:
         """Returns what ``node`` holds when it is read now, after the writes so far.
@@ -57,7 +58,7 @@ class Context:
             KeyError: The node has not been computed yet.
         """
         value = self.values[node]
-        if self.written and self.roots is not None:
+        if self.written:
             write = self.written.get(self.roots.get(node, node))
             if write is not None and write[1] > self.born.get(node, 0):
                 return self._after_write(value, write[0])
@@ -124,8 +125,8 @@ class Context:
         if self.replicated is None:
             self.assumed[node] = None
         elif node not in self.replicated:
-            self.reasons.setdefault(
-                node, "joins rows of different ranks but is not proved the same on every rank"
+            self.problems.setdefault(
+                node, "meets rows of one rank but is not proved the same on every rank"
             )
 
 

@@ -31,7 +31,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Verification:
-    """The result of :func:`spfast.verify.verify`.
+    """The result of :func:`spfast.verifier.verify`.
 
     Attributes:
         problems: Everything that could not be proved, in graph order; empty when all was.

@@ -26,6 +26,7 @@ class Kind(Enum):
     PENDING = auto()  # the result of a collective that nobody has waited for yet
     TUPLE = auto()  # several values; getitem picks one
     SCALAR = auto()  # a symbolic or plain number; its term is the number itself
+    WRONG = auto()  # what a node yields that has been reported already, and all that reads it
 
 
 class Value:
@@ -59,13 +60,15 @@ class Value:
         """Returns a few words for a message, such as "a full value [4096, 8192]"."""
         shape = "" if self.shape is None else f" [{', '.join(str(d) for d in self.shape)}]"
         if self.kind is Kind.SHARD:
-            return f"one rank's chunk{shape} (1/{self.tp} of group {self.group!r})"
+            return f"one rank's chunk{shape} of group {self.group!r}"
         if self.kind is Kind.PENDING:
             return "an unfinished collective"
         if self.kind is Kind.TUPLE:
             return "a tuple"
         if self.kind is Kind.SCALAR:
-            return "a number"
+            return f"the number {self.number}"
+        if self.kind is Kind.WRONG:
+            return "a wrong value"
         return f"a full value{shape}"
 
 
@@ -81,6 +84,7 @@ class Store:
         self.known = 0
         # term of some rows of a value -> (the value's term, its rows, first row, end row)
         self.blocks: dict[int, tuple[int, Any, Any, Any]] = {}
+        self.wrong = Value(Kind.WRONG, self.term("wrong"), None)
 
     def term(self, key: Hashable) -> int:
         """Returns the number of the term ``key``; equal keys get equal numbers."""
@@ -144,5 +148,8 @@ class Store:
             return True
         if value.kind in (Kind.TUPLE, Kind.PENDING):
             return all(self.is_known(part) for part in value.parts)
-        return value.term < self.known or value.kind is Kind.SCALAR
-
+        if value.kind is Kind.SCALAR:
+            return True
+        block = self.blocks.get(value.term)
+        term = value.term if block is None else block[0]
+        return value.kind is not Kind.WRONG and term < self.known

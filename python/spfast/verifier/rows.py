@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import fx
 
-from spfast.verify.context import Context
-from spfast.verify.dims import strip_leading
-from spfast.verify.values import Kind, Shape, Value
+from spfast.verifier.context import Context
+from spfast.verifier.dims import strip_leading
+from spfast.verifier.values import Kind, Shape, Value
 
 __all__ = ["Joined", "elementwise", "join", "row_operator"]
 
@@ -110,14 +110,11 @@ def _join_shards(ctx: Context, operands: Sequence[Operand], first: Value) -> Joi
                 return None
             ctx.assume(node)
             items.append((base, value.shape, True))
-        elif not _lead(value):
+        elif value.shape is not None and not _lead(value):
             ctx.assume(node)
             items.append((value.term, value.shape, False))
         else:
-            ctx.why = (
-                f"reads the full value {node.name!r} {list(value.shape or ())} "
-                f"together with {first.describe()}"
-            )
+            ctx.why = f"reads {value.describe()} in {node.name!r} together with {first.describe()}"
             return None
     return Joined(items, group, tp)
 
@@ -173,8 +170,9 @@ def elementwise(
         return None
     shape = operands[0][1].shape
     store = ctx.store
-    if not store.blocks and all(
-        value.kind is Kind.FULL and value.shape == shape for _, value in operands
+    if all(
+        value.kind is Kind.FULL and value.shape == shape and value.term not in store.blocks
+        for _, value in operands
     ):
         term = _element_term(ctx, target, layout, kwargs, [v.term for _, v in operands])
         return store.full(term, shape)

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from spfast.verify.context import Context
-from spfast.verify.kinds import NORMS, REDUCTIONS, Norm
-from spfast.verify.rows import row_operator
-from spfast.verify.values import Kind, Value
+from spfast.verifier.context import Context
+from spfast.verifier.kinds import NORMS, REDUCTIONS, Norm
+from spfast.verifier.rows import row_operator
+from spfast.verifier.values import Kind, Value
 
 __all__ = ["auto_functionalized", "norm", "reduction"]
 
@@ -45,7 +45,7 @@ def _apply(
     operands = [(row, ctx.read(row)) for row in rows if isinstance(row, fx.Node)]
     skip = {*what.rows, *what.shared, *what.writes}
     if what.shape_argument is not None:
-        normalised = bound.get(what.shape_argument) or ()
+        normalised: list[Any] = bound.get(what.shape_argument) or []
         shape = operands[0][1].shape
         if not shape or len(normalised) != 1 or ctx.size(normalised[0]) != shape[-1]:
             return None
@@ -58,7 +58,7 @@ def norm(
     ctx: Context, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Value | None:
     """A norm in its functional form."""
-    what = NORMS[target.name()]
+    what = NORMS[target._name]
     results = _apply(ctx, target, what, bind(target, args, kwargs))
     if results is None:
         return None
@@ -72,7 +72,7 @@ def auto_functionalized(
     wrapped = args[0] if args else None
     if not isinstance(wrapped, torch._ops.OpOverload):
         return None
-    what = NORMS.get(wrapped.name())
+    what = NORMS.get(wrapped._name)
     if what is None or not what.writes:
         return None
     bound = bind(wrapped, (), kwargs)
@@ -92,8 +92,9 @@ def auto_functionalized(
     else:
         order = list(what.writes)
     # A buffer's contents do not matter, for all of it is written; its dtype does.
-    buffers = [bound.get(name) for name in what.writes if name not in what.rows]
-    if not all(isinstance(buffer, fx.Node) for buffer in buffers):
+    names = [name for name in what.writes if name not in what.rows]
+    buffers = [bound[name] for name in names if isinstance(bound.get(name), fx.Node)]
+    if len(buffers) != len(names):
         return None
     dtypes = tuple([str(getattr(ctx.vals.get(b), "dtype", None)) for b in buffers])
     results = _apply(ctx, wrapped, what, bound, dtypes)
@@ -117,7 +118,7 @@ def reduction(
     ctx: Context, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Value | None:
     """A reduction (or softmax) over the last dim."""
-    where = REDUCTIONS[target.name()]
+    where = REDUCTIONS[target._name]
     names = [argument.name for argument in target._schema.arguments]
     bound = bind(target, args, kwargs)
     operand = bound[names[0]]
@@ -130,9 +131,11 @@ def reduction(
     dim = bound.get(dim_name)
     listed = dim if isinstance(dim, (list, tuple)) else [dim]
     if len(listed) != 1 or not isinstance(listed[0], int):
-        return _whole(ctx, value, f"reduces over dims {dim}")
+        return None
     if listed[0] not in (-1, len(value.shape) - 1):
-        return _whole(ctx, value, f"reduces over dim {listed[0]}, which is not the row's own")
+        if value.kind is Kind.SHARD:
+            ctx.why = f"reduces {value.describe()} in {operand.name!r} over dim {listed[0]}"
+        return None
     output, skip = "row", {names[0], dim_name}
     if where.keepdim is not None:
         keep = names[where.keepdim] if isinstance(where.keepdim, int) else where.keepdim
@@ -141,8 +144,3 @@ def reduction(
     literals = tuple([(name, ctx.key(bound[name])) for name in bound if name not in skip])
     results = row_operator(ctx, target, [(operand, value)], (), literals, (output,))
     return None if results is None else results[0]
-
-
-def _whole(ctx: Context, value: Value, why: str) -> None:
-    if value.kind is Kind.SHARD:
-        ctx.why = f"{why}, of {value.describe()}"

@@ -166,9 +166,9 @@ def operator_name(target: Any) -> str:
         'aten::mean.dim'
     """
     if isinstance(target, torch._ops.OpOverload):
-        return target.name()
+        return str(target._name)
     if isinstance(target, torch._ops.HigherOrderOperator):
-        return str(target.name() if callable(target.name) else target.name)
+        return str(target._name)
     return ""
 
 
@@ -178,7 +178,7 @@ def is_elementwise(target: Any) -> bool:
         return False
     if torch.Tag.nondeterministic_seeded in target.tags:
         return False
-    return torch.Tag.pointwise in target.tags or target.name() in _MORE_ELEMENTWISE
+    return torch.Tag.pointwise in target.tags or target._name in _MORE_ELEMENTWISE
 
 
 # Pure although they are not operators with a schema.
@@ -239,9 +239,7 @@ def writes_of(op: str, target: Any) -> Writes:
             if a.alias_info is not None and a.alias_info.is_write
         )
         ordered = (
-            bool(written)
-            or not schema.returns
-            or torch.Tag.nondeterministic_seeded in target.tags
+            bool(written) or not schema.returns or torch.Tag.nondeterministic_seeded in target.tags
         )
         return Writes(written, ordered) if ordered else _PURE
     if isinstance(target, torch._ops.HigherOrderOperator):

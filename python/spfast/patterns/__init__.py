@@ -1,0 +1,110 @@
+"""Rules and dialects: what the pass recognises, and how to teach it more.
+
+A rule is a plain function that calls operators by name on symbolic values. Its first parameter is
+the value that an all_reduce yields, the others are what a match captures, and it returns the values
+that the rewrite keeps. No tensor is made, no GPU is used, and an operator need not exist yet.
+
+A rule of one's own, in a dialect that is known:
+
+    >>> from spfast import patterns
+    >>> from spfast.patterns import Rows, ops
+    >>> with patterns.default_registry().temporary():
+    ...     @patterns.register("my_add_norm", dialect="functional", priority=2)
+    ...     def my_add_norm(reduced, residual: Rows, weight, epsilon):
+    ...         both = ops.mylib.add_norm(reduced, residual, weight, epsilon)
+    ...         return both[0], both[1]
+    ...     "my_add_norm" in patterns.default_registry().rules()
+    True
+
+A dialect of one's own, whose all_reduce is another operator:
+
+    >>> from spfast.patterns import CollectiveFamily, Dialect
+    >>> with patterns.default_registry().temporary() as registry:
+    ...     registry.add_dialect(Dialect("mylib", (CollectiveFamily(
+    ...         "mylib", all_reduce="mylib.all_reduce.default", wait=None, reduce_op=-1, group=1,
+    ...         reduce_scatter="mylib.reduce_scatter.default",
+    ...         reduce_scatter_args=("input", 0, "world_size", "group"),
+    ...         all_gather="mylib.all_gather.default",
+    ...         all_gather_args=("input", 0, "world_size", "group")),)))
+    ...     [dialect.name for dialect in registry.dialects()]
+    ['vllm_ir', 'vllm_custom_ops', 'functional', 'mylib']
+
+The rules of every dialect start from every all_reduce, so the new dialect has the known norms at
+once. Where one operation may be written in several ways, :func:`either` says so; where it is a
+mutating operator that was functionalised, :func:`functionalized`. ``registry.describe()`` writes
+every pattern back as such a function.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from spfast.patterns.building import either, functionalized
+from spfast.patterns.describe import describe
+from spfast.patterns.model import CollectiveFamily, Pattern
+from spfast.patterns.registry import Dialect, Registry
+from spfast.patterns.tracing import trace
+from spfast.patterns.values import Buffer, Captures, Rows, Value, default, last_dim, one_of, ops
+
+__all__ = [
+    "Buffer",
+    "Captures",
+    "CollectiveFamily",
+    "Dialect",
+    "Pattern",
+    "Registry",
+    "Rows",
+    "Value",
+    "default",
+    "default_registry",
+    "describe",
+    "either",
+    "functionalized",
+    "last_dim",
+    "one_of",
+    "ops",
+    "register",
+    "trace",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@functools.cache
+def default_registry() -> Registry:
+    """The registry that the pass uses when it is given none: the four rules in three dialects.
+
+    Example:
+        >>> from spfast.patterns import default_registry
+        >>> default_registry().rules()  # doctest: +NORMALIZE_WHITESPACE
+        ('first_all_reduce_rms_norm', 'middle_all_reduce_rms_norm',
+         'first_all_reduce_rms_norm_static_fp8', 'middle_all_reduce_rms_norm_static_fp8')
+    """
+    from spfast.patterns import functional, vllm_custom_ops, vllm_ir
+
+    registry = Registry()
+    for dialect in (vllm_ir, vllm_custom_ops, functional):
+        dialect.register(registry)
+    return registry
+
+
+def register(
+    name: str,
+    *,
+    dialect: str,
+    priority: int = 0,
+    variant: str = "",
+    variants: Mapping[str, Sequence[Any]] | None = None,
+    replace: bool = False,
+) -> Callable[[F], F]:
+    """Registers the decorated function with the default registry: see :meth:`Registry.register`."""
+    return default_registry().register(
+        name,
+        dialect=dialect,
+        priority=priority,
+        variant=variant,
+        variants=variants,
+        replace=replace,
+    )

@@ -1,0 +1,303 @@
+"""The registry: which rules are known, in which dialects, and how their collectives are spelled."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from spfast.errors import PatternError
+from spfast.patterns.describe import describe
+from spfast.patterns.model import CollectiveFamily, Operand, Operation, Parameter, Pattern
+from spfast.patterns.tracing import trace_variants
+
+__all__ = ["Dialect", "Registry"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+_versions = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """A way to write tensor-parallel models: the collectives, under one name.
+
+    Attributes:
+        name: what rules are registered under.
+        families: its collectives; dialects may share them.
+    """
+
+    name: str
+    families: tuple[CollectiveFamily, ...] = ()
+
+
+@dataclass(frozen=True)
+class Key:
+    """What tells one registration from another."""
+
+    dialect: str
+    rule: str
+    variant: str
+
+
+class Registry:
+    """Rules and dialects; every change gives it a new :attr:`version`.
+
+    Example:
+        >>> from spfast.patterns import Dialect, Registry, ops
+        >>> registry = Registry()
+        >>> registry.add_dialect(Dialect("mine"))
+        >>> @registry.register("all_reduce_relu", dialect="mine")
+        ... def all_reduce_relu(x):
+        ...     return ops.aten.relu(x)
+        >>> registry.rules()
+        ('all_reduce_relu',)
+    """
+
+    def __init__(self) -> None:
+        self._dialects: dict[str, Dialect] = {}
+        self._entries: dict[Key, tuple[Pattern, ...]] = {}
+        self._version = next(_versions)
+        self._digest: tuple[int, str] = (0, "")
+
+    @property
+    def version(self) -> int:
+        """A number that no other state of any registry in this process has."""
+        return self._version
+
+    # --- changing ---------------------------------------------------------------------------------
+
+    def add_dialect(self, dialect: Dialect, *, replace: bool = False) -> None:
+        """Adds a dialect.
+
+        Raises:
+            PatternError: There is one of its name and ``replace`` is false; or one of its
+                all_reduces is spelled otherwise by another dialect.
+        """
+        if dialect.name in self._dialects and not replace:
+            raise PatternError(
+                f"dialect '{dialect.name}' is registered already: "
+                f"choose another name or pass replace=True"
+            )
+        for other in self._dialects.values():
+            if other.name != dialect.name:
+                _check_families(dialect, other)
+        self._dialects[dialect.name] = dialect
+        self._version = next(_versions)
+
+    def register(
+        self,
+        name: str,
+        *,
+        dialect: str,
+        priority: int = 0,
+        variant: str = "",
+        variants: Mapping[str, Sequence[Any]] | None = None,
+        replace: bool = False,
+    ) -> Callable[[F], F]:
+        """Registers the decorated pattern function as a rule.
+
+        Args:
+            name: name of the rule. It may have variants, in this dialect and in others.
+            dialect: one that was added before.
+            priority: at one all_reduce the rule of highest priority wins, then the longest variant.
+            variant: tells several functions of one rule and dialect apart.
+            variants: values for each keyword-only parameter of the function, which is traced once
+                for each combination.
+            replace: whether an earlier registration of the same name, dialect and variant goes.
+
+        Raises:
+            PatternError: The name is taken, the dialect unknown, the function describes no pattern,
+                or the rule's other variants disagree about its priority or a parameter's role.
+        """
+
+        def decorate(function: F) -> F:
+            key = Key(dialect, name, variant)
+            if dialect not in self._dialects:
+                known = ", ".join(sorted(self._dialects)) or "none"
+                raise PatternError(
+                    f"there is no dialect '{dialect}': add it first (known: {known})"
+                )
+            if key in self._entries and not replace:
+                raise PatternError(
+                    f"rule '{name}' is registered already for dialect '{dialect}': choose another "
+                    f"name, name a variant, or pass replace=True"
+                )
+            patterns = trace_variants(function, name, priority, variants)
+            _unify([*self._patterns_of(name, but=key), *patterns])
+            self._entries[key] = patterns
+            self._version = next(_versions)
+            return function
+
+        return decorate
+
+    def unregister(self, name: str, *, dialect: str | None = None) -> None:
+        """Removes a rule, from one dialect or from all.
+
+        Raises:
+            PatternError: There is no such rule.
+        """
+        found = [
+            key for key in self._entries if key.rule == name and dialect in (None, key.dialect)
+        ]
+        if not found:
+            where = "" if dialect is None else f" in dialect '{dialect}'"
+            raise PatternError(f"there is no rule '{name}'{where}")
+        for key in found:
+            del self._entries[key]
+        self._version = next(_versions)
+
+    @contextlib.contextmanager
+    def temporary(self) -> Iterator[Registry]:
+        """Undoes at its end whatever was registered or removed inside.
+
+        Example:
+            >>> from spfast.patterns import Dialect, Registry
+            >>> registry = Registry()
+            >>> with registry.temporary():
+            ...     registry.add_dialect(Dialect("mine"))
+            >>> registry.dialects()
+            ()
+        """
+        state = dict(self._dialects), dict(self._entries), self._version
+        try:
+            yield self
+        finally:
+            self._dialects, self._entries, self._version = state
+
+    def copy(self) -> Registry:
+        """A registry of its own with the same content."""
+        other = Registry()
+        other._dialects, other._entries = dict(self._dialects), dict(self._entries)
+        return other
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def dialects(self) -> tuple[Dialect, ...]:
+        """The dialects, in the order in which they were added."""
+        return tuple(self._dialects.values())
+
+    def rules(self, dialects: Iterable[str] | None = None) -> tuple[str, ...]:
+        """Names of the rules of these dialects, or of all."""
+        return tuple(dict.fromkeys(pattern.rule for pattern in self._chosen(dialects)))
+
+    def patterns(self, dialects: Iterable[str] | None = None) -> tuple[Pattern, ...]:
+        """The patterns of these dialects, or of all, as the core takes them.
+
+        All patterns of a rule have the same parameters: those that any of its variants has.
+
+        Raises:
+            PatternError: There is no dialect of such a name.
+        """
+        by_rule: dict[str, list[Pattern]] = {}
+        for pattern in self._chosen(dialects):
+            by_rule.setdefault(pattern.rule, []).append(pattern)
+        unified = (_unify(patterns) for patterns in by_rule.values())
+        return tuple(dict.fromkeys(itertools.chain.from_iterable(unified)))
+
+    def families(self, dialects: Iterable[str] | None = None) -> tuple[CollectiveFamily, ...]:
+        """The families of collectives of these dialects, or of all."""
+        by_all_reduce: dict[str, CollectiveFamily] = {}
+        for name in self._names(dialects):
+            for family in self._dialects[name].families:
+                by_all_reduce.setdefault(family.all_reduce, family)
+        return tuple(by_all_reduce.values())
+
+    def digest(self) -> str:
+        """A hash of everything registered: equal in every process that registered the same.
+
+        Example:
+            >>> from spfast.patterns import Registry
+            >>> Registry().digest() == Registry().digest()
+            True
+        """
+        if self._digest[0] != self._version:
+            content = repr((self.patterns(), self.families())).encode()
+            self._digest = (self._version, hashlib.sha256(content).hexdigest())
+        return self._digest[1]
+
+    def describe(self, dialects: Iterable[str] | None = None) -> str:
+        """Every pattern as readable Python, one function a variant."""
+        return "\n\n\n".join(
+            f"# rule {pattern.rule}, priority {pattern.priority}\n{describe(pattern)}"
+            for pattern in self._chosen(dialects)
+        )
+
+    def _names(self, dialects: Iterable[str] | None) -> list[str]:
+        if dialects is None:
+            return list(self._dialects)
+        names = list(dialects)
+        for name in names:
+            if name not in self._dialects:
+                known = ", ".join(sorted(self._dialects)) or "none"
+                raise PatternError(f"there is no dialect '{name}' (known: {known})")
+        return names
+
+    def _chosen(self, dialects: Iterable[str] | None) -> list[Pattern]:
+        names = set(self._names(dialects))
+        return [
+            pattern
+            for key, patterns in self._entries.items()
+            if key.dialect in names
+            for pattern in patterns
+        ]
+
+    def _patterns_of(self, rule: str, but: Key) -> list[Pattern]:
+        return [
+            pattern
+            for key, patterns in self._entries.items()
+            if key.rule == rule and key != but
+            for pattern in patterns
+        ]
+
+
+def _check_families(new: Dialect, known: Dialect) -> None:
+    for family in new.families:
+        for other in known.families:
+            spelled = replace(family, name="") == replace(other, name="")
+            if family.all_reduce == other.all_reduce and not spelled:
+                raise PatternError(
+                    f"dialects '{new.name}' and '{known.name}' spell the collectives of "
+                    f"{family.all_reduce} differently"
+                )
+
+
+def _unify(patterns: Sequence[Pattern]) -> list[Pattern]:
+    """The variants of one rule, each with the parameters of all."""
+    parameters: dict[str, Parameter] = {}
+    for pattern in patterns:
+        if pattern.priority != patterns[0].priority:
+            raise PatternError(
+                f"rule '{pattern.rule}' has priority {patterns[0].priority} in one variant "
+                f"and {pattern.priority} in another: give all the same"
+            )
+        for parameter in pattern.parameters:
+            known = parameters.setdefault(parameter.name, parameter)
+            if known != parameter:
+                raise PatternError(
+                    f"rule '{pattern.rule}' has a parameter '{parameter.name}' that is "
+                    f"{known.role} in one variant and {parameter.role} in another"
+                )
+    everything = tuple(parameters.values())
+    place = {parameter: i for i, parameter in enumerate(everything)}
+    return [_with_parameters(pattern, everything, place) for pattern in patterns]
+
+
+def _with_parameters(
+    pattern: Pattern, parameters: tuple[Parameter, ...], place: Mapping[Parameter, int]
+) -> Pattern:
+    if pattern.parameters == parameters:
+        return pattern
+
+    def moved(operand: Operand) -> Operand:
+        if operand.kind != "parameter":
+            return operand
+        return Operand("parameter", place[pattern.parameters[operand.index]])
+
+    operations = tuple(
+        Operation(each.forms, tuple(map(moved, each.operands)), each.commutative)
+        for each in pattern.operations
+    )
+    return Pattern(pattern.rule, pattern.priority, operations, parameters)

@@ -1,0 +1,88 @@
+"""What happens in an order: writes to tensors, random numbers, calls that nobody can look into.
+
+A graph that writes has values that change. Which values a write changes is told by the operators'
+schemas: a view shares its operand's storage, everything else has its own.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from spfast.verifier.context import Context
+from spfast.verifier.kinds import Writes, operator_name
+from spfast.verifier.values import Value
+
+__all__ = ["is_view", "perform", "share_storage"]
+
+
+def perform(
+    ctx: Context, node: fx.Node, writes: Writes, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Hashable, Value | None]:
+    """Records that ``node`` happens now, and that it changes what it writes to.
+
+    Returns:
+        What the node's result is compared by, and the value of its first operand if it returns
+        that.
+    """
+    place = len(ctx.effects)
+    key = ("effect", place, node.target, ctx.key(args), ctx.key(kwargs))
+    term = ctx.store.term(key)
+    ctx.effects.append((term, node))
+    written = _written(node, writes, args, kwargs)
+    for operand in written:
+        ctx.written[ctx.roots.get(operand, operand)] = (term, place + 1)
+    if written and written[0] is (args[0] if args else None) and _returns_first(node.target):
+        ctx.roots[node] = ctx.roots.get(written[0], written[0])
+        return key, ctx.read(written[0])
+    return key, None
+
+
+def share_storage(ctx: Context, node: fx.Node, args: tuple[Any, ...]) -> None:
+    """Notes whose storage ``node`` shares, in a graph that writes to tensors."""
+    ctx.born[node] = len(ctx.effects)
+    source = args[0] if args else None
+    if not isinstance(source, fx.Node):
+        return
+    if node.target is operator.getitem:
+        root = ctx.roots.get(source)
+        ctx.roots[node] = ("item", source, args[1]) if root is None else root
+    elif is_view(node.target):
+        ctx.roots[node] = ctx.roots.get(source, source)
+
+
+def _written(
+    node: fx.Node, writes: Writes, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Sequence[fx.Node]:
+    if writes.arguments is None:
+        return node.all_input_nodes
+    given = [
+        args[position] if position < len(args) else kwargs.get(name)
+        for position, name in writes.arguments
+    ]
+    written: list[fx.Node] = []
+    for value in given:
+        listed = value if isinstance(value, (list, tuple)) else (value,)
+        written.extend(item for item in listed if isinstance(item, fx.Node))
+    return written
+
+
+def _returns_first(target: Any) -> bool:
+    if not isinstance(target, torch._ops.OpOverload):
+        return False
+    schema = target._schema
+    return len(schema.returns) == 1 and schema.returns[0].alias_info is not None
+
+
+def is_view(target: Any) -> bool:
+    """Says whether an operator's result shares the storage of its first operand."""
+    if operator_name(target).endswith("::wait_tensor"):
+        return True
+    if not isinstance(target, torch._ops.OpOverload) or not target._schema.arguments:
+        return False
+    alias = target._schema.arguments[0].alias_info
+    return alias is not None and not alias.is_write

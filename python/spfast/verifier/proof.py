@@ -1,0 +1,215 @@
+"""The proof: both graphs are walked with one set of terms, and every result must be the same value.
+
+The original graph gives each of its values a term. The rewritten graph is walked with the same
+terms; an all_reduce and the reduce_scatter that takes its place reduce to the same term, one held
+whole and one held as this rank's chunk. Operators that treat rows alone carry chunks on, a gather
+makes them whole again, and whatever else meets a chunk is an error. What both graphs return, write
+and do must then be equal, value by value. Nothing here knows of patterns, sites or plans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+
+from spfast.verifier.blame import Blame
+from spfast.verifier.context import Context
+from spfast.verifier.dims import Dims
+from spfast.verifier.groups import Groups
+from spfast.verifier.metadata import Metadata
+from spfast.verifier.report import Problem, Verification
+from spfast.verifier.snapshot import Entry, Snapshot, graph_of, snapshot
+from spfast.verifier.values import Kind, Store
+from spfast.verifier.walk import walk
+
+if TYPE_CHECKING:
+    from spfast.config import SequenceParallelConfig
+
+__all__ = ["verify"]
+
+
+def verify(
+    before: Snapshot | fx.Graph | fx.GraphModule,
+    after: fx.Graph | fx.GraphModule,
+    config: SequenceParallelConfig | None = None,
+    replicated: Collection[str] | None = None,
+) -> Verification:
+    """Proves that a rewritten graph computes on every rank what the original one did.
+
+    Args:
+        before: The original graph, or the :func:`snapshot` of it that was taken before it was
+            changed in place.
+        after: The rewritten graph.
+        config: Says the size of the tensor-parallel group and this process' rank in it, and
+            whether token counts may be assumed divisible. What it does not say is asked of
+            torch.distributed, and else taken from the rewritten graph, which must then at least
+            agree with itself.
+        replicated: Names of the inputs that are the same on every rank. When given, everything
+            that meets one rank's rows whole (norm weights, scales, residuals) must be proved to
+            be the same on every rank from these; otherwise that is assumed, and listed.
+
+    Returns:
+        The verdict. It holds for every value of the inputs and every size that the graph admits.
+
+    Raises:
+        GraphError: One of the two is not a graph.
+
+    Example:
+        >>> import torch
+        >>> from spfast.testing import ops
+        >>> _ = ops.declare()
+        >>> def graph_with(*calls):
+        ...     graph = torch.fx.Graph()
+        ...     node = graph.placeholder("x")
+        ...     with torch._subclasses.FakeTensorMode():
+        ...         node.meta["val"] = torch.empty(4, 8)
+        ...         for target, *rest in calls:
+        ...             val = target(node.meta["val"], *rest)
+        ...             node = graph.call_function(target, (node, *rest))
+        ...             node.meta["val"] = val
+        ...     _ = graph.output(node)
+        ...     return graph
+        >>> vllm = torch.ops.vllm
+        >>> before = graph_with((vllm.all_reduce.default, "tp:0"))
+        >>> scatter = (vllm.reduce_scatter.default, 0, 2, "tp:0")
+        >>> gather = (vllm.all_gather.default, 0, 2, "tp:0")
+        >>> print(verify(before, graph_with(scatter, gather)))
+        proved: 4 nodes, 1 of them hold one rank's rows
+        >>> print(verify(before, graph_with(scatter)))
+        not proved:
+          output: returns 'reduce_scatter_default', which is one rank's chunk [2, 8] of group 'tp:0'
+    """
+    old = before.entries if isinstance(before, Snapshot) else snapshot(before).entries
+    new = snapshot(graph_of(after)).entries
+    store, dims, groups = Store(), Dims(), Groups(config)
+    original = Context(store, dims, groups, is_after=False)
+    walk(original, old)
+    store.known = len(store.terms)
+    inputs = None
+    if replicated is not None:
+        named = set(replicated)
+        inputs = {node for node, op, *_ in new if op == "placeholder" and node.name in named}
+    rewritten = Context(store, dims, groups, is_after=True, replicated=inputs)
+    walk(rewritten, new)
+    found = dict(rewritten.problems)
+    blame = Blame(original, rewritten, new)
+    for finding in (
+        _inputs(dims, old, new),
+        _effects(original, rewritten, blame),
+        _outputs(original, rewritten, old, new, blame),
+        Metadata(dims, old, new).problems(),
+    ):
+        for node, reason in finding:
+            found.setdefault(node, reason)
+    order = {entry[0]: place for place, entry in enumerate(new)}
+    ordered = sorted(found.items(), key=lambda item: order.get(item[0], len(order)))
+    return Verification(
+        problems=tuple(Problem(node.name, reason) for node, reason in ordered),
+        assumptions=tuple(node.name for node in rewritten.assumed),
+        sharded=sum(value.kind is Kind.SHARD for value in rewritten.values.values()),
+        nodes=len(new),
+    )
+
+
+Findings = Iterator[tuple[fx.Node, str]]
+
+
+def _inputs(dims: Dims, old: Sequence[Entry], new: Sequence[Entry]) -> Findings:
+    """Inputs keep their order, shape and dtype."""
+    were = [entry for entry in old if entry[1] == "placeholder"]
+    are = [entry for entry in new if entry[1] == "placeholder"]
+    if len(were) != len(are):
+        node = are[-1][0] if are else new[0][0]
+        yield node, f"the graph has {len(are)} inputs, where it had {len(were)}"
+    for before, after in zip(were, are, strict=False):
+        if before[2] != after[2]:
+            yield after[0], f"is the input that was {before[2]!r}"
+        elif not _is_same_tensor(dims, before[5], after[5]):
+            yield after[0], "is an input of another shape or dtype than before"
+
+
+def _is_same_tensor(dims: Dims, before: Any, after: Any) -> bool:
+    if before is after or not isinstance(before, torch.Tensor):
+        return True
+    if not isinstance(after, torch.Tensor) or before.dtype != after.dtype:
+        return False
+    was, now = dims.shape_of(before), dims.shape_of(after)
+    return was is not None and now is not None and dims.same_shape(was, now)
+
+
+def _effects(before: Context, after: Context, blame: Blame) -> Findings:
+    """Writes and other effects happen in the same order, on the same values."""
+    for (was, old), (now, new) in zip(before.effects, after.effects, strict=False):
+        if was != now:
+            culprit = blame.culprit_of_operands(new)
+            if culprit is not None:
+                yield culprit, blame.reason(culprit)
+            elif not blame.reads_reported(new):
+                yield new, f"does not do what {old.name!r} did in its place"
+            return
+    if len(before.effects) > len(after.effects):
+        old = before.effects[len(after.effects)][1]
+        yield old, f"what it does ({old.target}) is not done any more"
+    elif len(after.effects) > len(before.effects):
+        new = after.effects[len(before.effects)][1]
+        yield new, f"has an effect ({new.target}) that the original graph does not have"
+
+
+def _outputs(
+    before: Context,
+    after: Context,
+    old: Sequence[Entry],
+    new: Sequence[Entry],
+    blame: Blame,
+) -> Findings:
+    """Outputs keep their order, shape, dtype and contents."""
+    was, now = _leaves(old), _leaves(new)
+    output = new[-1][0]
+    if len(was) != len(now):
+        yield output, f"returns {len(now)} values, where it returned {len(was)}"
+        return
+    for place, (left, right) in enumerate(zip(was, now, strict=True)):
+        if not isinstance(left, fx.Node) or not isinstance(right, fx.Node):
+            if left is not right and left != right:
+                yield output, f"returns {right!r} as output {place}, where it returned {left!r}"
+            continue
+        if right not in after.values:
+            yield output, f"returns {right.name!r} before it is computed"
+            continue
+        expected, actual = before.read(left), after.read(right)
+        if actual is expected:
+            if not _is_same_tensor(after.dims, before.vals.get(left), after.vals.get(right)):
+                yield right, f"is output {place} with another shape or dtype than before"
+            continue
+        if actual.kind is Kind.WRONG:
+            continue
+        culprit = blame.culprit(right)
+        if actual.kind in (Kind.SHARD, Kind.PENDING):
+            yield output, f"returns {right.name!r}, which is {actual.describe()}"
+        elif culprit is not None:
+            if not blame.reads_reported(culprit):
+                yield culprit, blame.reason(culprit)
+        else:
+            yield (
+                output,
+                f"returns {right.name!r} as output {place}, which holds {blame.origin(right)}, "
+                f"where it returned {left.name!r}",
+            )
+
+
+def _leaves(entries: Sequence[Entry]) -> list[Any]:
+    """What a graph returns, in order, whatever lists and dicts it is packed in."""
+    leaves: list[Any] = []
+    stack: list[Any] = [entries[-1][3]] if entries and entries[-1][1] == "output" else []
+    while stack:
+        item = stack.pop()
+        if isinstance(item, (list, tuple)):
+            stack.extend(reversed(item))
+        elif isinstance(item, dict):
+            stack.extend(reversed([item[name] for name in item]))
+        else:
+            leaves.append(item)
+    return leaves

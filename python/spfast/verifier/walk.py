@@ -1,0 +1,188 @@
+"""One pass over one graph: what each node holds, as a value that both graphs spell alike."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+import torch
+from torch import fx
+
+from spfast.verifier import moves, norms, rows
+from spfast.verifier.context import Context, Rule
+from spfast.verifier.dims import SYMBOLIC_OPERATORS
+from spfast.verifier.effects import perform, share_storage
+from spfast.verifier.kinds import (
+    COLLECTIVES,
+    IDENTITIES,
+    LIKE,
+    NORMS,
+    REDUCTIONS,
+    VIEWS,
+    WAITS,
+    Writes,
+    is_elementwise,
+    operator_name,
+    writes_of,
+)
+from spfast.verifier.snapshot import Entry
+from spfast.verifier.values import Kind, Value
+
+__all__ = ["walk"]
+
+_BY_NAME: dict[str, Rule] = {
+    **dict.fromkeys(COLLECTIVES, moves.collective),
+    **dict.fromkeys(WAITS, moves.wait),
+    **dict.fromkeys(VIEWS, moves.view),
+    **dict.fromkeys(IDENTITIES, moves.identity),
+    **dict.fromkeys(REDUCTIONS, norms.reduction),
+    **dict.fromkeys((name for name, norm in NORMS.items() if not norm.writes), norms.norm),
+    "aten::copy": moves.copy,
+    "aten::slice.Tensor": moves.slice_rows,
+    "aten::narrow": moves.slice_rows,
+    "aten::sym_size.int": moves.size,
+    "auto_functionalized": norms.auto_functionalized,
+    "auto_functionalized_v2": norms.auto_functionalized,
+}
+
+
+def _rule_of(target: Any) -> Rule | None:
+    if target is operator.getitem:
+        return moves.getitem
+    if target in SYMBOLIC_OPERATORS:
+        return moves.number
+    name = operator_name(target)
+    rule = _BY_NAME.get(name)
+    if rule is None and (name in LIKE or is_elementwise(target)):
+        return rows.elementwise
+    return rule
+
+
+# Operators live as long as torch does, so what is known of them is looked up once a process.
+_KNOWN: dict[Any, tuple[Rule | None, Writes]] = {}
+
+
+def _look_up(op: str, target: Any) -> tuple[Rule | None, Writes]:
+    found = _KNOWN.get(target) if op == "call_function" else None
+    if found is None:
+        writes = writes_of(op, target)
+        is_ruled = op == "call_function" and not writes.ordered
+        found = (_rule_of(target) if is_ruled else None, writes)
+        if op == "call_function" and isinstance(target, torch._ops.OpOverload):
+            _KNOWN[target] = found
+    return found
+
+
+def walk(ctx: Context, entries: Iterable[Entry]) -> None:
+    """Fills ``ctx.values``, ``ctx.effects`` and ``ctx.problems`` from a graph's nodes in order."""
+    entries = list(entries)
+    looked_up: dict[Any, tuple[Rule | None, Writes]] = {}
+    for _, op, target, _, _, _ in entries:
+        if op == "call_function" and target not in looked_up:
+            looked_up[target] = _look_up(op, target)
+    # Only where something is written does it matter who shares storage with whom.
+    is_written = any(writes.any for _, writes in looked_up.values()) or any(
+        op in ("call_module", "call_method") for _, op, _, _, _, _ in entries
+    )
+    values, vals, is_after = ctx.values, ctx.vals, ctx.is_after
+    inputs = 0
+    for node, op, target, args, kwargs, val in entries:
+        vals[node] = val
+        if op == "call_function":
+            rule, writes = looked_up[target]
+        elif op == "output":
+            continue
+        elif op == "placeholder":
+            values[node] = _made(ctx, ("input", inputs), val)
+            inputs += 1
+            _spread(ctx, node, ())
+            continue
+        elif op == "get_attr":
+            values[node] = _made(ctx, ("attribute", target), val)
+            continue
+        else:
+            rule, writes = _look_up(op, target)
+        ctx.why = None
+        try:
+            value = rule(ctx, node, target, args, kwargs) if rule is not None else None
+            if value is None:
+                value = _opaque(ctx, node, writes, args, kwargs, val)
+        except KeyError as missing:
+            if not isinstance(missing.args[0], fx.Node):
+                raise
+            ctx.problems[node] = f"reads {missing.args[0].name!r} before it is computed"
+            value = ctx.store.wrong
+        if is_written:
+            share_storage(ctx, node, args)
+        if is_after:
+            _spread(ctx, node, args)
+        values[node] = value
+
+
+def _opaque(
+    ctx: Context,
+    node: fx.Node,
+    writes: Writes,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    val: Any,
+) -> Value:
+    """An operator that is compared as it is: the same one, on the same operands held whole."""
+    why = ctx.why
+    if ctx.is_after:
+        operands = [(operand, ctx.read(operand)) for operand in node.all_input_nodes]
+        if any(value.kind is Kind.WRONG for _, value in operands):
+            return ctx.store.wrong
+    key: Hashable = (node.target, ctx.key(args), ctx.key(kwargs))
+    if ctx.is_after and key not in ctx.store.results:
+        for operand, value in operands:
+            if not _is_whole(value):
+                why = why or f"needs a full value, but {operand.name!r} is {value.describe()}"
+        if why is not None:
+            ctx.problems[node] = why
+            return ctx.store.wrong
+    if writes.ordered:
+        key, same = perform(ctx, node, writes, args, kwargs)
+        if same is not None:
+            return same
+    found = ctx.store.results.get(key)
+    if found is None:
+        found = ctx.store.results[key] = _made(ctx, key, val)
+    return found
+
+
+def _is_whole(value: Value) -> bool:
+    if value.kind is Kind.TUPLE:
+        return all(part is None or _is_whole(part) for part in value.parts)
+    return value.kind in (Kind.FULL, Kind.SCALAR)
+
+
+def _made(ctx: Context, key: Hashable, val: Any) -> Value:
+    """The value of something that is only known by its key, with the sizes of its fake value."""
+    if isinstance(val, (tuple, list)):
+        return ctx.store.tuple(
+            tuple(
+                None if part is None else _made(ctx, ("part", key, index), part)
+                for index, part in enumerate(val)
+            )
+        )
+    if isinstance(val, torch.SymInt) or type(val) is int:
+        return ctx.store.scalar(ctx.dims.of(val))
+    return ctx.store.full(ctx.store.term(key), ctx.dims.shape_of(val))
+
+
+def _spread(ctx: Context, node: fx.Node, args: tuple[Any, ...]) -> None:
+    """Notes that ``node`` is the same on every rank, if the caller said which inputs are."""
+    known = ctx.replicated
+    if known is None or node in known:
+        return
+    name = operator_name(node.target)
+    what = COLLECTIVES.get(name)
+    if what is not None:
+        same = what.what != "scatter"
+    else:
+        same = bool(args) and all(operand in known for operand in node.all_input_nodes)
+        same = same and not _look_up(node.op, node.target)[1].ordered
+    if same:
+        known.add(node)
