@@ -1,6 +1,6 @@
 """A drop-in for `torch._inductor.pattern_matcher` that traces once and rewrites from templates.
 
-`from spfast import pattern_matcher as pm` in place of `import torch._inductor.pattern_matcher as pm`:
+Write `from spfast import pattern_matcher as pm` for `import torch._inductor.pattern_matcher as pm`:
 passes run unchanged and give the same graphs. What is not listed here is torch's own object.
 
 Example:

@@ -1,4 +1,4 @@
-"""The run of a pass over a graph: the order of candidates and what stands between match and rewrite."""
+"""The run of a pass over a graph: the order of candidates, and what a match must pass."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from typing import Any
 import torch
 import torch._inductor.pattern_matcher as stock
 from torch._dynamo.utils import counters
+from torch._inductor.lowering import fallback_node_due_to_unsupported_type
+from torch.fx.experimental.symbolic_shapes import guard_or_false
 from torch.fx.passes.graph_transform_observer import GraphTransformObserver
 
+from spfast.pattern_matcher.adopt import adopt
 from spfast.pattern_matcher.entry import ReplacementEntry
 from spfast.pattern_matcher.variants import Session
 
@@ -78,12 +81,13 @@ def _visit(
     key = (node.op, stock.extract_target(node))
     if node.op == "call_module" and key not in rules.patterns:
         return 0
-    if stock.fallback_node_due_to_unsupported_type(node, allow_cpu_inputs=False):
+    if fallback_node_due_to_unsupported_type(node, allow_cpu_inputs=False):
         return 0
     count = 0
     for entry in rules.patterns[key]:
         if node._erased:
             break
+        entry = adopt(entry)
         match = entry.pattern.match(node)
         if not match:
             continue
@@ -95,7 +99,7 @@ def _visit(
             accepted: Any = entry.decide(match, session)
         else:
             accepted = entry.extra_check(match)
-        if stock.guard_or_false(accepted):
+        if guard_or_false(accepted):
             count += 1
             _apply(entry, match, graph, node)
     return count

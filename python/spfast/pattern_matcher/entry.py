@@ -49,10 +49,9 @@ class ReplacementEntry(stock.ReplacementPatternEntry):
             Whatever the user's functions raise.
         """
         leaves = self._leaves(match)
-        bound = None
-        if leaves is not None and inductor_config.trace.provenance_tracking_level != 1:
-            bound = self.variants.find(leaves, session)
-        if bound is None:
+        tracked = inductor_config.trace.provenance_tracking_level == 1
+        bound = None if leaves is None or tracked else self.variants.find(leaves, session)
+        if leaves is None or bound is None:
             self.variants.by_torch += 1
             return bool(self.stock.extra_check(match))
         node = match.output_nodes()[0]

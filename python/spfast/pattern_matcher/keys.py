@@ -19,7 +19,16 @@ import torch._inductor.config as inductor_config
 
 from spfast.pattern_matcher.vals import Unshareable, dim_of
 
-__all__ = ["Canonical", "RawKey", "Symbolic", "ambient_key", "canonicalise", "env_state", "own_symbols", "raw_key"]
+__all__ = [
+    "Canonical",
+    "RawKey",
+    "Symbolic",
+    "ambient_key",
+    "canonicalise",
+    "env_state",
+    "own_symbols",
+    "raw_key",
+]
 
 RawKey = tuple[Hashable, ...]
 

@@ -1,4 +1,4 @@
-"""Registration: torch's own, with the entry that checks matches by tracing replaced by the cached one.
+"""Registration is torch's own; its entry that traces for each match gives way to the cached one.
 
 Everything that can go wrong at registration (duplicates, signatures, bound methods, scalar
 workarounds) is decided by torch's code, so it is decided as in torch.
@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
 import torch._inductor.pattern_matcher as stock
 import torch.utils._pytree as pytree
 from torch._inductor.decomposition import select_decomp_table
@@ -93,7 +94,7 @@ def register_replacement(
     registered = _torch_register(
         search_fn,
         replace_fn,
-        example_inputs,
+        example_inputs,  # type: ignore[arg-type] # torch says which are wrong
         trace_fn,
         pass_dicts,
         extra_check,
@@ -130,12 +131,19 @@ def gen_register_replacement(
     *args: Any,
     **kwargs: Any,
 ) -> None:
-    """Registers a pattern that torch ships serialised, as torch's function of the same name does."""
+    """Registers a pattern that torch ships serialised, as torch's function of that name does."""
     previous = stock.register_replacement
     stock.register_replacement = register_replacement  # torch's function looks it up there
     try:
         _torch_gen_register(
-            unique_name, search_fn, replace_fn, example_inputs, trace_fn, pass_dicts, *args, **kwargs
+            unique_name,
+            search_fn,
+            replace_fn,
+            example_inputs,
+            trace_fn,
+            pass_dicts,
+            *args,
+            **kwargs,
         )
     finally:
         stock.register_replacement = previous
@@ -168,7 +176,7 @@ def _spec(
         flat_argnames=tuple(name for names in leaf_names for name in names),
         arg_specs=arg_specs,
         requires_grad=tuple(
-            isinstance(leaf, stock.torch.Tensor) and leaf.requires_grad
+            isinstance(leaf, torch.Tensor) and leaf.requires_grad
             for leaf in pytree.tree_leaves(initial)
         ),
         extra_check=extra_check,
@@ -176,7 +184,7 @@ def _spec(
         exclusive_arg_names=exclusive_arg_names,
         search_fn_pattern=search_fn_pattern,
         get_decomp_fn=get_decomp_fn,
-        name=pattern_name or getattr(search_fn, "__name__", type(search_fn).__name__),
+        name=pattern_name or str(getattr(search_fn, "__name__", type(search_fn).__name__)),
         leaf_names=leaf_names,
     )
 

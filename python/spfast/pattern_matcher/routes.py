@@ -7,6 +7,7 @@ from typing import Any
 
 import torch._inductor.pattern_matcher as stock
 
+from spfast.pattern_matcher.adopt import adopt
 from spfast.pattern_matcher.entry import ReplacementEntry
 
 __all__ = ["describe"]
@@ -18,7 +19,7 @@ def _entries(rules: stock.PatternMatcherPass) -> Iterator[Any]:
         for entry in entries:
             if id(entry) not in seen:
                 seen.add(id(entry))
-                yield entry
+                yield adopt(entry)
 
 
 def describe(rules: stock.PatternMatcherPass) -> str:

@@ -28,9 +28,7 @@ __all__ = ["ReplacementSpec", "parameter_names", "trace_replacement", "trace_sea
 log = logging.getLogger("spfast")
 
 # torch.compile's matcher before 2.12 has no decomposition argument.
-TAKES_DECOMPOSITIONS = (
-    "get_decomp_fn" in inspect.signature(torch_register_replacement).parameters
-)
+TAKES_DECOMPOSITIONS = "get_decomp_fn" in inspect.signature(torch_register_replacement).parameters
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import sympy
 import torch
 import torch._inductor.pattern_matcher as stock
+from torch._guards import detect_fake_mode
 
 from spfast.pattern_matcher.keys import (
     Canonical,
@@ -144,7 +144,7 @@ class Variants:
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
 
     def _resolve(self, values: list[Any], key: Any, env: Any, session: Session) -> Bound | None:
-        mode = torch._dynamo.utils.detect_fake_mode(values)
+        mode = detect_fake_mode(values)
         if mode is None:
             self._count("no fake mode among the arguments")
             return None
@@ -160,7 +160,7 @@ class Variants:
         else:
             before = env_state(env)
             with mode:
-                variant = Variant(Search(trace_search(self.spec, values).pattern))
+                variant = Variant(Search(trace_search(self.spec, values)))
             self.traced += 1
             if shared is not None and env_state(env) == before and not variant.search.symbolic:
                 self._shared[shared] = variant
