@@ -12,6 +12,7 @@ import torch
 from torch import fx
 from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental import _config as symbolic_config
 
 from spfast.journal import Journal
 
@@ -180,10 +181,13 @@ def _map_refs(value: Any, function: Callable[[Ref], Any]) -> Any:
 
 @contextlib.contextmanager
 def _quiet(graph: fx.Graph) -> Iterator[None]:
-    """The fake mode of the graph's values; what is computed in it leaves no guard."""
+    """The fake mode of the graph's values; what is computed in it leaves no guard.
+
+    A symbolic size whose example is 1 must stay symbolic, and not broadcast.
+    """
     mode = detect_fake_mode([node.meta.get("val") for node in graph.nodes])
     mode = mode or FakeTensorMode(allow_non_fake_inputs=True)
-    with mode, contextlib.ExitStack() as stack:
+    with mode, symbolic_config.patch(backed_size_oblivious=True), contextlib.ExitStack() as stack:
         if mode.shape_env is not None:
             stack.enter_context(mode.shape_env.suppress_guards())
         yield
