@@ -1,4 +1,4 @@
-"""Graphs to match on: traced from a function under fake tensors, with the metadata a capture leaves."""
+"""Graphs to match on: traced under fake tensors, with the metadata that a capture leaves."""
 
 from __future__ import annotations
 
@@ -63,8 +63,12 @@ def trace(
     decorated: bool = True,
 ) -> fx.GraphModule:
     """The graph of a function of fake inputs, each node with the metadata of a capture."""
+
+    def positional(*given: Any) -> Any:
+        return fn(*given)
+
     with torch.no_grad():
-        gm = make_fx(fn, decompositions or {}, tracing_mode="real")(*args)
+        gm = make_fx(positional, decompositions or {}, tracing_mode="real")(*args)
     if decorated:
         decorate(gm.graph)
     return gm

@@ -1,8 +1,9 @@
 """Runs one pass definition through torch's matcher and through ours, on equal graphs, and compares.
 
-A pass definition is a function of the matcher module: ``define(pm) -> PatternMatcherPass``. It must use nothing else of either
-module, so that somebody's pass is what is tested. What is compared: the count, the counters, an error with its message, what
-the user's functions saw of each match, the whole graph with its metadata (see ``describe``), mutation regions, and the order of effects.
+A pass definition is a function of the matcher module: ``define(pm) -> PatternMatcherPass``. It must
+use nothing else of either module, so that somebody's pass is what is tested. What is compared: the
+count, the counters, an error with its message, what the user's functions saw of each match, the
+whole graph with its metadata (see ``describe``), mutation regions, and the order of effects.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ from types import ModuleType
 from typing import Any
 
 import torch.fx as fx
+from pattern_matcher.describe import _value, describe, difference, effects, regions
 from torch._dynamo.utils import counters
 from torch._inductor import pattern_matcher as torch_matcher
-
-from pattern_matcher.describe import _value, describe, difference, effects, regions
 
 Define = Callable[..., Any]
 Build = Callable[[], fx.GraphModule]
@@ -29,7 +29,7 @@ class Disagreement(AssertionError):
 
 
 def subject() -> Any:
-    """The matcher under test; ``SPFAST_TEST_MATCHER`` names another module, to try the tests themselves."""
+    """The matcher under test; ``SPFAST_TEST_MATCHER`` names another, to try the tests."""
     return importlib.import_module(os.environ.get("SPFAST_TEST_MATCHER", "spfast.pattern_matcher"))
 
 
@@ -112,8 +112,7 @@ def agree(
     Args:
         define: the pass, given the matcher module (and a Spy where ``spy`` is set).
         build: makes the graph; called twice, must give equal graphs.
-        count: how often torch matches, as the test's author expects; None where ``error`` is given, or where only
-            agreement counts.
+        count: how often torch matches, as the test's author expects; None: whatever it is.
         error: the type's name and a part of the message of the error that is expected.
         spy: whether ``define`` takes a Spy.
         pm: the matcher under test; by default that of ``subject()``.

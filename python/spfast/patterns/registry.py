@@ -195,7 +195,7 @@ class Registry:
         for pattern in self._chosen(dialects):
             by_rule.setdefault(pattern.rule, []).append(pattern)
         unified = (_unify(patterns) for patterns in by_rule.values())
-        return tuple(dict.fromkeys(itertools.chain.from_iterable(unified)))
+        return tuple(itertools.chain.from_iterable(unified))
 
     def families(self, dialects: Iterable[str] | None = None) -> tuple[CollectiveFamily, ...]:
         """The families of collectives of these dialects, or of all."""

@@ -23,7 +23,7 @@ from torch._subclasses.fake_tensor import (
 )
 
 from spfast.verifier.dims import Dims
-from spfast.verifier.effects import is_view
+from spfast.verifier.effects import is_view, returns_operand
 from spfast.verifier.kinds import writes_of
 from spfast.verifier.snapshot import Entry
 
@@ -168,13 +168,15 @@ class Metadata:
             if not isinstance(val, torch.Tensor):
                 return f"carries {_show(val)} as its value instead of {_show(expected)}"
             same, of = self._dims.same_shape, self._dims.of
-            is_same = (
-                val.dtype == expected.dtype
-                and val.device == expected.device
-                and same(tuple(map(of, val.shape)), tuple(map(of, expected.shape)))
-                and same(tuple(map(of, val.stride())), tuple(map(of, expected.stride())))
-            )
-            return None if is_same else f"carries {_show(val)}, but is {_show(expected)}"
+            if (
+                val.dtype != expected.dtype
+                or val.device != expected.device
+                or not same(tuple(map(of, val.shape)), tuple(map(of, expected.shape)))
+            ):
+                return f"carries {_show(val)}, but is {_show(expected)}"
+            if not same(tuple(map(of, val.stride())), tuple(map(of, expected.stride()))):
+                return f"carries strides {list(val.stride())}, but has {list(expected.stride())}"
+            return None
         if isinstance(expected, (int, torch.SymInt)) and isinstance(val, (int, torch.SymInt)):
             if not self._dims.equal(self._dims.of(val), self._dims.of(expected)):
                 return f"carries {val}, but is {expected}"
@@ -191,7 +193,7 @@ class Metadata:
             if not isinstance(val, torch.Tensor):
                 continue
             if op == "call_function" and args and isinstance(args[0], fx.Node):
-                if target is operator.getitem or is_view(target):
+                if target is operator.getitem or is_view(target) or returns_operand(target):
                     roots[node] = roots.get(args[0], args[0])
             storage = val.untyped_storage()._cdata
             owner = owners.setdefault(storage, node)
@@ -225,5 +227,5 @@ def _computing(entries: Sequence[Entry]) -> Iterator[FakeTensorMode | None]:
 def _show(val: Any) -> str:
     if not isinstance(val, torch.Tensor):
         return type(val).__name__
-    text = f"{str(val.dtype).removeprefix('torch.')}[{', '.join(map(str, val.shape))}]"
-    return f"{text} with strides [{', '.join(map(str, val.stride()))}]"
+    dtype = str(val.dtype).removeprefix("torch.")
+    return f"{dtype}[{', '.join(map(str, val.shape))}] on {val.device}"
