@@ -1,6 +1,6 @@
 """Every rank computes what it computed before, on real processes joined by gloo.
 
-The stand-ins of vLLM's ops reduce whole and then take their rows, so there the comparison is bitwise.
+The stand-ins of vLLM's ops reduce whole and then take their rows: there the comparison is bitwise.
 The functional ops use gloo's own all_reduce and reduce_scatter: with two ranks the two addends
 commute, so bits agree as well; with four ranks they may add in another order.
 """
@@ -16,9 +16,9 @@ from torch import fx
 
 import spfast
 from spfast.testing import ops
+from spfast.testing.dialects import DIALECTS
 from spfast.testing.equivalence import assert_same, clone_inputs, copy_graph
 from spfast.testing.gloo import run_ranks
-from spfast.testing.dialects import DIALECTS
 from spfast.testing.graphs import GraphOptions, TensorParallelCase, seeded_case
 
 # Regular models and irregular ones: taps, noise, missing first sites, sites without a norm, two
