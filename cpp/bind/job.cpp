@@ -190,7 +190,8 @@ std::string Job::reason_of(const Site& site) {
 }
 
 py::list Job::reports() {
-  encoded_.read_names();
+  const bool any_left = planned_sites() < matches_.anchors.size();
+  if (any_left) encoded_.read_names();  // reasons are formatted with them
   py::list out;
   for (size_t i = 0; i < matches_.anchors.size(); ++i) {
     const AnchorReport& report = matches_.reports[i];

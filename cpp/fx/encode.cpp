@@ -27,6 +27,8 @@ class Encoder {
     memory_format_type_ = torch.attr("memory_format");
     symint_type_ = torch.attr("SymInt");
     op_overload_type_ = torch.attr("_ops").attr("OpOverload");
+    // A module may do anything: an in-place activation overwrites what it reads.
+    describe_target(call_module_, target_flag::kMutates | target_flag::kFence, kWritesAnything);
   }
 
   EncodedGraph run() {
@@ -126,7 +128,7 @@ class Encoder {
       case Op::kGetAttr:
         return {get_attr_, 0, false};
       case Op::kCallModule:
-        return {call_module_, 0, false};
+        return {call_module_, target_flags(call_module_), false};
       case Op::kOutput:
         return {output_, 0, false};
     }

@@ -41,6 +41,7 @@ void EditList::rewire(NodeId user, NodeId old, NodeRef now) {
         std::find(operands.begin(), operands.end(), Value{Tag::kNode, now}) != operands.end();
     if (!already) ++uses_[now];
   }
+  rewired_.emplace(use_key(user, old), now);
   plan_.edits.push_back({Edit::Kind::kRewire, user, old, now});
 }
 
@@ -74,7 +75,12 @@ void EditList::finish() {
       const auto begin = operands.begin();
       const auto here = begin + static_cast<std::ptrdiff_t>(i);
       if (std::find(begin, here, operands[i]) != here) continue;
-      const NodeId operand = operands[i].payload;
+      NodeId operand = operands[i].payload;
+      if (const auto now = rewired_.find(use_key(node, operand)); now != rewired_.end()) {
+        // What was created has a living reader, or it would not have been.
+        if (now->second >= table_.size()) continue;
+        operand = now->second;
+      }
       SPFAST_CHECK(uses_[operand] > 0);
       if (--uses_[operand] == 0 && is_size_arithmetic(operand)) mortal_[operand] = true;
     }

@@ -13,6 +13,12 @@ Effects::Effects(const NodeTable& table) : table_(table) {
     fences_.push_back(node);
     if ((flags & target_flag::kMutates) == 0) continue;
     const uint32_t writes = target_writes(table.target(node));
+    if (writes == kWritesAnything) {
+      for (const Value operand : table.operands(node)) {
+        if (operand.is_node()) note_write(operand, node);
+      }
+      continue;
+    }
     const auto args = table.args(node);
     for (size_t i = 0; i < args.size() && i < 31; ++i) {
       if ((writes >> i & 1U) != 0) note_write(args[i], node);

@@ -31,5 +31,7 @@ inline constexpr uint8_t kAliases = 128;  // the result may share its first argu
 void describe_target(TargetId id, uint8_t flags, uint32_t writes);
 
 inline constexpr uint32_t kWritesKeywords = uint32_t{1} << 31;
+// May write to whatever it can reach, however deep in its arguments.
+inline constexpr uint32_t kWritesAnything = ~uint32_t{0};
 
 }  // namespace spfast

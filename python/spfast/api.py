@@ -134,7 +134,7 @@ class _Run:
         )
         self._graph = graph
         self._config = config
-        rules = rules_of(registry)
+        rules = rules_of(registry, quantised=config.gather_quantized)
         clock = time.perf_counter()
         self.job = _core.Job(graph, rules)
         self.seconds["encode"] = time.perf_counter() - clock

@@ -95,7 +95,9 @@ class SequenceParallelConfig:
         validate: Prove every rewritten graph with the verifier.
         debug_dump: A folder for the graph before and after and for the patterns; None asks the
             environment variable SPFAST_DEBUG_DUMP.
-        gather_quantized: Gather after a quantisation (half the bytes), not before it.
+        gather_quantized: Gather after a quantisation (half the bytes); False leaves quantisations
+            outside the sites, so that each gather stands before its quantisation, as vLLM's pass
+            left it.
         thresholds: Rows to look ``min_token_num`` up in, the first that covers the device counts.
 
     Raises:

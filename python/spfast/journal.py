@@ -37,6 +37,7 @@ class Journal:
         self.entries: list[tuple[Any, ...]] = []
         self._graph = graph
         self._base_count = dict(graph._graph_namespace._base_count)
+        self._named = len(graph._graph_namespace._obj_to_name)
 
     @staticmethod
     def retype(meta: dict[str, Any]) -> None:
@@ -54,7 +55,6 @@ class Journal:
 
     def undo(self) -> None:
         """Restores the graph to what it was when the journal was begun."""
-        created = [entry[1] for entry in self.entries if entry[0] == "create"]
         for kind, *saved in reversed(self.entries):
             if kind == "create":
                 self._remove(saved[0])
@@ -70,7 +70,7 @@ class Journal:
             if kind == "users":
                 _restore(*saved)
         self._sweep()
-        self._forget_names(created)
+        self._forget_names()
 
     def _sweep(self) -> None:
         """Unlinks a node that got into the list but no further, and so was never noted."""
@@ -104,10 +104,11 @@ class Journal:
                 self._graph._len += 1
         node._erased = False
 
-    def _forget_names(self, created: list[fx.Node]) -> None:
+    def _forget_names(self) -> None:
         names = self._graph._graph_namespace
-        for node in created:
-            names._obj_to_name.pop(node, None)
+        # New nodes come last, one whose creation failed half way among them.
+        while len(names._obj_to_name) > self._named:
+            names._obj_to_name.popitem()
         taken = set(names._obj_to_name.values())
         for base, count in list(names._base_count.items()):
             first = self._base_count.get(base)

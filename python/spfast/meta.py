@@ -45,16 +45,20 @@ class TokenShare:
         tokens: Their number.
         tp_size: The number of ranks.
         local: Each rank's share.
+        gathered: What the shares of all ranks make together. It is ``tokens``, but torch writes
+            symbolic ones as ``tp_size * (tokens // tp_size)``.
     """
 
     tokens: Size
     tp_size: int
     local: Size
+    gathered: Size
 
     @staticmethod
     def of(tokens: Size, tp_size: int) -> TokenShare:
         """The share of each of ``tp_size`` ranks in ``tokens``."""
-        return TokenShare(tokens, tp_size, tokens // tp_size)
+        local = tokens // tp_size
+        return TokenShare(tokens, tp_size, local, local * tp_size)
 
 
 def make_values(
@@ -81,6 +85,10 @@ class _Maker:
     def __init__(self, shares: Sequence[TokenShare | None]) -> None:
         self._shares = shares
         self._resized: dict[fx.Node, Any] = {}
+        # Meta tensors of symbolic size, with the number of elements in the example.
+        self._bases: dict[tuple[int, int, torch.dtype], tuple[torch.Tensor, int]] = {}
+        # What a fresh fake tensor of a mode and device carries.
+        self._states: dict[tuple[int, torch.device], dict[str, Any]] = {}
 
     def resize(self, spec: Spec) -> Any:
         node = spec[1]
@@ -109,22 +117,60 @@ class _Maker:
         if form == LOCAL:
             return self._rows(node, full, share.local)
         if form == GATHERED:
-            return self._rows(node, full, share.local * share.tp_size)
+            return self._rows(node, full, share.gathered)
         if form == FLAT:
             return self._rows(node, full, share.tokens)
-        return _fresh(full, tuple(full.shape))
+        return self._wrap(full, torch.empty(full.shape, dtype=full.dtype, device=_device(full)))
 
     def _rows(self, node: fx.Node, full: Any, rows: Size) -> Any:
         if isinstance(full, torch.Tensor) and full.dim() > 0:
-            return _fresh(full, (rows, full.shape[-1]))
+            return self._fresh(full, rows)
         if isinstance(full, (tuple, list)):
             parts = (None if part is None else self._rows(node, part, rows) for part in full)
             return type(full)(parts)
         raise MissingValue(node)
 
+    def _fresh(self, like: torch.Tensor, rows: Size) -> torch.Tensor:
+        last, dtype = like.shape[-1], like.dtype
+        if type(rows) is int or type(last) is not int or not isinstance(like, FakeTensor):
+            meta = torch.empty((rows, last), dtype=dtype, device=_device(like))
+            return self._wrap(like, meta)
+        # A meta tensor of symbolic size takes longer to make than all else here. So one is made for
+        # each size, and each value gets an alias of it, moved to a storage of its own: as large as
+        # the example's, for a storage's size is a number.
+        key = (id(rows), last, dtype)
+        base = self._bases.get(key)
+        if base is None:
+            size = rows.node.hint * last if rows.node.has_hint() else 0
+            base = torch.empty((rows, last), dtype=dtype, device="meta"), size
+            self._bases[key] = base
+        alias = base[0].detach()
+        own = torch.empty(base[1], dtype=dtype, device="meta")
+        torch._functionalize_unsafe_set(alias, own)
+        return self._wrap(like, alias)
 
-def _fresh(like: torch.Tensor, shape: tuple[Size, ...]) -> torch.Tensor:
-    meta = torch.empty(shape, dtype=like.dtype, device="meta")
-    if isinstance(like, FakeTensor):
-        return FakeTensor(like.fake_mode, meta, like.fake_device)
-    return meta if like.is_meta else torch.empty(shape, dtype=like.dtype, device=like.device)
+    def _wrap(self, like: torch.Tensor, meta: torch.Tensor) -> torch.Tensor:
+        """The fake tensor around a meta tensor; a tensor of another kind is what it is."""
+        if not isinstance(like, FakeTensor):
+            return meta
+        mode, device = like.fake_mode, like.fake_device
+        key = (id(mode), device)
+        state = self._states.get(key)
+        if state is None:
+            made = FakeTensor(mode, meta, device)
+            self._states[key] = dict(made.__dict__)
+            return made
+        # What its constructor does, with the attributes of the first one: a fifth of the time.
+        fake = torch.Tensor._make_subclass(
+            FakeTensor, meta, False, dispatch_device=True, device_for_backend_keys=device
+        )
+        if not mode._allow_unsafe_data_ptr_access:
+            torch._C._set_throw_on_mutable_data_ptr(fake)
+        else:
+            torch._C._set_warn_deprecated_on_mutable_data_ptr(fake)
+        fake.__dict__.update(state)
+        return fake
+
+
+def _device(like: torch.Tensor) -> Any:
+    return "meta" if isinstance(like, FakeTensor) else like.device

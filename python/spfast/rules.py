@@ -15,14 +15,30 @@ from spfast.targets import find
 __all__ = ["anchors_in", "rules_of"]
 
 
+# By convention the name of a rule that ends in a quantisation says to what.
+_QUANTISED = ("_fp8", "_int8")
+
+
 class _Compiled:
     """What is kept of a registry as long as its rules do not change."""
 
     def __init__(self, registry: Registry) -> None:
         self.version = registry.version
-        self.rules = _core.Rules(registry.patterns(), registry.families())
+        self._registry = registry
+        self._rules: dict[bool, _core.Rules] = {}
         self.all_reduces = {family.all_reduce: None for family in registry.families()}
         self.operators: dict[str, Callable[..., Any]] = {}
+
+    def rules(self, quantised: bool) -> _core.Rules:
+        """All rules, or those that do not end in a quantisation."""
+        if quantised not in self._rules:
+            chosen = [
+                pattern
+                for pattern in self._registry.patterns()
+                if quantised or not pattern.rule.endswith(_QUANTISED)
+            ]
+            self._rules[quantised] = _core.Rules(chosen, self._registry.families())
+        return self._rules[quantised]
 
     def known_operators(self) -> list[Callable[..., Any]]:
         """The all_reduce operators that exist by now; others may be registered later."""
@@ -44,8 +60,12 @@ def _of(registry: Registry) -> _Compiled:
     return found
 
 
-def rules_of(registry: Registry) -> _core.Rules:
+def rules_of(registry: Registry, *, quantised: bool = True) -> _core.Rules:
     """Returns the compiled rules of a registry; compiled anew only when they changed.
+
+    Args:
+        registry: The registry.
+        quantised: Whether rules that end in a quantisation take part.
 
     Raises:
         PatternError: A pattern is not well formed.
@@ -55,7 +75,7 @@ def rules_of(registry: Registry) -> _core.Rules:
         >>> len(rules_of(default_registry())) >= 4
         True
     """
-    return _of(registry).rules
+    return _of(registry).rules(quantised)
 
 
 def anchors_in(graph: fx.Graph, registry: Registry) -> bool:

@@ -23,11 +23,40 @@ FENCE = 64
 ALIASES = 128
 WRITES_KEYWORDS = 1 << 31
 
+WRITES_ANYTHING = (1 << 32) - 1
+
 # Higher-order operators that name what they call in their first argument and are functional: the
 # operator that they wrap writes to copies.
 _FUNCTIONAL_WRAPPERS = frozenset({"auto_functionalized", "auto_functionalized_v2"})
 
+# Others that write to none of their operands.
+_FUNCTIONAL = frozenset(
+    {
+        "associative_scan",
+        "cond",
+        "flex_attention",
+        "flex_attention_backward",
+        "invoke_subgraph",
+        "map_impl",
+        "out_dtype",
+        "scan",
+        "triton_kernel_wrapper_functional",
+        "while_loop",
+    }
+)
+
 _KNOWN_MODULES = frozenset({"_operator", "builtins", "math", "torch", "sympy"})
+
+# Of the operator module.
+_IN_PLACE = frozenset(
+    {"setitem", "delitem"}
+    | {
+        f"i{name}"
+        for name in (
+            "add and concat floordiv lshift matmul mod mul or pow rshift sub truediv xor".split()
+        )
+    }
+)
 
 # What changes the stream on which later nodes run.
 _STREAM_FUNCTIONS = frozenset({"set_stream", "stream", "wait_stream", "synchronize"})
@@ -70,14 +99,18 @@ def describe(target: Any) -> tuple[str, int, int, bool, bool]:
     if isinstance(target, torch._ops.HigherOrderOperator):
         if target._name in _FUNCTIONAL_WRAPPERS:
             return name, 0, 0, True, True
-        # What runs inside cannot be seen from here: nothing moves across it.
-        return name, FENCE, 0, False, True
+        if target._name in _FUNCTIONAL:
+            return name, 0, 0, False, True
+        return name, MUTATES | FENCE, WRITES_ANYTHING, False, True
     if isinstance(target, torch._ops.OpOverload):
         return name, *_from_schema(target), False, True
     # A function that is not Python's own or torch's may do anything.
-    unknown = name.partition(".")[0] not in _KNOWN_MODULES
-    stream = name.rpartition(".")[2] in _STREAM_FUNCTIONS
-    return name, FENCE if unknown or stream else 0, 0, False, False
+    if name.partition(".")[0] not in _KNOWN_MODULES:
+        return name, MUTATES | FENCE, WRITES_ANYTHING, False, False
+    last = name.rpartition(".")[2]
+    if last in _IN_PLACE or (last.endswith("_") and not last.endswith("__")):
+        return name, MUTATES, 1, False, False
+    return name, FENCE if last in _STREAM_FUNCTIONS else 0, 0, False, False
 
 
 def _from_schema(target: torch._ops.OpOverload) -> tuple[int, int]:

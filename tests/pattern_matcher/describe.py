@@ -1,7 +1,8 @@
 """A graph as plain data without names, so that two graphs can be compared to the last detail.
 
-Nodes are numbered in graph order: order, wiring, literals (with their types) and all metadata take part; names do not. Symbolic
-sizes are compared by expression. Which values share a storage is part of the description.
+Nodes are numbered in graph order: order, wiring, literals (with their types) and all metadata take
+part; names do not. Symbolic sizes are compared by expression. Which values share a storage is part
+of the description.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ SEQUENCE = "seq_nr"
 
 
 def describe(graph: fx.Graph) -> list[dict[str, Any]]:
-    """One entry a node: op, target, args, kwargs, users, and ``meta/...`` for each key of its meta."""
+    """One entry a node: op, target, args, kwargs, users, ``meta/...`` for each key of its meta."""
     number = {node: i for i, node in enumerate(graph.nodes)}
     storages: dict[int, int] = {}
     entries = []
@@ -145,7 +146,7 @@ def _size(size: Any) -> Any:
 
 def _storages(value: Any, seen: dict[int, int]) -> Any:
     if isinstance(value, torch.Tensor):
-        # A storage address is unique for as long as the graph keeps the value alive, as it does here.
+        # A storage's address is its own for as long as the graph keeps the value alive.
         return seen.setdefault(value.untyped_storage()._cdata, len(seen))
     if isinstance(value, (list, tuple)):
         return [_storages(v, seen) for v in value]

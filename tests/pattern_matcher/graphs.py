@@ -1,4 +1,4 @@
-"""Graphs to match on: traced from a function under fake tensors, with the metadata a capture leaves."""
+"""Graphs to match on: traced under fake tensors, with the metadata that a capture leaves."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.fx as fx
 from torch._dynamo.source import ConstantSource
+from torch._dynamo.utils import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
@@ -63,8 +64,12 @@ def trace(
     decorated: bool = True,
 ) -> fx.GraphModule:
     """The graph of a function of fake inputs, each node with the metadata of a capture."""
-    with torch.no_grad():
-        gm = make_fx(fn, decompositions or {}, tracing_mode="real")(*args)
+
+    def positional(*given: Any) -> Any:
+        return fn(*given)
+
+    with torch.no_grad(), detect_fake_mode(args):
+        gm = make_fx(positional, decompositions or {}, tracing_mode="real")(*args)
     if decorated:
         decorate(gm.graph)
     return gm

@@ -1,8 +1,9 @@
 """Runs one pass definition through torch's matcher and through ours, on equal graphs, and compares.
 
-A pass definition is a function of the matcher module: ``define(pm) -> PatternMatcherPass``. It must use nothing else of either
-module, so that somebody's pass is what is tested. What is compared: the count, the counters, an error with its message, what
-the user's functions saw of each match, the whole graph with its metadata (see ``describe``), mutation regions, and the order of effects.
+A pass definition is a function of the matcher module: ``define(pm) -> PatternMatcherPass``. It must
+use nothing else of either module, so that somebody's pass is what is tested. What is compared: the
+count, the counters, an error with its message, what the user's functions saw of each match, the
+whole graph with its metadata (see ``describe``), mutation regions, and the order of effects.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ from types import ModuleType
 from typing import Any
 
 import torch.fx as fx
+from pattern_matcher.describe import _value, describe, difference, effects, regions
 from torch._dynamo.utils import counters
 from torch._inductor import pattern_matcher as torch_matcher
-
-from pattern_matcher.describe import _value, describe, difference, effects, regions
 
 Define = Callable[..., Any]
 Build = Callable[[], fx.GraphModule]
@@ -29,7 +29,7 @@ class Disagreement(AssertionError):
 
 
 def subject() -> Any:
-    """The matcher under test; ``SPFAST_TEST_MATCHER`` names another module, to try the tests themselves."""
+    """The matcher under test; ``SPFAST_TEST_MATCHER`` names another, to try the tests."""
     return importlib.import_module(os.environ.get("SPFAST_TEST_MATCHER", "spfast.pattern_matcher"))
 
 
@@ -72,8 +72,10 @@ class Outcome:
     graph_module: fx.GraphModule
 
 
-def run(pm: ModuleType | Any, define: Define, gm: fx.GraphModule, takes_spy: bool) -> Outcome:
-    """Defines the pass with one matcher and applies it to one graph."""
+def run(
+    pm: ModuleType | Any, define: Define, gm: fx.GraphModule, takes_spy: bool, sort: bool = False
+) -> Outcome:
+    """Defines the pass with one matcher and applies it to one graph, sorted afterwards if asked."""
     spy = Spy()
     counters.clear()
     count: int | None = None
@@ -86,6 +88,8 @@ def run(pm: ModuleType | Any, define: Define, gm: fx.GraphModule, takes_spy: boo
     except Exception as e:
         error = (type(e).__name__, str(e))
     counted = {k: v for k, v in counters["inductor"].items() if v and k not in before}
+    if sort:
+        torch_matcher.stable_topological_sort(gm.graph)
     gm.graph.lint()
     return Outcome(
         count=count,
@@ -106,17 +110,18 @@ def agree(
     error: tuple[str, str] | None = None,
     spy: bool = False,
     pm: Any = None,
+    sort: bool = False,
 ) -> Outcome:
     """Asserts that both matchers do the same with a pass on a graph.
 
     Args:
         define: the pass, given the matcher module (and a Spy where ``spy`` is set).
         build: makes the graph; called twice, must give equal graphs.
-        count: how often torch matches, as the test's author expects; None where ``error`` is given, or where only
-            agreement counts.
+        count: how often torch matches, as the test's author expects; None: whatever it is.
         error: the type's name and a part of the message of the error that is expected.
         spy: whether ``define`` takes a Spy.
         pm: the matcher under test; by default that of ``subject()``.
+        sort: whether torch leaves a graph out of order here; it is sorted before the comparison.
 
     Returns:
         What the matcher under test did.
@@ -128,7 +133,7 @@ def agree(
     start = difference(describe(ours_gm.graph), describe(theirs_gm.graph))
     if start is not None:
         raise ValueError(f"the two graphs differ before anything is applied: {start}")
-    theirs = run(torch_matcher, define, theirs_gm, spy)
+    theirs = run(torch_matcher, define, theirs_gm, spy, sort)
     ours = run(subject() if pm is None else pm, define, ours_gm, spy)
     if error is None and theirs.error is not None and count is not None:
         raise ValueError(f"torch's matcher raised {theirs.error}")

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch._inductor import pattern_matcher as torch_matcher
-
 from pattern_matcher.graphs import Inputs, trace, vectors
 from pattern_matcher.harness import Disagreement, agree
+from torch._inductor import pattern_matcher as torch_matcher
 
 aten = torch.ops.aten
 

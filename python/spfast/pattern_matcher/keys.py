@@ -19,7 +19,16 @@ import torch._inductor.config as inductor_config
 
 from spfast.pattern_matcher.vals import Unshareable, dim_of
 
-__all__ = ["Canonical", "RawKey", "Symbolic", "ambient_key", "canonicalise", "env_state", "raw_key"]
+__all__ = [
+    "Canonical",
+    "RawKey",
+    "Symbolic",
+    "ambient_key",
+    "canonicalise",
+    "env_state",
+    "own_symbols",
+    "raw_key",
+]
 
 RawKey = tuple[Hashable, ...]
 
@@ -194,3 +203,18 @@ def _no_symbols(expr: sympy.Expr) -> sympy.Expr:
     if expr.free_symbols:
         raise Unshareable("the trace made a symbol of its own")
     return expr
+
+
+def own_symbols(key: RawKey, values: Sequence[Any]) -> Canonical:
+    """A key for this graph alone: its symbols keep their names."""
+    symbols: dict[sympy.Symbol, torch.SymInt] = {}
+    for dim in _symbolic_dims(values):
+        if dim.node.expr.is_Symbol:
+            symbols.setdefault(dim.node.expr, dim)
+
+    def known(expr: sympy.Expr) -> sympy.Expr:
+        if not expr.free_symbols <= symbols.keys():
+            raise Unshareable("the replacement needs a symbol that no argument has as a size")
+        return expr
+
+    return Canonical(key, known, symbols)

@@ -22,7 +22,7 @@ def insertion_point(outputs: Sequence[Node | None]) -> Node:
 
 
 def late_arguments(outputs: Sequence[Node | None], args: Iterable[Any]) -> list[Node]:
-    """Arguments that are defined at or after the insertion point; only several outputs can cause it."""
+    """Arguments defined at or after the insertion point; only several outputs can cause it."""
     if len(outputs) < 2:
         return []
     point = insertion_point(outputs)

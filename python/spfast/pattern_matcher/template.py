@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sympy
@@ -22,7 +22,15 @@ from spfast.pattern_matcher.vals import (
 __all__ = ["Template", "build_template"]
 
 _LITERALS = (
-    int, float, bool, str, complex, type(None), torch.dtype, torch.device, torch.layout,
+    int,
+    float,
+    bool,
+    str,
+    complex,
+    type(None),
+    torch.dtype,
+    torch.device,
+    torch.layout,
     torch.memory_format,
 )
 
@@ -47,6 +55,8 @@ class _NodeSpec:
     refs_only: tuple[int, ...] | None  # the operands, if all of them are plain references
     meta: dict[str, Any]
     val: ValSpec | None
+    record: ValSpec | None  # tensor_meta
+    eager: ValSpec | None  # eager_input_vals: what the node's inputs looked like when traced
 
 
 @dataclass(frozen=True)
@@ -103,8 +113,12 @@ class Template:
                 meta["val"] = value_of(spec.val)
             elif single is not None and "val" in single.meta:
                 meta["val"] = single.meta["val"]
-            if single is not None and "tensor_meta" not in meta and "tensor_meta" in single.meta:
+            if spec.record is not None:
+                meta["tensor_meta"] = builder.common(spec.record)
+            elif single is not None and "tensor_meta" in single.meta:
                 meta["tensor_meta"] = single.meta["tensor_meta"]
+            if spec.eager is not None:
+                meta["eager_input_vals"] = builder.common(spec.eager)
             created.append(node)
             env.append(node)
         return _fill(self.outputs, env, builder), created
@@ -140,14 +154,18 @@ def _operand(item: Any, index: dict[torch.fx.Node, int], describer: Describer) -
         dim = describer.dim(item)
         return dim if isinstance(dim, int) else _SymLiteral(dim)
     if isinstance(item, (list, tuple)):
-        if type(item) not in (list, tuple) and not isinstance(item, torch.fx.immutable_collections.immutable_list):
+        if type(item) not in (list, tuple) and not isinstance(
+            item, torch.fx.immutable_collections.immutable_list
+        ):
             raise Unshareable(f"an operand of type {type(item).__name__} in the replacement")
         parts = [_operand(part, index, describer) for part in item]
         return tuple(parts) if isinstance(item, tuple) else parts
     if isinstance(item, dict):
         return {key: _operand(part, index, describer) for key, part in item.items()}
     if isinstance(item, slice):
-        return slice(*(_operand(part, index, describer) for part in (item.start, item.stop, item.step)))
+        return slice(
+            *(_operand(part, index, describer) for part in (item.start, item.stop, item.step))
+        )
     if isinstance(item, _LITERALS) or isinstance(item, torch._ops.OpOverload):
         return item
     raise Unshareable(f"an operand of type {type(item).__name__} in the replacement")
@@ -193,10 +211,8 @@ def build_template(
         plain = not kwargs and all(type(item) is _Ref for item in args)
         meta: dict[str, Any] = {}
         source = {key: item for key, item in node.meta.items() if key != "val"}
-        if "eager_input_vals" in source:
-            raise Unshareable("the replacement carries eager input values")
-        if "tensor_meta" in source and not _static(source["tensor_meta"]):
-            raise Unshareable("symbolic tensor_meta in the replacement")
+        eager = source.pop("eager_input_vals", None)
+        record = source.pop("tensor_meta", None)
         _copy_meta(meta, source)
         val = node.meta.get("val")
         vals.append(describer.describe(val) if "val" in node.meta else None)
@@ -208,22 +224,18 @@ def build_template(
                 refs_only=tuple(item.index for item in args) if plain else None,
                 meta=meta,
                 val=None,
+                record=None if record is None else describer.describe(record),
+                eager=None if eager is None else Describer(rename).describe(eager),
             )
         )
         index[node] = inputs + len(specs) - 1
     vals = mark_shared(vals)
-    specs = [
-        _NodeSpec(s.target, s.args, s.kwargs, s.refs_only, s.meta, val)
-        for s, val in zip(specs, vals, strict=True)
-    ]
+    specs = [replace(s, val=val) for s, val in zip(specs, vals, strict=True)]
     for node in traced.graph.nodes:
         node.meta.pop("val", None)
+        node.meta.pop("tensor_meta", None)
+        node.meta.pop("eager_input_vals", None)
     return Template(inputs, tuple(specs), outputs, traced, mutates)
-
-
-def _static(tensor_meta: Any) -> bool:
-    shape = getattr(tensor_meta, "shape", None)
-    return shape is not None and all(type(n) is int for n in shape)
 
 
 class _MetaHolder:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,14 +23,12 @@ from torch._inductor.pattern_matcher import register_replacement as torch_regist
 from torch._prims_common import is_integer_dtype
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-__all__ = ["ReplacementSpec", "TracedSearch", "trace_replacement", "trace_search"]
+__all__ = ["ReplacementSpec", "parameter_names", "trace_replacement", "trace_search"]
 
 log = logging.getLogger("spfast")
 
 # torch.compile's matcher before 2.12 has no decomposition argument.
-TAKES_DECOMPOSITIONS = (
-    "get_decomp_fn" in inspect.signature(torch_register_replacement).parameters
-)
+TAKES_DECOMPOSITIONS = "get_decomp_fn" in inspect.signature(torch_register_replacement).parameters
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,8 @@ class ReplacementSpec:
         flat_argnames: The same after nested arguments are flattened: the pattern's keyword names.
         arg_specs: For each parameter, how its leaves nest.
         requires_grad: For each leaf, whether the example input required a gradient.
+        extra_check: The user's check; None if there is none.
+        leaf_names: For each parameter, the keyword names of its leaves.
     """
 
     search_fn: Callable[..., Any]
@@ -51,13 +51,13 @@ class ReplacementSpec:
     flat_argnames: tuple[str, ...]
     arg_specs: tuple[Any, ...]
     requires_grad: tuple[bool, ...]
-    extra_check: Callable[[Any], Any]
+    extra_check: Callable[[Any], Any] | None
     scalar_workaround: dict[str, Any]
     exclusive_arg_names: tuple[str, ...]
     search_fn_pattern: PatternExpr | None
     get_decomp_fn: Callable[..., Any] | None
     name: str
-    leaf_names: tuple[tuple[str, ...], ...] = field(default=())
+    leaf_names: tuple[tuple[str, ...], ...]
 
     def unflatten(self, leaves: Sequence[Any]) -> list[Any]:
         """One value for each parameter from the flat leaves."""
@@ -70,14 +70,25 @@ class ReplacementSpec:
         return found
 
     def structured(self, kwargs: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-        """A match's keyword arguments, nested again; what the match lacks comes from `defaults`."""
+        """A match's keyword arguments, nested again; what the match lacks comes from `defaults`.
+
+        Raises:
+            RuntimeError: The match lacks an argument that has no default.
+        """
         rest = dict(kwargs)
         found: dict[str, Any] = {}
         for name, spec, leaves in zip(self.argnames, self.arg_specs, self.leaf_names, strict=True):
-            if leaves and all(leaf in rest for leaf in leaves):
+            present = [leaf for leaf in leaves if leaf in rest]
+            if len(present) == len(leaves):
                 found[name] = pytree.tree_unflatten([rest.pop(leaf) for leaf in leaves], spec)
-            elif name in defaults:
+            elif name in defaults and not present:
                 found[name] = defaults[name]
+            else:
+                missing = [leaf for leaf in leaves if leaf not in rest]
+                raise RuntimeError(
+                    f"pattern {self.name!r} does not capture {missing} of its argument {name!r}; "
+                    "is the argument unused in the search function?"
+                )
         found.update(rest)
         return found
 
@@ -95,19 +106,30 @@ class ReplacementSpec:
         return traced
 
 
-@dataclass(frozen=True)
-class TracedSearch:
-    """The search pattern for one set of argument metadata.
+def parameter_names(
+    argnames: Sequence[str], args: Sequence[Any]
+) -> tuple[tuple[tuple[str, ...], ...], tuple[Any, ...]]:
+    """The keyword names of each parameter's leaves, and the nesting of each parameter.
 
-    Attributes:
-        pattern: None if the search function cannot run on such arguments: nothing matches.
-        sym_names: Keyword names under which the pattern captures symbolic sizes.
-        sym_values: What each of them must be.
+    A parameter that is one leaf keeps its name; the leaves of a list are numbered.
     """
+    used: set[str] = set()
 
-    pattern: PatternExpr | None
-    sym_names: tuple[str, ...] = ()
-    sym_values: tuple[torch.SymInt, ...] = ()
+    def unique(name: str) -> str:
+        found, count = name, 0
+        while found in used:
+            found, count = f"{name}_{count}", count + 1
+        used.add(found)
+        return found
+
+    names: list[tuple[str, ...]] = []
+    specs: list[Any] = []
+    for name, arg in zip(argnames, args, strict=True):
+        leaves, spec = pytree.tree_flatten(arg)
+        wanted = [name] if len(leaves) == 1 else [f"{name}_{i}" for i in range(len(leaves))]
+        names.append(tuple(unique(leaf) for leaf in wanted))
+        specs.append(spec)
+    return tuple(names), tuple(specs)
 
 
 def refresh(spec: ReplacementSpec, values: Sequence[Any]) -> list[Any] | None:
@@ -145,18 +167,21 @@ def symbolic_sizes(values: Sequence[Any]) -> list[torch.SymInt]:
     return found
 
 
-def trace_search(spec: ReplacementSpec, values: Sequence[Any]) -> TracedSearch:
+def trace_search(spec: ReplacementSpec, values: Sequence[Any]) -> PatternExpr | None:
     """The exact search pattern for these argument values. Call it under the graph's fake mode.
 
     Args:
         spec: The registered pattern.
         values: Meta values of the flat arguments.
+
+    Returns:
+        None if the search function cannot run on such arguments: nothing matches.
     """
     fresh = refresh(spec, values)
     if fresh is None:
-        return TracedSearch(None)
+        return None
     if spec.search_fn_pattern is not None:
-        return TracedSearch(spec.search_fn_pattern)
+        return spec.search_fn_pattern
     args = spec.unflatten(fresh)
     sizes = symbolic_sizes(fresh)
     search: Callable[..., Any] = spec.search_fn
@@ -171,7 +196,7 @@ def trace_search(spec: ReplacementSpec, values: Sequence[Any]) -> TracedSearch:
         traced = spec.trace(search, [*sizes, *args])
     except RuntimeError as error:
         log.info("pattern %s does not apply to these arguments: %s", spec.name, error)
-        return TracedSearch(None)
+        return None
     sym_names: tuple[str, ...] = ()
     if sizes:
         placeholders = [node for node in traced.graph.nodes if node.op == "placeholder"]
@@ -179,13 +204,12 @@ def trace_search(spec: ReplacementSpec, values: Sequence[Any]) -> TracedSearch:
         wanted = placeholders[len(sizes) : len(sizes) + len(spec.flat_argnames)]
         for node, name in zip(wanted, spec.flat_argnames, strict=False):
             _rename_placeholder(traced.graph, node, name)
-    pattern = fx_to_pattern(
+    return fx_to_pattern(
         traced,
         argnames=[*sym_names, *spec.flat_argnames],
         exclusive_arg_names=spec.exclusive_arg_names,
         scalar_workaround=spec.scalar_workaround,
     )
-    return TracedSearch(pattern, sym_names, tuple(sizes))
 
 
 def _rename_placeholder(graph: torch.fx.Graph, node: torch.fx.Node, name: str) -> None:

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any, TypeAlias
 
 import sympy
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.fx.immutable_collections import immutable_dict, immutable_list
+from torch.fx.passes.shape_prop import TensorMetadata
 from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 __all__ = ["Builder", "Describer", "SymSpec", "TensorSpec", "Unshareable", "ValSpec", "dim_of"]
 
-Dim = Union[int, sympy.Expr]
+Dim: TypeAlias = int | sympy.Expr
 
 
 class Unshareable(Exception):  # noqa: N818 - an outcome, not an error that a user sees
@@ -63,7 +65,24 @@ class ConstantSpec:
     value: Any
 
 
-ValSpec = Union[TensorSpec, SymSpec, SequenceSpec, ConstantSpec]
+@dataclass(frozen=True)
+class MappingSpec:
+    """Values by name."""
+
+    kind: type
+    items: tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class RecordSpec:
+    """A TensorMetadata record."""
+
+    record: TensorMetadata
+    shape: tuple[Dim, ...]
+    stride: tuple[Dim, ...]
+
+
+ValSpec = TensorSpec | SymSpec | SequenceSpec | MappingSpec | RecordSpec | ConstantSpec
 
 
 def dim_of(value: Any) -> Dim:
@@ -79,6 +98,10 @@ def dim_of(value: Any) -> Dim:
         if isinstance(expr, sympy.Expr) and hasattr(value.node, "shape_env"):
             return expr
     raise Unshareable(f"a size of type {type(value).__name__} has no expression")
+
+
+_SEQUENCES = (list, tuple, immutable_list)
+_MAPPINGS = (dict, immutable_dict)
 
 
 class Describer:
@@ -104,8 +127,17 @@ class Describer:
         if isinstance(value, torch.SymInt):
             dim = self.dim(value)
             return SymSpec(dim if isinstance(dim, sympy.Expr) else sympy.Integer(dim))
-        if type(value) in (list, tuple):
+        if isinstance(value, TensorMetadata):
+            shape = tuple(self.dim(n) for n in value.shape)
+            stride = tuple(self.dim(n) for n in value.stride)
+            if value.is_quantized:
+                raise Unshareable("a quantized tensor in the replacement")
+            return RecordSpec(value._replace(shape=torch.Size([]), stride=()), shape, stride)
+        if type(value) in _SEQUENCES:
             return SequenceSpec(type(value), tuple(self.describe(item) for item in value))
+        if type(value) in _MAPPINGS:
+            items = tuple((key, self.describe(item)) for key, item in value.items())
+            return MappingSpec(type(value), items)
         if value is None or type(value) in (int, float, bool, str):
             return ConstantSpec(value)
         raise Unshareable(f"a value of type {type(value).__name__} in the replacement")
@@ -164,8 +196,14 @@ def mark_shared(specs: list[ValSpec | None]) -> list[ValSpec | None]:
 
 def _shared(spec: TensorSpec) -> TensorSpec:
     return TensorSpec(
-        spec.size, spec.stride, spec.offset, spec.dtype, spec.device, spec.storage,
-        spec.storage_bytes, own_storage=False,
+        spec.size,
+        spec.stride,
+        spec.offset,
+        spec.dtype,
+        spec.device,
+        spec.storage,
+        spec.storage_bytes,
+        own_storage=False,
     )
 
 
@@ -181,6 +219,14 @@ class Builder:
         self.mode = mode
         self._symbols = dict(symbols)
         self._dims: dict[sympy.Expr, Any] = {}
+        self._common: dict[int, Any] = {}
+
+    def common(self, spec: ValSpec) -> Any:
+        """A value that all matches of this graph share, for records that nothing writes to."""
+        found = self._common.get(id(spec))
+        if found is None:
+            found = self._common[id(spec)] = self.instance()(spec)
+        return found
 
     def dim(self, dim: Dim) -> Any:
         """The size in this graph: an int or a SymInt."""
@@ -222,6 +268,12 @@ class Builder:
                 return self.dim(spec.expr)
             if isinstance(spec, SequenceSpec):
                 return spec.kind(build(item) for item in spec.items)
+            if isinstance(spec, RecordSpec):
+                shape = torch.Size([self.dim(n) for n in spec.shape])
+                stride = tuple([self.dim(n) for n in spec.stride])
+                return spec.record._replace(shape=shape, stride=stride)
+            if isinstance(spec, MappingSpec):
+                return spec.kind((key, build(item)) for key, item in spec.items)
             return spec.value
 
         def build_unfaked(spec: ValSpec) -> Any:

@@ -53,9 +53,15 @@ class Trace:
         for each in node.calls:
             for _, operand in each.operands:
                 if operand.kind == "operation":
-                    self.nodes[operand.index].read = True
+                    self.mark(operand.index)
         self.nodes.append(node)
         return Value(self, Operand("operation", len(self.nodes) - 1))
+
+    def mark(self, index: int) -> None:
+        """Notes that something reads this operation."""
+        if self.nodes[index].absorbed:
+            raise PatternError("it uses an alternative of an either(): use the result of either()")
+        self.nodes[index].read = True
 
     def item(self, operand: Operand, index: int | str) -> Value:
         """Adds the choice of one of several results."""

@@ -111,11 +111,12 @@ def operation_of(calls: list[Call]) -> Operation:
 
 
 def _same(placed: list[tuple[Location, Operand]], operands: list[Operand]) -> bool:
-    return sorted(repr(operand) for _, operand in placed) == sorted(map(repr, operands))
+    found = [operand for _, operand in placed]
+    return found == operands or found[::-1] == operands
 
 
 def _shared_operands(calls: list[Call]) -> list[Operand]:
-    """What every each reads, each as often as the each that reads it most."""
+    """What every call reads, each as often as the call that reads it most."""
     if len(calls) == 1:
         return [operand for _, operand in calls[0].operands]
     shared: list[Operand] = []
@@ -129,23 +130,23 @@ def _shared_operands(calls: list[Call]) -> list[Operand]:
     return shared
 
 
-def _form(each: Call, operands: list[Operand]) -> Form:
+def _form(one: Call, operands: list[Operand]) -> Form:
     places: dict[Operand, list[Location]] = {}
-    for location, operand in each.operands:
+    for location, operand in one.operands:
         places.setdefault(operand, []).append(location)
     where = []
     for operand in operands:
         known = places[operand]
         # Read more often elsewhere: the last place is looked at once more.
         where.append(known.pop(0) if len(known) > 1 else known[0])
-    fixed = list(each.fixed)
-    for location, operand in each.operands:
+    fixed = list(one.fixed)
+    for location, operand in one.operands:
         if operand in operands:
             continue
         if len(operand.literals) > 1 or operand.literals[0].tag == "last_dim":
             raise PatternError(
-                f"either() of {each.target} and others: "
+                f"either() of {one.target} and others: "
                 f"one_of() and last_dim must stand in every alternative"
             )
         fixed.append(Fixed(location, operand.literals[0], required=True))
-    return Form(each.target, tuple(where), tuple(fixed))
+    return Form(one.target, tuple(where), tuple(fixed))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import torch
+
 from spfast.patterns.blocks import AddBlock, Block, register_rules
 from spfast.patterns.fp8 import QUANTS
 from spfast.patterns.model import CollectiveFamily
 from spfast.patterns.registry import Dialect, Registry
-from spfast.patterns.rmsnorm import NORMS
+from spfast.patterns.rmsnorm import NARROWED, NORMS, cast
 from spfast.patterns.values import Captures, Value, ops
 
 __all__ = ["DIALECT", "register"]
@@ -29,12 +31,29 @@ DIALECT = Dialect(
 )
 
 
-def _after_add(norm: Block) -> AddBlock:
+def _after_sum(norm: Block) -> AddBlock:
     def add_norm(x: Value, c: Captures) -> tuple[Value, Value]:
         residual = ops.aten.add.Tensor(c.rows("residual"), x)
         return norm(residual, c), residual
 
     return add_norm
+
+
+def _after_wide_sum(norm: Block, keeps_residual: bool) -> AddBlock:
+    """As vLLM's native norm: summed in float32, cast back for the next site if there is one."""
+
+    def add_norm(x: Value, c: Captures) -> tuple[Value, Value]:
+        wide = ops.aten.add.Tensor(cast(x, torch.float32), c.rows("residual"))
+        normed = norm(wide, c)
+        return normed, cast(wide, c.residual_dtype) if keeps_residual else wide
+
+    return add_norm
+
+
+ADD_NORMS: tuple[AddBlock, ...] = (
+    *map(_after_sum, NORMS),
+    *(_after_wide_sum(norm, keeps) for norm in NARROWED for keeps in (False, True)),
+)
 
 
 def register(registry: Registry) -> None:
@@ -48,6 +67,6 @@ def register(registry: Registry) -> None:
         registry,
         DIALECT.name,
         norms=NORMS,
-        add_norms=[_after_add(norm) for norm in NORMS],
+        add_norms=ADD_NORMS,
         quants=QUANTS,
     )

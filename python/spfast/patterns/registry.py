@@ -181,7 +181,21 @@ class Registry:
 
     def rules(self, dialects: Iterable[str] | None = None) -> tuple[str, ...]:
         """Names of the rules of these dialects, or of all."""
-        return tuple(dict.fromkeys(pattern.rule for pattern in self._chosen(dialects)))
+        return tuple(dict.fromkeys(pattern.rule for pattern in self.variants(dialects)))
+
+    def variants(self, dialects: Iterable[str] | None = None) -> tuple[Pattern, ...]:
+        """The patterns of these dialects, or of all, each with the parameters that it uses itself.
+
+        Raises:
+            PatternError: There is no dialect of such a name.
+        """
+        names = set(self._names(dialects))
+        return tuple(
+            pattern
+            for key, patterns in self._entries.items()
+            if key.dialect in names
+            for pattern in patterns
+        )
 
     def patterns(self, dialects: Iterable[str] | None = None) -> tuple[Pattern, ...]:
         """The patterns of these dialects, or of all, as the core takes them.
@@ -192,10 +206,10 @@ class Registry:
             PatternError: There is no dialect of such a name.
         """
         by_rule: dict[str, list[Pattern]] = {}
-        for pattern in self._chosen(dialects):
+        for pattern in self.variants(dialects):
             by_rule.setdefault(pattern.rule, []).append(pattern)
         unified = (_unify(patterns) for patterns in by_rule.values())
-        return tuple(dict.fromkeys(itertools.chain.from_iterable(unified)))
+        return tuple(itertools.chain.from_iterable(unified))
 
     def families(self, dialects: Iterable[str] | None = None) -> tuple[CollectiveFamily, ...]:
         """The families of collectives of these dialects, or of all."""
@@ -222,7 +236,7 @@ class Registry:
         """Every pattern as readable Python, one function a variant."""
         return "\n\n\n".join(
             f"# rule {pattern.rule}, priority {pattern.priority}\n{describe(pattern)}"
-            for pattern in self._chosen(dialects)
+            for pattern in self.variants(dialects)
         )
 
     def _names(self, dialects: Iterable[str] | None) -> list[str]:
@@ -234,15 +248,6 @@ class Registry:
                 known = ", ".join(sorted(self._dialects)) or "none"
                 raise PatternError(f"there is no dialect '{name}' (known: {known})")
         return names
-
-    def _chosen(self, dialects: Iterable[str] | None) -> list[Pattern]:
-        names = set(self._names(dialects))
-        return [
-            pattern
-            for key, patterns in self._entries.items()
-            if key.dialect in names
-            for pattern in patterns
-        ]
 
     def _patterns_of(self, rule: str, but: Key) -> list[Pattern]:
         return [

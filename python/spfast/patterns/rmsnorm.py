@@ -13,7 +13,7 @@ from spfast.patterns.blocks import Block
 from spfast.patterns.building import either
 from spfast.patterns.values import Captures, Value, last_dim, ops
 
-__all__ = ["NORMS", "cast", "widened"]
+__all__ = ["NARROWED", "NORMS", "cast", "widened"]
 
 
 def cast(x: Value, dtype: object) -> Value:
@@ -68,7 +68,10 @@ def fused_rms_norm(x: Value, c: Captures) -> Value:
     return ops.aten._fused_rms_norm(x, [c.width], c.weight, c.epsilon)[0]
 
 
-_DECOMPOSED = (bare, narrowed, narrowed_then_weighted, weighted, weighted_then_narrowed)
+NARROWED: tuple[Block, ...] = (narrowed, narrowed_then_weighted, weighted_then_narrowed)
+"""The decomposed forms of a value that is wide already, with a narrow result."""
+
+_DECOMPOSED = (*NARROWED, bare, weighted)
 
 NORMS: tuple[Block, ...] = (*map(widened, _DECOMPOSED), *_DECOMPOSED, rms_norm, fused_rms_norm)
 """Every form of a norm, each from the value that is normed to the result."""

@@ -125,6 +125,10 @@ def _trace(
     if not returned or not all(isinstance(each, Value) for each in returned):
         raise PatternError("it returns no value: return what a rewrite keeps, one or a tuple")
     kept = {each._operand.index for each in returned if each._operand.kind == "operation"}
+    if any(out.nodes[index].absorbed for index in kept):
+        raise PatternError(
+            "it returns an alternative of an either(): return the result of either()"
+        )
     return _finish(out, kept, rule, priority)
 
 

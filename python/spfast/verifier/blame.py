@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from torch import fx
 
@@ -16,11 +16,13 @@ __all__ = ["Blame"]
 class Blame:
     """Traces a wrong result back to the first node that the original graph has no equal of."""
 
-    def __init__(self, before: Context, after: Context, entries: Sequence[Entry]) -> None:
+    def __init__(
+        self, before: Context, after: Context, old: Sequence[Entry], new: Sequence[Entry]
+    ) -> None:
         self._before, self._after = before, after
-        self._order = {entry[0]: place for place, entry in enumerate(entries)}
-        self._names: Mapping[Value, str] | None = None
-        self._old: Mapping[str, fx.Node] = {node.name: node for node in before.values}
+        self._order = {entry[0]: place for place, entry in enumerate(new)}
+        self._names: dict[object, str] | None = None
+        self._old = {entry[0].name: entry for entry in old}
 
     def reads_reported(self, node: fx.Node) -> bool:
         """Whether ``node`` reads a value that is wrong for a reason that is reported already."""
@@ -53,8 +55,12 @@ class Blame:
     def reason(self, node: fx.Node) -> str:
         """Says what is wrong at a culprit: which operand is not what it was."""
         old = self._old.get(node.name)
-        if old is not None and old.target is node.target:
-            then, now = old.all_input_nodes, node.all_input_nodes
+        if old is not None and old[2] is node.target:
+            # A node that was edited in place reads what it reads now: ask the picture of it.
+            then: list[fx.Node] = []
+            fx.node.map_arg((old[3], old[4]), then.append)
+            now: list[fx.Node] = []
+            fx.node.map_arg((node.args, node.kwargs), now.append)
             for before, after in zip(then, now, strict=False):
                 if self._whole(before, self._before) != self._whole(after, self._after):
                     return (
@@ -68,13 +74,15 @@ class Blame:
     def origin(self, node: fx.Node) -> str:
         """Says what a node of the rewritten graph holds, in names of the original one."""
         if self._names is None:
-            names: dict[object, str] = {}
+            self._names = {}
             for old, value in self._before.values.items():
-                names.setdefault(_contents(value), old.name)
-            self._names = names  # type: ignore[assignment]
-        value = self._after.values[node]
-        found = self._names.get(_contents(value))  # type: ignore[call-overload,union-attr]
+                self._names.setdefault(_contents(value), old.name)
+        found = self._names.get(_contents(self._after.values[node]))
         return f"what {found!r} held" if found else "nothing that the original graph has"
+
+    def is_same_elsewhere_shaped(self, before: Value, after: Value) -> bool:
+        """Whether two values hold the same elements in the same order, under different shapes."""
+        return after.kind is before.kind is Kind.FULL and after.term == before.term
 
     def _is_known(self, node: fx.Node) -> bool:
         value = self._after.values.get(node)

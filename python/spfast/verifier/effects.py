@@ -17,7 +17,7 @@ from spfast.verifier.context import Context
 from spfast.verifier.kinds import Writes, operator_name
 from spfast.verifier.values import Value
 
-__all__ = ["is_view", "perform", "share_storage"]
+__all__ = ["is_view", "perform", "returns_operand", "share_storage"]
 
 
 def perform(
@@ -36,7 +36,7 @@ def perform(
     written = _written(node, writes, args, kwargs)
     for operand in written:
         ctx.written[ctx.roots.get(operand, operand)] = (term, place + 1)
-    if written and written[0] is (args[0] if args else None) and _returns_first(node.target):
+    if written and written[0] is (args[0] if args else None) and returns_operand(node.target):
         ctx.roots[node] = ctx.roots.get(written[0], written[0])
         return key, ctx.read(written[0])
     return key, None
@@ -71,7 +71,8 @@ def _written(
     return written
 
 
-def _returns_first(target: Any) -> bool:
+def returns_operand(target: Any) -> bool:
+    """Says whether an operator's one result is an operand or a view of it, by its schema."""
     if not isinstance(target, torch._ops.OpOverload):
         return False
     schema = target._schema

@@ -49,8 +49,7 @@ def collective(
             ctx.why = problem
             return None
     if what.dim >= 0 and args[what.dim] != 0:
-        if value.kind is Kind.SHARD:
-            ctx.why = f"moves {value.describe()} along dim {args[what.dim]}, not along the tokens"
+        ctx.why = f"moves {value.describe()} along dim {args[what.dim]}, not along the tokens"
         return None
     reduce_op = args[what.reduce_op] if what.reduce_op >= 0 else "sum"
     if what.what == "gather":

@@ -95,7 +95,7 @@ def verify(
     rewritten = Context(store, dims, groups, is_after=True, replicated=inputs)
     walk(rewritten, new)
     found = dict(rewritten.problems)
-    blame = Blame(original, rewritten, new)
+    blame = Blame(original, rewritten, old, new)
     for finding in (
         _inputs(dims, old, new),
         _effects(original, rewritten, blame),
@@ -144,10 +144,12 @@ def _effects(before: Context, after: Context, blame: Blame) -> Findings:
     """Writes and other effects happen in the same order, on the same values."""
     for (was, old), (now, new) in zip(before.effects, after.effects, strict=False):
         if was != now:
+            if new in after.problems or blame.reads_reported(new):
+                return
             culprit = blame.culprit_of_operands(new)
             if culprit is not None:
                 yield culprit, blame.reason(culprit)
-            elif not blame.reads_reported(new):
+            else:
                 yield new, f"does not do what {old.name!r} did in its place"
             return
     if len(before.effects) > len(after.effects):
@@ -189,6 +191,11 @@ def _outputs(
         culprit = blame.culprit(right)
         if actual.kind in (Kind.SHARD, Kind.PENDING):
             yield output, f"returns {right.name!r}, which is {actual.describe()}"
+        elif blame.is_same_elsewhere_shaped(expected, actual):
+            yield (
+                right,
+                f"is output {place}, {actual.describe()}, where it was {expected.describe()}",
+            )
         elif culprit is not None:
             if not blame.reads_reported(culprit):
                 yield culprit, blame.reason(culprit)

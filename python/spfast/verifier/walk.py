@@ -133,7 +133,7 @@ def _opaque(
     if ctx.is_after:
         operands = [(operand, ctx.read(operand)) for operand in node.all_input_nodes]
         if any(value.kind is Kind.WRONG for _, value in operands):
-            return ctx.store.wrong
+            return _wrong(ctx, node, writes)
     key: Hashable = (node.target, ctx.key(args), ctx.key(kwargs))
     if ctx.is_after and key not in ctx.store.results:
         for operand, value in operands:
@@ -141,7 +141,7 @@ def _opaque(
                 why = why or f"needs a full value, but {operand.name!r} is {value.describe()}"
         if why is not None:
             ctx.problems[node] = why
-            return ctx.store.wrong
+            return _wrong(ctx, node, writes)
     if writes.ordered:
         key, same = perform(ctx, node, writes, args, kwargs)
         if same is not None:
@@ -150,6 +150,12 @@ def _opaque(
     if found is None:
         found = ctx.store.results[key] = _made(ctx, key, val)
     return found
+
+
+def _wrong(ctx: Context, node: fx.Node, writes: Writes) -> Value:
+    if writes.ordered:  # keep the count, so that the effects after it are compared in step
+        ctx.effects.append((ctx.store.term(("wrong", node.name)), node))
+    return ctx.store.wrong
 
 
 def _is_whole(value: Value) -> bool:

@@ -1,0 +1,55 @@
+"""The pattern matcher behind Inductor's own passes, for code that cannot change its import.
+
+Set ``SPFAST_PATTERN_MATCHER=1`` and import this module, or use :func:`patched`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch._inductor.pattern_matcher as stock
+
+from spfast.pattern_matcher.engine import run
+
+__all__ = ["install", "patched"]
+
+ENVIRONMENT_SWITCH = "SPFAST_PATTERN_MATCHER"
+
+
+def _apply(self: stock.PatternMatcherPass, gm: Any) -> int:
+    return run(self, gm)
+
+
+def install() -> None:
+    """Puts the matcher behind every pass of ``torch._inductor`` for the rest of the process."""
+    stock.PatternMatcherPass.apply = _apply  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def patched() -> Iterator[None]:
+    """Puts the matcher behind every pass of ``torch._inductor`` while the context lasts.
+
+    Patterns that were registered before are served too: what torch's entries traced for each match
+    is traced once for each distinct metadata.
+
+    Example:
+        >>> import torch._inductor.pattern_matcher as stock
+        >>> before = stock.PatternMatcherPass.apply
+        >>> with patched():
+        ...     changed = stock.PatternMatcherPass.apply is not before
+        >>> changed, stock.PatternMatcherPass.apply is before
+        (True, True)
+    """
+    before = stock.PatternMatcherPass.apply
+    install()
+    try:
+        yield
+    finally:
+        stock.PatternMatcherPass.apply = before  # type: ignore[method-assign]
+
+
+if os.environ.get(ENVIRONMENT_SWITCH) == "1":
+    install()

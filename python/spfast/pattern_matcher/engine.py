@@ -1,0 +1,143 @@
+"""The run of a pass over a graph: the order of candidates, and what a match must pass."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch._inductor.pattern_matcher as stock
+from torch._dynamo.utils import counters
+from torch._inductor.lowering import fallback_node_due_to_unsupported_type
+from torch.fx.experimental.symbolic_shapes import guard_or_false
+from torch.fx.passes.graph_transform_observer import GraphTransformObserver
+
+from spfast.pattern_matcher.adopt import adopt
+from spfast.pattern_matcher.entry import ReplacementEntry
+from spfast.pattern_matcher.variants import Session
+
+__all__ = ["run"]
+
+_DEBUG = "TORCHINDUCTOR_PATTERN_MATCH_DEBUG"
+
+
+def run(rules: stock.PatternMatcherPass, target: torch.fx.GraphModule | torch.fx.Graph) -> int:
+    """Applies a pass to a graph, as torch's `PatternMatcherPass.apply` does.
+
+    Returns:
+        The number of matches replaced.
+
+    Raises:
+        RuntimeError: `target` is no graph.
+        Whatever users' functions raise; the graph is then as before the match at hand.
+    """
+    if not rules.patterns:
+        return 0
+    graph, module = _graph_of(target)
+    if stock.should_compute_mutation_region_ids(graph):
+        stock.compute_mutation_region_ids(graph)
+    candidates = _candidates(rules, graph)
+    name = rules.pass_name if rules.pass_name is not None else "pattern_matcher"
+    count = 0
+    session = Session()
+    with GraphTransformObserver(module, name, getattr(rules, "subsystem", None)):
+        for node in candidates:
+            count += _visit(rules, graph, node, session)
+    return count
+
+
+def _graph_of(target: Any) -> tuple[torch.fx.Graph, torch.fx.GraphModule]:
+    if isinstance(target, torch.fx.GraphModule):
+        return target.graph, target
+    if isinstance(target, torch.fx.Graph):
+        module = target.owning_module
+        assert isinstance(module, torch.fx.GraphModule)
+        return target, module
+    raise RuntimeError(
+        f"PatternMatcherPass.apply takes a GraphModule or a Graph, but got {type(target)}"
+    )
+
+
+def _candidates(rules: stock.PatternMatcherPass, graph: torch.fx.Graph) -> list[torch.fx.Node]:
+    found = []
+    modules = False
+    for op, target in rules.patterns:
+        if op == "call_module":
+            modules = True
+        else:
+            found.append(graph.find_nodes(op=op, target=target, sort=False))
+    if modules:
+        found.append(graph.find_nodes(op="call_module", sort=False))
+    return sorted(itertools.chain.from_iterable(found), reverse=True)
+
+
+def _visit(
+    rules: stock.PatternMatcherPass, graph: torch.fx.Graph, node: torch.fx.Node, session: Session
+) -> int:
+    if node._erased:
+        return 0
+    key = (node.op, stock.extract_target(node))
+    if node.op == "call_module" and key not in rules.patterns:
+        return 0
+    if fallback_node_due_to_unsupported_type(node, allow_cpu_inputs=False):
+        return 0
+    count = 0
+    for entry in rules.patterns[key]:
+        if node._erased:
+            break
+        entry = adopt(entry)
+        match = entry.pattern.match(node)
+        if not match:
+            continue
+        if not _in_one_region(graph, match.nodes):
+            continue
+        if stock._should_debug_node(node.name):
+            stock.log.warning("%s%s %s %s", node, node.args, match, entry.pattern)
+        if isinstance(entry, ReplacementEntry):
+            accepted: Any = entry.decide(match, session)
+        else:
+            accepted = entry.extra_check(match)
+        if guard_or_false(accepted):
+            count += 1
+            _apply(entry, match, graph, node)
+    return count
+
+
+def _in_one_region(graph: torch.fx.Graph, nodes: list[torch.fx.Node]) -> bool:
+    """Whether all nodes lie between the same two mutations and on the same stream."""
+    regions = {stock.get_mutation_region_id(graph, node) for node in nodes}
+    if len(regions) != 1:
+        return False
+    return len({node.meta.get("custom", {}).get("stream", 0) for node in nodes}) == 1
+
+
+def _apply(entry: Any, match: stock.Match, graph: torch.fx.Graph, node: torch.fx.Node) -> None:
+    _rewrite(entry, match, graph, node)
+    backend = stock.backend
+    counters[backend]["pattern_matcher_count"] += 1
+    counters[backend]["pattern_matcher_nodes"] += len(match.nodes)
+    if os.environ.get(_DEBUG):
+        name = getattr(entry, "pattern_name", None)
+        if not name:
+            name = f"{type(entry.pattern).__name__}_{node.target}"
+        counters[f"{backend}_pattern_matcher_per_pattern"][name] += 1
+
+
+def _rewrite(entry: Any, match: stock.Match, graph: torch.fx.Graph, node: torch.fx.Node) -> None:
+    apply: Callable[..., None] = entry.apply
+    if isinstance(entry, stock.GraphPatternEntry):
+        with stock._track_graph_mutation_ops(graph) as tracker:
+            apply(match, graph, node)
+        if tracker.changed_mutation_regions():
+            stock.compute_mutation_region_ids(graph)
+        return
+    if isinstance(
+        entry, stock.ReplacementPatternEntry
+    ) and not stock._replacement_changes_mutation_regions(entry, match):
+        apply(match, graph, node)
+        return
+    refresh = stock._mutation_region_refresh(graph, match.nodes)
+    apply(match, graph, node)
+    stock._refresh_mutation_region_ids(graph, refresh)

@@ -1,0 +1,118 @@
+"""The entry of a registered replacement: checks a match by a cached trace, and applies it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch._inductor.pattern_matcher as stock
+from torch._inductor import config as inductor_config
+
+from spfast.pattern_matcher.splice import splice
+from spfast.pattern_matcher.trace import ReplacementSpec
+from spfast.pattern_matcher.variants import Bound, Session, Variants
+
+__all__ = ["ReplacementEntry"]
+
+_NAME = "replace_with_graph"
+_CONTAINERS = (list, tuple, dict)
+
+
+class ReplacementEntry(stock.ReplacementPatternEntry):
+    """Takes the place of torch's entry, in our passes and in torch's own.
+
+    Args:
+        entry: Torch's entry, which serves what the cache cannot.
+        spec: What was registered.
+    """
+
+    def __init__(self, entry: stock.ReplacementPatternEntry, spec: ReplacementSpec) -> None:
+        vars(self).update(vars(entry))
+        self.stock = entry
+        self.spec = spec
+        self.variants = Variants(spec)
+        self.extra_check = self.check
+
+    def check(self, match: stock.Match) -> bool:
+        """Decides a match outside of a pass of ours."""
+        return self.decide(match, Session())
+
+    def decide(self, match: stock.Match, session: Session) -> bool:
+        """Whether the exact pattern matches and the user's check agrees.
+
+        Args:
+            match: The match of the general pattern; what `apply` needs is left on it.
+            session: What is known of this run over this graph.
+
+        Raises:
+            Whatever the user's functions raise.
+        """
+        leaves = self._leaves(match)
+        tracked = inductor_config.trace.provenance_tracking_level == 1
+        bound = None if leaves is None or tracked else self.variants.find(leaves, session)
+        if leaves is None or bound is None:
+            self.variants.by_torch += 1
+            return bool(self.stock.extra_check(match))
+        node = match.output_nodes()[0]
+        assert node is not None
+        check = self.spec.extra_check
+        if check is None:
+            if not bound.search.accepts(node):
+                return False
+        else:
+            exact = bound.search.match(node)
+            if exact is None:
+                return False
+            exact.kwargs = self._exact_kwargs(exact.kwargs, match.kwargs)
+            if not check(exact):
+                return False
+        template = bound.template(leaves)
+        if template is None:
+            self.variants.by_torch += 1
+            return bool(self.stock.extra_check(match))
+        match.replacement_graph = template.graph_module
+        match.plan = (bound, leaves)  # type: ignore[attr-defined]
+        return True
+
+    def _exact_kwargs(self, exact: dict[str, Any], general: dict[str, Any]) -> dict[str, Any]:
+        return self.spec.structured(exact, self.spec.structured(general, {}))
+
+    def _leaves(self, match: stock.Match) -> list[Any] | None:
+        """The match's flat arguments; None if it holds others than the function's parameters."""
+        kwargs = match.kwargs
+        names = self.spec.flat_argnames
+        try:
+            leaves = [kwargs[name] for name in names]
+        except KeyError:
+            return None
+        return None if any(isinstance(leaf, _CONTAINERS) for leaf in leaves) else leaves
+
+    def _arguments(self, match: stock.Match, leaves: list[Any]) -> Sequence[Any]:
+        if len(match.kwargs) == len(leaves) and not match.args:
+            return leaves
+        return self.normalize_args(*match.args, **match.kwargs)
+
+    def apply(self, match: stock.Match, graph: torch.fx.Graph, node: torch.fx.Node) -> None:
+        """Puts the replacement in the place of an accepted match."""
+        plan: tuple[Bound, list[Any]] | None = getattr(match, "plan", None)
+        if plan is None:
+            self.stock.apply(match, graph, node)
+            return
+        bound, leaves = plan
+        args = self._arguments(match, leaves)
+        template = bound.template(leaves)
+        assert template is not None
+        if len(args) < template.inputs:
+            raise AssertionError(
+                f"pattern {self.spec.name!r}: the replacement has {template.inputs} inputs, "
+                f"the match gives {len(args)}"
+            )
+        single = match.nodes[0] if len(match.nodes) == 1 else None
+        splice(
+            match,
+            graph,
+            args,
+            lambda: template.instantiate(graph, args, bound.builder, single),
+            getattr(self, "pattern_name", None) or _NAME,
+        )

@@ -1,0 +1,174 @@
+"""The traces of a registered pattern, one for each distinct metadata of its arguments.
+
+Identical layers of a graph share a trace, and so do graphs that are alike: within a graph a key
+names the graph's symbols, across graphs they are renamed (`keys.canonicalise`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch._inductor.pattern_matcher as stock
+from torch._guards import detect_fake_mode
+
+from spfast.pattern_matcher.keys import (
+    Canonical,
+    ambient_key,
+    canonicalise,
+    env_state,
+    own_symbols,
+    raw_key,
+)
+from spfast.pattern_matcher.search import Search
+from spfast.pattern_matcher.template import Template, build_template
+from spfast.pattern_matcher.trace import ReplacementSpec, trace_replacement, trace_search
+from spfast.pattern_matcher.vals import Builder, Unshareable
+
+__all__ = ["Bound", "Session", "Variants"]
+
+log = logging.getLogger("spfast")
+
+
+@dataclass
+class Variant:
+    """One traced search, and the traced replacement once a match was accepted.
+
+    Attributes:
+        search: The exact pattern.
+        template: The replacement; None until it is needed.
+        refusal: Why there is no template: torch's entry serves such matches.
+    """
+
+    search: Search
+    template: Template | None = None
+    refusal: str | None = None
+
+
+@dataclass
+class Session:
+    """One run of a pass over one graph: what may be taken as unchanged while it lasts."""
+
+    ambient: Hashable = field(default_factory=ambient_key)
+    bounds: dict[Hashable, Bound | None] = field(default_factory=dict)
+    builders: dict[Hashable, Builder] = field(default_factory=dict)
+
+
+class Bound:
+    """A variant together with the graph in which it is used."""
+
+    def __init__(
+        self, spec: ReplacementSpec, variant: Variant, mode: Any, known: Canonical, env: Any
+    ) -> None:
+        self.search = variant.search
+        self.builder = Builder(mode, known.symbols)
+        self._spec = spec
+        self._variant = variant
+        self._mode = mode
+        self._known = known
+        self._env = env
+
+    def template(self, leaves: Sequence[Any]) -> Template | None:
+        """The replacement, traced now if this is the first accepted match; None: let torch do it.
+
+        Raises:
+            Whatever the user's replacement function raises.
+        """
+        variant = self._variant
+        if variant.template is None and variant.refusal is None:
+            before = env_state(self._env)
+            with self._mode:
+                traced = trace_replacement(self._spec, values_of(leaves))
+            try:
+                if env_state(self._env) != before:
+                    raise Unshareable("tracing the replacement added guards")
+                mutates = any(stock.is_mutation_op(node) for node in traced.graph.nodes)
+                variant.template = build_template(traced, self._known.to_canonical, mutates)
+            except Unshareable as reason:
+                variant.refusal = str(reason)
+                log.info("pattern %s: torch replaces each match: %s", self._spec.name, reason)
+        return variant.template
+
+
+def values_of(leaves: Sequence[Any]) -> list[Any]:
+    """The meta values of nodes; other leaves are their own value."""
+    return [_value_of(leaf) if isinstance(leaf, torch.fx.Node) else leaf for leaf in leaves]
+
+
+def _value_of(node: torch.fx.Node) -> Any:
+    meta = node.meta
+    return meta["val"] if "val" in meta else meta["example_value"]
+
+
+class Variants:
+    """All traces of one registered pattern.
+
+    Attributes:
+        traced: How many searches were traced.
+        reused: How many matches were checked by a trace that was there.
+        by_torch: How many matches torch's entry had to check.
+        reasons: Why, with counts.
+    """
+
+    def __init__(self, spec: ReplacementSpec) -> None:
+        self.spec = spec
+        self.traced = 0
+        self.reused = 0
+        self.by_torch = 0
+        self.reasons: dict[str, int] = {}
+        self._shared: dict[Hashable, Variant] = {}
+
+    def find(self, leaves: Sequence[Any], session: Session) -> Bound | None:
+        """The trace for a match's arguments; None if only torch's entry can check them."""
+        try:
+            values = values_of(leaves)
+            key, env = raw_key(values)
+        except (KeyError, Unshareable) as reason:
+            self._count(str(reason))
+            return None
+        local = (id(self), key, id(env), env_state(env))
+        if local in session.bounds:
+            self.reused += 1
+            return session.bounds[local]
+        found = self._resolve(values, key, env, session)
+        if env_state(env) == local[3]:
+            session.bounds[local] = found
+        else:  # tracing taught the environment something: the key of later matches says so
+            session.bounds[(id(self), key, id(env), env_state(env))] = found
+        return found
+
+    def _count(self, reason: str) -> None:
+        self.reasons[reason] = self.reasons.get(reason, 0) + 1
+
+    def _resolve(self, values: list[Any], key: Any, env: Any, session: Session) -> Bound | None:
+        mode = detect_fake_mode(values)
+        if mode is None:
+            self._count("no fake mode among the arguments")
+            return None
+        shared: Hashable = None
+        try:
+            known = canonicalise(key, values, env)
+            shared = (known.key, session.ambient)
+        except Unshareable:
+            known = own_symbols(key, values)
+        variant = self._shared.get(shared) if shared is not None else None
+        if variant is not None:
+            self.reused += 1
+        else:
+            before = env_state(env)
+            with mode:
+                variant = Variant(Search(trace_search(self.spec, values)))
+            self.traced += 1
+            if shared is not None and env_state(env) == before and not variant.search.symbolic:
+                self._shared[shared] = variant
+        return Bound(self.spec, variant, mode, known, env)
+
+    def describe(self) -> str:
+        """One line of counts."""
+        text = f"{self.traced} traced, {self.reused} reused, {self.by_torch} checked by torch"
+        reasons = [f"{reason} ({count})" for reason, count in sorted(self.reasons.items())]
+        reasons += sorted({v.refusal for v in self._shared.values() if v.refusal})
+        return f"{text}: {'; '.join(reasons)}" if reasons else text

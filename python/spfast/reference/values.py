@@ -1,0 +1,201 @@
+"""What one value of a graph is: its names, its shape, and who writes to its memory."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import fx
+
+from spfast import targets
+
+__all__ = [
+    "Memory",
+    "is_view",
+    "operator_name",
+    "root",
+    "rows_of",
+    "shape_of",
+    "size_key",
+    "source",
+    "users_by_any_name",
+]
+
+aten = torch.ops.aten
+
+_VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
+_IDENTITIES = (
+    aten.clone.default,
+    aten.alias.default,
+    aten.detach.default,
+    aten.lift_fresh_copy.default,
+)
+_EVERYTHING = 2**63 - 1
+
+
+def operator_name(node: fx.Node) -> str:
+    """The name under which patterns know what the node calls; "" for anything but a function.
+
+    Example:
+        >>> graph = fx.Graph()
+        >>> operator_name(graph.call_function(aten.relu.default, (graph.placeholder("x"),)))
+        'aten.relu.default'
+    """
+    if node.op != "call_function":
+        return ""
+    name, _, _, wraps, _ = targets.describe(node.target)
+    if wraps and node.args and isinstance(node.args[0], torch._ops.OpOverload):
+        return f"{name}[{node.args[0]}]"
+    return name
+
+
+# --- names --------------------------------------------------------------------------------------
+
+
+def is_view(node: fx.Node) -> bool:
+    """Whether the node is the same elements in the same order, in other dims."""
+    return (
+        node.op == "call_function"
+        and node.target in _VIEWS
+        and len(node.args) == 2
+        and isinstance(node.args[0], fx.Node)
+        and isinstance(node.args[1], (list, tuple))
+    )
+
+
+def source(node: fx.Node, width: int) -> fx.Node | None:
+    """The value that the node is only another name of, for rows of ``width`` elements; or None.
+
+    A view whose last dim is ``width`` keeps every row whole and in its place; copies and slices of
+    everything change nothing.
+    """
+    if node.op != "call_function":
+        return None
+    named: Any = None
+    if is_view(node):
+        sizes: Any = node.args[1]
+        last = sizes[-1] if len(sizes) >= 2 else None
+        named = node.args[0] if type(last) is int and last == width else None
+    elif node.target in _IDENTITIES:
+        named = node.args[0] if node.args else None
+    elif node.target is aten.copy.default:
+        named = node.args[1] if len(node.args) > 1 else None
+    elif node.target is aten.slice.Tensor and not node.kwargs:
+        defaults: tuple[Any, ...] = (None, 0, None, None, 1)
+        _, _, start, end, step = node.args + defaults[len(node.args) :]
+        if start in (None, 0) and end in (None, _EVERYTHING) and step == 1:
+            named = node.args[0]
+    return named if isinstance(named, fx.Node) else None
+
+
+def root(node: fx.Node, width: int) -> fx.Node:
+    """The value behind all names."""
+    while (named := source(node, width)) is not None:
+        node = named
+    return node
+
+
+def users_by_any_name(value: fx.Node, width: int) -> Iterator[fx.Node]:
+    """Everything that reads the value, directly or under another name, names included."""
+    names, seen = [root(value, width)], set()
+    while names:
+        name = names.pop()
+        for user in name.users:
+            if user not in seen:
+                seen.add(user)
+                yield user
+            if source(user, width) is name:
+                names.append(user)
+
+
+# --- shapes -------------------------------------------------------------------------------------
+
+
+def size_key(size: Any) -> Any:
+    """Equal for equal sizes: the number, or the symbolic expression."""
+    if isinstance(size, torch.SymInt):
+        expression = size.node.expr
+        return int(expression) if expression.is_Integer else str(expression)
+    return size
+
+
+def shape_of(node: fx.Node) -> tuple[Any, ...] | None:
+    """The sizes of a node that yields one tensor, comparable; None for any other node."""
+    value = node.meta.get("val")
+    return tuple(map(size_key, value.shape)) if isinstance(value, torch.Tensor) else None
+
+
+def rows_of(value: torch.Tensor) -> Any:
+    """How many rows a tensor has when all its dims but the last are made one."""
+    return math.prod(value.shape[:-1]) if value.dim() >= 2 else None
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+
+class Memory:
+    """Where a graph writes to memory or changes the stream: what nothing may be moved across.
+
+    Args:
+        graph: The graph.
+    """
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.position = {node: index for index, node in enumerate(graph.nodes)}
+        self._fences: list[fx.Node] = []
+        self._writers: dict[fx.Node, fx.Node] = {}
+        for node in graph.nodes:
+            written = list(_written(node))
+            for value in written:
+                self._writers.setdefault(self._storage(value), node)
+            if written or _is_fence(node):
+                self._fences.append(node)
+
+    def fence_between(self, first: fx.Node, last: fx.Node) -> fx.Node | None:
+        """The first write or stream change after ``first`` and before ``last``."""
+        begin, end = self.position[first], self.position[last]
+        inside = (node for node in self._fences if begin < self.position[node] < end)
+        return next(inside, None)
+
+    def writer_of(self, value: fx.Node) -> fx.Node | None:
+        """The first node that writes to the memory in which the value lies."""
+        return self._writers.get(self._storage(value))
+
+    @staticmethod
+    def _storage(value: fx.Node) -> fx.Node:
+        while _may_alias(value) and value.args and isinstance(value.args[0], fx.Node):
+            value = value.args[0]
+        return value
+
+
+def _may_alias(node: fx.Node) -> bool:
+    if node.op != "call_function":
+        return False
+    if node.target in _VIEWS or node.target is operator.getitem:
+        return True
+    return bool(targets.describe(node.target)[1] & targets.ALIASES)
+
+
+def _written(node: fx.Node) -> Iterator[fx.Node]:
+    """The values that the node writes to."""
+    held: list[Any] = []
+    method = str(node.target) if node.op == "call_method" else ""
+    if method.endswith("_") and not method.endswith("__"):
+        held = [node.args[0]]
+    elif isinstance(node.target, torch._ops.OpOverload):
+        for position, argument in enumerate(node.target._schema.arguments):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                given = node.args[position] if position < len(node.args) else None
+                held.append(node.kwargs.get(argument.name, given))
+    found: list[fx.Node] = []
+    fx.node.map_arg(held, found.append)
+    yield from found
+
+
+def _is_fence(node: fx.Node) -> bool:
+    if node.op == "call_function":
+        return bool(targets.describe(node.target)[1] & (targets.FENCE | targets.MUTATES))
+    return node.op == "call_method" and bool(list(_written(node)))

@@ -1,0 +1,214 @@
+"""What a user sees of one call: results, reasons, errors, logs."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import fx
+
+import spfast
+from spfast.testing.builder import TOKENS, GraphBuilder
+
+aten = torch.ops.aten
+CONFIG = spfast.SequenceParallelConfig(tp_size=4, tp_rank=1)
+
+
+def one_site(
+    tokens: int = 8,
+    dynamic: bool = False,
+    epsilon: float = 1e-5,
+    group: str = "tp:0",
+    second_group: str | None = None,
+) -> fx.Graph:
+    """all_reduce -> norm -> mm -> all_reduce + residual -> norm."""
+    build = GraphBuilder(tokens, dynamic)
+    x = build.placeholder("x", (TOKENS if dynamic else tokens, 16), torch.float32)
+    weight = build.placeholder("w", (16,), torch.float32)
+    square = build.placeholder("m", (16, 16), torch.float32)
+    reduced = build.call(torch.ops.vllm.all_reduce.default, x, group)
+    normed = build.call(torch.ops.vllm_ir.rms_norm.default, reduced, weight, epsilon)
+    product = build.call(aten.mm.default, normed, square)
+    again = build.call(torch.ops.vllm.all_reduce.default, product, second_group or group)
+    both = build.call(torch.ops.vllm_ir.fused_add_rms_norm.default, again, reduced, weight, epsilon)
+    import operator
+
+    build.output([build.call(operator.getitem, both, 0), build.call(operator.getitem, both, 1)])
+    return build.graph
+
+
+def dump(graph: fx.Graph) -> list[Any]:
+    return [
+        (n.name, n.op, n.target, n.args, n.kwargs, list(n.users), dict(n.meta)) for n in graph.nodes
+    ]
+
+
+def test_result_counts_by_rule() -> None:
+    result = spfast.apply(one_site(), CONFIG)
+    assert result.matched_count == int(result) == 2
+    assert dict(result.by_pattern) == {
+        "first_all_reduce_rms_norm": 1,
+        "middle_all_reduce_rms_norm": 1,
+    }
+    assert result.skipped == ()
+    assert result.timings.total >= result.timings.encode > 0
+
+
+def test_result_pickles() -> None:
+    result = spfast.apply(one_site(), CONFIG)
+    assert pickle.loads(pickle.dumps(result)) == result
+
+
+def test_plan_is_recorded_only_when_asked_for() -> None:
+    assert spfast.apply(one_site(), CONFIG).plan == ""
+    plan = spfast.apply(one_site(), CONFIG, record_plan=True).plan
+    assert "= vllm.reduce_scatter.default(%x, 0, 4, 'tp:0')" in plan
+
+
+def test_takes_a_graph_module() -> None:
+    module = fx.GraphModule(torch.nn.Module(), one_site())
+    assert int(spfast.apply(module, CONFIG)) == 2
+
+
+@pytest.mark.parametrize("epsilon", [1e-5, 1e-6, 3e-6, 1e-8])
+def test_any_epsilon(epsilon: float) -> None:
+    assert int(spfast.apply(one_site(epsilon=epsilon), CONFIG)) == 2
+
+
+def test_second_run_changes_nothing() -> None:
+    graph = one_site()
+    spfast.apply(graph, CONFIG)
+    before = dump(graph)
+    assert int(spfast.apply(graph, CONFIG)) == 0
+    assert dump(graph) == before
+
+
+def test_names_are_the_same_in_every_run() -> None:
+    names = []
+    for _ in range(2):
+        graph = one_site()
+        spfast.apply(graph, CONFIG)
+        names.append([node.name for node in graph.nodes])
+    assert names[0] == names[1]
+
+
+# --- what stays -----------------------------------------------------------------------------------
+
+
+def test_indivisible_static_tokens_stay_with_the_reason() -> None:
+    graph = one_site(tokens=9)
+    before = dump(graph)
+    result = spfast.apply(graph, CONFIG)
+    assert int(result) == 0
+    assert [site.reason for site in result.skipped] == [
+        "9 tokens are not divisible by tp_size 4"
+    ] * 2
+    assert dump(graph) == before
+
+
+def test_dynamic_tokens_are_guarded() -> None:
+    graph = one_site(dynamic=True)
+    env = graph.find_nodes(op="placeholder", target="x")[0].meta["val"].fake_mode.shape_env
+    assert int(spfast.apply(graph, CONFIG)) == 2
+    assert [str(guard.expr) for guard in env.guards if "Mod" in str(guard.expr)] != []
+
+
+def test_dynamic_tokens_that_are_not_proved_stay() -> None:
+    graph = one_site(dynamic=True)
+    env = graph.find_nodes(op="placeholder", target="x")[0].meta["val"].fake_mode.shape_env
+    config = spfast.SequenceParallelConfig(tp_size=4, tp_rank=1, divisibility="prove")
+    result = spfast.apply(graph, config)
+    assert int(result) == 0
+    assert "are not proved to be divisible by tp_size 4" in result.skipped[0].reason
+    assert not [guard for guard in env.guards if "Mod" in str(guard.expr)]
+
+
+def test_assumed_divisibility_adds_no_guard() -> None:
+    graph = one_site(dynamic=True)
+    env = graph.find_nodes(op="placeholder", target="x")[0].meta["val"].fake_mode.shape_env
+    config = spfast.SequenceParallelConfig(tp_size=4, tp_rank=1, divisibility="assume")
+    assert int(spfast.apply(graph, config)) == 2
+    assert not [guard for guard in env.guards if "Mod" in str(guard.expr)]
+
+
+def test_dynamic_example_that_is_not_divisible_stays() -> None:
+    result = spfast.apply(one_site(tokens=9, dynamic=True), CONFIG)
+    assert int(result) == 0
+    assert "are 9 in the example, which is not divisible by tp_size 4" in result.skipped[0].reason
+
+
+def test_other_groups_stay_when_one_is_named() -> None:
+    config = spfast.SequenceParallelConfig(tp_size=4, tp_rank=1, group_name="tp:0")
+    result = spfast.apply(one_site(second_group="other:0"), config)
+    assert int(result) == 1
+    assert [site.reason for site in result.skipped] == [
+        "its group 'other:0' is not group_name='tp:0'"
+    ]
+
+
+def test_one_rank_has_nothing_to_share() -> None:
+    result = spfast.apply(one_site(), spfast.SequenceParallelConfig(tp_size=1, tp_rank=0))
+    assert [site.reason for site in result.skipped] == [
+        "its group 'tp:0' has one rank: there is nothing to share"
+    ] * 2
+
+
+def test_missing_value_inside_a_site_leaves_that_site() -> None:
+    graph = one_site()
+    norm = graph.find_nodes(op="call_function", target=torch.ops.vllm_ir.rms_norm.default)[0]
+    del norm.meta["val"]
+    result = spfast.apply(graph, CONFIG)
+    graph.lint()
+    assert int(result) == 1
+    (site,) = result.skipped
+    assert site.reason == 'the size of %rms_norm_default is not known: it has no meta["val"]'
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+def test_not_a_graph() -> None:
+    with pytest.raises(spfast.GraphError) as error:
+        spfast.apply("graph", CONFIG)  # type: ignore[arg-type]
+    assert str(error.value) == "str is not a graph: pass an fx.Graph or an fx.GraphModule"
+
+
+def test_unresolvable_group_names_the_fields_to_pass() -> None:
+    graph = one_site()
+    before = dump(graph)
+    with pytest.raises(ValueError) as error:
+        spfast.apply(graph)
+    assert str(error.value) == (
+        "process group 'tp:0' is not known to torch.distributed in this process: "
+        "pass tp_size and tp_rank in the config, or initialise the group first"
+    )
+    assert dump(graph) == before
+
+
+def test_dangling_operand() -> None:
+    graph = one_site()
+    other = fx.Graph().placeholder("stranger")
+    graph.find_nodes(op="call_function", target=aten.mm.default)[0].args = (other, other)
+    with pytest.raises(spfast.GraphError, match="reads %stranger, which belongs to another graph"):
+        spfast.apply(graph, CONFIG)
+
+
+def test_rank_outside_the_group() -> None:
+    with pytest.raises(ValueError, match="tp_rank=4 is outside tp_size=4"):
+        spfast.SequenceParallelConfig(tp_size=4, tp_rank=4)
+
+
+# --- logging --------------------------------------------------------------------------------------
+
+
+def test_one_line_a_graph(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="spfast"):
+        spfast.apply(one_site(tokens=9), CONFIG)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(
+        "sequence parallelism: 2 all_reduces, 0 rewritten, "
+        "2 left: 9 tokens are not divisible by tp_size 4, "
+    )

@@ -1,0 +1,40 @@
+"""explain: one entry an all_reduce, with what was nearest; nothing is changed."""
+
+from __future__ import annotations
+
+import torch
+
+import spfast
+from spfast.testing.builder import GraphBuilder
+
+aten = torch.ops.aten
+CONFIG = spfast.SequenceParallelConfig(tp_size=4, tp_rank=0)
+
+
+def test_says_what_was_nearest_and_where_it_differs() -> None:
+    build = GraphBuilder(8, dynamic=False)
+    x = build.placeholder("x", (8, 16), torch.float32)
+    reduced = build.call(torch.ops.vllm.all_reduce.default, x, "tp:0")
+    build.output([build.call(aten.tanh.default, reduced)])
+    graph = build.graph
+    names = [node.name for node in graph.nodes]
+    explanation = spfast.explain(graph, CONFIG)
+    (entry,) = explanation.entries
+    assert not entry.rewritten
+    assert entry.reason == "no rule matches what reads it"
+    assert "found %tanh_default = aten.tanh.default" in entry.nearest
+    assert str(explanation).startswith("1 all_reduces, 0 rewritten\n  %all_reduce_default: left:")
+    assert [node.name for node in graph.nodes] == names
+
+
+def test_rewritten_entry_names_the_rule() -> None:
+    build = GraphBuilder(8, dynamic=False)
+    x = build.placeholder("x", (8, 16), torch.float32)
+    weight = build.placeholder("w", (16,), torch.float32)
+    reduced = build.call(torch.ops.vllm.all_reduce.default, x, "tp:0")
+    build.output([build.call(torch.ops.vllm_ir.rms_norm.default, reduced, weight, 1e-5)])
+    explanation = spfast.explain(build.graph, CONFIG)
+    assert str(explanation) == (
+        "1 all_reduces, 1 rewritten\n  %all_reduce_default: rewritten by first_all_reduce_rms_norm"
+    )
+    assert explanation.to_json()["entries"][0]["rewritten"] is True

@@ -1,0 +1,73 @@
+"""Values made without running an operator are what FakeTensorMode would have made."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor
+
+from spfast.meta import FLAT, GATHERED, LOCAL, SAME, MissingValue, TokenShare, make_values
+from spfast.testing.builder import TOKENS, GraphBuilder
+
+
+def norm_input(dynamic: bool) -> tuple[GraphBuilder, fx.Node]:
+    build = GraphBuilder(16, dynamic)
+    shape = (TOKENS if dynamic else 16, 64)
+    return build, build.placeholder("x", shape, torch.bfloat16)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_same_state_as_the_constructor_gives(dynamic: bool) -> None:
+    build, node = norm_input(dynamic)
+    share = TokenShare.of(build.tokens, 4)
+    specs = [(LOCAL, node, 0, 1)] * 3
+    values, _ = make_values(specs, [], [share])
+    with build.mode:
+        expected = torch.empty((share.local, 64), dtype=torch.bfloat16)
+    for value in values:
+        assert isinstance(value, FakeTensor)
+        assert vars(value).keys() == vars(expected).keys()
+        for name, state in vars(expected).items():
+            if "epoch" not in name:
+                assert vars(value)[name] is state or vars(value)[name] == state, name
+        assert str(value.shape) == str(expected.shape)
+        assert str(value.stride()) == str(expected.stride())
+        assert value.dtype == expected.dtype and value.device == expected.device
+        assert value.is_contiguous()
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_each_value_has_a_storage_of_its_own(dynamic: bool) -> None:
+    build, node = norm_input(dynamic)
+    share = TokenShare.of(build.tokens, 4)
+    specs = [(form, node, 0, 1) for form in (LOCAL, LOCAL, GATHERED, FLAT, SAME)]
+    created, resized = make_values(specs, specs, [share])
+    storages = {value.untyped_storage()._cdata for value in [*created, *resized]}
+    assert len(storages) == 10
+    assert node.meta["val"].untyped_storage()._cdata not in storages
+    assert all(value.untyped_storage().nbytes() > 0 for value in created)
+
+
+def test_gathered_sizes_are_spelled_as_torch_spells_them() -> None:
+    build, node = norm_input(dynamic=True)
+    share = TokenShare.of(build.tokens, 4)
+    (gathered,), _ = make_values([(GATHERED, node, 0, 1)], [], [share])
+    assert str(gathered.shape[0]) == f"4*(({build.tokens}//4))"
+
+
+def test_fake_values_can_be_computed_with() -> None:
+    build, node = norm_input(dynamic=True)
+    share = TokenShare.of(build.tokens, 4)
+    (first, second), _ = make_values([(LOCAL, node, 0, 1)] * 2, [], [share])
+    with build.mode:
+        total = first + second
+    assert str(total.shape) == str(first.shape)
+
+
+def test_missing_value_names_the_node() -> None:
+    build, node = norm_input(dynamic=False)
+    del node.meta["val"]
+    with pytest.raises(MissingValue) as error:
+        make_values([(LOCAL, node, 0, 1)], [], [TokenShare.of(16, 4)])
+    assert error.value.node is node

@@ -1,0 +1,97 @@
+"""The pass as torch.compile takes it: identity, pickling, dumps, ranges."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from goldens import load_golden
+from torch._inductor.custom_graph_pass import CustomGraphPass
+
+import spfast
+
+CONFIG = spfast.SequenceParallelConfig(
+    tp_size=8, tp_rank=0, min_token_num=1024, max_num_batched_tokens=8192
+)
+
+
+def test_rewrites_and_remembers() -> None:
+    sp = spfast.SequenceParallelismPass(CONFIG)
+    assert isinstance(sp, CustomGraphPass)
+    assert sp.matched_count == 0 and sp.result is None
+    sp(load_golden("bf16_static_2layer").before)
+    assert sp.matched_count == 5
+    assert sp.result is not None and sp.result.matched_count == 5
+
+
+def test_pickles_without_what_it_remembers() -> None:
+    sp = spfast.SequenceParallelismPass(CONFIG)
+    sp(load_golden("bf16_static_2layer").before)
+    copy = pickle.loads(pickle.dumps(sp))
+    assert copy.config == sp.config and copy.uuid() == sp.uuid()
+    assert copy.result is None
+
+
+def test_uuid_changes_with_config_and_rules() -> None:
+    import dataclasses
+
+    from spfast import patterns
+
+    sp = spfast.SequenceParallelismPass(CONFIG)
+    plain = sp.uuid()
+    assert sp.uuid() is plain
+    other = spfast.SequenceParallelismPass(dataclasses.replace(CONFIG, tp_rank=1))
+    assert other.uuid() != plain
+    registry = patterns.default_registry().copy()
+    assert spfast.SequenceParallelismPass(CONFIG, registry).uuid() == plain
+
+    @registry.register("another_rule", dialect="vllm_ir")
+    def another(x, weight):  # type: ignore[no-untyped-def]
+        return patterns.ops.aten.mul.Tensor(x, weight)
+
+    assert spfast.SequenceParallelismPass(CONFIG, registry).uuid() != plain
+
+
+def test_ranges() -> None:
+    sp = spfast.SequenceParallelismPass(CONFIG)
+    assert sp.is_applicable_for_range(spfast.Range(1024, 8192))
+    assert not sp.is_applicable_for_range(spfast.Range(1, 8192))
+    assert "starts below 1024 tokens" in sp.applicability(spfast.Range(1, 8192)).reason
+
+
+@pytest.mark.parametrize("by", ["config", "environment"])
+def test_dumps(by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = CONFIG
+    if by == "environment":
+        monkeypatch.setenv("SPFAST_DEBUG_DUMP", str(tmp_path))
+    else:
+        config = spfast.SequenceParallelConfig(tp_size=8, tp_rank=0, debug_dump=str(tmp_path))
+    spfast.SequenceParallelismPass(config)(load_golden("bf16_static_2layer").before)
+    found = {path.name.split(".", 3)[3]: path.read_text() for path in tmp_path.iterdir()}
+    assert set(found) == {"before.py", "after.py", "plan.txt", "result.txt", "patterns.py"}
+    assert "all_reduce" in found["before.py"] and "all_reduce" not in found["after.py"]
+    assert "reduce_scatter" in found["after.py"]
+    assert "def first_all_reduce_rms_norm" in found["patterns.py"]
+
+
+def test_validated_result_is_proved() -> None:
+    config = spfast.SequenceParallelConfig(tp_size=8, tp_rank=0, validate=True)
+    assert int(spfast.apply(load_golden("bf16_static_2layer").before, config)) == 5
+
+
+def test_failed_validation_takes_everything_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    import spfast.verifier
+    from spfast.verifier.report import Problem, Verification
+
+    failed = Verification(problems=(Problem("mm", "is wrong"),))
+    monkeypatch.setattr(spfast.verifier, "verify", lambda *_: failed)
+    graph = load_golden("bf16_static_2layer").before
+    before = [(n.name, n.target, n.args, list(n.users), dict(n.meta)) for n in graph.nodes]
+    config = spfast.SequenceParallelConfig(tp_size=8, tp_rank=0, validate=True)
+    with pytest.raises(spfast.VerificationError, match="mm: is wrong"):
+        spfast.apply(graph, config)
+    after = [(n.name, n.target, n.args, list(n.users), dict(n.meta)) for n in graph.nodes]
+    assert after == before
+    assert torch.ops.vllm.all_reduce.default in {n.target for n in graph.nodes}

@@ -1,0 +1,507 @@
+"""register_replacement: every parameter, static and dynamic, where it matches and where not."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from pattern_matcher.graphs import BF16, F16, F32, Inputs, trace, vectors
+from pattern_matcher.harness import agree
+
+aten, prims = torch.ops.aten, torch.ops.prims
+
+
+def rule(
+    search: Any,
+    replace: Any,
+    *inputs: Any,
+    again: int = 1,
+    raises: type[Exception] | None = None,
+    trace_fn: str = "fwd_only",
+    **options: Any,
+) -> Any:
+    """A pass with one rule, registered under fake tensors; ``inputs`` are shapes or tensors."""
+
+    def define(pm: Any, spy: Any) -> Any:
+        matcher = pm.PatternMatcherPass("rule")
+        chosen = {k: v(pm, spy) if k in _MADE else v for k, v in options.items()}
+        with Inputs().mode:
+            examples = [
+                torch.empty(i) if isinstance(i, tuple) else i() if callable(i) else i
+                for i in inputs
+            ]
+            for _ in range(again):
+                returned = pm.register_replacement(
+                    search, replace, examples, getattr(pm, trace_fn), matcher, **chosen
+                )
+                spy.note(bool(returned))
+        spy.note(sorted(str(key) for key in matcher.patterns), len(matcher.seen_patterns))
+        return matcher
+
+    return define
+
+
+_MADE = ("extra_check", "search_fn_pattern", "get_decomp_fn")
+
+
+def add_relu(x: Any, y: Any) -> Any:
+    return aten.relu(aten.add(x, y))
+
+
+def mul_sigmoid(x: Any, y: Any) -> Any:
+    return aten.sigmoid(aten.mul(x, y))
+
+
+def pair(dynamic: bool, *shape: int | str) -> Any:
+    def inputs() -> list[Any]:
+        make = Inputs(s=6) if dynamic else Inputs()
+        sizes = shape or (("s", 8) if dynamic else (6, 8))
+        first = [make.sizes["s"]] if dynamic else []
+        return [*first, make.tensor(*sizes), make.tensor(*sizes)]
+
+    return inputs
+
+
+def graph_of(model: Any, dynamic: bool, *shape: int | str) -> Any:
+    """Builds the graph of ``model(x, y)``; a dynamic one has its size as the first input."""
+
+    def build() -> Any:
+        inputs = pair(dynamic, *shape)()
+        if dynamic:
+            return trace(lambda s, x, y: model(x, y), *inputs)
+        return trace(model, *inputs)
+
+    return build
+
+
+both = pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+
+
+@both
+def test_plain(dynamic: bool) -> None:
+    define = rule(add_relu, mul_sigmoid, (2, 3), (2, 3))
+
+    def chain(x: Any, y: Any) -> Any:
+        for _ in range(3):
+            x = add_relu(x, y)
+        return x, aten.neg(x)
+
+    agree(define, graph_of(chain, dynamic), count=3, spy=True)
+    agree(define, graph_of(lambda x, y: aten.relu(aten.sub(x, y)), dynamic), count=0, spy=True)
+
+
+@both
+def test_broadcast_and_other_dtypes(dynamic: bool) -> None:
+    define = rule(add_relu, mul_sigmoid, (2, 3), (2, 3))
+
+    def model(x: Any, y: Any) -> Any:
+        row = aten.sum(y, [0], True)
+        half = aten._to_copy(x, dtype=F16)
+        return add_relu(x, row), add_relu(half, half), add_relu(half, y)
+
+    agree(define, graph_of(model, dynamic), count=3, spy=True)
+
+
+# The replacement's nodes depend on the sizes of the match in one way or another.
+SHAPED = {
+    "view of the flattened": lambda x, y: aten.sigmoid(aten.mul(x.reshape(-1), y.reshape(-1))).view(
+        x.shape
+    ),
+    "sizes in a new tensor": lambda x, y: aten.mul(x, torch.full(x.shape, 2.0)),
+    "half the columns": lambda x, y: aten.cat([x[:, : x.shape[1] // 2], y[:, -4:]], 1),
+    "strided": lambda x, y: aten.mul(x, y).t().contiguous().t(),
+    "empty_strided": lambda x, y: torch.empty_strided(x.shape, x.stride()).copy_(x) + y,
+    "a size as a scalar": lambda x, y: aten.mul(aten.add(x, y), 1.0 / x.shape[-1]),
+    "rows as a scalar": lambda x, y: aten.mul(aten.add(x, y), x.shape[0]),
+    "expanded": lambda x, y: aten.add(x, aten.sum(y, [0], True).expand(x.shape)),
+    "arange over a size": lambda x, y: aten.add(x, torch.arange(y.shape[-1])),
+    "a branch on a size": lambda x, y: aten.mul(x, y) if x.shape[1] > 4 else aten.add(x, y),
+    "several in place of one": lambda x, y: aten.tanh(aten.sin(aten.cos(aten.mul(x, y)))),
+    "an argument itself": lambda x, y: x,
+    "a literal operand": lambda x, y: aten.mul(aten.add(x, 2), 3.5),
+    "a cast": lambda x, y: aten._to_copy(aten.mul(x.to(BF16), y.to(BF16)), dtype=F32),
+}  # fmt: skip
+
+
+@both
+@pytest.mark.parametrize("name", SHAPED)
+def test_replacements_that_look_at_sizes(name: str, dynamic: bool) -> None:
+    define = rule(add_relu, SHAPED[name], (2, 4), (2, 4))
+
+    def model(x: Any, y: Any) -> Any:
+        a = add_relu(x, y)
+        b = add_relu(aten.neg(a), y)
+        return aten.cos(add_relu(b, a))
+
+    agree(define, graph_of(model, dynamic), count=3, spy=True)
+
+
+@both
+def test_several_shapes_in_one_graph(dynamic: bool) -> None:
+    """Each match is instantiated for its own sizes."""
+    define = rule(add_relu, SHAPED["view of the flattened"], (2, 4), (2, 4))
+
+    def model(x: Any, y: Any) -> Any:
+        a = add_relu(x, y)
+        left, right = aten.slice(a, 1, 0, 4), aten.slice(a, 1, 4, 8)
+        b = add_relu(left, right)
+        return add_relu(aten.cat([b, b], 0), aten.cat([b, b], 0))
+
+    agree(define, graph_of(model, dynamic), count=3, spy=True)
+
+
+SEARCHES: dict[str, tuple[Any, Any, Any]] = {
+    # name -> (search, model that matches once, model that does not)
+    "literal": (
+        lambda x, y: aten.add(aten.mul(x, 2.0), y),
+        lambda x, y: aten.add(aten.mul(x, 2.0), y),
+        lambda x, y: aten.add(aten.mul(x, 2.5), y),
+    ),
+    "dim": (
+        lambda x, y: aten.add(aten.sum(x, [-1], True), y),
+        lambda x, y: aten.add(aten.sum(x, [-1], True), y),
+        lambda x, y: aten.add(aten.sum(x, [0], True), y),
+    ),
+    "dtype": (
+        lambda x, y: prims.convert_element_type(aten.add(x, y), BF16),
+        lambda x, y: prims.convert_element_type(aten.add(x, y), BF16),
+        lambda x, y: prims.convert_element_type(aten.add(x, y), F16),
+    ),
+    "keyword literal": (
+        lambda x, y: aten.relu(aten.add(x, y, alpha=2)),
+        lambda x, y: aten.relu(aten.add(x, y, alpha=2)),
+        lambda x, y: aten.relu(aten.add(x, y, alpha=3)),
+    ),
+    "keyword against default": (
+        lambda x, y: aten.relu(aten.add(x, y, alpha=2)),
+        lambda x, y: aten.relu(aten.add(x, y, alpha=2)),
+        lambda x, y: aten.relu(aten.add(x, y)),
+    ),
+    "own sizes": (
+        lambda x, y: aten.mul(x.reshape(x.shape[1], x.shape[0]), aten.permute(y, [1, 0])),
+        lambda x, y: aten.mul(x.reshape(x.shape[1], x.shape[0]), aten.permute(y, [1, 0])),
+        lambda x, y: aten.mul(x.reshape(4, -1), y.reshape(4, -1)),
+    ),
+    "a slice of half": (
+        lambda x, y: aten.mul(x[:, : x.shape[1] // 2], y[:, x.shape[1] // 2 :]),
+        lambda x, y: aten.mul(x[:, :4], y[:, 4:]),
+        lambda x, y: aten.mul(x[:, :3], y[:, 5:]),
+    ),
+    "a list of two": (
+        lambda x, y: aten.relu(aten.cat([x, y], 1)),
+        lambda x, y: aten.relu(aten.cat([x, y], 1)),
+        lambda x, y: aten.relu(aten.cat([x, y, x], 1)),
+    ),
+}
+
+
+@both
+@pytest.mark.parametrize("name", SEARCHES)
+def test_what_a_search_compares(name: str, dynamic: bool) -> None:
+    search, model, other = SEARCHES[name]
+    define = rule(search, lambda x, y: search(aten.neg(x), y), (4, 8), (4, 8))
+    agree(define, graph_of(model, dynamic), count=1, spy=True)
+    agree(define, graph_of(other, dynamic), count=0, spy=True)
+
+
+@both
+def test_extra_check(dynamic: bool) -> None:
+    """It sees the match with the arguments of the search function, and its verdict counts."""
+
+    def check(pm: Any, spy: Any) -> Any:
+        def checked(match: Any) -> bool:
+            spy.match(match)
+            value = match.kwargs["x"].meta["val"]
+            spy.note(str(value.dtype), match.output_node().target)
+            return value.dtype == torch.float32
+
+        return checked
+
+    def model(x: Any, y: Any) -> Any:
+        return add_relu(x, y), add_relu(x.to(BF16), y.to(BF16)), add_relu(y, x)
+
+    define = rule(add_relu, mul_sigmoid, (2, 3), (2, 3), extra_check=check)
+    outcome = agree(define, graph_of(model, dynamic), count=2, spy=True)
+    assert len(outcome.notes) > 4
+
+
+def test_extra_check_that_does_not_return_a_bool() -> None:
+    for value, count in ((None, 0), (1, 1), (0, 0)):
+        define = rule(
+            add_relu, mul_sigmoid, (2, 3), (2, 3), extra_check=lambda pm, spy, v=value: lambda m: v
+        )
+        agree(define, graph_of(add_relu, False), count=count, spy=True)
+
+
+@both
+def test_scalar_workaround(dynamic: bool) -> None:
+    def search(x: Any, y: Any, p: Any) -> Any:
+        return aten.mul(aten.add(x, y), p)
+
+    def replace(x: Any, y: Any, p: Any) -> Any:
+        return aten.add(aten.mul(x, p), aten.mul(y, p))
+
+    define = rule(search, replace, (2, 3), (2, 3), scalar_workaround={"p": 0.113377})
+    for scale in (0.5, 2.0, 3):
+        agree(
+            define,
+            graph_of(lambda x, y, s=scale: aten.mul(aten.add(x, y), s), dynamic),
+            count=1,
+            spy=True,
+        )
+    agree(define, graph_of(lambda x, y: aten.div(aten.add(x, y), 2.0), dynamic), count=0, spy=True)
+
+
+def test_scalar_workaround_where_two_scalars_differ() -> None:
+    def search(x: Any, p: Any) -> Any:
+        return aten.add(aten.mul(x, p), p)
+
+    define = rule(search, lambda x, p: aten.mul(x, p), (2, 3), scalar_workaround={"p": 0.77})
+    agree(define, graph_of(lambda x, y: aten.add(aten.mul(x, 2.0), 2.0), False), count=1, spy=True)
+    agree(define, graph_of(lambda x, y: aten.add(aten.mul(x, 2.0), 3.0), False), count=0, spy=True)
+
+
+def test_exclusive_arguments() -> None:
+    define = rule(add_relu, mul_sigmoid, (2, 3), (2, 3), exclusive_arg_names=("x", "y"))
+    agree(define, graph_of(add_relu, False), count=1, spy=True)
+    agree(define, graph_of(lambda x, y: add_relu(x, x), False), count=0, spy=True)
+    free = rule(add_relu, mul_sigmoid, (2, 3), (2, 3))
+    agree(free, graph_of(lambda x, y: add_relu(x, x), False), count=1, spy=True)
+
+
+@both
+def test_search_fn_pattern(dynamic: bool) -> None:
+    """A ready-made pattern is taken as it is: what it ignores is not compared again."""
+
+    def pattern(pm: Any, spy: Any) -> Any:
+        shifted = pm.CallFunction(aten.add.Tensor, pm.KeywordArg("x"), pm.Ignored())
+        return pm.CallFunction(aten.mul.Tensor, shifted, pm.KeywordArg("y"))
+
+    def search(x: Any, y: Any) -> Any:
+        raise AssertionError("never traced")
+
+    define = rule(search, mul_sigmoid, (2, 3), (2, 3), search_fn_pattern=pattern)
+    agree(define, graph_of(lambda x, y: aten.mul(aten.add(x, 7), y), dynamic), count=1, spy=True)
+    agree(define, graph_of(lambda x, y: aten.mul(aten.sub(x, 7), y), dynamic), count=0, spy=True)
+
+
+@both
+def test_gen_pattern_as_search_fn_pattern(dynamic: bool) -> None:
+    def pattern(pm: Any, spy: Any) -> Any:
+        made = pm.gen_pattern(add_relu, [torch.empty(2, 3), torch.empty(2, 3)], pm.fwd_only)
+        spy.note(repr(made), pm.PatternPrettyPrinter.run(made))
+        return made
+
+    define = rule(add_relu, mul_sigmoid, (2, 3), (2, 3), search_fn_pattern=pattern)
+    agree(define, graph_of(add_relu, dynamic), count=1, spy=True)
+
+
+def test_the_same_pattern_twice() -> None:
+    define = rule(add_relu, mul_sigmoid, (2, 3), (2, 3), again=2, skip_duplicates=True)
+    outcome = agree(define, graph_of(add_relu, False), count=1, spy=True)
+    assert outcome.notes[:2] == [(True,), (False,)]
+
+
+def test_the_same_pattern_twice_is_refused_without_skip_duplicates() -> None:
+    from pattern_matcher.harness import Spy, subject
+    from torch._inductor import pattern_matcher as torch_matcher
+
+    messages = []
+    for pm in (torch_matcher, subject()):
+        define = rule(add_relu, mul_sigmoid, (2, 3), (2, 3), again=2)
+        with pytest.raises(RuntimeError, match="Duplicate pattern") as caught:
+            define(pm, Spy())
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+
+
+def test_patterns_that_differ_only_in_a_literal_are_both_registered() -> None:
+    def one(pm: Any, scale: float, matcher: Any) -> None:
+        def search(x: Any) -> Any:
+            return aten.relu(aten.mul(x, scale))
+
+        def replace(x: Any) -> Any:
+            return aten.sigmoid(aten.add(x, scale))
+
+        with Inputs().mode:
+            pm.register_replacement(search, replace, [torch.empty(2, 3)], pm.fwd_only, matcher)
+
+    def define(pm: Any, spy: Any) -> Any:
+        matcher = pm.PatternMatcherPass("two")
+        one(pm, 2.0, matcher)
+        one(pm, 3.0, matcher)
+        spy.note(sum(map(len, matcher.seen_patterns.values())))
+        return matcher
+
+    def model(x: Any, y: Any) -> Any:
+        return [aten.relu(aten.mul(x, s)) for s in (2.0, 3.0, 4.0)]
+
+    agree(define, graph_of(model, False), count=2, spy=True)
+
+
+def test_pattern_name_is_in_the_provenance() -> None:
+    with torch._inductor.config.patch({"trace.provenance_tracking_level": 1}):
+        for name in ("my_rule", None):
+            define = rule(add_relu, mul_sigmoid, (2, 3), (2, 3), pattern_name=name)
+            outcome = agree(define, graph_of(add_relu, False), count=1, spy=True)
+            sources = [n["meta/from_node"] for n in outcome.nodes if n.get("meta/from_node")]
+            assert (name or "replace_with_graph") in str(sources)
+
+
+@both
+def test_decompositions(dynamic: bool) -> None:
+    """What get_decomp_fn gives decides in what form a pattern is searched for."""
+
+    def none(pm: Any, spy: Any) -> Any:
+        return dict
+
+    def some(pm: Any, spy: Any) -> Any:
+        return lambda: {aten.silu.default: lambda x: aten.mul(x, aten.sigmoid(x))}
+
+    def search(x: Any, y: Any) -> Any:
+        return aten.add(aten.silu(x), y)
+
+    def decomposed(x: Any, y: Any) -> Any:
+        return aten.add(aten.mul(x, aten.sigmoid(x)), y)
+
+    for decompositions, whole, parts in ((none, 1, 0), (some, 0, 1)):
+        define = rule(search, mul_sigmoid, (2, 3), (2, 3), get_decomp_fn=decompositions)
+        agree(define, graph_of(search, dynamic), count=whole, spy=True)
+        agree(define, graph_of(decomposed, dynamic), count=parts, spy=True)
+
+
+class Fused:
+    """A pass whose functions are methods, as in vLLM."""
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    def search(self, x: Any, y: Any) -> Any:
+        return aten.relu(aten.add(aten.mul(x, self.scale), y))
+
+    def replace(self, x: Any, y: Any) -> Any:
+        return aten.sigmoid(aten.add(aten.mul(x, y), self.scale))
+
+
+@both
+def test_bound_methods(dynamic: bool) -> None:
+    fused = Fused(2.0)
+    define = rule(fused.search, fused.replace, (2, 3), (2, 3))
+    agree(define, graph_of(Fused(2.0).search, dynamic), count=1, spy=True)
+    agree(define, graph_of(Fused(3.0).search, dynamic), count=0, spy=True)
+
+
+def test_partials_and_callables() -> None:
+    class Search:
+        __name__ = "Search"
+
+        def __call__(self, x: Any, y: Any) -> Any:
+            return add_relu(x, y)
+
+    define = rule(Search(), functools.partial(mul_sigmoid), (2, 3), (2, 3))
+    agree(define, graph_of(add_relu, False), count=1, spy=True)
+
+
+@both
+def test_nested_arguments(dynamic: bool) -> None:
+    def search(pair: Any, z: Any) -> Any:
+        return aten.relu(aten.cat([pair[0], pair[1]], 1)) + z
+
+    def replace(pair: Any, z: Any) -> Any:
+        return aten.sigmoid(aten.cat([pair[1], pair[0]], 1)) * z
+
+    define = rule(
+        search, replace, lambda: [torch.empty(2, 3), torch.empty(2, 3)], lambda: torch.empty(2, 6)
+    )
+
+    def model(x: Any, y: Any) -> Any:
+        return aten.relu(aten.cat([x, y], 1)) + aten.cat([y, y], 1)
+
+    agree(define, graph_of(model, dynamic), count=1, spy=True)
+
+
+def test_an_unused_argument_is_an_error() -> None:
+    define = rule(lambda x, y: aten.relu(x), lambda x, y: aten.neg(x), (2, 3), (2, 3))
+    agree(
+        define,
+        graph_of(add_relu, False),
+        error=("RuntimeError", "Not all inputs to pattern found"),
+        spy=True,
+    )
+
+
+def test_an_integer_where_the_example_needed_a_gradient() -> None:
+    def example() -> Any:
+        return torch.empty(2, 3, requires_grad=True)
+
+    define = rule(add_relu, mul_sigmoid, example, example)
+
+    def build(dtype: torch.dtype) -> Any:
+        def made() -> Any:
+            make = Inputs()
+            return trace(add_relu, make.tensor(2, 3, dtype=dtype), make.tensor(2, 3, dtype=dtype))
+
+        return made
+
+    agree(define, build(F32), count=1, spy=True)
+    agree(define, build(torch.int64), count=0, spy=True)
+
+
+def test_joint_forward_and_backward() -> None:
+    def search(x: Any, y: Any) -> Any:
+        return aten.tanh(aten.mul(x, y))
+
+    def replace(x: Any, y: Any) -> Any:
+        return aten.sigmoid(aten.mul(x, y))
+
+    def example() -> Any:
+        return torch.empty(2, 3, requires_grad=True)
+
+    define = rule(search, replace, example, example, trace_fn="joint_fwd_bwd")
+
+    def joint(x: Any, y: Any, tangent: Any) -> Any:
+        product = aten.mul(x, y)
+        out = aten.tanh(product)
+        grad = aten.mul(tangent, aten.sub(1, aten.mul(out, out)))
+        return out, aten.mul(grad, x), aten.mul(grad, y)
+
+    agree(define, lambda: trace(joint, *vectors(3)), spy=True)
+    agree(define, lambda: trace(lambda x, y, t: (aten.sin(x), t), *vectors(3)), count=0, spy=True)
+
+
+def test_several_passes_at_once() -> None:
+    """pass_dicts may be a list: the rule is in each pass."""
+
+    def define(index: int) -> Any:
+        def defined(pm: Any) -> Any:
+            passes = [pm.PatternMatcherPass(f"pass{i}") for i in range(2)]
+            with Inputs().mode:
+                pm.register_replacement(
+                    add_relu,
+                    mul_sigmoid,
+                    [torch.empty(2, 3), torch.empty(2, 3)],
+                    pm.fwd_only,
+                    passes,
+                )
+            return passes[index]
+
+        return defined
+
+    for index in (0, 1):
+        agree(define(index), graph_of(add_relu, False), count=1)
+
+
+def test_example_inputs_must_be_a_list() -> None:
+    from pattern_matcher.harness import subject
+    from torch._inductor import pattern_matcher as torch_matcher
+
+    messages = []
+    for pm in (torch_matcher, subject()):
+        with pytest.raises(TypeError) as caught:
+            pm.register_replacement(
+                add_relu, mul_sigmoid, torch.empty(2), pm.fwd_only, pm.PatternMatcherPass()
+            )
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]

@@ -1,0 +1,348 @@
+"""Small pairs of graphs: rows, writes, groups, symbolic sizes, mistakes of the original pass."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import fx
+
+from spfast.config import SequenceParallelConfig
+from spfast.testing.builder import TOKENS, GraphBuilder
+from spfast.verifier import verify
+
+aten, vllm, funcol, ir = (
+    torch.ops.aten,
+    torch.ops.vllm,
+    torch.ops._c10d_functional,
+    torch.ops.vllm_ir,
+)
+G = "tp:0"
+Body = Callable[["Maker"], Any]
+
+
+class Maker(GraphBuilder):
+    """A graph with the inputs that the pairs below share."""
+
+    def __init__(self, dynamic: bool = False) -> None:
+        super().__init__(tokens=8, dynamic=dynamic)
+        self.x, self.res, self.buffer = (self.stream(name) for name in ("x", "res", "buffer"))
+        self.weight = self.placeholder("weight", (8,), torch.float32)
+        self.matrix = self.placeholder("matrix", (8, 8), torch.float32)
+
+    def stream(self, name: str) -> fx.Node:
+        return self.placeholder(name, (TOKENS if self.dynamic else 8, 8), torch.float32)
+
+    @property
+    def dynamic(self) -> bool:
+        return isinstance(self.tokens, torch.SymInt)
+
+    def reduce(self, x: fx.Node, group: str = G) -> fx.Node:
+        return self.call(vllm.all_reduce.default, x, group)
+
+    def scatter(self, x: fx.Node, group: str = G) -> fx.Node:
+        return self.call(vllm.reduce_scatter.default, x, 0, 2, group)
+
+    def gather(self, x: fx.Node, group: str = G) -> fx.Node:
+        return self.call(vllm.all_gather.default, x, 0, 2, group)
+
+    def norm(self, x: fx.Node) -> fx.Node:
+        return self.call(ir.rms_norm.default, x, self.weight, 1e-6)
+
+    def rows(self, x: fx.Node, start: int, end: int) -> fx.Node:
+        return self.call(aten.slice.Tensor, x, 0, start, end)
+
+    def add(self, left: fx.Node, right: fx.Node) -> fx.Node:
+        return self.call(aten.add.Tensor, left, right)
+
+
+def pair(before: Body, after: Body, dynamic: bool = False, **fields: Any) -> dict[str, str]:
+    """The problems of a pair of graphs, by node."""
+    graphs = []
+    for body in (before, after):
+        made = Maker(dynamic) if not graphs or not dynamic else Maker(dynamic)
+        result = body(made)
+        made.output(list(result) if isinstance(result, (list, tuple)) else [result])
+        graphs.append(made.graph)
+    config = SequenceParallelConfig(**{"tp_size": 2, "tp_rank": 1, **fields})
+    return {p.node: p.reason for p in verify(graphs[0], graphs[1], config).problems}
+
+
+# --- right ---
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(
+            lambda m: m.norm(m.reduce(m.x)), lambda m: m.gather(m.norm(m.scatter(m.x))), id="norm"
+        ),
+        pytest.param(
+            lambda m: m.norm(m.add(m.reduce(m.x), m.res)),
+            lambda m: m.gather(m.norm(m.add(m.scatter(m.x), m.rows(m.res, 4, 8)))),
+            id="residual",
+        ),
+        pytest.param(
+            lambda m: m.add(m.reduce(m.x), m.call(aten.relu.default, m.res)),
+            lambda m: m.gather(
+                m.add(m.scatter(m.x), m.call(aten.relu.default, m.rows(m.res, 4, 8)))
+            ),
+            id="rows_taken_early",
+        ),
+        pytest.param(
+            lambda m: m.call(aten.mul.Tensor, m.reduce(m.x), m.weight),
+            lambda m: m.gather(m.call(aten.mul.Tensor, m.scatter(m.x), m.weight)),
+            id="broadcast",
+        ),
+        pytest.param(
+            lambda m: m.call(aten._softmax.default, m.reduce(m.x), -1, False),
+            lambda m: m.gather(m.call(aten._softmax.default, m.scatter(m.x), -1, False)),
+            id="softmax",
+        ),
+        pytest.param(
+            lambda m: m.call(aten.copy_.default, m.buffer, m.reduce(m.x)),
+            lambda m: m.call(aten.copy_.default, m.buffer, m.gather(m.scatter(m.x))),
+            id="written_whole",
+        ),
+    ],
+)
+def test_right_pairs_are_proved(before: Body, after: Body) -> None:
+    assert pair(before, after) == {}
+
+
+def test_a_flattened_stream_is_proved_and_the_batch_may_not_be_scattered_alone() -> None:
+    def three(m: Maker, b: int) -> fx.Node:
+        return m.call(aten.reshape.default, m.x, [b, 8 // b, 8])
+
+    def flat(m: Maker, x: fx.Node) -> fx.Node:
+        return m.call(aten.reshape.default, x, [-1, 8])
+
+    def before(m: Maker) -> fx.Node:
+        return m.norm(m.reduce(three(m, 4)))
+
+    def after(m: Maker) -> fx.Node:
+        normed = m.gather(m.norm(m.scatter(flat(m, three(m, 4)))))
+        return m.call(aten.reshape.default, normed, [4, -1, 8])
+
+    assert pair(before, after) == {}
+    # Four sequences over two ranks: the chunks of the flat rows are the same elements.
+    assert pair(before, lambda m: m.gather(m.norm(m.scatter(three(m, 4))))) == {}
+    found = pair(
+        lambda m: m.norm(m.reduce(three(m, 1))),
+        lambda m: m.gather(m.norm(m.scatter(three(m, 1)))),
+    )
+    assert (
+        "scatters the 1 rows of 'reshape_default' over 2 ranks" in found["reduce_scatter_default"]
+    )
+
+
+def test_symbolic_rows_need_an_assumption_or_a_guard() -> None:
+    def before(m: Maker) -> fx.Node:
+        return m.norm(m.add(m.reduce(m.x), m.res))
+
+    def after(m: Maker) -> fx.Node:
+        size = m.call(aten.sym_size.int, m.x, 0)
+        local = m.call(operator.floordiv, size, 2)
+        rows = m.call(aten.narrow.default, m.res, 0, local, local)
+        return m.gather(m.norm(m.add(m.scatter(m.x), rows)))
+
+    assert pair(before, after, dynamic=True, divisibility="assume") == {}
+    found = pair(before, after, dynamic=True)
+    assert "is not known to be a multiple of 2" in found["reduce_scatter_default"]
+    found = pair(before, after, dynamic=True, divisibility="assume", tp_rank=0)
+    assert "rank 0 of group 'tp:0' needs rows 0:" in found["add_tensor"]
+
+
+def test_the_rank_is_learned_when_nobody_knows_it_and_must_then_agree() -> None:
+    def after(m: Maker, second: int) -> fx.Node:
+        first = m.add(m.scatter(m.x), m.rows(m.res, 4, 8))
+        other = m.add(m.scatter(m.res), m.rows(m.buffer, second, second + 4))
+        return m.gather(m.norm(m.add(first, other)))
+
+    def before(m: Maker) -> fx.Node:
+        other = m.add(m.reduce(m.res), m.buffer)
+        return m.norm(m.add(m.add(m.reduce(m.x), m.res), other))
+
+    assert pair(before, lambda m: after(m, 4), tp_rank=None, tp_size=None) == {}
+    found = pair(before, lambda m: after(m, 0), tp_rank=None, tp_size=None)
+    assert found == {
+        "add_tensor_1": "reads rows 0:4 of 8 in 'slice_tensor_1', but rank 1 of group 'tp:0' "
+        "needs rows 4:8"
+    }
+
+
+# --- known failures of the original pass ---
+
+
+def test_a_shard_written_to_a_whole_input() -> None:
+    found = pair(
+        lambda m: m.call(aten.copy_.default, m.buffer, m.reduce(m.x)),
+        lambda m: m.call(aten.copy_.default, m.buffer, m.gather(m.scatter(m.x))),
+    )
+    assert found == {}
+
+    def after(m: Maker) -> fx.Node:
+        shard = m.scatter(m.x)
+        node = m.graph.call_function(aten.copy_.default, (m.buffer, shard))
+        node.meta["val"] = m.buffer.meta["val"]
+        return m.gather(shard)
+
+    def before(m: Maker) -> fx.Node:
+        reduced = m.reduce(m.x)
+        m.call(aten.copy_.default, m.buffer, reduced)
+        return reduced
+
+    assert (
+        "needs a full value, but 'reduce_scatter_default'" in pair(before, after)["copy__default"]
+    )
+
+
+def test_a_full_value_added_to_a_shard() -> None:
+    def after(m: Maker) -> fx.Node:
+        shard = m.scatter(m.x)
+        node = m.graph.call_function(aten.add.Tensor, (shard, m.res))
+        node.meta["val"] = shard.meta["val"]
+        return m.gather(node)
+
+    found = pair(lambda m: m.add(m.reduce(m.x), m.res), after)
+    assert (
+        "reads a full value [8, 8] in 'res' together with one rank's chunk" in found["add_tensor"]
+    )
+
+
+def test_a_chunk_of_tokens_taken_from_a_shard() -> None:
+    found = pair(
+        lambda m: m.call(operator.getitem, m.call(aten.split.Tensor, m.reduce(m.x), 2), 0),
+        lambda m: m.call(operator.getitem, m.call(aten.split.Tensor, m.scatter(m.x), 2), 0),
+    )
+    assert "needs a full value, but 'reduce_scatter_default'" in found["split_tensor"]
+    found = pair(lambda m: m.rows(m.reduce(m.x), 0, 1), lambda m: m.rows(m.scatter(m.x), 0, 1))
+    assert "takes rows 0:1 of one rank's chunk" in found["slice_tensor"]
+
+
+def test_one_of_two_norms_left_whole() -> None:
+    """The residual of the first site is sharded, the second site was not rewritten."""
+
+    def before(m: Maker) -> fx.Node:
+        first = m.add(m.reduce(m.x), m.res)
+        hidden = m.call(aten.mm.default, m.norm(first), m.matrix)
+        return m.norm(m.add(m.reduce(hidden), first))
+
+    def after(m: Maker) -> fx.Node:
+        first = m.add(m.scatter(m.x), m.rows(m.res, 4, 8))
+        hidden = m.call(aten.mm.default, m.gather(m.norm(first)), m.matrix)
+        reduced = m.reduce(hidden)
+        node = m.graph.call_function(aten.add.Tensor, (reduced, first))
+        node.meta["val"] = reduced.meta["val"]
+        return m.norm(node)
+
+    found = pair(before, after)
+    assert (
+        list(found) == ["add_tensor_1"]
+        and "together with one rank's chunk" in found["add_tensor_1"]
+    )
+
+
+def test_a_gather_of_rows_that_nobody_scattered() -> None:
+    found = pair(lambda m: m.norm(m.res), lambda m: m.gather(m.norm(m.rows(m.res, 4, 8))))
+    assert list(found) == ["all_gather_default"]
+
+
+def test_the_shard_of_one_group_gathered_over_another() -> None:
+    found = pair(
+        lambda m: m.norm(m.reduce(m.x)), lambda m: m.gather(m.norm(m.scatter(m.x)), "other:0")
+    )
+    assert "gathers over group 'other:0'" in found["all_gather_default"]
+
+
+# --- effects and writes ---
+
+
+def test_a_dropped_an_added_and_a_moved_write() -> None:
+    def writes(*names: str) -> Body:
+        def body(m: Maker) -> fx.Node:
+            for name in names:
+                m.call(aten.add_.Tensor, m.buffer, getattr(m, name))
+            return m.call(aten.relu.default, m.buffer)
+
+        return body
+
+    assert pair(writes("x", "res"), writes("x", "res")) == {}
+    found = pair(writes("x", "res"), writes("x"))
+    assert found["add__tensor_1"] == "what it does (aten.add_.Tensor) is not done any more"
+    found = pair(writes("x"), writes("x", "res"))
+    assert "has an effect (aten.add_.Tensor)" in found["add__tensor_1"]
+    found = pair(writes("x", "res"), writes("res", "x"))
+    assert found["add__tensor"] == "does not do what 'add__tensor' did in its place"
+
+
+def test_a_value_read_before_instead_of_after_a_write() -> None:
+    def read_after(m: Maker) -> fx.Node:
+        m.call(aten.add_.Tensor, m.buffer, m.x)
+        return m.call(aten.relu.default, m.buffer)
+
+    def read_before(m: Maker) -> fx.Node:
+        result = m.call(aten.relu.default, m.buffer)
+        m.call(aten.add_.Tensor, m.buffer, m.x)
+        return result
+
+    def through_a_view(m: Maker) -> fx.Node:
+        view = m.call(aten.view.default, m.buffer, [8, 8])
+        m.call(aten.add_.Tensor, m.buffer, m.x)
+        return m.call(aten.relu.default, view)
+
+    assert "relu_default" in pair(read_after, read_before)
+    assert "relu_default" in pair(read_before, read_after)
+    assert pair(read_after, through_a_view) == {}
+
+
+def test_rows_of_a_value_that_was_written_in_between() -> None:
+    def before(m: Maker) -> fx.Node:
+        m.call(aten.add_.Tensor, m.res, m.x)
+        return m.norm(m.add(m.reduce(m.x), m.res))
+
+    def after(m: Maker, early: bool) -> fx.Node:
+        rows = m.rows(m.res, 4, 8) if early else None
+        copied = m.call(aten.clone.default, rows) if rows is not None else None
+        m.call(aten.add_.Tensor, m.res, m.x)
+        taken = copied if copied is not None else m.rows(m.res, 4, 8)
+        return m.gather(m.norm(m.add(m.scatter(m.x), taken)))
+
+    assert pair(before, lambda m: after(m, early=False)) == {}
+    assert pair(before, lambda m: after(m, early=True)) != {}
+
+
+def test_random_numbers_keep_their_order_and_number() -> None:
+    def body(m: Maker, *places: int) -> Any:
+        drawn = [m.call(aten.rand_like.default, m.x) for _ in range(2)]
+        return [drawn[place] for place in places]
+
+    assert pair(lambda m: body(m, 0, 1), lambda m: body(m, 0, 1)) == {}
+    assert "output" in pair(lambda m: body(m, 0, 1), lambda m: body(m, 1, 0))
+
+
+def test_two_calls_of_one_operator_on_one_operand_are_one_value() -> None:
+    def twice(m: Maker) -> Any:
+        return [m.call(aten.relu.default, m.x), m.call(aten.relu.default, m.x)]
+
+    def once(m: Maker) -> Any:
+        node = m.call(aten.relu.default, m.x)
+        return [node, node]
+
+    assert pair(twice, once) == {}
+
+
+def test_literals_are_told_apart_by_type() -> None:
+    found = pair(
+        lambda m: m.call(aten.mul.Tensor, m.x, 2), lambda m: m.call(aten.mul.Tensor, m.x, 2.0)
+    )
+    assert found == {"mul_tensor": "has other literals than in the original graph"}
+
+
+def test_another_constant_in_the_output() -> None:
+    assert pair(lambda m: [m.x, 3], lambda m: [m.x, 4]) == {
+        "output": "returns 4 as output 1, where it returned 3"
+    }
