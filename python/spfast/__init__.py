@@ -9,12 +9,14 @@ left, :class:`NodeTable` carries a graph in a file, :mod:`spfast.patterns` takes
 from spfast._core import version as __version__
 from spfast.api import apply
 from spfast.config import Applicability, Range, SequenceParallelConfig
+from spfast.consistency import check_ranks_agree, fingerprint
 from spfast.errors import (
     ConfigError,
     FileFormatError,
     GraphError,
     InternalError,
     PatternError,
+    RankMismatchError,
     SpfastError,
     VerificationError,
 )
@@ -22,6 +24,7 @@ from spfast.explain import Explanation, explain
 from spfast.passes import NoOpEliminationPass, SequenceParallelismPass
 from spfast.result import Result, SkippedSite, Timings
 from spfast.table import NodeTable
+from spfast.verifier import Problem, Snapshot, Verification, snapshot, verify
 
 __all__ = [
     "Applicability",
@@ -33,15 +36,23 @@ __all__ = [
     "NoOpEliminationPass",
     "NodeTable",
     "PatternError",
+    "Problem",
     "Range",
+    "RankMismatchError",
     "Result",
     "SequenceParallelConfig",
     "SequenceParallelismPass",
     "SkippedSite",
+    "Snapshot",
     "SpfastError",
     "Timings",
+    "Verification",
     "VerificationError",
     "__version__",
     "apply",
+    "check_ranks_agree",
     "explain",
+    "fingerprint",
+    "snapshot",
+    "verify",
 ]
