@@ -61,8 +61,8 @@ class Planner {
   [[nodiscard]] const Anchor& anchor_of(const Site& site) const {
     return matches_.anchors[matches_.matches[site.match].anchor];
   }
-  [[nodiscard]] const LookThrough& look_of(const Site& site) const {
-    return matches_.looks.at(table_.dims(table_.meta(anchor_of(site).all_reduce)).back().raw);
+  [[nodiscard]] LookThrough look_of(const Site& site) const {
+    return matches_.look(table_.dims(table_.meta(anchor_of(site).all_reduce)).back().raw);
   }
   [[nodiscard]] static uint64_t use_key(NodeId user, NodeId name) {
     return (uint64_t{user} << 32) | name;

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.fx as fx
 from torch._dynamo.source import ConstantSource
+from torch._dynamo.utils import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
@@ -67,7 +68,7 @@ def trace(
     def positional(*given: Any) -> Any:
         return fn(*given)
 
-    with torch.no_grad():
+    with torch.no_grad(), detect_fake_mode(args):
         gm = make_fx(positional, decompositions or {}, tracing_mode="real")(*args)
     if decorated:
         decorate(gm.graph)

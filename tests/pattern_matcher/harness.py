@@ -72,8 +72,10 @@ class Outcome:
     graph_module: fx.GraphModule
 
 
-def run(pm: ModuleType | Any, define: Define, gm: fx.GraphModule, takes_spy: bool) -> Outcome:
-    """Defines the pass with one matcher and applies it to one graph."""
+def run(
+    pm: ModuleType | Any, define: Define, gm: fx.GraphModule, takes_spy: bool, sort: bool = False
+) -> Outcome:
+    """Defines the pass with one matcher and applies it to one graph, sorted afterwards if asked."""
     spy = Spy()
     counters.clear()
     count: int | None = None
@@ -86,6 +88,8 @@ def run(pm: ModuleType | Any, define: Define, gm: fx.GraphModule, takes_spy: boo
     except Exception as e:
         error = (type(e).__name__, str(e))
     counted = {k: v for k, v in counters["inductor"].items() if v and k not in before}
+    if sort:
+        torch_matcher.stable_topological_sort(gm.graph)
     gm.graph.lint()
     return Outcome(
         count=count,
@@ -106,6 +110,7 @@ def agree(
     error: tuple[str, str] | None = None,
     spy: bool = False,
     pm: Any = None,
+    sort: bool = False,
 ) -> Outcome:
     """Asserts that both matchers do the same with a pass on a graph.
 
@@ -116,6 +121,7 @@ def agree(
         error: the type's name and a part of the message of the error that is expected.
         spy: whether ``define`` takes a Spy.
         pm: the matcher under test; by default that of ``subject()``.
+        sort: whether torch leaves a graph out of order here; it is sorted before the comparison.
 
     Returns:
         What the matcher under test did.
@@ -127,7 +133,7 @@ def agree(
     start = difference(describe(ours_gm.graph), describe(theirs_gm.graph))
     if start is not None:
         raise ValueError(f"the two graphs differ before anything is applied: {start}")
-    theirs = run(torch_matcher, define, theirs_gm, spy)
+    theirs = run(torch_matcher, define, theirs_gm, spy, sort)
     ours = run(subject() if pm is None else pm, define, ours_gm, spy)
     if error is None and theirs.error is not None and count is not None:
         raise ValueError(f"torch's matcher raised {theirs.error}")

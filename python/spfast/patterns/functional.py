@@ -40,7 +40,7 @@ def _after_sum(norm: Block) -> AddBlock:
 
 
 def _after_wide_sum(norm: Block, keeps_residual: bool) -> AddBlock:
-    """As vLLM's native norm: summed in float32, and cast back for the next site, if there is one."""
+    """As vLLM's native norm: summed in float32, cast back for the next site if there is one."""
 
     def add_norm(x: Value, c: Captures) -> tuple[Value, Value]:
         wide = ops.aten.add.Tensor(cast(x, torch.float32), c.rows("residual"))

@@ -213,7 +213,7 @@ class Operator:
             )
         return Operator((*self._path, name))
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Value:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Value:
         """Adds the call to the pattern that its arguments belong to."""
         return call(str(self), args, kwargs)
 

@@ -1,0 +1,359 @@
+"""Rules and dialects: registering, replacing, undoing, and what the pass then does."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import fx
+
+import spfast
+from spfast import patterns
+from spfast.errors import PatternError
+from spfast.patterns import CollectiveFamily, Dialect, Registry, Rows, Value, ops
+from spfast.patterns.vllm_ir import COLLECTIVES
+
+RULES = (
+    "first_all_reduce_rms_norm",
+    "middle_all_reduce_rms_norm",
+    "first_all_reduce_rms_norm_static_fp8",
+    "middle_all_reduce_rms_norm_static_fp8",
+)
+
+
+@pytest.fixture
+def registry() -> Registry:
+    fresh = Registry()
+    fresh.add_dialect(Dialect("mine", (COLLECTIVES,)))
+    return fresh
+
+
+def relu(x: Value) -> Value:
+    return ops.aten.relu(x)
+
+
+def scaled(x: Value, scale: Value) -> Value:
+    return ops.aten.mul.Tensor(x, scale)
+
+
+# --- the default registry -------------------------------------------------------------------------
+
+
+def test_the_four_rules_exist_in_every_dialect() -> None:
+    default = patterns.default_registry()
+    assert [each.name for each in default.dialects()] == [
+        "vllm_ir",
+        "vllm_custom_ops",
+        "functional",
+    ]
+    for dialect in default.dialects():
+        assert default.rules([dialect.name]) == RULES
+
+
+def test_quantised_beats_plain_and_middle_beats_first() -> None:
+    priority = {each.rule: each.priority for each in patterns.default_registry().patterns()}
+    assert sorted(priority, key=priority.__getitem__) == list(RULES)
+
+
+def test_dialects_that_share_collectives_count_them_once() -> None:
+    families = patterns.default_registry().families()
+    assert [each.all_reduce for each in families] == [
+        "vllm.all_reduce.default",
+        "_c10d_functional.all_reduce.default",
+    ]
+
+
+def test_patterns_of_one_rule_have_the_same_parameters() -> None:
+    parameters = {(each.rule, each.parameters) for each in patterns.default_registry().patterns()}
+    assert len(parameters) == len(RULES)
+
+
+# --- registering ----------------------------------------------------------------------------------
+
+
+def test_the_decorator_returns_the_function_itself(registry: Registry) -> None:
+    assert registry.register("relu", dialect="mine")(relu) is relu
+
+
+def test_a_name_is_taken_once(registry: Registry) -> None:
+    registry.register("rule", dialect="mine")(relu)
+    with pytest.raises(PatternError) as caught:
+        registry.register("rule", dialect="mine")(scaled)
+    assert str(caught.value) == (
+        "rule 'rule' is registered already for dialect 'mine': choose another name, "
+        "name a variant, or pass replace=True"
+    )
+    assert len(registry.patterns()) == 1
+    assert registry.patterns()[0].parameters == ()
+
+
+def test_replacing(registry: Registry) -> None:
+    registry.register("rule", dialect="mine")(relu)
+    registry.register("rule", dialect="mine", priority=3, replace=True)(scaled)
+    (pattern,) = registry.patterns()
+    assert pattern.priority == 3
+    assert [each.name for each in pattern.parameters] == ["scale"]
+
+
+def test_variants_share_a_rule_and_its_parameters(registry: Registry) -> None:
+    registry.register("rule", dialect="mine")(relu)
+    registry.register("rule", dialect="mine", variant="scaled")(scaled)
+    assert registry.rules() == ("rule",)
+    assert [len(each.parameters) for each in registry.patterns()] == [1, 1]
+    assert [len(each.parameters) for each in registry.variants()] == [0, 1]
+
+
+def test_variants_must_agree_about_priority(registry: Registry) -> None:
+    registry.register("rule", dialect="mine")(relu)
+    with pytest.raises(PatternError) as caught:
+        registry.register("rule", dialect="mine", variant="b", priority=1)(scaled)
+    assert str(caught.value) == (
+        "rule 'rule' has priority 0 in one variant and 1 in another: give all the same"
+    )
+
+
+def test_variants_must_agree_about_roles(registry: Registry) -> None:
+    def rows(x: Value, scale: Rows) -> Value:
+        return ops.aten.add.Tensor(x, scale)
+
+    registry.register("rule", dialect="mine")(scaled)
+    with pytest.raises(PatternError) as caught:
+        registry.register("rule", dialect="mine", variant="rows")(rows)
+    assert str(caught.value) == (
+        "rule 'rule' has a parameter 'scale' that is replicated in one variant and rows in another"
+    )
+
+
+def test_an_unknown_dialect(registry: Registry) -> None:
+    with pytest.raises(PatternError) as caught:
+        registry.register("rule", dialect="yours")(relu)
+    assert str(caught.value) == "there is no dialect 'yours': add it first (known: mine)"
+    with pytest.raises(PatternError) as caught:
+        registry.patterns(["yours"])
+    assert str(caught.value) == "there is no dialect 'yours' (known: mine)"
+
+
+def test_a_dialect_is_added_once(registry: Registry) -> None:
+    with pytest.raises(PatternError) as caught:
+        registry.add_dialect(Dialect("mine"))
+    assert str(caught.value) == (
+        "dialect 'mine' is registered already: choose another name or pass replace=True"
+    )
+    registry.add_dialect(Dialect("mine"), replace=True)
+    assert registry.families() == ()
+
+
+def test_dialects_must_spell_a_family_alike(registry: Registry) -> None:
+    registry.add_dialect(Dialect("alike", (replace(COLLECTIVES, name="other name"),)))
+    with pytest.raises(PatternError) as caught:
+        registry.add_dialect(Dialect("unlike", (replace(COLLECTIVES, group=2),)))
+    assert str(caught.value) == (
+        "dialects 'unlike' and 'mine' spell the collectives of vllm.all_reduce.default differently"
+    )
+
+
+def test_unregistering(registry: Registry) -> None:
+    registry.register("a", dialect="mine")(relu)
+    registry.register("b", dialect="mine")(scaled)
+    registry.unregister("a")
+    assert registry.rules() == ("b",)
+    with pytest.raises(PatternError) as caught:
+        registry.unregister("a", dialect="mine")
+    assert str(caught.value) == "there is no rule 'a' in dialect 'mine'"
+
+
+def test_a_function_that_is_no_pattern_changes_nothing(registry: Registry) -> None:
+    version = registry.version
+    with pytest.raises(PatternError, match="pattern 'bad': it takes the truth of a value"):
+        registry.register("bad", dialect="mine")(lambda x: ops.aten.relu(x) if x else x)
+    assert registry.version == version
+    assert registry.rules() == ()
+
+
+# --- versions and digests -------------------------------------------------------------------------
+
+
+def test_every_change_gives_a_new_version(registry: Registry) -> None:
+    seen = [registry.version, Registry().version]
+    registry.register("a", dialect="mine")(relu)
+    seen.append(registry.version)
+    registry.register("a", dialect="mine", replace=True)(scaled)
+    seen.append(registry.version)
+    registry.unregister("a")
+    seen.append(registry.version)
+    assert len(set(seen)) == len(seen)
+
+
+def test_temporary_changes_are_undone_also_after_an_error(registry: Registry) -> None:
+    before = registry.version, registry.digest()
+    with pytest.raises(KeyError), registry.temporary():
+        registry.register("a", dialect="mine")(relu)
+        registry.add_dialect(Dialect("other"))
+        assert registry.version != before[0]
+        assert registry.digest() != before[1]
+        raise KeyError
+    assert (registry.version, registry.digest()) == before
+    assert registry.rules() == ()
+    assert [each.name for each in registry.dialects()] == ["mine"]
+
+
+def test_a_copy_is_independent(registry: Registry) -> None:
+    other = registry.copy()
+    other.register("a", dialect="mine")(relu)
+    assert registry.rules() == () and other.rules() == ("a",)
+
+
+def test_pickling_keeps_the_content_and_takes_a_new_version(registry: Registry) -> None:
+    registry.register("a", dialect="mine")(relu)
+    other = pickle.loads(pickle.dumps(registry))
+    assert other.digest() == registry.digest()
+    assert other.version != registry.version
+
+
+def test_who_reads_while_rules_are_added_sees_the_rules_as_they_were(registry: Registry) -> None:
+    registry.register("a", dialect="mine")(relu)
+    state = registry.copy()
+    registry.register("b", dialect="mine")(relu)
+    registry.unregister("a")
+    assert state.rules() == ("a",)
+
+
+def test_threads_get_the_same_default_registry() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: patterns.default_registry(), range(64)))
+    assert len(set(map(id, found))) == 1
+
+
+def test_the_digest_tells_content_and_nothing_else(registry: Registry) -> None:
+    registry.register("a", dialect="mine")(relu)
+    other = Registry()
+    other.add_dialect(Dialect("mine", (COLLECTIVES,)))
+    other.register("a", dialect="mine")(lambda y: ops.aten.relu.default(y))
+    assert registry.digest() == other.digest()
+    other.register("a", dialect="mine", priority=1, replace=True)(relu)
+    assert registry.digest() != other.digest()
+
+
+def test_the_digest_is_the_same_in_another_process() -> None:
+    code = "from spfast import patterns; print(patterns.default_registry().digest())"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": "7"},
+    )
+    assert run.stdout.strip() == patterns.default_registry().digest()
+
+
+# --- what users add -------------------------------------------------------------------------------
+
+
+def node(graph: fx.Graph, target: object, *args: object, rows: int = 8) -> fx.Node:
+    made = graph.call_function(target, args)  # type: ignore[arg-type]
+    made.meta["val"] = torch.empty(rows, 16, device="meta")
+    return made
+
+
+def inputs(graph: fx.Graph, *names: str) -> list[fx.Node]:
+    made = [graph.placeholder(name) for name in names]
+    for each in made:
+        each.meta["val"] = torch.empty(8, 16, device="meta")
+    return made
+
+
+@pytest.fixture(scope="module")
+def library() -> torch.library.Library:
+    made = torch.library.Library("spfast_registry_test", "DEF")
+    for schema in (
+        "scale_shift(Tensor x, Tensor residual, float by) -> Tensor",
+        "all_reduce(Tensor x, str group) -> Tensor",
+        "reduce_scatter(Tensor x, str group, int world_size) -> Tensor",
+        "all_gather(Tensor x, str group, int world_size) -> Tensor",
+    ):
+        made.define(schema)
+    return made
+
+
+CONFIG = spfast.SequenceParallelConfig(tp_size=2, tp_rank=0)
+
+
+def test_a_rule_of_ones_own(library: torch.library.Library) -> None:
+    mine = torch.ops.spfast_registry_test
+    graph = fx.Graph()
+    x, residual = inputs(graph, "x", "residual")
+    reduced = node(graph, torch.ops.vllm.all_reduce.default, x, "tp:0")
+    graph.output((node(graph, mine.scale_shift.default, reduced, residual, 0.5),))
+    assert spfast.apply(graph, CONFIG).matched_count == 0
+    with patterns.default_registry().temporary():
+
+        @patterns.register("all_reduce_scale_shift", dialect="vllm_ir", priority=2)
+        def all_reduce_scale_shift(reduced: Value, residual: Rows, by: Value) -> Value:
+            return ops.spfast_registry_test.scale_shift(reduced, residual, by)
+
+        result = spfast.apply(graph, CONFIG)
+    assert result.by_pattern == {"all_reduce_scale_shift": 1}
+
+
+def test_a_dialect_of_ones_own(library: torch.library.Library) -> None:
+    mine = torch.ops.spfast_registry_test
+    graph = fx.Graph()
+    x, weight = inputs(graph, "x", "weight")
+    weight.meta["val"] = torch.empty(16, device="meta")
+    reduced = node(graph, mine.all_reduce.default, x, "tp:0")
+    graph.output((node(graph, torch.ops.aten.rms_norm.default, reduced, [16], weight, 1e-6),))
+    with patterns.default_registry().temporary() as registry:
+        registry.add_dialect(
+            Dialect(
+                "test",
+                (
+                    CollectiveFamily(
+                        "test",
+                        all_reduce="spfast_registry_test.all_reduce.default",
+                        wait=None,
+                        reduce_op=-1,
+                        group=1,
+                        reduce_scatter="spfast_registry_test.reduce_scatter.default",
+                        reduce_scatter_args=("input", "group", "world_size"),
+                        all_gather="spfast_registry_test.all_gather.default",
+                        all_gather_args=("input", "group", "world_size"),
+                    ),
+                ),
+            )
+        )
+        result = spfast.apply(graph, CONFIG)
+    assert result.by_pattern == {"first_all_reduce_rms_norm": 1}
+    calls = [each for each in graph.nodes if each.op == "call_function"]
+    assert [str(each.target) for each in calls] == [
+        "spfast_registry_test.reduce_scatter.default",
+        "aten.rms_norm.default",
+        "spfast_registry_test.all_gather.default",
+    ]
+    assert calls[0].args == (x, "tp:0", 2)
+    assert calls[2].args == (calls[1], "tp:0", 2)
+
+
+def test_operators_may_be_registered_after_the_rule() -> None:
+    registry = Registry()
+    late = replace(COLLECTIVES, all_reduce="spfast_late_test.all_reduce.default")
+    registry.add_dialect(Dialect("late", (late,)))
+
+    @registry.register("late_rule", dialect="late")
+    def late_rule(reduced: Value, by: Value) -> Value:
+        return ops.spfast_late_test.scale(reduced, by)
+
+    graph = fx.Graph()
+    (x,) = inputs(graph, "x")
+    assert spfast.apply(graph, CONFIG, registry=registry).matched_count == 0
+    library = torch.library.Library("spfast_late_test", "DEF")
+    library.define("all_reduce(Tensor x, str group) -> Tensor")
+    library.define("scale(Tensor x, float by) -> Tensor")
+    reduced = node(graph, torch.ops.spfast_late_test.all_reduce.default, x, "tp:0")
+    graph.output((node(graph, torch.ops.spfast_late_test.scale.default, reduced, 2.0),))
+    result = spfast.apply(graph, CONFIG, registry=registry)
+    assert result.by_pattern == {"late_rule": 1}
