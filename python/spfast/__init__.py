@@ -1,9 +1,9 @@
 """spfast: finds and rewrites subgraphs of torch.fx graphs at native speed.
 
 The main job is sequence parallelism for tensor-parallel models: :func:`apply`, or
-:class:`SequenceParallelismPass` inside ``torch.compile``. :func:`explain` says why an all_reduce was
-left, :class:`NodeTable` carries a graph in a file, :mod:`spfast.patterns` takes further rules, and
-:mod:`spfast.pattern_matcher` stands in for ``torch._inductor.pattern_matcher``.
+:class:`SequenceParallelismPass` inside ``torch.compile``. :func:`explain` says why an all_reduce
+was left, :class:`NodeTable` carries a graph in a file, :mod:`spfast.patterns` takes further rules,
+and :mod:`spfast.pattern_matcher` stands in for ``torch._inductor.pattern_matcher``.
 """
 
 from spfast._core import version as __version__
