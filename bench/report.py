@@ -35,17 +35,26 @@ def _lines(record: Record) -> Iterator[str]:
     machine = record["machine"]
     yield "# Benchmark results"
     yield ""
-    yield (
-        f"{machine['when']}, commit {machine['commit']}, {machine['cpu']}, {machine['cores']} cores,
-        " f"torch {machine['torch']}, Python {machine['python']}" + (f", vLLM {machine['vllm']}" if
-        machine["vllm"] else ", vLLM's own pass not run") + f". Load when begun:
-        {machine['load_at_start']}."
+    vllm = f"vLLM {machine['vllm']}" if machine["vllm"] else "vLLM's own pass not run"
+    parts = (
+        machine["when"],
+        f"commit {machine['commit']}",
+        machine["cpu"],
+        f"{machine['cores']} cores",
+        f"load {machine['load_at_start']} when begun",
+        f"torch {machine['torch']}",
+        f"Python {machine['python']}",
+        vllm,
     )
+    yield ", ".join(parts) + "."
     yield ""
-    yield "Median processor time of at least 7 calls; what each figure means is in
-    [README](../README.md)." yield from _targets(record) yield from _comparison(record) yield from
-    _stages(record) yield from _layers(record) yield from _nodes(record) yield from
-    _patterns(record)
+    yield "Median processor time of at least 7 calls; [README](../README.md) says what it means."
+    yield from _targets(record)
+    yield from _comparison(record)
+    yield from _stages(record)
+    yield from _layers(record)
+    yield from _nodes(record)
+    yield from _patterns(record)
 
 
 def _targets(record: Record) -> Iterator[str]:
@@ -131,8 +140,10 @@ def _layers(record: Record) -> Iterator[str]:
 
 def _nodes(record: Record) -> Iterator[str]:
     yield "\n## Against the number of nodes\n"
-    yield "| nodes | encode ms | match ms | plan ms | M nodes/s | whole pass ms | bytes a node |
-    peak MB |" yield "|---|---|---|---|---|---|---|---|" for p in record["nodes"]["points"]:
+    columns = ("nodes", "encode ms", "match ms", "plan ms", "M nodes/s", "whole pass ms")
+    yield f"| {' | '.join(columns)} | bytes a node | peak MB |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for p in record["nodes"]["points"]:
         stages = [f"{p['stages_s'][k] * 1e3:.2f}" for k in ("encode", "match", "plan")]
         once = "" if p["pass_runs"] > 1 else " (one call)"
         peak = "" if p["peak_bytes"] is None else f"{p['peak_bytes'] / 1e6:.1f}"
