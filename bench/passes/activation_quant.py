@@ -31,9 +31,7 @@ class SiluMulStaticQuant:
         return quant_static(torch.empty_like(active, dtype=FP8), active, scale)
 
     def replacement(self, input: Any, scale: Any) -> Any:
-        result = torch.empty(
-            [input.shape[0], input.shape[1] // 2], dtype=FP8, device=input.device
-        )
+        result = torch.empty([input.shape[0], input.shape[1] // 2], dtype=FP8, device=input.device)
         return auto_functionalized(
             ops.silu_and_mul_static_quant.default, result=result, input=input, scale=scale
         )[1]
@@ -141,9 +139,7 @@ def _attention_rules(layers: int) -> Iterator[Rule]:
 
 
 def _attention_layer(rows: Any, x: Any, wq: Any, wk: Any, wv: Any, down: Any, scale: Any) -> Any:
-    q, k, v = (
-        aten.view(aten.mm(x, w), [x.shape[0], HEADS, HEAD_SIZE]) for w in (wq, wk, wv)
-    )
+    q, k, v = (aten.view(aten.mm(x, w), [x.shape[0], HEADS, HEAD_SIZE]) for w in (wq, wk, wv))
     output = torch.empty([rows, HEADS, HEAD_SIZE], dtype=BF16)
     quant = AttentionStaticQuant("layers.0.attn")
     quantised = quant.pattern(q, k, v, output, scale)

@@ -63,9 +63,7 @@ class AllReduceNorm:
         self, residual: Any, input: Any, weight: Any, quant_result: Any, scale: Any
     ) -> Any:
         norm_out = torch.empty_like(input)
-        done = self.fused(
-            input, residual, norm_out, weight, quant_out=quant_result, scale=scale
-        )
+        done = self.fused(input, residual, norm_out, weight, quant_out=quant_result, scale=scale)
         return done[3], done[1]
 
     def inputs(self) -> list[Any]:
@@ -89,7 +87,9 @@ def _rules(kind: str) -> Any:
     def rules(layers: int) -> Iterator[Rule]:
         for epsilon in EPSILONS:
             fused = AllReduceNorm(epsilon)
-            parts = (getattr(fused, f"{kind}{part}") for part in ("pattern", "replacement", "inputs"))
+            parts = (
+                getattr(fused, f"{kind}{part}") for part in ("pattern", "replacement", "inputs")
+            )
             yield Rule(*parts, extra_check=fits)
 
     return rules
@@ -145,9 +145,7 @@ def _scaled_gather_rules(layers: int) -> Iterator[Rule]:
         )
 
     def replacement(x: Any, weight: Any, scale_a: Any, scale_b: Any) -> Any:
-        return ops.all_gather_scaled_matmul.default(
-            x, weight, scale_a, scale_b, 0, TP, TP_GROUP
-        )[1]
+        return ops.all_gather_scaled_matmul.default(x, weight, scale_a, scale_b, 0, TP, TP_GROUP)[1]
 
     def inputs() -> list[Any]:
         weight = empty(16, 16, dtype=FP8).t()
@@ -156,28 +154,28 @@ def _scaled_gather_rules(layers: int) -> Iterator[Rule]:
     yield Rule(pattern, replacement, inputs)
 
 
+# Here the stream is a rank's own rows: gathered before the matmul, scattered after it.
+
+
 def _scatter_layer(rows: Any, x: Any, up: Any, down: Any, scale: Any) -> Any:
-    """The stream goes around by a gather, so that its shape stays."""
-    local = ops.reduce_scatter.default(aten.mm(aten.relu(x), up), 0, TP, TP_GROUP)
-    return ops.all_gather.default(aten.neg(local), 0, TP, TP_GROUP)
+    whole = aten.relu(ops.all_gather.default(x, 0, TP, TP_GROUP))
+    return ops.reduce_scatter.default(aten.mm(whole, up), 0, TP, TP_GROUP)
 
 
 def _gather_layer(rows: Any, x: Any, up: Any, down: Any, scale: Any) -> Any:
-    local = ops.reduce_scatter.default(aten.relu(x), 0, TP, TP_GROUP)
-    return aten.mm(ops.all_gather.default(local, 0, TP, TP_GROUP), up)
+    out = aten.mm(ops.all_gather.default(x, 0, TP, TP_GROUP), up)
+    return ops.reduce_scatter.default(aten.relu(out), 0, TP, TP_GROUP)
 
 
 def _scaled_gather_layer(rows: Any, x: Any, up: Any, down: Any, scale: Any) -> Any:
-    local = ops.reduce_scatter.default(aten.relu(x), 0, TP, TP_GROUP)
-    narrow = prims.convert_element_type(local, FP8)
-    weight = aten.permute(down, [1, 0])
-    return aten._scaled_mm.default(
-        ops.all_gather.default(narrow, 0, TP, TP_GROUP),
-        weight,
+    out = aten._scaled_mm.default(
+        ops.all_gather.default(prims.convert_element_type(x, FP8), 0, TP, TP_GROUP),
+        aten.permute(down, [1, 0]),
         scale_a=scale,
         scale_b=scale,
         out_dtype=BF16,
     )
+    return ops.reduce_scatter.default(aten.relu(out), 0, TP, TP_GROUP)
 
 
 _WEIGHTS = (((HIDDEN,), BF16), ((HIDDEN, HIDDEN), BF16), ((1, 1), F32))
