@@ -21,6 +21,7 @@ from spfast.pattern_matcher.keys import (
     canonicalise,
     env_state,
     own_symbols,
+    quick_key,
     raw_key,
 )
 from spfast.pattern_matcher.search import Search
@@ -54,7 +55,16 @@ class Session:
 
     ambient: Hashable = field(default_factory=ambient_key)
     bounds: dict[Hashable, Bound | None] = field(default_factory=dict)
-    builders: dict[Hashable, Builder] = field(default_factory=dict)
+    envs: list[Any] = field(default_factory=list)
+
+    def know(self, env: Any) -> None:
+        """Takes a shape environment into account."""
+        if env is not None and not any(env is other for other in self.envs):
+            self.envs.append(env)
+
+    def state(self) -> Hashable:
+        """Changes when an environment learns something."""
+        return tuple([env_state(env) for env in self.envs])
 
 
 class Bound:
@@ -125,19 +135,20 @@ class Variants:
         """The trace for a match's arguments; None if only torch's entry can check them."""
         try:
             values = values_of(leaves)
+            quick = quick_key(values)
+            local = (id(self), quick, session.state())
+            if quick is not None and local in session.bounds:
+                self.reused += 1
+                return session.bounds[local]
             key, env = raw_key(values)
         except (KeyError, Unshareable) as reason:
             self.count(str(reason))
             return None
-        local = (id(self), key, id(env), env_state(env))
-        if local in session.bounds:
-            self.reused += 1
-            return session.bounds[local]
+        session.know(env)
+        state = session.state()
         found = self._resolve(values, key, env, session)
-        if env_state(env) == local[3]:
-            session.bounds[local] = found
-        else:  # tracing taught the environment something: the key of later matches says so
-            session.bounds[(id(self), key, id(env), env_state(env))] = found
+        if quick is not None and session.state() == state:
+            session.bounds[(id(self), quick, state)] = found
         return found
 
     def count(self, reason: str) -> None:
