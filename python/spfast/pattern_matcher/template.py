@@ -16,7 +16,6 @@ from spfast.pattern_matcher.vals import (
     Describer,
     Unshareable,
     ValSpec,
-    mark_shared,
 )
 
 __all__ = ["Template", "build_template"]
@@ -229,7 +228,6 @@ def build_template(
             )
         )
         index[node] = inputs + len(specs) - 1
-    vals = mark_shared(vals)
     specs = [replace(s, val=val) for s, val in zip(specs, vals, strict=True)]
     for node in traced.graph.nodes:
         node.meta.pop("val", None)
