@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch._inductor.pattern_matcher as stock
 from torch._guards import detect_fake_mode
+from torch._inductor import config as inductor_config
 
 from spfast.pattern_matcher.keys import (
     Canonical,
@@ -49,11 +50,17 @@ class Variant:
     refusal: str | None = None
 
 
+def _tracks_provenance() -> bool:
+    """Torch then records the replaced nodes in the new ones, which no template can hold."""
+    return bool(inductor_config.trace.provenance_tracking_level == 1)
+
+
 @dataclass
 class Session:
     """One run of a pass over one graph: what may be taken as unchanged while it lasts."""
 
     ambient: Hashable = field(default_factory=ambient_key)
+    provenance: bool = field(default_factory=_tracks_provenance)
     bounds: dict[Hashable, Bound | None] = field(default_factory=dict)
     envs: list[Any] = field(default_factory=list)
 
