@@ -5,6 +5,7 @@
 #include <unordered_set>
 
 #include "base/check.h"
+#include "base/work.h"
 #include "rewrite/edit_list.h"
 #include "table/targets.h"
 
@@ -183,6 +184,7 @@ class Planner {
     std::vector<NodeId> views;
     NodeId at = value;
     while (is_view(at)) {
+      SPFAST_WORK(1);
       views.push_back(at);
       at = table_.args(at)[0].payload;
       const Meta* meta = need(at);
@@ -330,6 +332,7 @@ class Planner {
     for (uint32_t i = 0; i < names.list.size(); ++i) {
       const NodeId name = names.list[i].node;
       for (const NodeId user : table_.users(name)) {
+        SPFAST_WORK(1);
         if (local_uses_.contains(use_key(user, name))) continue;
         if (LookThrough::source(table_, user, look_of(site).width()) == name) {
           names.list.push_back({user, i, false, {}});

@@ -85,11 +85,21 @@ class ReplacementEntry(stock.ReplacementPatternEntry):
                 return False
         template = bound.template(leaves)
         if template is None:
-            self.variants.by_torch += 1
-            return bool(self.stock.extra_check(match))
+            self._trace_for(match, bound, leaves)
+            return True
         match.replacement_graph = template.graph_module
         match.plan = Plan(bound, template, leaves)  # type: ignore[attr-defined]
         return True
+
+    def _trace_for(self, match: stock.Match, bound: Bound, leaves: list[Any]) -> None:
+        """Leaves on an accepted match what torch's own check would: the check ran already."""
+        self.variants.by_torch += 1
+        traced = bound.traced(leaves)
+        match.replacement_graph = traced
+        match.kwargs = self.spec.structured(match.kwargs, {})
+        if len(match.nodes) == 1:
+            for node in traced.graph.nodes:
+                stock._transfer_meta(node.meta, match.nodes[0], pass_name="replacement")
 
     def _exact_kwargs(self, exact: dict[str, Any], general: dict[str, Any]) -> dict[str, Any]:
         return self.spec.structured(exact, self.spec.structured(general, {}))

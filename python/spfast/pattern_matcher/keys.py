@@ -168,6 +168,15 @@ def _symbolic_dims(values: Sequence[Any]) -> list[torch.SymInt]:
     return found
 
 
+def _numbers(dims: Sequence[torch.SymInt]) -> dict[sympy.Symbol, torch.SymInt]:
+    """A number for each symbol: one of the sizes, or a new one if it is only a part of sizes."""
+    found = {dim.node.expr: dim for dim in reversed(dims) if dim.node.expr.is_Symbol}
+    for dim in dims:
+        for symbol in dim.node.expr.free_symbols - found.keys():
+            found[symbol] = dim.node.shape_env.create_symintnode(symbol, hint=None)
+    return found
+
+
 def _facts(env: Any, renaming: dict[sympy.Symbol, sympy.Symbol]) -> Hashable:
     own = set(renaming)
     facts: list[Hashable] = []
@@ -205,12 +214,7 @@ def canonicalise(key: RawKey, values: Sequence[Any], env: Any) -> Canonical:
             if symbol not in renaming:
                 name = f"c{len(renaming)}"
                 renaming[symbol] = sympy.Symbol(name, **symbol.assumptions0)
-    symbols: dict[sympy.Symbol, torch.SymInt] = {}
-    for dim in dims:
-        if dim.node.expr in renaming:
-            symbols.setdefault(renaming[dim.node.expr], dim)
-    if len(symbols) != len(renaming):
-        raise Unshareable("a symbol occurs only inside larger expressions")
+    symbols = {renaming[symbol]: number for symbol, number in _numbers(dims).items()}
 
     def to_canonical(expr: sympy.Expr) -> sympy.Expr:
         if not expr.free_symbols <= renaming.keys():
@@ -233,14 +237,11 @@ def _no_symbols(expr: sympy.Expr) -> sympy.Expr:
 
 def own_symbols(key: RawKey, values: Sequence[Any]) -> Canonical:
     """A key for this graph alone: its symbols keep their names."""
-    symbols: dict[sympy.Symbol, torch.SymInt] = {}
-    for dim in _symbolic_dims(values):
-        if dim.node.expr.is_Symbol:
-            symbols.setdefault(dim.node.expr, dim)
+    symbols = _numbers(_symbolic_dims(values))
 
     def known(expr: sympy.Expr) -> sympy.Expr:
         if not expr.free_symbols <= symbols.keys():
-            raise Unshareable("the replacement needs a symbol that no argument has as a size")
+            raise Unshareable("the replacement needs a symbol that no argument has in its sizes")
         return expr
 
     return Canonical(key, known, symbols)

@@ -97,8 +97,7 @@ class Bound:
         variant = self._variant
         if variant.template is None and variant.refusal is None:
             before = env_state(self._env)
-            with self._mode:
-                traced = trace_replacement(self._spec, values_of(leaves))
+            traced = self.traced(leaves)
             try:
                 if env_state(self._env) != before:
                     raise Unshareable("tracing the replacement added guards")
@@ -108,6 +107,15 @@ class Bound:
                 variant.refusal = str(reason)
                 log.info("pattern %s: torch replaces each match: %s", self._spec.name, reason)
         return variant.template
+
+    def traced(self, leaves: Sequence[Any]) -> torch.fx.GraphModule:
+        """The replacement traced for one match.
+
+        Raises:
+            Whatever the user's replacement function raises.
+        """
+        with self._mode:
+            return trace_replacement(self._spec, values_of(leaves))
 
 
 def values_of(leaves: Sequence[Any]) -> list[Any]:
