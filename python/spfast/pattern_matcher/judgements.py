@@ -70,7 +70,7 @@ class Support:
     def _plain(self, of: torch.fx.Node, node: torch.fx.Node, known: Any, unsupported: Any) -> bool:
         """Whether a value is one of those that are surely supported."""
         value = of.meta.get("val")
-        parts = value if type(value) in (tuple, list) else (value,)
+        parts: Any = value if type(value) in (tuple, list) else (value,)
         for part in parts:
             if type(part) is not FakeTensor:
                 if part is None or type(part) in (int, float, bool, torch.SymInt):
