@@ -80,7 +80,8 @@ def test_memory_stays_flat(
     work: Callable[[Callable[[], fx.Graph]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # pytest keeps every record that it captures.
-    monkeypatch.setattr(logging.root, "handlers", [])
+    for logger in (logging.root, torch._logging._internal.trace_log):
+        monkeypatch.setattr(logger, "handlers", [])
     make = graph_maker()
     for _ in range(RUNS // 4):
         work(make)
