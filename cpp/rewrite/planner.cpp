@@ -269,9 +269,8 @@ class Planner {
       return known->second;
     }
     const NodeRef size = local_size(site, before);
+    // Every rank makes the same nodes, names included: 0 and 1 are factors like any other.
     const auto scaled = [&](int64_t factor) {
-      if (factor == 0) return PlanArg::integer(0);
-      if (factor == 1) return PlanArg::of(size);
       return PlanArg::of(create(
           mul_, {PlanArg::of(size), PlanArg::integer(factor)}, before, anchor_of(site).all_reduce,
           {Form::kScaled, anchor_of(site).all_reduce, site.token_class, factor}));
