@@ -97,6 +97,7 @@ TEST(planner_cuts_a_full_residual_once) {
   for (int i = 0; i < 2; ++i) {
     const Node r = b.call(kIrReduce, {x, "tp"}, kShape);
     const Node pair = b.call(kIrAddNorm, {r, residual, w, 1e-5});
+    b.set_missing(pair);
     const Node n = b.call("_operator.getitem", {pair, 0}, kShape);
     b.call("_operator.getitem", {pair, 1}, kShape);
     x = b.call("aten.mm.default", {n, w}, kShape);
@@ -134,6 +135,7 @@ TEST(planner_shares_no_shard_between_groups) {
   const Node m = b.call("aten.mm.default", {n, w}, kShape);
   const Node s = b.call(kIrReduce, {m, "b"}, kShape);
   const Node pair = b.call(kIrAddNorm, {s, r, w, 1e-5});
+  b.set_missing(pair);
   b.output({b.call("_operator.getitem", {pair, 0}, kShape)});
   expect_plan(
       plan_of(b.finish()), 2,
@@ -425,6 +427,18 @@ TEST(planner_reduces_a_value_of_an_earlier_site) {
       EXPECT_EQ(scatters, kind == Name::kView || kind == Name::kItself ? 0 : 1);
     }
   }
+}
+
+// getitem of a tensor takes a row of it: that needs the whole.
+TEST(planner_tells_a_row_from_a_part) {
+  GraphBuilder b;
+  const Node n = site(b, b.placeholder("x", kShape), b.placeholder("w", {512}));
+  const Node row = b.call("_operator.getitem", {n, 0}, {512});
+  b.output({row});
+  const Planned planned = plan_of(b.finish());
+  EXPECT_EQ(planned.rewritten(), 1U);
+  EXPECT_EQ(check_plan(planned.table, planned.plan), "");
+  EXPECT_EQ(planned.created("vllm.all_gather.default"), 1U);
 }
 
 TEST(planner_same_table_same_plan) {
