@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "rewrite/row_cut.h"
+#include "rewrite/row_growth.h"
 #include "table/targets.h"
 
 namespace spfast {
@@ -12,13 +14,14 @@ class Examiner {
  public:
   Examiner(const NodeTable& table, const ProgramSet& programs, const MatchResult& matches,
            std::span<const GroupInfo> groups, std::span<const RefusedClass> refused,
-           const Effects& effects)
+           const Effects& effects, const RowRules* rows)
       : table_(table),
         programs_(programs),
         matches_(matches),
         groups_(groups),
         refused_(refused),
         effects_(effects),
+        rows_(rows),
         stamp_(table.size(), kNone) {}
 
   Sites run() {
@@ -26,10 +29,12 @@ class Examiner {
       Site site;
       site.match = i;
       match_ = &matches_.matches[i];
+      site.anchor = match_->anchor;
       anchor_ = &matches_.anchors[match_->anchor];
       examine(site);
       out_.sites.push_back(std::move(site));
     }
+    if (rows_ != nullptr) examine_unmatched();
     auto& missing = out_.missing;
     std::sort(missing.begin(), missing.end());
     missing.erase(std::unique(missing.begin(), missing.end()), missing.end());
@@ -50,6 +55,28 @@ class Examiner {
       if ((table_.flags(node) & target_flag::kGetItem) != 0) continue;
       read_operands(site, node);
       if (!site.reason.empty()) return;
+    }
+  }
+
+  // What no rule matched may be row-wise all the same.
+  void examine_unmatched() {
+    for (uint32_t i = 0; i < matches_.anchors.size(); ++i) {
+      const Outcome outcome = matches_.reports[i].outcome;
+      if (outcome != Outcome::kNoMatch && outcome != Outcome::kClaimed) continue;
+      Site site;
+      site.anchor = i;
+      anchor_ = &matches_.anchors[i];
+      site.flat = table_.dims(table_.meta(anchor_->all_reduce)).size() > 2;
+      if (find_class(site)) {
+        for (const NodeId value : {anchor_->all_reduce, anchor_->reduced}) {
+          const NodeId writer = effects_.writer_of(value);
+          if (writer != kNone) site.reason = {Reason::Kind::kWritten, value, writer, 0, 0};
+        }
+      }
+      out_.sites.push_back(std::move(site));
+    }
+    if (out_.missing.empty() && grow_rows(table_, *rows_, matches_, effects_, out_)) {
+      cut_rows(table_, *rows_, matches_, effects_, out_);
     }
   }
 
@@ -286,6 +313,7 @@ class Examiner {
   std::span<const GroupInfo> groups_;
   std::span<const RefusedClass> refused_;
   const Effects& effects_;
+  const RowRules* rows_;
   std::vector<uint32_t> stamp_;  // by node: the anchor whose stream it is in
   const Match* match_ = nullptr;
   const Anchor* anchor_ = nullptr;
@@ -297,8 +325,8 @@ class Examiner {
 
 Sites examine_sites(const NodeTable& table, const ProgramSet& programs, const MatchResult& matches,
                     std::span<const GroupInfo> groups, std::span<const RefusedClass> refused,
-                    const Effects& effects) {
-  return Examiner(table, programs, matches, groups, refused, effects).run();
+                    const Effects& effects, const RowRules* rows) {
+  return Examiner(table, programs, matches, groups, refused, effects, rows).run();
 }
 
 }  // namespace spfast
