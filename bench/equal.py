@@ -1,14 +1,17 @@
-"""Whether two rewritten graphs are the same up to names: same live nodes, same wiring, same metadata.
+"""Whether two rewritten graphs are the same up to names: same live nodes, same wiring, same
+metadata.
 
-Peers do not count as doing the same work because they say so. Every node gets a signature made of its operator, its
-literals, its metadata and the signatures of its inputs; two graphs are equal when the multisets of the signatures of
-their live nodes are. Node names, the order of independent nodes, and dead nodes play no part.
+Peers do not count as doing the same work because they say so. Every node gets a signature made of
+its operator, its literals, its metadata and the signatures of its inputs; two graphs are equal when
+the multisets of the signatures of their live nodes are. Node names, the order of independent nodes,
+and dead nodes play no part.
 
-Symbolic sizes are compared by value, not by how they are computed: a size taken from an input and the same size taken from a
-tensor (aten.sym_size) are one thing, and a reshape is known by the shape of its result.
+Symbolic sizes are compared by value, not by how they are computed: a size taken from an input and
+the same size taken from a tensor (aten.sym_size) are one thing, and a reshape is known by the shape
+of its result.
 
-A symbolic size ``s`` that is sharded is known to be divisible, yet one side may write a gathered size as ``s`` and the
-other as ``8*(s//8)``: expressions are compared with ``s = tp_size * k``.
+A symbolic size ``s`` that is sharded is known to be divisible, yet one side may write a gathered
+size as ``s`` and the other as ``8*(s//8)``: expressions are compared with ``s = tp_size * k``.
 """
 
 from __future__ import annotations
@@ -143,9 +146,10 @@ def _size(value: int | torch.SymInt, tp_size: int) -> int | str:
     return value if isinstance(value, int) else _normal(value.node.expr, tp_size)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _normal(expr: sympy.Expr, tp_size: int) -> int | str:
-    # One name for every symbol that is alone in its expression, so that two builds of a graph agree.
+    # One name for every symbol that is alone in its expression, so that two builds of a graph
+    # agree.
     symbols = sorted(expr.free_symbols, key=str)
     blocks = {
         s: tp_size * sympy.Symbol(f"k{i}", integer=True, positive=True)

@@ -1,8 +1,9 @@
 """Times rewriters against each other: same graphs, one process, in turn.
 
-A rewrite destroys its input, so every timed call gets a graph of its own, made outside the clock; garbage is collected
-before each call and collection is off during it. Contenders take turns within each round, so that a slow minute of the machine
-hits all of them. A noisy measurement is repeated, and says so if it stays noisy.
+A rewrite destroys its input, so every timed call gets a graph of its own, made outside the clock;
+garbage is collected before each call and collection is off during it. Contenders take turns within
+each round, so that a slow minute of the machine hits all of them. A noisy measurement is repeated,
+and says so if it stays noisy.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Other ways to do the same rewrite, one file each; every one is the best honest version of itself."""
+"""Other ways to do the same rewrite, one file each; each the best honest one of its kind."""

@@ -1,9 +1,11 @@
-"""The same edits typed by hand through the FX API, with the same metadata: no matching, no planning, no safety.
+"""The same edits typed by hand through the FX API, with the same metadata: no matching, no
+planning, no safety.
 
-It knows where everything is (a norm follows its all_reduce, a residual comes from the site before) and is therefore
-right for these workloads alone. It is the floor that any rewriter through the public FX API can hope for. Fake values are made by
-the quickest public way: one FakeTensor around one new meta tensor; the gathered value takes over the full value that
-the norm had; local sizes are computed once.
+It knows where everything is (a norm follows its all_reduce, a residual comes from the site before)
+and is therefore right for these workloads alone. It is the floor that any rewriter through the
+public FX API can hope for. Fake values are made by the quickest public way: one FakeTensor around
+one new meta tensor; the gathered value takes over the full value that the norm had; local sizes are
+computed once.
 """
 
 from __future__ import annotations
@@ -81,7 +83,10 @@ def rewrite_vllm_ir(graph: fx.Graph, setting: Setting) -> int:
             normed = norm
         else:
             a, b = norm.meta["val"]
-            values = (edit.fake((edit.local, edit.hidden), dtype), edit.fake((edit.local, edit.hidden), dtype))
+            values = (
+                edit.fake((edit.local, edit.hidden), dtype),
+                edit.fake((edit.local, edit.hidden), dtype),
+            )
             norm.meta["val"] = values
             full = a
             for item in list(norm.users):
@@ -96,7 +101,8 @@ def rewrite_vllm_ir(graph: fx.Graph, setting: Setting) -> int:
             last.meta["val"] = _local_of_quant(edit, last)
         with graph.inserting_after(last):
             gathered = edit.new(ops.all_gather.default, (last, 0, edit.tp, edit.group), full, last)
-        last.replace_all_uses_with(gathered, delete_user_cb=lambda user: user is not gathered)
+        for user in [u for u in last.users if u is not gathered]:
+            user.replace_input_with(last, gathered)
         sites += 1
     return sites
 
@@ -154,7 +160,10 @@ def rewrite_functional(graph: fx.Graph, setting: Setting) -> int:
         with graph.inserting_before(reduced):
             x = _rows_of(edit, x)
             scattered = edit.new(
-                ops.reduce_scatter_tensor.default, (x, kind, edit.tp, group), edit.fake(shape, dtype), reduced
+                ops.reduce_scatter_tensor.default,
+                (x, kind, edit.tp, group),
+                edit.fake(shape, dtype),
+                reduced,
             )
             arrived = edit.new(ops.wait_tensor.default, (scattered,), edit.fake(shape, dtype), wait)
         wait.replace_all_uses_with(arrived)
@@ -186,7 +195,7 @@ def _rows_of(edit: _Editor, x: fx.Node) -> fx.Node:
 
 
 def _shard_norm(edit: _Editor, wide: fx.Node) -> fx.Node:
-    """Resizes a decomposed RMSNorm up to, and without, its last multiplication, which is returned."""
+    """Resizes a decomposed RMSNorm but its last multiplication, which is returned."""
     edit.shard(wide)
     square = next(u for u in wide.users if u.target is aten.pow.Tensor_Scalar)
     node = square
@@ -202,7 +211,7 @@ def _shard_norm(edit: _Editor, wide: fx.Node) -> fx.Node:
 
 
 def _gather(edit: _Editor, normed: fx.Node, full: FakeTensor, group: str) -> None:
-    """One all_gather for all consumers: 2D for those that reshaped to 2D, 3D again for the others."""
+    """One all_gather for all consumers: 2D for those that reshaped, 3D again for the others."""
     ops, graph = torch.ops._c10d_functional, edit.graph
     users = list(normed.users)
     dtype = normed.meta["val"].dtype

@@ -1,7 +1,8 @@
 """The peer that people use today: torch._inductor.pattern_matcher, with equivalent rules.
 
-Each rule is registered once per epsilon, as vLLM's pass does. At every match torch traces the search function again with
-the real shapes, matches again, and traces the replacement: that is its design, not our choice.
+Each rule is registered once per epsilon, as vLLM's pass does. At every match torch traces the
+search function again with the real shapes, matches again, and traces the replacement: that is its
+design, not our choice.
 """
 
 from __future__ import annotations
@@ -30,8 +31,6 @@ def prepare(setting: Setting) -> Rewrite:
             )
 
     def rewrite(graph: fx.Graph) -> int:
-        if graph.owning_module is None:
-            fx.GraphModule({}, graph)
         count = matcher.apply(graph)
         cleanup(graph)
         return count

@@ -1,9 +1,11 @@
-"""torch._inductor.pattern_matcher with the tracing taken out by hand: the most that can be had from it without changing torch.
+"""torch._inductor.pattern_matcher with the tracing taken out by hand: the most that can be had from
+it without changing torch.
 
-The search pattern is given ready-made, its literals compared in the search itself, so torch does not trace it again at a match
-(sound here, because no search function depends on the shapes of its arguments). The replacement is traced once for each
-distinct metadata of the arguments in a graph and reused: the nodes made from one trace therefore share their fake values,
-which a trace for every match would not.
+The search pattern is given ready-made, its literals compared in the search itself, so torch does
+not trace it again at a match (sound here, because no search function depends on the shapes of its
+arguments). The replacement is traced once for each distinct metadata of the arguments in a graph
+and reused: the nodes made from one trace therefore share their fake values, which a trace for every
+match would not.
 """
 
 from __future__ import annotations
@@ -66,8 +68,6 @@ def prepare(setting: Setting) -> Rewrite:
             )
 
     def rewrite(graph: fx.Graph) -> int:
-        if graph.owning_module is None:
-            fx.GraphModule({}, graph)
         cache.clear()
         count = matcher.apply(graph)
         cleanup(graph)

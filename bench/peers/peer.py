@@ -43,8 +43,9 @@ class Peer:
 
     Attributes:
         name: as the tables and plots call it.
-        prepare: does what is done once a process (registering, tracing, compiling patterns), outside the clock, and
-            returns the function that is timed: it rewrites a graph in place and returns the number of sites.
+        prepare: does what is done once a process (registering, tracing, compiling patterns),
+            outside the clock, and returns the function that is timed: it rewrites a graph in
+            place and returns the number of sites.
         supports: an empty string, or the reason why this peer cannot do that setting.
     """
 

@@ -1,8 +1,10 @@
-"""The rules of the peers, as search and replacement functions over tensors: what a pass author writes today.
+"""The rules of the peers, as search and replacement functions over tensors: what a pass author
+writes today.
 
-One list for every peer that is driven by such functions. As in vLLM's pass, each rule exists once per epsilon, the
-quantised ones come first, and a residual is sliced to this rank's rows by the replacement: the slice is needed while the
-residual is still full, and becomes a no-op (removed by ``cleanup``) once the site before it was rewritten too.
+One list for every peer that is driven by such functions. As in vLLM's pass, each rule exists once
+per epsilon, the quantised ones come first, and a residual is sliced to this rank's rows by the
+replacement: the slice is needed while the residual is still full, and becomes a no-op (removed by
+``cleanup``) once the site before it was rewritten too.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ Tensors = tuple[torch.Tensor, ...]
 
 @dataclass(frozen=True)
 class Rule:
-    """One rewrite: a function to look for, a function to put there, and example inputs to trace both with."""
+    """One rewrite: what to look for, what to put there, and example inputs to trace both."""
 
     name: str
     search: Callable[..., Tensors]
@@ -291,9 +293,7 @@ def _same_shape(a: fx.Node, b: fx.Node) -> bool:
     left, right = a.meta["val"].shape, b.meta["val"].shape
     if len(left) != len(right):
         return False
-    return all(
-        x is y or statically_known_true(x == y) for x, y in zip(left, right, strict=True)
-    )
+    return all(x is y or statically_known_true(x == y) for x, y in zip(left, right, strict=True))
 
 
 def _erase_dead(graph: fx.Graph, node: fx.Node) -> None:

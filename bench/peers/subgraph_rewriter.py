@@ -1,8 +1,9 @@
 """torch.fx.subgraph_rewriter with the same rules.
 
-The rewriter carries no metadata over by itself; each replacement is therefore traced with the metadata of the match (once for
-each distinct metadata in a graph), and its nodes keep the fake values of that trace. The graph sits in a lazily
-compiled GraphModule, as Inductor's does, so that the rewriter's recompile after every rule costs nothing.
+The rewriter carries no metadata over by itself; each replacement is therefore traced with the
+metadata of the match (once for each distinct metadata in a graph), and its nodes keep the fake
+values of that trace. The graph sits in a lazily compiled GraphModule, as Inductor's does, so that
+the rewriter's recompile after every rule costs nothing.
 """
 
 from __future__ import annotations
@@ -50,15 +51,12 @@ def prepare(setting: Setting) -> Rewrite:
         ]
 
     def rewrite(graph: fx.Graph) -> int:
-        gm = _LazyGraphModule({}, graph)
-        # The module copied the graph's owner; the graph itself is edited in place.
-        gm._graph = graph
+        gm = graph.owning_module
+        assert isinstance(gm, _LazyGraphModule)
         cache.clear()
         count = 0
         for pattern, callback in patterns:
-            count += len(
-                replace_pattern_with_filters(gm, pattern, replacement_callback=callback)
-            )
+            count += len(replace_pattern_with_filters(gm, pattern, replacement_callback=callback))
         cleanup(graph)
         return count
 

@@ -1,8 +1,8 @@
 """A small builder of ``torch.fx`` graphs whose nodes carry FakeTensor metadata.
 
-Real captures take tens of seconds at 80 layers; a benchmark needs a fresh graph for every timed call. So the
-graphs are built node by node, with the fake values that a capture would have left: one FakeTensor a node, each
-with its own storage.
+Real captures take tens of seconds at 80 layers; a benchmark needs a fresh graph for every timed
+call. So the graphs are built node by node, with the fake values that a capture would have left: one
+FakeTensor a node, each with its own storage.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class GraphBuilder:
         /,
         **kwargs: Any,
     ) -> fx.Node:
-        """One call with several results, whose fake values are given; ``kwargs`` are the call's own."""
+        """One call with several results, their fake values given; ``kwargs`` are the call's."""
         node = self.graph.call_function(target, args, kwargs)
         node.meta["val"] = values
         return node

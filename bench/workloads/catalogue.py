@@ -1,4 +1,4 @@
-"""The workloads by name: how to make a fresh graph of so many layers, and what a rewriter is told about it."""
+"""The workloads by name: how to make a graph, and what a rewriter is told about it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch.fx as fx
+from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from ..peers.peer import Setting
 from . import functional, vllm_ir
@@ -18,13 +19,19 @@ class Workload:
 
     Attributes:
         name: as in the tables.
-        build: layers -> a fresh graph.
+        build: layers -> a new graph.
         setting: what a rewriter needs to know.
     """
 
     name: str
     build: Callable[[int], fx.Graph]
     setting: Setting
+
+    def fresh(self, layers: int) -> fx.Graph:
+        """A new graph, owned by a lazily compiled module as Inductor's are."""
+        graph = self.build(layers)
+        _LazyGraphModule({}, graph)
+        return graph
 
     @staticmethod
     def sites(layers: int) -> int:
@@ -38,12 +45,8 @@ def _vllm(name: str, tokens: int | None, fp8: Any = None) -> Workload:
 
 
 def _hf(name: str, tokens: int | None, batch: int = 1) -> Workload:
-    setting = Setting(
-        "functional", group="0", three_d=True, dynamic=tokens is None, epsilon=1e-6
-    )
-    return Workload(
-        name, lambda layers: functional.build_hf(layers, tokens, batch=batch), setting
-    )
+    setting = Setting("functional", group="0", three_d=True, dynamic=tokens is None, epsilon=1e-6)
+    return Workload(name, lambda layers: functional.build_hf(layers, tokens, batch=batch), setting)
 
 
 def _plain(name: str, tokens: int | None) -> Workload:

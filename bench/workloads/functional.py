@@ -1,7 +1,8 @@
 """Llama-shaped graphs with functional collectives and decomposed RMSNorm, at the post-grad stage.
 
-Two shapes of the residual stream: plain 2D tokens (`build_plain`) and the 3D [batch, sequence, hidden] of Hugging
-Face models (`build_hf`), where each consumer of a normed value has its own reshape to 2D.
+Two shapes of the residual stream: plain 2D tokens (`build_plain`) and the 3D [batch, sequence,
+hidden] of Hugging Face models (`build_hf`), where each consumer of a normed value has its own
+reshape to 2D.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ HINT = 4096
 @functools.cache
 def declare_ops() -> None:
     """Loads the functional collectives; torch declares them on import."""
-    import torch.distributed._functional_collectives
 
 
 def build_plain(
@@ -71,7 +71,8 @@ def build_hf(
         batch: sequences.
 
     Returns:
-        A graph of bf16[batch, tokens, hidden] -> bf16[batch, tokens, hidden], every node with meta["val"].
+        A graph of bf16[batch, tokens, hidden] -> bf16[batch, tokens, hidden], every node with
+        meta["val"].
     """
     return _build(layers, batch, tokens, hidden, inter, tp, epsilon, consumers=(3, 2))
 
@@ -174,9 +175,7 @@ class _Model:
         narrow = b.call(cast, (scaled, BF16), shape, BF16)
         return b.call(aten.mul.Tensor, (weight, narrow), shape, BF16)
 
-    def linear(
-        self, x: fx.Node, weight: fx.Node, width: int, to_stream: bool = False
-    ) -> fx.Node:
+    def linear(self, x: fx.Node, weight: fx.Node, width: int, to_stream: bool = False) -> fx.Node:
         """x @ weight.T over 2D rows; 3D input is reshaped first, by its own node."""
         aten, b = torch.ops.aten, self.b
         inner = weight.meta["val"].shape[1]

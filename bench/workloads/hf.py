@@ -1,8 +1,9 @@
-"""Captures graphs of Hugging Face models, tensor parallel, as Inductor's post-grad custom pass sees them.
+"""Captures graphs of Hugging Face models, tensor parallel, as Inductor's post-grad custom pass sees
+them.
 
-No weights and no GPU: the model is built under a FakeTensorMode, sharded by transformers' own tensor-parallel plan
-over a fake process group, and compiled; a recording pass in the ``post_grad_custom_pre_pass`` slot keeps the graph
-and ends the compilation.
+No weights and no GPU: the model is built under a FakeTensorMode, sharded by transformers' own
+tensor-parallel plan over a fake process group, and compiled; a recording pass in the
+``post_grad_custom_pre_pass`` slot keeps the graph and ends the compilation.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Llama-shaped graphs as vLLM's compile backend sees them: vllm.all_reduce and the vllm_ir norms.
 
-Each layer has two sites, and the embedding one more: ``2 * layers + 1`` all_reduces, each followed by a norm.
+Each layer has two sites, and the embedding one more: ``2 * layers + 1`` all_reduces, each followed
+by a norm.
 """
 
 from __future__ import annotations

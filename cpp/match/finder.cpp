@@ -60,6 +60,8 @@ MatchResult find_matches(const NodeTable& table, const ProgramSet& programs,
   MatchResult result;
   result.anchors = find_anchors(table, families);
   result.reports.resize(result.anchors.size());
+  if (result.anchors.empty()) return result;
+  result.roots = NameRoots(table);
   Machine machine(table, programs);
   std::vector<bool> claimed(table.size(), false);
   std::vector<Match> found;
@@ -81,9 +83,8 @@ MatchResult find_matches(const NodeTable& table, const ProgramSet& programs,
       continue;
     }
     const int64_t width = dims.back().raw;
-    const auto look = result.looks.try_emplace(width, table, width).first;
     found.clear();
-    machine.run(look->second, anchor, index, static_cast<uint32_t>(dims.size()), found,
+    machine.run(result.look(width), anchor, index, static_cast<uint32_t>(dims.size()), found,
                 report.failure);
     const Match* best = nullptr;
     for (const Match& match : found) {

@@ -1,6 +1,7 @@
 #include "match/look_through.h"
 
 #include <limits>
+#include <optional>
 
 #include "table/targets.h"
 
@@ -13,12 +14,14 @@ NodeId operand_node(const NodeTable& table, NodeId node, size_t position) {
   return args[position].payload;
 }
 
-// The sizes end in the width: no row is cut or joined.
-bool keeps_rows(const NodeTable& table, NodeId node, int64_t width) {
+// The last of a view's sizes: if a stream is that wide, the view cuts and joins no row. Absent
+// where the sizes do not say.
+std::optional<int64_t> row_width(const NodeTable& table, NodeId node) {
   const auto args = table.args(node);
-  if (args.size() != 2 || (args[1].tag != Tag::kList && args[1].tag != Tag::kTuple)) return false;
+  if (args.size() != 2 || (args[1].tag != Tag::kList && args[1].tag != Tag::kTuple)) return {};
   const auto sizes = table.items(args[1]);
-  return sizes.size() >= 2 && sizes.back().tag == Tag::kInt && table.as_int(sizes.back()) == width;
+  if (sizes.size() < 2 || sizes.back().tag != Tag::kInt) return {};
+  return table.as_int(sizes.back());
 }
 
 bool is_int(const NodeTable& table, Value value, int64_t wanted) {
@@ -36,13 +39,8 @@ bool slices_everything(const NodeTable& table, NodeId node) {
   return from_start && to_end && every;
 }
 
-}  // namespace
-
-NodeId LookThrough::source(const NodeTable& table, NodeId node, int64_t width) {
-  const uint8_t flags = table.flags(node);
-  if ((flags & target_flag::kView) != 0) {
-    return keeps_rows(table, node, width) ? operand_node(table, node, 0) : kNone;
-  }
+// What a node that changes nothing, whatever the width, is a copy or slice of.
+NodeId plain_source(const NodeTable& table, NodeId node, uint8_t flags) {
   if ((flags & target_flag::kIdentity) != 0) return operand_node(table, node, 0);
   if ((flags & target_flag::kCopy) != 0) return operand_node(table, node, 1);
   if ((flags & target_flag::kSlice) != 0 && slices_everything(table, node)) {
@@ -51,15 +49,31 @@ NodeId LookThrough::source(const NodeTable& table, NodeId node, int64_t width) {
   return kNone;
 }
 
-LookThrough::LookThrough(const NodeTable& table, int64_t width)
-    : width_(width), root_(table.size()) {
-  constexpr uint8_t kNoise =
-      target_flag::kView | target_flag::kIdentity | target_flag::kCopy | target_flag::kSlice;
+}  // namespace
+
+NodeId LookThrough::source(const NodeTable& table, NodeId node, int64_t width) {
+  const uint8_t flags = table.flags(node);
+  if ((flags & target_flag::kView) != 0) {
+    return row_width(table, node) == width ? operand_node(table, node, 0) : kNone;
+  }
+  return plain_source(table, node, flags);
+}
+
+NameRoots::NameRoots(const NodeTable& table) : plain_(table.size()), view_of_(table.size(), kNone) {
+  constexpr uint8_t kPlain = target_flag::kIdentity | target_flag::kCopy | target_flag::kSlice;
   for (NodeId node = 0; node < table.size(); ++node) {
-    root_[node] = node;
-    if ((table.flags(node) & kNoise) == 0) continue;
-    const NodeId from = source(table, node, width);
-    if (from != kNone) root_[node] = root_[from];
+    plain_[node] = node;
+    const uint8_t flags = table.flags(node);
+    if ((flags & target_flag::kView) != 0) {
+      const auto width = row_width(table, node);
+      const NodeId from = operand_node(table, node, 0);
+      if (!width || from == kNone) continue;
+      view_of_[node] = static_cast<uint32_t>(views_.size());
+      views_.push_back({*width, root(from, *width)});
+    } else if ((flags & kPlain) != 0) {
+      const NodeId from = plain_source(table, node, flags);
+      if (from != kNone) plain_[node] = plain_[from];
+    }
   }
 }
 

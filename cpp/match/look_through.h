@@ -12,20 +12,47 @@
 
 namespace spfast {
 
-// For tensors whose last dim is `width`, the node that each node is another name of (itself, if it
-// is none). Computed once for a graph and width, in one pass.
+// What each node of a table is another name of, for streams of every width, in one pass over the
+// table. A view is looked through only where the stream is as wide as its last dim; behind such a
+// view the answer is known already, since its width is.
+class NameRoots {
+ public:
+  NameRoots() = default;
+  explicit NameRoots(const NodeTable& table);
+
+  [[nodiscard]] NodeId root(NodeId node, int64_t width) const {
+    const NodeId plain = plain_[node];
+    const uint32_t view = view_of_[plain];
+    return view == kNone || views_[view].width != width ? plain : views_[view].root;
+  }
+  // The same through clones, copies and slices alone, whatever the width.
+  [[nodiscard]] NodeId plain_root(NodeId node) const { return plain_[node]; }
+
+ private:
+  struct View {
+    int64_t width;
+    NodeId root;  // for streams of that width
+  };
+  std::vector<NodeId> plain_;
+  std::vector<uint32_t> view_of_;  // index of a view that keeps rows; kNone for any other node
+  std::vector<View> views_;
+};
+
+// The same for tensors whose last dim is `width`. Holds no memory; the NameRoots must outlive it.
 class LookThrough {
  public:
-  LookThrough(const NodeTable& table, int64_t width);
+  LookThrough() = default;
+  LookThrough(const NameRoots& roots, int64_t width) : roots_(&roots), width_(width) {}
   [[nodiscard]] int64_t width() const { return width_; }
-  [[nodiscard]] NodeId root(NodeId node) const { return root_[node]; }
-  [[nodiscard]] bool is_noise(NodeId node) const { return root_[node] != node; }
+  [[nodiscard]] NodeId root(NodeId node) const { return roots_->root(node, width_); }
+  [[nodiscard]] NodeId plain_root(NodeId node) const { return roots_->plain_root(node); }
+  [[nodiscard]] bool is_noise(NodeId node) const { return root(node) != node; }
   // The node that a noise node is a view or copy of; kNone for any other.
   [[nodiscard]] static NodeId source(const NodeTable& table, NodeId node, int64_t width);
 
  private:
-  int64_t width_;
-  std::vector<NodeId> root_;
+  const NameRoots* roots_ = nullptr;
+  int64_t width_ = 0;
 };
 
 }  // namespace spfast

@@ -1,8 +1,11 @@
 #include "match/machine.h"
 
 #include <algorithm>
+#include <tuple>
+#include <utility>
 
 #include "base/check.h"
+#include "base/work.h"
 #include "table/targets.h"
 
 namespace spfast {
@@ -13,9 +16,9 @@ Machine::Machine(const NodeTable& table, const ProgramSet& programs)
       registers_(programs.max_registers()),
       slots_(programs.max_slots()) {}
 
-void Machine::run(const LookThrough& look, const Anchor& anchor, uint32_t anchor_index,
-                  uint32_t rank, std::vector<Match>& matches, Failure& failure) {
-  look_ = &look;
+void Machine::run(LookThrough look, const Anchor& anchor, uint32_t anchor_index, uint32_t rank,
+                  std::vector<Match>& matches, Failure& failure) {
+  look_ = look;
   anchor_index_ = anchor_index;
   matches_ = &matches;
   failure_ = &failure;
@@ -29,62 +32,69 @@ void Machine::explore(const std::vector<Dispatch>& groups, uint32_t filled) {
   for (const Dispatch& group : groups) {
     if (group.upward) {
       const Value value = slots_[group.source];
-      if (value.is_node()) try_candidate(group, look_->root(value.payload), filled);
+      if (value.is_node()) try_candidate(group, look_.root(value.payload), filled);
       continue;
     }
     const NodeId source = registers_[group.source].node;
-    std::vector<NodeId> users;
-    collect_users(source, users);
+    const size_t begin = users_.size();
+    collect_users(source);
+    const size_t end = users_.size();
     bool taken = false;
-    for (const NodeId user : users) {
-      const TargetId target = table_.target(user);
-      const auto by_target = [](const auto& entry, TargetId id) { return entry.first < id; };
-      const auto first =
-          std::lower_bound(group.children.begin(), group.children.end(), target, by_target);
-      taken = taken || (first != group.children.end() && first->first == target);
-      try_candidate(group, user, filled);
-    }
+    for (size_t i = begin; i < end; ++i) taken |= try_candidate(group, users_[i], filled);
+    users_.resize(begin);
     if (!taken) note_missing(group, source);
   }
 }
 
-// The users of a value under all its names, in graph order.
-void Machine::collect_users(NodeId value, std::vector<NodeId>& out) const {
-  std::vector<NodeId> names{value};
-  while (!names.empty()) {
-    const NodeId name = names.back();
-    names.pop_back();
-    for (const NodeId user : table_.users(name)) {
+// Appends the users of a value under all its names, in graph order.
+void Machine::collect_users(NodeId value) {
+  const size_t begin = users_.size();
+  const NodeId root = look_.root(value);
+  names_.assign(1, value);
+  for (size_t i = 0; i < names_.size(); ++i) {
+    const NodeId name = names_[i];
+    const auto users = table_.users(name);
+    SPFAST_WORK(users.size());
+    users_.insert(users_.end(), users.begin(), users.end());
+    for (const NodeId user : users) {
       // copy(self, src) is another name of src only.
-      if (look_->root(user) == look_->root(value) && look_->is_noise(user)) names.push_back(user);
-      out.push_back(user);
+      if (look_.root(user) == root && user != root &&
+          LookThrough::source(table_, user, look_.width()) == name) {
+        names_.push_back(user);
+      }
     }
   }
-  std::sort(out.begin(), out.end());
-  out.erase(std::unique(out.begin(), out.end()), out.end());
+  if (names_.size() == 1) return;
+  const auto first = users_.begin() + static_cast<std::ptrdiff_t>(begin);
+  std::sort(first, users_.end());
+  users_.erase(std::unique(first, users_.end()), users_.end());
 }
 
-void Machine::try_candidate(const Dispatch& group, NodeId node, uint32_t filled) {
+// Says whether some step is about this node's operator.
+bool Machine::try_candidate(const Dispatch& group, NodeId node, uint32_t filled) {
   const TargetId target = table_.target(node);
-  if (table_.op(node) != Op::kCallFunction) return;
   auto entry = std::lower_bound(group.children.begin(), group.children.end(), target,
                                 [](const auto& e, TargetId id) { return e.first < id; });
+  if (entry == group.children.end() || entry->first != target) return false;
+  if (table_.op(node) != Op::kCallFunction) return true;
   for (; entry != group.children.end() && entry->first == target; ++entry) {
     try_step(entry->second, node, filled);
   }
+  return true;
 }
 
 void Machine::try_step(uint32_t tree_node, NodeId node, uint32_t filled) {
   const TreeNode& tree = programs_.nodes()[tree_node];
   const Step& step = tree.step;
   const TargetId target = table_.target(node);
+  SPFAST_WORK(1);
   for (const Form& form : step.forms) {
     if (form.target != target) continue;
     for (int order = 0; order < (step.commutative ? 2 : 1); ++order) {
       const size_t mark = trail_.size();
       failed_check_ = kNone;
       if (try_form(step, form, node, order == 1, filled)) {
-        registers_[filled] = {node, result_rank(node, filled)};
+        registers_[filled] = {node, kNone};
         if (failure_->depth < tree.depth) {
           *failure_ = {tree.rule_below, tree_node, tree.depth, node, kNone, {}};
         }
@@ -103,12 +113,14 @@ void Machine::try_step(uint32_t tree_node, NodeId node, uint32_t filled) {
 
 bool Machine::try_form(const Step& step, const Form& form, NodeId node, bool swapped,
                        uint32_t filled) {
-  const uint32_t rank =
-      rank_of(fetch(node, form.where.empty() ? Location{0, {}, -1} : form.where[0]), filled);
   for (size_t i = 0; i < step.checks.size(); ++i) {
+    const Check& check = step.checks[i];
     const size_t place = swapped && i < 2 ? 1 - i : i;
     const Value found = fetch(node, form.where[place]);
-    if (!check_operand(step.checks[i], found, rank)) {
+    const bool holds = check.kind == CheckKind::kLiteral
+                           ? check_literal(check, form, node, found, filled)
+                           : check_operand(check, found);
+    if (!holds) {
       failed_check_ = static_cast<uint32_t>(i);
       failed_value_ = found;
       return false;
@@ -117,31 +129,53 @@ bool Machine::try_form(const Step& step, const Form& form, NodeId node, bool swa
   return check_fixed(form, node, step.checks.size());
 }
 
-bool Machine::check_operand(const Check& check, Value found, uint32_t rank) {
+// The last dim can be named from the front where the number of dims of the first operand is known.
+bool Machine::check_literal(const Check& check, const Form& form, NodeId node, Value found,
+                            uint32_t filled) {
+  const uint32_t rank = check.needs_rank ? rank_of(fetch(node, form.where[0]), filled) : 0;
+  return std::any_of(check.literals.begin(), check.literals.end(), [&](const Literal& literal) {
+    return literal_equals(table_, found, literal, rank);
+  });
+}
+
+bool Machine::check_operand(const Check& check, Value found) {
+  if (found.tag == Tag::kAbsent) found.tag = Tag::kNoneType;
   switch (check.kind) {
     case CheckKind::kRegister:
       return found.is_node() &&
-             look_->root(found.payload) == look_->root(registers_[check.index].node);
+             look_.root(found.payload) == look_.root(registers_[check.index].node);
     case CheckKind::kBind:
-      if (found.tag == Tag::kAbsent) found.tag = Tag::kNoneType;
       slots_[check.index] = found;
       trail_.push_back(check.index);
       return true;
-    case CheckKind::kSame: {
-      const Value bound = slots_[check.index];
-      if (bound.is_node() && found.is_node()) {
-        return look_->root(bound.payload) == look_->root(found.payload);
-      }
-      return bound == found;
-    }
+    case CheckKind::kSame:
+      return is_same(slots_[check.index], found);
     case CheckKind::kLiteral:
-      return std::any_of(check.literals.begin(), check.literals.end(), [&](const Literal& one) {
-        return literal_equals(table_, found, one, rank);
-      });
     case CheckKind::kIgnored:
       return true;
   }
   return false;
+}
+
+// Literals are interned, so equal ones are equal values; a node is the same under any of its names,
+// and a list the same as one of the same items.
+bool Machine::is_same(Value a, Value b) const {
+  std::vector<std::pair<Value, Value>> pending;
+  while (true) {
+    if (a.is_node() && b.is_node()) {
+      if (look_.root(a.payload) != look_.root(b.payload)) return false;
+    } else if (a.tag == b.tag && is_container(a.tag)) {
+      const auto left = table_.items(a);
+      const auto right = table_.items(b);
+      if (left.size() != right.size()) return false;
+      for (size_t i = 0; i < left.size(); ++i) pending.emplace_back(left[i], right[i]);
+    } else if (!(a == b)) {
+      return false;
+    }
+    if (pending.empty()) return true;
+    std::tie(a, b) = pending.back();
+    pending.pop_back();
+  }
 }
 
 // No literal is ever ignored: what the form does not name must be absent or as the form says.
@@ -199,42 +233,45 @@ Value Machine::fetch(NodeId node, const Location& where) const {
 }
 
 // The number of dims of a value of the stream, as far as it is known: 0 where it is not.
-uint32_t Machine::rank_of(Value value, uint32_t filled) const {
-  while (value.is_node()) {
-    const NodeId node = value.payload;
-    for (uint32_t i = filled; i-- > 0;) {
-      if (registers_[i].node == node) return registers_[i].rank;
-    }
-    if ((table_.flags(node) & target_flag::kView) != 0 && table_.args(node).size() == 2) {
-      const Value sizes = table_.args(node)[1];
-      if (sizes.tag != Tag::kList && sizes.tag != Tag::kTuple) return 0;
-      return static_cast<uint32_t>(table_.items(sizes).size());
-    }
-    const NodeId from = LookThrough::source(table_, node, look_->width());
-    if (from == kNone) return 0;
-    value = {Tag::kNode, from};
+uint32_t Machine::rank_of(Value value, uint32_t filled) {
+  if (!value.is_node()) return 0;
+  const NodeId node = look_.plain_root(value.payload);
+  for (uint32_t i = filled; i-- > 0;) {
+    if (look_.plain_root(registers_[i].node) == node) return result_rank(i);
   }
-  return 0;
+  const auto args = table_.args(node);
+  if ((table_.flags(node) & target_flag::kView) == 0 || args.size() != 2) return 0;
+  if (args[1].tag != Tag::kList && args[1].tag != Tag::kTuple) return 0;
+  return static_cast<uint32_t>(table_.items(args[1]).size());
 }
 
-uint32_t Machine::result_rank(NodeId node, uint32_t filled) const {
-  uint32_t rank = 0;
-  for (const Value value : table_.operands(node)) {
-    rank = std::max(rank, rank_of(value, filled));
+// That of an operation is the largest of its operands'. Goes back register by register at most.
+uint32_t Machine::result_rank(uint32_t at) {
+  Register& result = registers_[at];
+  if (result.rank == kNone) {
+    uint32_t rank = 0;
+    for (const Value value : table_.operands(result.node)) {
+      SPFAST_WORK(1);
+      rank = std::max(rank, rank_of(value, at));
+    }
+    result.rank = rank;
   }
-  return rank;
+  return result.rank;
 }
 
+// The nearest miss: the most steps that held, then the most operands of the next one. An operand
+// that differs is nearer than an operation that is missing.
 void Machine::note_failure(uint32_t tree_node, NodeId node, uint32_t check, Value found) {
   const TreeNode& tree = programs_.nodes()[tree_node];
-  // An operand that differs is nearer to a match than an operation that is missing.
-  const bool deeper = failure_->rule == kNone || failure_->depth < tree.depth - 1 ||
-                      (failure_->depth == tree.depth - 1 && failure_->check == kNone);
-  if (deeper) *failure_ = {tree.rule_below, tree_node, tree.depth - 1, node, check, found};
+  const uint32_t held = tree.depth - 1;
+  const bool nearer =
+      failure_->rule == kNone || failure_->depth < held ||
+      (failure_->depth == held && (failure_->check == kNone || failure_->check < check));
+  if (nearer) *failure_ = {tree.rule_below, tree_node, held, node, check, found};
 }
 
 void Machine::note_missing(const Dispatch& group, NodeId source) {
-  const uint32_t first = group.children.front().second;
+  const uint32_t first = group.first;
   const TreeNode& tree = programs_.nodes()[first];
   if (failure_->rule == kNone || failure_->depth == tree.depth - 1) {
     if (failure_->check != kNone) return;

@@ -18,36 +18,41 @@ class Machine {
   Machine(const NodeTable& table, const ProgramSet& programs);
   // `look` must be for the width of the anchor's value, `rank` its number of dims. Matches are
   // appended in the order of the tree; the failure is the deepest.
-  void run(const LookThrough& look, const Anchor& anchor, uint32_t anchor_index, uint32_t rank,
+  void run(LookThrough look, const Anchor& anchor, uint32_t anchor_index, uint32_t rank,
            std::vector<Match>& matches, Failure& failure);
 
  private:
   struct Register {
     NodeId node = kNone;
-    uint32_t rank = 0;
+    uint32_t rank = kNone;  // its number of dims, 0 if that is unknown; kNone: not asked for yet
   };
 
   void explore(const std::vector<Dispatch>& groups, uint32_t filled);
-  void try_candidate(const Dispatch& group, NodeId node, uint32_t filled);
+  bool try_candidate(const Dispatch& group, NodeId node, uint32_t filled);
   void try_step(uint32_t tree_node, NodeId node, uint32_t filled);
   bool try_form(const Step& step, const Form& form, NodeId node, bool swapped, uint32_t filled);
-  bool check_operand(const Check& check, Value found, uint32_t rank);
+  bool check_literal(const Check& check, const Form& form, NodeId node, Value found,
+                     uint32_t filled);
+  bool check_operand(const Check& check, Value found);
   bool check_fixed(const Form& form, NodeId node, size_t named);
-  void collect_users(NodeId value, std::vector<NodeId>& out) const;
+  void collect_users(NodeId value);
+  [[nodiscard]] bool is_same(Value a, Value b) const;
   [[nodiscard]] Value fetch(NodeId node, const Location& where) const;
-  [[nodiscard]] uint32_t rank_of(Value value, uint32_t filled) const;
-  [[nodiscard]] uint32_t result_rank(NodeId node, uint32_t filled) const;
+  [[nodiscard]] uint32_t rank_of(Value value, uint32_t filled);
+  [[nodiscard]] uint32_t result_rank(uint32_t at);
   void note_failure(uint32_t tree_node, NodeId node, uint32_t check, Value found);
   void note_missing(const Dispatch& group, NodeId source);
   void accept(uint32_t tree_node);
 
   const NodeTable& table_;
   const ProgramSet& programs_;
-  const LookThrough* look_ = nullptr;
+  LookThrough look_;
   uint32_t anchor_index_ = 0;
   std::vector<Register> registers_;
   std::vector<Value> slots_;
   std::vector<uint32_t> trail_;
+  std::vector<NodeId> names_;  // of the value whose users are being collected
+  std::vector<NodeId> users_;  // of the values that are being explored, one stretch after the other
   std::vector<Match>* matches_ = nullptr;
   Failure* failure_ = nullptr;
   uint32_t failed_check_ = kNone;

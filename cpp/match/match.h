@@ -2,8 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -60,10 +58,11 @@ struct AnchorReport {
 };
 
 struct MatchResult {
-  std::vector<Anchor> anchors;           // in graph order
-  std::vector<AnchorReport> reports;     // one for each anchor
-  std::vector<Match> matches;            // in graph order of their anchors
-  std::map<int64_t, LookThrough> looks;  // by width of the stream; models have one or two
+  std::vector<Anchor> anchors;        // in graph order
+  std::vector<AnchorReport> reports;  // one for each anchor
+  std::vector<Match> matches;         // in graph order of their anchors
+  NameRoots roots;
+  [[nodiscard]] LookThrough look(int64_t width) const { return {roots, width}; }
 };
 
 [[nodiscard]] std::string format_failure(const NodeTable& table, const ProgramSet& programs,

@@ -62,11 +62,8 @@ std::string format_literal(const Literal& literal) {
       return literal.integer != 0 ? "True" : "False";
     case Tag::kInt:
       return std::to_string(literal.integer);
-    case Tag::kFloat: {
-      std::string text = std::to_string(literal.number);
-      while (text.back() == '0' && text[text.size() - 2] != '.') text.pop_back();
-      return text;
-    }
+    case Tag::kFloat:
+      return format_float(literal.number);
     case Tag::kString:
       return "'" + literal.text + "'";
     case Tag::kList:

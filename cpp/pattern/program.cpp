@@ -1,12 +1,19 @@
 #include "pattern/program.h"
 
 #include <algorithm>
+#include <functional>
 
 #include "base/check.h"
+#include "base/work.h"
 #include "table/targets.h"
 
 namespace spfast {
 namespace {
+
+bool names_last_dim(const Literal& literal) {
+  return literal.last_dim ||
+         std::any_of(literal.items.begin(), literal.items.end(), names_last_dim);
+}
 
 // Orders the operations of one pattern into steps and numbers registers and slots on the way.
 class Compiler {
@@ -59,22 +66,23 @@ class Compiler {
     switch (operand.kind) {
       case OperandKind::kOperation: {
         if (register_of_[operand.index] != kNone) {
-          return {CheckKind::kRegister, register_of_[operand.index], {}};
+          return {CheckKind::kRegister, register_of_[operand.index], {}, false};
         }
         uint32_t& slot = value_slot_of_[operand.index];
-        if (slot != kNone) return {CheckKind::kSame, slot, {}};
+        if (slot != kNone) return {CheckKind::kSame, slot, {}, false};
         slot = slots_++;
         pending_.push_back(operand.index);
-        return {CheckKind::kBind, slot, {}};
+        return {CheckKind::kBind, slot, {}, false};
       }
       case OperandKind::kParameter: {
         uint32_t& slot = parameter_slot_[operand.index];
-        if (slot != kNone) return {CheckKind::kSame, slot, {}};
+        if (slot != kNone) return {CheckKind::kSame, slot, {}, false};
         slot = slots_++;
-        return {CheckKind::kBind, slot, {}};
+        return {CheckKind::kBind, slot, {}, false};
       }
       case OperandKind::kLiteral:
-        return {CheckKind::kLiteral, 0, operand.literals};
+        return {CheckKind::kLiteral, 0, operand.literals,
+                std::any_of(operand.literals.begin(), operand.literals.end(), names_last_dim)};
       case OperandKind::kIgnored:
         break;
     }
@@ -100,12 +108,42 @@ class Compiler {
   uint32_t slots_ = 0;
 };
 
+// Equal steps have equal hashes. What a step does not say by its numbers is compared only.
+uint64_t hash_of(uint32_t parent, const Step& step) {
+  uint64_t hash = parent;
+  const auto mix = [&](uint64_t value) {
+    hash = (hash ^ value) * 0x9E3779B97F4A7C15U;
+    hash ^= hash >> 32;
+  };
+  const auto mix_text = [&](const std::string& text) { mix(std::hash<std::string>()(text)); };
+  const auto mix_literal = [&](const Literal& literal) {
+    mix(static_cast<uint64_t>(literal.tag));
+    mix(static_cast<uint64_t>(literal.integer));
+    mix(std::hash<double>()(literal.number));
+    mix_text(literal.text);
+    mix(literal.items.size());
+  };
+  mix(step.upward ? 1 : 0);
+  mix(step.source);
+  for (const Form& form : step.forms) {
+    mix(form.target);
+    for (const Location& where : form.where) mix(static_cast<uint64_t>(where.position));
+    for (const Fixed& fixed : form.fixed) mix_literal(fixed.value);
+  }
+  for (const Check& check : step.checks) {
+    mix(static_cast<uint64_t>(check.kind));
+    mix(check.index);
+    for (const Literal& literal : check.literals) mix_literal(literal);
+  }
+  return hash;
+}
+
 void add_to_dispatch(std::vector<Dispatch>& groups, const Step& step, uint32_t child) {
   auto group = std::find_if(groups.begin(), groups.end(), [&](const Dispatch& known) {
     return known.upward == step.upward && known.source == step.source;
   });
   if (group == groups.end()) {
-    groups.push_back({step.upward, step.source, {}});
+    groups.push_back({step.upward, step.source, child, {}});
     group = groups.end() - 1;
   }
   for (const Form& form : step.forms) {
@@ -127,16 +165,16 @@ void ProgramSet::add(const Pattern& pattern) {
       throw UserError("pattern '" + pattern.rule + "' has an operation that nothing else reads");
     }
   }
-  auto rule = std::find_if(rules_.begin(), rules_.end(),
-                           [&](const Rule& known) { return known.name == pattern.rule; });
-  if (rule == rules_.end()) {
+  const auto [place, fresh] =
+      rule_ids_.try_emplace(pattern.rule, static_cast<uint32_t>(rules_.size()));
+  const uint32_t rule_id = place->second;
+  if (fresh) {
     rules_.push_back({pattern.rule, pattern.priority, pattern.parameters, pattern.parameter_names});
-    rule = rules_.end() - 1;
-  } else if (rule->roles != pattern.parameters || rule->priority != pattern.priority) {
+  } else if (rules_[rule_id].roles != pattern.parameters ||
+             rules_[rule_id].priority != pattern.priority) {
     throw UserError("the variants of pattern '" + pattern.rule +
                     "' differ in their parameters or priority");
   }
-  const auto rule_id = static_cast<uint32_t>(rule - rules_.begin());
   uint32_t at = kNone;
   for (const Step& step : steps) at = child_for(at, step, rule_id);
   Accept accept = compiler.accept(rule_id);
@@ -152,9 +190,12 @@ void ProgramSet::add(const Pattern& pattern) {
 }
 
 uint32_t ProgramSet::child_for(uint32_t parent, Step step, uint32_t rule) {
-  const auto& siblings = parent == kNone ? roots_ : nodes_[parent].children;
-  for (const uint32_t child : siblings) {
-    if (nodes_[child].step == step) return child;
+  const uint64_t hash = hash_of(parent, step);
+  const auto [first, last] = by_step_.equal_range(hash);
+  for (auto known = first; known != last; ++known) {
+    SPFAST_WORK(1);
+    const TreeNode& node = nodes_[known->second];
+    if (node.parent == parent && node.step == step) return known->second;
   }
   TreeNode node;
   node.step = std::move(step);
@@ -163,6 +204,7 @@ uint32_t ProgramSet::child_for(uint32_t parent, Step step, uint32_t rule) {
   node.rule_below = rule;
   const auto id = static_cast<uint32_t>(nodes_.size());
   nodes_.push_back(std::move(node));
+  by_step_.emplace(hash, id);
   (parent == kNone ? roots_ : nodes_[parent].children).push_back(id);
   add_to_dispatch(parent == kNone ? root_dispatch_ : nodes_[parent].dispatch, nodes_[id].step, id);
   return id;

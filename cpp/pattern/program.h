@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "pattern/pattern.h"
@@ -26,6 +27,7 @@ struct Check {
   CheckKind kind = CheckKind::kIgnored;
   uint32_t index = 0;  // a register or a slot
   std::vector<Literal> literals;
+  bool needs_rank = false;  // some literal is the last dim
   friend bool operator==(const Check&, const Check&) = default;
 };
 
@@ -50,6 +52,7 @@ struct Accept {
 struct Dispatch {
   bool upward = false;
   uint32_t source = 0;
+  uint32_t first = kNone;                               // the tree node that was added first
   std::vector<std::pair<TargetId, uint32_t>> children;  // sorted: operator, tree node
 };
 
@@ -91,6 +94,8 @@ class ProgramSet {
   std::vector<uint32_t> roots_;
   std::vector<Dispatch> root_dispatch_;
   std::vector<Rule> rules_;
+  std::unordered_map<std::string, uint32_t> rule_ids_;
+  std::unordered_multimap<uint64_t, uint32_t> by_step_;  // hash of parent and step: tree node
   uint32_t max_registers_ = 1;
   uint32_t max_slots_ = 0;
 };

@@ -87,8 +87,8 @@ class Planner {
   [[nodiscard]] NodeId root_of(const Site& site, NodeId node) const {
     return sites_.layout.root(look_of(site).root(node));
   }
-  [[nodiscard]] const LookThrough& look_of(const Site& site) const {
-    return matches_.looks.at(table_.dims(table_.meta(anchor_of(site).all_reduce)).back().raw);
+  [[nodiscard]] LookThrough look_of(const Site& site) const {
+    return matches_.look(table_.dims(table_.meta(anchor_of(site).all_reduce)).back().raw);
   }
   [[nodiscard]] static uint64_t use_key(NodeId user, NodeId name) {
     return (uint64_t{user} << 32) | name;

@@ -45,7 +45,7 @@ class Examiner {
   void examine(Site& site) {
     const auto dims = table_.dims(table_.meta(anchor_->all_reduce));
     site.flat = dims.size() > 2;
-    look_ = &matches_.looks.at(dims.back().raw);
+    look_ = matches_.look(dims.back().raw);
     if (!find_class(site)) return;
     collect_interior(site);
     if (!site.reason.empty()) return;
@@ -116,12 +116,12 @@ class Examiner {
   }
 
   [[nodiscard]] bool in_stream(NodeId node) const {
-    return stamp_[look_->root(node)] == match_->anchor;
+    return stamp_[look_.root(node)] == match_->anchor;
   }
 
   // The operations that depend on the reduced value, and the parts taken from their tuples.
   void collect_interior(Site& site) {
-    stamp_[look_->root(anchor_->reduced)] = match_->anchor;
+    stamp_[look_.root(anchor_->reduced)] = match_->anchor;
     std::vector<NodeId> pending(match_->operations.begin() + 1, match_->operations.end());
     std::sort(pending.begin(), pending.end());
     pending.erase(std::unique(pending.begin(), pending.end()), pending.end());
@@ -185,7 +185,7 @@ class Examiner {
   }
 
   void read_operand(Site& site, NodeId user, NodeId name) {
-    const NodeId root = look_->root(name);
+    const NodeId root = look_.root(name);
     if (stamp_[root] == match_->anchor) {
       check_names(site, name, root);
       site.operands.push_back({SiteOperand::Kind::kStream, user, name, root});
@@ -211,7 +211,7 @@ class Examiner {
     const auto& roles = programs_.rules()[match_->rule].roles;
     for (size_t i = 0; i < roles.size(); ++i) {
       const Value bound = match_->parameters[i];
-      if (bound.is_node() && look_->root(bound.payload) == look_->root(name)) return roles[i];
+      if (bound.is_node() && look_.root(bound.payload) == look_.root(name)) return roles[i];
     }
     return Role::kReplicated;
   }
@@ -241,7 +241,7 @@ class Examiner {
   void check_names(Site& site, NodeId name, NodeId root) {
     while (name != root && site.reason.empty()) {
       site.views = true;
-      const NodeId source = LookThrough::source(table_, name, look_->width());
+      const NodeId source = LookThrough::source(table_, name, look_.width());
       SPFAST_CHECK(source != kNone);
       if (const NodeId writer = effects_.writer_of(name); writer != kNone) {
         site.reason = {Reason::Kind::kWritten, name, writer, 0, 0};
@@ -249,7 +249,7 @@ class Examiner {
       const uint8_t flags = table_.flags(name);
       if ((flags & target_flag::kView) != 0 && source == root) {
         const Meta* meta = need(site, root);
-        if (meta != nullptr && last_dim(*meta) != Dim::of(look_->width())) {
+        if (meta != nullptr && last_dim(*meta) != Dim::of(look_.width())) {
           site.reason = {Reason::Kind::kReshaped, name, root, 0, 0};
         }
       }
@@ -317,7 +317,7 @@ class Examiner {
   std::vector<uint32_t> stamp_;  // by node: the anchor whose stream it is in
   const Match* match_ = nullptr;
   const Anchor* anchor_ = nullptr;
-  const LookThrough* look_ = nullptr;
+  LookThrough look_;
   Sites out_;
 };
 

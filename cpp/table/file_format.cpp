@@ -42,10 +42,6 @@ T get_fixed(std::span<const uint8_t> bytes, size_t at) {
   return value;
 }
 
-bool is_container(Tag tag) {
-  return tag == Tag::kList || tag == Tag::kTuple || tag == Tag::kDict || tag == Tag::kSlice;
-}
-
 }  // namespace
 
 class TableWriter {

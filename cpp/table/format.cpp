@@ -10,14 +10,6 @@
 namespace spfast {
 namespace {
 
-std::string format_float(double value) {
-  char buffer[32];
-  const auto result = std::to_chars(buffer, buffer + sizeof buffer, value);
-  std::string text(buffer, result.ptr);
-  if (text.find_first_not_of("-0123456789") == std::string::npos) text += ".0";
-  return text;
-}
-
 struct Brackets {
   const char* open;
   const char* close;
@@ -37,6 +29,14 @@ Brackets brackets_of(Tag tag) {
 }
 
 }  // namespace
+
+std::string format_float(double value) {
+  char buffer[32];
+  const auto result = std::to_chars(buffer, buffer + sizeof buffer, value);
+  std::string text(buffer, result.ptr);
+  if (text.find_first_not_of("-0123456789") == std::string::npos) text += ".0";
+  return text;
+}
 
 std::string NodeTable::format_value(Value value) const {
   // Containers nest as deep as a user likes: an explicit stack, and a bound on what is shown.

@@ -140,4 +140,7 @@ class NodeTable {
   std::unordered_map<uint64_t, uint32_t> float_ids_;  // by bits: -0.0 and NaNs keep themselves
 };
 
+// The shortest text that reads back as the same number; never one that reads as an integer.
+[[nodiscard]] std::string format_float(double value);
+
 }  // namespace spfast

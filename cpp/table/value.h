@@ -35,6 +35,10 @@ enum class Tag : uint8_t {
 };
 inline constexpr uint8_t kTagCount = static_cast<uint8_t>(Tag::kOpaque) + 1;
 
+[[nodiscard]] constexpr bool is_container(Tag tag) {
+  return tag == Tag::kList || tag == Tag::kTuple || tag == Tag::kDict || tag == Tag::kSlice;
+}
+
 struct Value {
   Tag tag = Tag::kAbsent;
   uint32_t payload = 0;

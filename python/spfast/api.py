@@ -1,4 +1,4 @@
-"""The pass itself: the five verbs in order, and Python's answers to what the core asks in between."""
+"""The pass itself: the five verbs in order, and the answers to what the core asks in between."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def _apply(arguments: argparse.Namespace) -> int:
 
     _check_output(arguments.file, arguments.output)
     graph, program = _load(arguments.file)
-    result = spfast.apply(graph, _config(arguments))
+    result = spfast.apply(graph, _config(arguments), record_plan=arguments.plan)
     if arguments.output is not None:
         _save(arguments.output, graph, program)
     timings = {
@@ -175,13 +175,9 @@ def _explain(arguments: argparse.Namespace) -> int:
 
     graph, _ = _load(arguments.file)
     explanation = spfast.explain(graph, _config(arguments))
-    record = explanation.to_json()
-    if isinstance(record, str):
-        record = json.loads(record)
-    _emit(arguments, record, str(explanation))
-    if not arguments.strict:
-        return DONE
-    return DONE if spfast.apply(graph, _config(arguments)).matched_count else NOTHING_REWRITTEN
+    _emit(arguments, explanation.to_json(), str(explanation))
+    rewritten = any(entry.rewritten for entry in explanation.entries)
+    return NOTHING_REWRITTEN if arguments.strict and not rewritten else DONE
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -221,8 +217,11 @@ def _load(path: Path) -> tuple[fx.Graph, ExportedProgram | None]:
         raise FileNotFoundError(f"{path} is not a file: pass a .spfx table or a .pt2 program")
     if path.suffix == ".spfx":
         from spfast import NodeTable
+        from spfast.testing import ops
 
-        return NodeTable.load(str(path)).to_graph(), None
+        # A file may come from a machine that has vLLM: declare its operators where it is not.
+        ops.declare()
+        return NodeTable.load(path).to_graph(), None
     if path.suffix == ".pt2":
         program = _load_program(path)
         return program.graph_module.graph, program

@@ -137,7 +137,9 @@ class _Steps:
 
 def _report(capture: Capture, steps: _Steps) -> GraphReport:
     from spfast import NodeTable, apply, reference
+    from spfast.testing import ops
 
+    ops.declare()
     config = SequenceParallelConfig(tp_size=capture.tp_size, tp_rank=0)
     name = capture.file.removesuffix(".spfx")
     steps.next(f"{name}: loading")

@@ -13,6 +13,7 @@ __all__ = [
     "GraphError",
     "InternalError",
     "PatternError",
+    "RankMismatchError",
     "SpfastError",
     "VerificationError",
 ]
@@ -49,6 +50,10 @@ class PatternError(SpfastError, ValueError):
 
 class VerificationError(SpfastError, RuntimeError):
     """A rewritten graph could not be proved equal to the graph before the rewrite."""
+
+
+class RankMismatchError(SpfastError, RuntimeError):
+    """The ranks of a group are about to compile different graphs, and would wait for each other."""
 
 
 class InternalError(SpfastError, RuntimeError):

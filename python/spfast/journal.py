@@ -1,4 +1,4 @@
-"""Takes a half-done rewrite back: what the native commit notes down before each step, undone in reverse.
+"""Takes a half-done rewrite back: what the native commit noted, undone in reverse.
 
 Only the links, tables and dictionaries that FX itself keeps are touched here, never its editing
 methods: whatever made an edit fail must not make its undoing fail too.

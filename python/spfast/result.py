@@ -1,4 +1,4 @@
-"""What a run of the pass returns: what was rewritten, what was left and why, and how long it took."""
+"""What a run of the pass returns: what was rewritten, what was left and why, how long it took."""
 
 from __future__ import annotations
 

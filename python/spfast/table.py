@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import operator
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,8 @@ class NodeTable:
         return cls(_core.NodeTable.from_bytes(data))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the table to a file, by convention one that ends in ``.spfx``."""
-        Path(path).write_bytes(self.to_bytes())
+        """Writes the table, compressed, to a file, by convention one that ends in ``.spfx``."""
+        Path(path).write_bytes(_COMPRESSED + zlib.compress(self.to_bytes(), 9))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> NodeTable:
@@ -81,7 +82,7 @@ class NodeTable:
         """
         data = Path(path).read_bytes()
         try:
-            return cls.from_bytes(data)
+            return cls.from_bytes(_decompress(data))
         except FileFormatError as error:
             raise FileFormatError(f"{os.fspath(path)}: {error}") from None
 
@@ -105,6 +106,33 @@ class NodeTable:
 
     def __reduce__(self) -> tuple[Callable[[bytes], NodeTable], tuple[bytes]]:
         return NodeTable.from_bytes, (self.to_bytes(),)
+
+
+# --- files -------------------------------------------------------------------------------------
+
+# What a compressed file begins with; the digit is the version of this wrapping.
+_COMPRESSED = b"SPFZ1\n"
+# A table of ten million nodes stays below it; a file that unpacks to more is hostile.
+_MAX_BYTES = 2**30
+
+
+def _decompress(data: bytes) -> bytes:
+    if not data.startswith(_COMPRESSED[:4]):
+        return data
+    if not data.startswith(_COMPRESSED):
+        raise FileFormatError(
+            f"the file is of version {data[4:5].decode('latin-1')!r}, and this spfast reads "
+            f"version {_COMPRESSED[4:5].decode()!r}: use a newer spfast"
+        )
+    unpacker = zlib.decompressobj()
+    try:
+        table = unpacker.decompress(data[len(_COMPRESSED) :], _MAX_BYTES)
+    except zlib.error as error:
+        raise FileFormatError(f"the file is damaged ({error}): save the graph again") from None
+    if not unpacker.eof:
+        what = "is cut short" if len(table) < _MAX_BYTES else f"unpacks to over {_MAX_BYTES} bytes"
+        raise FileFormatError(f"the file {what}: save the graph again")
+    return table
 
 
 # --- symbols -----------------------------------------------------------------------------------

@@ -265,7 +265,7 @@ def test_an_empty_pass_and_other_inputs() -> None:
     matcher = pm.PatternMatcherPass("empty")
     assert matcher.apply(graph(chain(1))()) == 0
     matcher = define_rules(ADD_RELU)(pm, Spy())
-    with pytest.raises(RuntimeError, match="must be a GraphModule or a Graph"):
+    with pytest.raises(RuntimeError, match="GraphModule or a.*Graph.*str"):
         matcher.apply("a graph")
     assert matcher.apply(graph(chain(1))().graph) == 1
     matcher.clear()

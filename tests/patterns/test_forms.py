@@ -98,3 +98,67 @@ def test_a_constant_that_differs_does_not_match(choice: int) -> None:
             apply(site)
             assert rows(site) == TOKENS, f"{label(pattern)} {at} {literal}\n{site.graph}"
     assert len(seen) >= 40
+
+
+# --- an argument that no form names ---------------------------------------------------------------
+
+
+def named(site: Site, text: str) -> torch.fx.Node:
+    return next(node for node in site.nodes if text in str((node.target, node.args[:1])))
+
+
+def whole_norm(text: str) -> Site:
+    patterns = default_registry().variants(["functional"])
+    chosen = (each for each in patterns if any(text in str(op.forms) for op in each.operations))
+    return make_site(next(chosen))
+
+
+def custom_norm(choice: int) -> Site:
+    return make_site(default_registry().variants(["vllm_custom_ops"])[0], choice)
+
+
+@pytest.mark.parametrize("text", ["aten.rms_norm", "aten._fused_rms_norm"])
+def test_a_norm_over_two_dims_does_not_match(text: str) -> None:
+    site = whole_norm(text)
+    node = named(site, text)
+    assert node.args[1] == [16]
+    node.update_arg(1, [TOKENS, 16])
+    assert apply(site).matched_count == 0
+    node.update_arg(1, [16])
+    assert apply(site).matched_count == 1
+
+
+@pytest.mark.parametrize("choice", [0, 1])
+def test_a_view_of_a_mutated_base_does_not_match(choice: int) -> None:
+    site = custom_norm(choice)
+    node = named(site, "_C.rms_norm")
+    assert ("_all_bases" in node.kwargs) == (choice == 1)
+    kwargs = dict(node.kwargs)
+    node.kwargs = {**kwargs, "_result_size": [TOKENS, 16]}
+    assert apply(site).matched_count == 0
+    node.kwargs = kwargs
+    assert apply(site).matched_count == 1
+
+
+def test_another_base_than_the_argument_does_not_match() -> None:
+    site = custom_norm(1)
+    node = named(site, "_C.rms_norm")
+    kwargs = dict(node.kwargs)
+    for changes in (
+        {"_result_base_index": 1},
+        {"_all_bases": [*kwargs["_all_bases"], node.args[0]]},
+    ):
+        node.kwargs = kwargs | changes
+        assert apply(site).matched_count == 0
+    node.kwargs = kwargs | {"_result_alias": True}
+    assert apply(site).matched_count == 1
+
+
+def test_a_norm_of_part_of_each_row_does_not_match() -> None:
+    site = make_site(default_registry().variants(["vllm_ir"])[0])
+    node = named(site, "rms_norm")
+    args = node.args
+    node.args = (*args, 8)
+    assert apply(site).matched_count == 0
+    node.args = (*args, None)
+    assert apply(site).matched_count == 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -204,6 +206,27 @@ def test_a_copy_is_independent(registry: Registry) -> None:
     other = registry.copy()
     other.register("a", dialect="mine")(relu)
     assert registry.rules() == () and other.rules() == ("a",)
+
+
+def test_pickling_keeps_the_content_and_takes_a_new_version(registry: Registry) -> None:
+    registry.register("a", dialect="mine")(relu)
+    other = pickle.loads(pickle.dumps(registry))
+    assert other.digest() == registry.digest()
+    assert other.version != registry.version
+
+
+def test_who_reads_while_rules_are_added_sees_the_rules_as_they_were(registry: Registry) -> None:
+    registry.register("a", dialect="mine")(relu)
+    state = registry.copy()
+    registry.register("b", dialect="mine")(relu)
+    registry.unregister("a")
+    assert state.rules() == ("a",)
+
+
+def test_threads_get_the_same_default_registry() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: patterns.default_registry(), range(64)))
+    assert len(set(map(id, found))) == 1
 
 
 def test_the_digest_tells_content_and_nothing_else(registry: Registry) -> None:

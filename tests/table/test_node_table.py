@@ -79,6 +79,39 @@ def test_truncated_file_is_refused(tmp_path: Path) -> None:
         spfast.NodeTable.load(path)
 
 
+def test_compressed_file_is_refused_when_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "graph.spfx"
+    spfast.NodeTable.from_graph(load_golden(CASES[0]).before).save(path)
+    data = path.read_bytes()
+    for length in range(0, len(data), 97):
+        path.write_bytes(data[:length])
+        with pytest.raises(spfast.FileFormatError):
+            spfast.NodeTable.load(path)
+    for place in range(0, len(data), 41):
+        damaged = bytearray(data)
+        damaged[place] ^= 0x10
+        path.write_bytes(bytes(damaged))
+        with pytest.raises(spfast.FileFormatError):
+            spfast.NodeTable.load(path)
+    path.write_bytes(data.replace(b"SPFZ1", b"SPFZ2", 1))
+    with pytest.raises(spfast.FileFormatError, match="use a newer spfast"):
+        spfast.NodeTable.load(path)
+
+
+def test_file_that_unpacks_without_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import zlib
+
+    from spfast import table
+
+    monkeypatch.setattr(table, "_MAX_BYTES", 1000)
+    path = tmp_path / "bomb.spfx"
+    path.write_bytes(b"SPFZ1\n" + zlib.compress(b"SPFX" + bytes(100_000)))
+    with pytest.raises(spfast.FileFormatError, match="unpacks to over 1000 bytes"):
+        spfast.NodeTable.load(path)
+
+
 def test_corrupted_file_is_refused() -> None:
     data = bytearray(spfast.NodeTable.from_graph(load_golden(CASES[0]).before).to_bytes())
     data[len(data) // 2] ^= 0x40

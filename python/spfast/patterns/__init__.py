@@ -38,6 +38,7 @@ every pattern back as such a function.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -70,9 +71,9 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+_lock = threading.Lock()
 
 
-@functools.cache
 def default_registry() -> Registry:
     """The registry that the pass uses when it is given none: the four rules in three dialects.
 
@@ -82,6 +83,13 @@ def default_registry() -> Registry:
         ('first_all_reduce_rms_norm', 'middle_all_reduce_rms_norm',
          'first_all_reduce_rms_norm_static_fp8', 'middle_all_reduce_rms_norm_static_fp8')
     """
+    with _lock:
+        return _default()
+
+
+@functools.cache
+def _default() -> Registry:
+    # At first use, for it takes a tenth of a second that an import should not.
     from spfast.patterns import functional, vllm_custom_ops, vllm_ir
 
     registry = Registry()

@@ -56,6 +56,7 @@ class Registry:
         ('all_reduce_relu',)
     """
 
+    # The dicts are replaced, never changed: a thread that reads goes on with what it began with.
     def __init__(self) -> None:
         self._dialects: dict[str, Dialect] = {}
         self._entries: dict[Key, tuple[Pattern, ...]] = {}
@@ -84,7 +85,7 @@ class Registry:
         for other in self._dialects.values():
             if other.name != dialect.name:
                 _check_families(dialect, other)
-        self._dialects[dialect.name] = dialect
+        self._dialects = {**self._dialects, dialect.name: dialect}
         self._version = next(_versions)
 
     def register(
@@ -127,7 +128,7 @@ class Registry:
                 )
             patterns = trace_variants(function, name, priority, variants)
             _unify([*self._patterns_of(name, but=key), *patterns])
-            self._entries[key] = patterns
+            self._entries = {**self._entries, key: patterns}
             self._version = next(_versions)
             return function
 
@@ -145,8 +146,7 @@ class Registry:
         if not found:
             where = "" if dialect is None else f" in dialect '{dialect}'"
             raise PatternError(f"there is no rule '{name}'{where}")
-        for key in found:
-            del self._entries[key]
+        self._entries = {key: each for key, each in self._entries.items() if key not in found}
         self._version = next(_versions)
 
     @contextlib.contextmanager
@@ -161,7 +161,7 @@ class Registry:
             >>> registry.dialects()
             ()
         """
-        state = dict(self._dialects), dict(self._entries), self._version
+        state = self._dialects, self._entries, self._version
         try:
             yield self
         finally:
@@ -170,8 +170,16 @@ class Registry:
     def copy(self) -> Registry:
         """A registry of its own with the same content."""
         other = Registry()
-        other._dialects, other._entries = dict(self._dialects), dict(self._entries)
+        other._dialects, other._entries = self._dialects, self._entries
         return other
+
+    def __getstate__(self) -> tuple[Any, Any]:
+        return self._dialects, self._entries
+
+    def __setstate__(self, state: tuple[Any, Any]) -> None:
+        # The version of another process means nothing in this one.
+        self.__init__()  # type: ignore[misc]
+        self._dialects, self._entries = state
 
     # --- reading ----------------------------------------------------------------------------------
 

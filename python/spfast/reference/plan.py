@@ -187,7 +187,10 @@ def _quiet(graph: fx.Graph) -> Iterator[None]:
     """
     mode = detect_fake_mode([node.meta.get("val") for node in graph.nodes])
     mode = mode or FakeTensorMode(allow_non_fake_inputs=True)
-    with mode, symbolic_config.patch(backed_size_oblivious=True), contextlib.ExitStack() as stack:
+    with mode, contextlib.ExitStack() as stack:
+        if hasattr(symbolic_config, "backed_size_oblivious"):
+            patch: Any = getattr(symbolic_config, "patch")  # noqa: B009 (untyped)
+            stack.enter_context(patch(backed_size_oblivious=True))
         if mode.shape_env is not None:
             stack.enter_context(mode.shape_env.suppress_guards())
         yield

@@ -92,8 +92,10 @@ class Site:
     @property
     def changes_dims(self) -> bool:
         """Whether a value of the site may have other dims than [tokens, features]."""
+        shape = shape_of(self.all_reduce) or ()
         renamed = any(root(name, self.width) is not name for _, name in (*self.stream, *self.rows))
-        return renamed or len(shape_of(self.all_reduce) or ()) > 2
+        otherwise = any((shape_of(name) or ())[:-1] != shape[:-1] for _, name in self.rows)
+        return renamed or otherwise or len(shape) > 2
 
 
 class _Stays(Exception):

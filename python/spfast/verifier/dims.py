@@ -1,24 +1,26 @@
 """Sizes: plain ints, or sympy expressions taken from SymInts, with the little algebra needed.
 
-``tp * (n // tp)`` is ``n`` only when n is a multiple of tp. Whoever has established that (a
-reduce_scatter whose row count is proved, guarded or assumed divisible) registers the pair, and from
-then on both spellings are one.
+``n // tp`` is ``n / tp`` only when n is a multiple of tp. Whoever has established that (a
+reduce_scatter whose row count is proved, guarded or assumed divisible) says so, and from then on
+the floor is written as the fraction it is: ``tp * (n // tp)`` is ``n``, and ``n - 3 * (n // 4)``
+is ``n / 4``.
 """
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import sympy  # type: ignore[import-untyped]
+import sympy
 import torch
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.utils._sympy.functions import FloorDiv, Mod
 
 from spfast.verifier.values import Shape
 
-__all__ = ["SYMBOLIC_OPERATORS", "Dims"]
+__all__ = ["SYMBOLIC_OPERATORS", "Dims", "strip_leading"]
 
 SYMBOLIC_OPERATORS: dict[Callable[..., Any], Callable[[Any, Any], Any]] = {
     operator.add: operator.add,
@@ -30,12 +32,15 @@ SYMBOLIC_OPERATORS: dict[Callable[..., Any], Callable[[Any, Any], Any]] = {
 
 
 class Dims:
-    """Converts and compares sizes, and remembers what is known of them."""
+    """Converts and compares sizes, and remembers what is known of their divisibility."""
 
     def __init__(self) -> None:
-        self._same: dict[Any, Any] = {}
+        self._exact: set[tuple[Any, Any]] = set()
+        self._plain: dict[Any, Any] = {}
         self._symints: dict[Any, torch.SymInt] = {}
         self._products: dict[Shape, Any] = {}
+        self._points: dict[Any, int] = {}
+        self._sampled: dict[Any, int] = {}
 
     def of(self, size: Any) -> Any:
         """Returns the int or expression of one size."""
@@ -43,19 +48,27 @@ class Dims:
             return size
         if isinstance(size, torch.SymInt):
             expression = size.node.expr
-            if expression.is_Integer:
-                return int(expression)
             self._symints.setdefault(expression, size)
-            return self._same.get(expression, expression)
+            return self.plain(expression)
         return self.plain(size)
 
     def plain(self, expression: Any) -> Any:
-        """Returns an expression in its registered spelling, as an int if it is one."""
+        """Returns an expression in its one spelling, as an int if it is one."""
         if isinstance(expression, int):
             return expression
-        if expression.is_Integer:
-            return int(expression)
-        return self._same.get(expression, expression)
+        found = self._plain.get(expression)
+        if found is None:
+            found = expression
+            if self._exact and expression.has(FloorDiv):
+                found = expression.replace(FloorDiv, self._quotient)
+            found = sympy.expand(found)
+            found = self._plain[expression] = int(found) if found.is_Integer else found
+        return found
+
+    def _quotient(self, base: Any, divisor: Any) -> Any:
+        base = sympy.expand(base)
+        whole = FloorDiv(base, divisor)
+        return base / divisor if (base, divisor) in self._exact else whole
 
     def shape_of(self, val: Any) -> Shape | None:
         """Returns the shape of a fake tensor; None for anything else."""
@@ -84,9 +97,7 @@ class Dims:
         return self.plain(FloorDiv(size, parts))
 
     def multiply(self, size: Any, factor: Any) -> Any:
-        """Returns size * factor in its registered spelling."""
-        if isinstance(size, int) and isinstance(factor, int):
-            return size * factor
+        """Returns size * factor."""
         return self.plain(size * factor)
 
     def equal(self, left: Any, right: Any) -> bool:
@@ -95,7 +106,7 @@ class Dims:
             return True
         if isinstance(left, int) and isinstance(right, int):
             return False
-        return bool(sympy.expand(left - right) == 0) or bool(self.plain(left) == self.plain(right))
+        return bool(self.plain(left - right) == 0)
 
     def is_divisible(self, size: Any, parts: int) -> bool:
         """Says whether size % parts == 0 is known, without adding a guard."""
@@ -115,13 +126,14 @@ class Dims:
         return None if seen is None or not factor.is_Integer else int(factor) * seen
 
     def assume_divisible(self, size: Any, parts: int) -> None:
-        """Makes parts * (size // parts) another spelling of size."""
+        """Takes size // parts to be exact from here on."""
         if isinstance(size, int):
             return
-        rounded = parts * FloorDiv(size, parts)
-        if rounded != size:
-            self._same[rounded] = size
-            self._products.clear()
+        floor = FloorDiv(size, parts)
+        if isinstance(floor, FloorDiv) and floor.args not in self._exact:
+            self._exact.add(floor.args)
+            for known in (self._plain, self._products, self._points, self._sampled):
+                known.clear()
 
     def same_shape(self, left: Shape, right: Shape) -> bool:
         """Says whether two shapes are known to be equal, dim by dim."""
@@ -148,6 +160,24 @@ class Dims:
                 missing = self.plain(quotient if quotient.is_integer else FloorDiv(total, rest))
             new = new[:at] + (missing,) + new[at + 1 :]
         return new if self.equal(self.product(new), total) else None
+
+    def sample(self, size: Any) -> int:
+        """Returns a size at one point, where each symbol is a large number of its own.
+
+        Two sizes that differ do so there too, for all that graphs compute of sizes; and each
+        symbol is a multiple of whatever it was said to be divisible by.
+        """
+        if isinstance(size, int):
+            return size
+        expression = size.node.expr if isinstance(size, torch.SymInt) else size
+        found = self._sampled.get(expression)
+        if found is None:
+            for symbol in sorted(expression.free_symbols, key=str):
+                if symbol not in self._points:
+                    step = math.lcm(*(int(parts) for _, parts in self._exact))
+                    self._points[symbol] = step * (1009 + 2 * len(self._points))
+            found = self._sampled[expression] = int(expression.xreplace(self._points))
+        return found
 
 
 def strip_leading(lead: Shape) -> Shape:

@@ -6,6 +6,7 @@ schemas: a view shares its operand's storage, everything else has its own.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -71,6 +72,7 @@ def _written(
     return written
 
 
+@functools.lru_cache(maxsize=1024)
 def returns_operand(target: Any) -> bool:
     """Says whether an operator's one result is an operand or a view of it, by its schema."""
     if not isinstance(target, torch._ops.OpOverload):
@@ -79,6 +81,7 @@ def returns_operand(target: Any) -> bool:
     return len(schema.returns) == 1 and schema.returns[0].alias_info is not None
 
 
+@functools.lru_cache(maxsize=1024)
 def is_view(target: Any) -> bool:
     """Says whether an operator's result shares the storage of its first operand."""
     if operator_name(target).endswith("::wait_tensor"):

@@ -6,6 +6,7 @@ is taken to need its operands whole.
 
 from __future__ import annotations
 
+import functools
 import operator
 from dataclasses import dataclass
 from typing import Any
@@ -225,6 +226,7 @@ class Writes:
 _PURE = Writes()
 
 
+@functools.lru_cache(maxsize=1024)
 def writes_of(op: str, target: Any) -> Writes:
     """Returns the side effects of a node of kind ``op`` that calls ``target``."""
     if op in ("placeholder", "get_attr", "output"):

@@ -6,14 +6,12 @@ same operator on operands of the same shapes are computed once.
 
 from __future__ import annotations
 
-import contextlib
 import operator
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx
-from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -41,6 +39,9 @@ _UNKNOWABLE = (
 class Metadata:
     """The check of one rewritten graph.
 
+    Symbolic sizes are compared at one sample point (:meth:`Dims.sample`): operators run on plain
+    sizes there, so that nothing is guarded, and nothing is taken from the example values.
+
     Args:
         dims: The sizes of the verification, with what is known of their divisibility.
         before: The original graph.
@@ -48,10 +49,12 @@ class Metadata:
     """
 
     def __init__(self, dims: Dims, before: Sequence[Entry], after: Sequence[Entry]) -> None:
-        self._dims = dims
+        self._sample = dims.sample
         self._before = {entry[0]: entry for entry in before}
         self._after = after
+        self._mode = FakeTensorMode()
         self._described: dict[int, Hashable] = {}
+        self._stand_ins: dict[Hashable, torch.Tensor] = {}
         self._expected: dict[Hashable, Any] = {}
         self._has_vals = any(val is not None for *_, val in before)
 
@@ -60,7 +63,6 @@ class Metadata:
         if not self._has_vals:
             return
         changed: set[fx.Node] = set()
-        touched: list[Entry] = []
         for entry in self._after:
             node, op, _, args, kwargs, val = entry
             old = self._before.get(node)
@@ -70,26 +72,21 @@ class Metadata:
                 if changed.isdisjoint(node.all_input_nodes):
                     continue
             if op == "call_function":
-                touched.append(entry)
-        with _computing(touched) as mode:
-            for entry in touched:
-                problem = self._problem(entry, mode)
+                problem = self._problem(entry)
                 if problem is not None:
-                    yield entry[0], problem
+                    yield node, problem
         yield from self._shared(changed)
 
     # --- what FakeTensorMode computes ---
 
-    def _problem(self, entry: Entry, mode: FakeTensorMode | None) -> str | None:
+    def _problem(self, entry: Entry) -> str | None:
         node, op, target, args, kwargs, val = entry
         if val is None:
             old = self._before.get(node)
-            if mode is None or (old is not None and old[5] is None):
-                return None
-            return "has no meta['val']"
+            return "has no meta['val']" if old is None or old[5] is not None else None
         if target is operator.getitem:
             return self._item_problem(args, val)
-        if mode is None or writes_of(op, target).ordered:
+        if writes_of(op, target).ordered:
             return None
         try:
             key: Hashable = (target, self._key(args), self._key(kwargs))
@@ -97,10 +94,25 @@ class Metadata:
             return None
         expected = self._expected.get(key, self)
         if expected is self:
-            expected = self._expected[key] = self._compute(mode, target, args, kwargs)
+            expected = self._expected[key] = self._compute(target, args, kwargs)
         if isinstance(expected, _Failure):
-            return expected.reason
-        return self._difference(val, expected)
+            problem: str | None = expected.reason
+        else:
+            problem = self._difference(val, expected)
+        return None if problem is None or self._is_as_before(entry, key) else problem
+
+    def _is_as_before(self, entry: Entry, key: Hashable) -> bool:
+        """Whether a node computes the same on the same shapes as in the original graph.
+
+        What it carries is then as good as it was: capturing may have taken something from the
+        example values (into how many parts a symbolic size is split).
+        """
+        node, _, target, _, _, val = entry
+        old = self._before.get(node)
+        if old is None or old[2] is not target or old[5] is not val:
+            return False
+        values = {operand: self._before[operand][5] for operand in _operands(old)}
+        return (target, self._key(old[3], values), self._key(old[4], values)) == key
 
     def _item_problem(self, args: tuple[Any, ...], val: Any) -> str | None:
         source = args[0].meta.get("val") if isinstance(args[0], fx.Node) else None
@@ -108,12 +120,11 @@ class Metadata:
             return None
         return self._difference(val, source[args[1]])
 
-    def _compute(
-        self, mode: FakeTensorMode, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        given = fx.node.map_arg((args, kwargs), lambda node: node.meta["val"])
+    def _compute(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = fx.node.map_aggregate((args, kwargs), self._stand_in)
+        assert isinstance(given, tuple)
         try:
-            with mode:
+            with self._mode:
                 return target(*given[0], **given[1])
         except _UNKNOWABLE:
             return None
@@ -121,36 +132,50 @@ class Metadata:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             return _Failure(f"cannot be computed on the shapes of its operands: {lines[0]}")
 
-    def _key(self, argument: Any) -> Hashable:
+    def _stand_in(self, argument: Any) -> Any:
+        """A tensor of sample sizes for a node's value."""
+        value = argument.meta["val"] if isinstance(argument, fx.Node) else argument
+        if isinstance(value, torch.Tensor):
+            described = self._describe(value)
+            found = self._stand_ins.get(described)
+            if found is None:
+                shape, stride, dtype, device = described
+                meta = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+                found = self._stand_ins[described] = FakeTensor(self._mode, meta, device)
+            return found
+        if isinstance(value, (tuple, list)):
+            return type(value)([self._stand_in(item) for item in value])
+        return self._sample(value) if isinstance(value, torch.SymInt) else value
+
+    def _key(self, argument: Any, values: Mapping[fx.Node, Any] | None = None) -> Hashable:
         if isinstance(argument, fx.Node):
-            if argument.meta.get("val") is None:
+            val = argument.meta.get("val") if values is None else values[argument]
+            if val is None:
                 raise _Unknown
-            return self._describe(argument.meta["val"])
+            described: Hashable = self._describe(val)
+            return described
         if isinstance(argument, (list, tuple)):
-            return tuple([self._key(item) for item in argument])
+            return tuple([self._key(item, values) for item in argument])
         if isinstance(argument, dict):
-            return tuple([(name, self._key(argument[name])) for name in argument])
+            return tuple([(name, self._key(argument[name], values)) for name in argument])
         if isinstance(argument, (int, float)):
             return (type(argument), argument)
         if isinstance(argument, torch.SymInt):
-            return self._dims.of(argument)  # type: ignore[no-any-return]
+            return (int, self._sample(argument))
         try:
             hash(argument)
         except TypeError:
             raise _Unknown from None
         return argument  # type: ignore[no-any-return]
 
-    def _describe(self, val: Any) -> Hashable:
+    def _describe(self, val: Any) -> Any:
+        if not isinstance(val, torch.Tensor):
+            return self._key(val)
         found = self._described.get(id(val))
         if found is None:
-            if isinstance(val, torch.Tensor):
-                of = self._dims.of
-                shape = tuple([of(size) for size in val.shape])
-                stride = tuple([of(size) for size in val.stride()])
-                found = (shape, stride, val.dtype, val.device)
-            else:
-                return self._key(val)
-            self._described[id(val)] = found
+            shape = tuple(map(self._sample, val.shape))
+            stride = tuple(map(self._sample, val.stride()))
+            found = self._described[id(val)] = (shape, stride, val.dtype, val.device)
         return found
 
     def _difference(self, val: Any, expected: Any) -> str | None:
@@ -167,20 +192,19 @@ class Metadata:
         if isinstance(expected, torch.Tensor):
             if not isinstance(val, torch.Tensor):
                 return f"carries {_show(val)} as its value instead of {_show(expected)}"
-            same, of = self._dims.same_shape, self._dims.of
-            if (
-                val.dtype != expected.dtype
-                or val.device != expected.device
-                or not same(tuple(map(of, val.shape)), tuple(map(of, expected.shape)))
-            ):
-                return f"carries {_show(val)}, but is {_show(expected)}"
-            if not same(tuple(map(of, val.stride())), tuple(map(of, expected.stride()))):
+            if self._describe(val) == self._describe(expected):
+                return None
+            if _show(val) == _show(expected):
                 return f"carries strides {list(val.stride())}, but has {list(expected.stride())}"
-            return None
+            at_sample = "" if isinstance(val.numel(), int) else f" at {self._shape(val)}"
+            return f"carries {_show(val)}{at_sample}, but is {_show(expected)}"
         if isinstance(expected, (int, torch.SymInt)) and isinstance(val, (int, torch.SymInt)):
-            if not self._dims.equal(self._dims.of(val), self._dims.of(expected)):
-                return f"carries {val}, but is {expected}"
+            if self._sample(val) != self._sample(expected):
+                return f"carries {val}, which is {self._sample(val)} where {expected} is right"
         return None
+
+    def _shape(self, val: torch.Tensor) -> list[int]:
+        return [self._sample(size) for size in val.shape]
 
     # --- storages ---
 
@@ -203,6 +227,13 @@ class Metadata:
                 yield node, f"shares the storage of its meta['val'] with {owner.name!r}"
 
 
+def _operands(entry: Entry) -> list[fx.Node]:
+    """What a node read, which need not be what it reads now."""
+    found: list[fx.Node] = []
+    fx.node.map_arg((entry[3], entry[4]), found.append)
+    return found
+
+
 class _Unknown(Exception):
     """An operand has no value to compute with."""
 
@@ -210,18 +241,6 @@ class _Unknown(Exception):
 class _Failure:
     def __init__(self, reason: str) -> None:
         self.reason = reason
-
-
-@contextlib.contextmanager
-def _computing(entries: Sequence[Entry]) -> Iterator[FakeTensorMode | None]:
-    """The fake mode of the graph's values, adding no guard; None when they have none."""
-    found = (val for *_, val in entries for val in (val if isinstance(val, tuple) else (val,)))
-    mode = next((val.fake_mode for val in found if isinstance(val, FakeTensor)), None)
-    with contextlib.ExitStack() as stack:
-        if mode is not None and mode.shape_env is not None:
-            stack.enter_context(mode.shape_env.suppress_guards())
-            stack.enter_context(enable_python_dispatcher())
-        yield mode
 
 
 def _show(val: Any) -> str:

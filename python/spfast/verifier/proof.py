@@ -21,7 +21,7 @@ from spfast.verifier.dims import Dims
 from spfast.verifier.groups import Groups
 from spfast.verifier.metadata import Metadata
 from spfast.verifier.report import Problem, Verification
-from spfast.verifier.snapshot import Entry, Snapshot, graph_of, snapshot
+from spfast.verifier.snapshot import Entry, Snapshot, snapshot
 from spfast.verifier.values import Kind, Store
 from spfast.verifier.walk import walk
 
@@ -83,7 +83,7 @@ def verify(
           output: returns 'reduce_scatter_default', which is one rank's chunk [2, 8] of group 'tp:0'
     """
     old = before.entries if isinstance(before, Snapshot) else snapshot(before).entries
-    new = snapshot(graph_of(after)).entries
+    new = snapshot(after).entries
     store, dims, groups = Store(), Dims(), Groups(config)
     original = Context(store, dims, groups, is_after=False)
     walk(original, old)

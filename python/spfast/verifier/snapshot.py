@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import fx
 
-from spfast.errors import GraphError
+from spfast.graphs import graph_of
 
-__all__ = ["Entry", "Snapshot", "graph_of", "snapshot"]
+__all__ = ["Entry", "Snapshot", "snapshot"]
 
 # node, op, target, args, kwargs, meta["val"]
 Entry = tuple[fx.Node, str, Any, tuple[Any, ...], dict[str, Any], Any]
@@ -28,20 +28,6 @@ class Snapshot:
 
     def __len__(self) -> int:
         return len(self.entries)
-
-
-def graph_of(graph: fx.Graph | fx.GraphModule) -> fx.Graph:
-    """Returns the graph itself.
-
-    Raises:
-        GraphError: It is neither a graph nor a module that has one.
-    """
-    found = graph.graph if isinstance(graph, fx.GraphModule) else graph
-    if not isinstance(found, fx.Graph):
-        raise GraphError(
-            f"{type(graph).__name__} is not a graph: pass an fx.Graph or an fx.GraphModule"
-        )
-    return found
 
 
 def snapshot(graph: fx.Graph | fx.GraphModule) -> Snapshot:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Hashable, Iterable
 from typing import Any
@@ -59,19 +60,11 @@ def _rule_of(target: Any) -> Rule | None:
     return rule
 
 
-# Operators live as long as torch does, so what is known of them is looked up once a process.
-_KNOWN: dict[Any, tuple[Rule | None, Writes]] = {}
-
-
+@functools.lru_cache(maxsize=1024)
 def _look_up(op: str, target: Any) -> tuple[Rule | None, Writes]:
-    found = _KNOWN.get(target) if op == "call_function" else None
-    if found is None:
-        writes = writes_of(op, target)
-        is_ruled = op == "call_function" and not writes.ordered
-        found = (_rule_of(target) if is_ruled else None, writes)
-        if op == "call_function" and isinstance(target, torch._ops.OpOverload):
-            _KNOWN[target] = found
-    return found
+    writes = writes_of(op, target)
+    is_ruled = op == "call_function" and not writes.ordered
+    return (_rule_of(target) if is_ruled else None, writes)
 
 
 def walk(ctx: Context, entries: Iterable[Entry]) -> None:
