@@ -78,9 +78,12 @@ void Job::set_groups(const py::sequence& infos) {
   }
 }
 
-void Job::match() {
+void Job::match(bool patterns, bool rowwise) {
+  static const ProgramSet kNoPrograms;
   const py::gil_scoped_release released;
-  matches_ = find_matches(encoded_.table, rules_->programs, rules_->anchors);
+  matches_ = find_matches(encoded_.table, patterns ? rules_->programs : kNoPrograms,
+                          rules_->anchors);
+  rowwise_ = rowwise;
   effects_.emplace(encoded_.table);
 }
 
@@ -98,14 +101,11 @@ void Job::examine() {
     {
       const py::gil_scoped_release released;
       sites_ =
-          examine_sites(encoded_.table, rules_->programs, matches_, groups_, refused_, *effects_);
+          examine_sites(encoded_.table, rules_->programs, matches_, groups_, refused_, *effects_,
+                        unknown_, rowwise_ ? &rules_->rows : nullptr);
     }
     if (sites_.missing.empty()) break;
     read_missing(sites_.missing);
-  }
-  for (const auto& [match, node] : unknown_) {
-    Site& site = sites_.sites.at(match);
-    if (site.reason.empty()) site.reason = {Reason::Kind::kUnknownSize, node, kNone, 0, 0};
   }
 }
 
@@ -134,14 +134,14 @@ bool Job::refuse_node(py::handle node) {
   const auto id = static_cast<NodeId>(found - encoded_.nodes.begin());
   bool any = false;
   for (const Site& site : sites_.sites) {
-    if (!site.reason.empty()) continue;
+    if (!site.reason.empty() || !site.scatters) continue;
     const bool here =
-        matches_.anchors[matches_.matches[site.match].anchor].reduced == id ||
+        matches_.anchors[site.anchor].reduced == id ||
         std::find(site.interior.begin(), site.interior.end(), id) != site.interior.end() ||
         std::any_of(site.operands.begin(), site.operands.end(),
                     [&](const SiteOperand& one) { return one.root == id || one.name == id; });
     if (!here) continue;
-    unknown_.emplace_back(site.match, id);
+    unknown_.push_back({site.anchor, id});
     any = true;
   }
   return any;
@@ -189,6 +189,14 @@ std::string Job::reason_of(const Site& site) {
   return format_reason(encoded_.table, groups_, sites_.classes, site.reason);
 }
 
+const Site* Job::row_site(uint32_t anchor) const {
+  const auto found =
+      std::find_if(sites_.sites.begin(), sites_.sites.end(), [&](const Site& site) {
+        return site.match == kNone && site.scatters && site.anchor == anchor;
+      });
+  return found == sites_.sites.end() ? nullptr : &*found;
+}
+
 py::list Job::reports() {
   const bool any_left = planned_sites() < matches_.anchors.size();
   if (any_left) encoded_.read_names();  // reasons are formatted with them
@@ -204,7 +212,12 @@ py::list Job::reports() {
       rule = rules_->programs.rules()[matches_.matches[report.match].rule].name;
       rewritten = site.reason.empty();
       if (!rewritten) reason = reason_of(site);
-    } else if (report.outcome == Outcome::kNoMatch) {
+    } else if (const Site* site = row_site(static_cast<uint32_t>(i)); site != nullptr) {
+      rewritten = site->reason.empty();
+      rule = rewritten ? "rowwise" : "";
+      if (!rewritten) reason = reason_of(*site);
+    }
+    if (!rewritten && report.outcome == Outcome::kNoMatch && report.failure.rule != kNone) {
       nearest = format_failure(encoded_.table, rules_->programs, report.failure);
     }
     out.append(py::make_tuple(encoded_.names[matches_.anchors[i].all_reduce], rewritten, rule,
@@ -215,7 +228,9 @@ py::list Job::reports() {
 
 size_t Job::planned_sites() const {
   return static_cast<size_t>(std::count_if(sites_.sites.begin(), sites_.sites.end(),
-                                           [](const Site& site) { return site.reason.empty(); }));
+                                           [](const Site& site) {
+                                             return site.scatters && site.reason.empty();
+                                           }));
 }
 
 std::string Job::plan_text() {
@@ -228,7 +243,7 @@ void bind_job(py::module_& module) {
       .def(py::init<py::object, std::shared_ptr<Rules>>(), py::arg("graph"), py::arg("rules"))
       .def("groups", &Job::groups)
       .def("set_groups", &Job::set_groups, py::arg("infos"))
-      .def("match", &Job::match)
+      .def("match", &Job::match, py::arg("patterns") = true, py::arg("rowwise") = false)
       .def("examine", &Job::examine)
       .def("classes", &Job::classes)
       .def("refuse_class", &Job::refuse_class, py::arg("index"), py::arg("why"))

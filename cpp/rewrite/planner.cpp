@@ -50,21 +50,21 @@ class Planner {
     for (const Site& site : sites_.sites) {
       if (site.reason.empty()) find_local_uses(site);
     }
-    for (const Step& step : steps()) rewrite(sites_.sites[step.site], step);
+    for (const Turn& turn : turns()) rewrite(sites_.sites[turn.site], turn);
     edits_.finish();
     return std::move(plan_);
   }
 
  private:
   // One value of a site, in graph order: what is created for it may be read by later ones.
-  struct Step {
+  struct Turn {
     NodeId node;
     uint32_t site;
     uint32_t operands;  // where the node's operands begin among the site's
   };
 
-  [[nodiscard]] std::vector<Step> steps() const {
-    std::vector<Step> all;
+  [[nodiscard]] std::vector<Turn> turns() const {
+    std::vector<Turn> all;
     for (uint32_t i = 0; i < sites_.sites.size(); ++i) {
       const Site& site = sites_.sites[i];
       if (!site.reason.empty()) continue;
@@ -76,7 +76,7 @@ class Planner {
       }
       SPFAST_CHECK(operand == site.operands.size());
     }
-    std::sort(all.begin(), all.end(), [](const Step& a, const Step& b) { return a.node < b.node; });
+    std::sort(all.begin(), all.end(), [](const Turn& a, const Turn& b) { return a.node < b.node; });
     return all;
   }
 
@@ -126,17 +126,17 @@ class Planner {
     }
   }
 
-  void rewrite(const Site& site, const Step& step) {
+  void rewrite(const Site& site, const Turn& turn) {
     const Anchor& anchor = anchor_of(site);
-    if (step.node == anchor.all_reduce) {
+    if (turn.node == anchor.all_reduce) {
       scatter(site);
       gather_outputs(site, anchor.reduced);
       edits_.may_die(anchor.reduced);
       edits_.may_die(anchor.all_reduce);
       return;
     }
-    const NodeId node = step.node;
-    const auto operands = std::span(site.operands).subspan(step.operands);
+    const NodeId node = turn.node;
+    const auto operands = std::span(site.operands).subspan(turn.operands);
     if (sites_.layout.active() && sites_.layout.reshapes[node]) {
       reshape_shard(site, node, operands.front());
     } else {

@@ -49,6 +49,12 @@ class Growth {
   void plant() {
     seed_.assign(table_.size(), false);
     for (const Site& site : sites_.sites) {
+      const auto dims = table_.dims(table_.meta(matches_.anchors[site.anchor].all_reduce));
+      if (std::find(widths_.begin(), widths_.end(), dims.back().raw) == widths_.end()) {
+        widths_.push_back(dims.back().raw);
+      }
+    }
+    for (const Site& site : sites_.sites) {
       if (!site.reason.empty()) continue;
       const auto add = [&](NodeId node) {
         layout_.token_class[node] = site.token_class;
@@ -100,7 +106,7 @@ class Growth {
   [[nodiscard]] NodeId by_width(NodeId node) const {
     constexpr uint8_t kNames = target_flag::kView | target_flag::kIdentity;
     if ((table_.flags(node) & kNames) == 0) return kNone;
-    for (const auto& [width, look] : matches_.looks) {
+    for (const int64_t width : widths_) {
       const NodeId source = LookThrough::source(table_, node, width);
       if (source != kNone && reached_[source]) {
         const NodeId root = layout_.root(source);
@@ -304,6 +310,7 @@ class Growth {
   const Effects& effects_;
   Sites& sites_;
   RowLayout& layout_;
+  std::vector<int64_t> widths_;  // of the streams
   std::vector<bool> seed_;     // sharded, or the value of an all_reduce that may be
   std::vector<bool> reached_;  // by a chain of operators with a rule
   bool sizes_known_ = false;

@@ -14,13 +14,14 @@ class Examiner {
  public:
   Examiner(const NodeTable& table, const ProgramSet& programs, const MatchResult& matches,
            std::span<const GroupInfo> groups, std::span<const RefusedClass> refused,
-           const Effects& effects, const RowRules* rows)
+           const Effects& effects, std::span<const UnknownValue> unknown, const RowRules* rows)
       : table_(table),
         programs_(programs),
         matches_(matches),
         groups_(groups),
         refused_(refused),
         effects_(effects),
+        unknown_(unknown),
         rows_(rows),
         stamp_(table.size(), kNone) {}
 
@@ -32,6 +33,7 @@ class Examiner {
       site.anchor = match_->anchor;
       anchor_ = &matches_.anchors[match_->anchor];
       examine(site);
+      note_unknown(site);
       out_.sites.push_back(std::move(site));
     }
     if (rows_ != nullptr) examine_unmatched();
@@ -58,6 +60,13 @@ class Examiner {
     }
   }
 
+  void note_unknown(Site& site) const {
+    for (const UnknownValue& one : unknown_) {
+      if (one.anchor != site.anchor || !site.reason.empty()) continue;
+      site.reason = {Reason::Kind::kUnknownSize, one.node, kNone, 0, 0};
+    }
+  }
+
   // What no rule matched may be row-wise all the same.
   void examine_unmatched() {
     for (uint32_t i = 0; i < matches_.anchors.size(); ++i) {
@@ -73,6 +82,7 @@ class Examiner {
           if (writer != kNone) site.reason = {Reason::Kind::kWritten, value, writer, 0, 0};
         }
       }
+      note_unknown(site);
       out_.sites.push_back(std::move(site));
     }
     if (out_.missing.empty() && grow_rows(table_, *rows_, matches_, effects_, out_)) {
@@ -313,6 +323,7 @@ class Examiner {
   std::span<const GroupInfo> groups_;
   std::span<const RefusedClass> refused_;
   const Effects& effects_;
+  std::span<const UnknownValue> unknown_;
   const RowRules* rows_;
   std::vector<uint32_t> stamp_;  // by node: the anchor whose stream it is in
   const Match* match_ = nullptr;
@@ -325,8 +336,9 @@ class Examiner {
 
 Sites examine_sites(const NodeTable& table, const ProgramSet& programs, const MatchResult& matches,
                     std::span<const GroupInfo> groups, std::span<const RefusedClass> refused,
-                    const Effects& effects, const RowRules* rows) {
-  return Examiner(table, programs, matches, groups, refused, effects, rows).run();
+                    const Effects& effects, std::span<const UnknownValue> unknown,
+                    const RowRules* rows) {
+  return Examiner(table, programs, matches, groups, refused, effects, unknown, rows).run();
 }
 
 }  // namespace spfast

@@ -51,11 +51,18 @@ struct RefusedClass {
   std::string why;
 };
 
+// A value of a site that turned out to have no meta at all.
+struct UnknownValue {
+  uint32_t anchor = 0;  // of the site, which stays
+  NodeId node = kNone;
+};
+
 // With `rows`, all_reduces that no rule matched are examined too, and every site's values are followed
 // through row-wise operators.
 [[nodiscard]] Sites examine_sites(const NodeTable& table, const ProgramSet& programs,
                                   const MatchResult& matches, std::span<const GroupInfo> groups,
                                   std::span<const RefusedClass> refused, const Effects& effects,
+                                  std::span<const UnknownValue> unknown = {},
                                   const RowRules* rows = nullptr);
 
 }  // namespace spfast
