@@ -1,5 +1,8 @@
 """Times rewriters against each other: same graphs, one process, in turn.
 
+The clock is the process's own processor time. A pass runs on one thread and waits for nothing, so
+on an idle machine that is the time that passes; on a shared one it leaves out what others took.
+
 A rewrite destroys its input, so every timed call gets a graph of its own, made outside the clock;
 garbage is collected before each call and collection is off during it. Contenders take turns within
 each round, so that a slow minute of the machine hits all of them. A noisy measurement is repeated,
@@ -19,6 +22,7 @@ import torch.fx as fx
 
 REPEATS = 7
 NOISY_SPREAD = 0.15  # (third quartile - first) / median; a quiet machine stays under a tenth
+PATIENCE = 20.0  # seconds; a measurement that took longer is not repeated, only called noisy
 NOISY_FLOOR = 50e-6  # seconds; a spread below this is the clock and the caches, not the machine
 
 
@@ -78,9 +82,9 @@ def timed(run: Callable[[Any], Any], argument: Any) -> tuple[float, Any]:
     gc.collect()
     gc.disable()
     try:
-        start = time.perf_counter()
+        start = time.process_time()
         result = run(argument)
-        return time.perf_counter() - start, result
+        return time.process_time() - start, result
     finally:
         gc.enable()
 
@@ -131,7 +135,8 @@ def compare(
     for _ in range(repeats):
         play_round(contenders, keep=True)
     for attempt in range(2):
-        again = [c for c in contenders if is_noisy(runs[c.name])]
+        noisy = [c for c in contenders if is_noisy(runs[c.name])]
+        again = [c for c in noisy if sum(runs[c.name]) < PATIENCE]
         if not again:
             break
         say(f"noisy, repeated (attempt {attempt + 1}): {', '.join(c.name for c in again)}")

@@ -173,10 +173,19 @@ def all_reduce_of_a_copy_in_another_dtype() -> GraphBuilder:
 @corner(rewritten=1, gathers=1)
 def residual_with_a_leading_one() -> GraphBuilder:
     """The sum has three dims though neither the stream nor its all_reduce has."""
+    return _leading_one(-1)
+
+
+def mean_over_tokens() -> GraphBuilder:
+    """Dim 1 of a value that has three dims, where the stream has two: no norm at all."""
+    return _leading_one(1)
+
+
+def _leading_one(dim: int) -> GraphBuilder:
     g = _Graph()
     summed = g.call(aten.add.Tensor, g.of(1, 8, HIDDEN), g.functional(g.partial()))
     square = g.call(aten.pow.Tensor_Scalar, summed, 2)
-    mean = g.call(aten.mean.dim, square, [2], True)
+    mean = g.call(aten.mean.dim, square, [dim], True)
     root = g.call(aten.rsqrt.default, g.call(aten.add.Tensor, mean, 1e-6))
     scaled = g.call(aten.mul.Tensor, summed, root)
     return g.done(g.call(aten.mul.Tensor, scaled, g.gain()))

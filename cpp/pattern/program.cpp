@@ -212,7 +212,10 @@ uint32_t ProgramSet::child_for(uint32_t parent, Step step, uint32_t rule) {
 
 std::string format_operators(const Step& step) {
   std::string text;
+  std::vector<TargetId> named;  // an operator may have several forms
   for (const Form& form : step.forms) {
+    if (std::find(named.begin(), named.end(), form.target) != named.end()) continue;
+    named.push_back(form.target);
     if (!text.empty()) text += " or ";
     text += target_name(form.target);
   }

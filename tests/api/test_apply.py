@@ -212,3 +212,22 @@ def test_one_line_a_graph(caplog: pytest.LogCaptureFixture) -> None:
         "sequence parallelism: 2 all_reduces, 0 rewritten, "
         "2 left: 9 tokens are not divisible by tp_size 4, "
     )
+
+
+# --- the process ----------------------------------------------------------------------------------
+
+
+def test_garbage_collector_is_as_it_was() -> None:
+    import gc
+
+    spfast.apply(one_site(), CONFIG)
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        spfast.apply(one_site(), CONFIG)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+    with pytest.raises(spfast.ConfigError):
+        spfast.apply(one_site())
+    assert gc.isenabled()

@@ -7,8 +7,9 @@ of the description.
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable
+from collections import Counter
 from typing import Any
 
 import torch
@@ -175,7 +176,15 @@ def _rename_unbacked(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def storages_of(values: Iterable[Any]) -> list[Any]:
-    """Which of the values share a storage: equal numbers mean yes."""
-    seen: dict[int, int] = {}
-    return [_storages(value, seen) for value in values]
+def signatures(graph: fx.Graph) -> Counter[str]:
+    """The nodes without their order: each with all that its inputs are, and how often it occurs."""
+    found: dict[str, str] = {}
+    for i, entry in enumerate(describe(graph)):
+        kept = {k: v for k, v in entry.items() if k not in ("users", "storage")}
+        inputs = re.sub(r"%\d+", lambda m: found[m[0]], repr((kept["args"], kept["kwargs"])))
+        place = i if entry["op"] == "placeholder" else 0
+        rest = [(k, v) for k, v in kept.items() if k not in ("args", "kwargs")]
+        text = repr((place, inputs, rest))
+        digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        found[f"%{i}"] = f"{entry['target']}:{digest}"
+    return Counter(found.values())

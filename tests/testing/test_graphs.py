@@ -54,6 +54,7 @@ def test_everything_that_can_be_drawn_is_drawn() -> None:
     for seed in range(150):
         case = seeded_case(seed)
         seen.update(note.split(" ")[0] for note in case.notes)
+        seen.update(["long"] if len(case.sites) > 8 else [])
         seen.update(["odd"] if not case.divisible else [])
         seen.update(["two groups"] if len({site.group for site in case.sites}) > 1 else [])
         seen.update(["bare"] if any(not site.has_norm for site in case.sites) else [])
@@ -61,7 +62,7 @@ def test_everything_that_can_be_drawn_is_drawn() -> None:
         seen.update(["mixed"] if len({site.quantised for site in case.sites}) > 1 else [])
     wanted = {*TAPS, "clone", "alias", "detach", "view", "slice", "there_and_back"}
     wanted |= {"odd", "two groups", "bare", "fp8", "mixed", "3D", "dynamic", "no"}
-    wanted |= {"vllm_ir", "vllm_custom_ops", "functional"}
+    wanted |= {"vllm_ir", "vllm_custom_ops", "functional", "dead", "avg", "max", "long"}
     assert wanted <= set(seen), wanted - set(seen)
 
 

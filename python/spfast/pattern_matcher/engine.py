@@ -14,8 +14,10 @@ from torch._inductor.lowering import fallback_node_due_to_unsupported_type
 from torch.fx.experimental.symbolic_shapes import guard_or_false
 from torch.fx.passes.graph_transform_observer import GraphTransformObserver
 
+from spfast._core import ExprProgram, ExprScanner
 from spfast.pattern_matcher.adopt import adopt
 from spfast.pattern_matcher.entry import ReplacementEntry
+from spfast.pattern_matcher.lowering import route_of
 from spfast.pattern_matcher.variants import Session
 
 __all__ = ["run"]
@@ -40,11 +42,8 @@ def run(rules: stock.PatternMatcherPass, target: torch.fx.GraphModule | torch.fx
         stock.compute_mutation_region_ids(graph)
     candidates = _candidates(rules, graph)
     name = rules.pass_name if rules.pass_name is not None else "pattern_matcher"
-    count = 0
-    session = Session()
     with GraphTransformObserver(module, name, getattr(rules, "subsystem", None)):
-        for node in candidates:
-            count += _visit(rules, graph, node, session)
+        count = _Run(rules, graph).visit(candidates)
     return count
 
 
@@ -73,36 +72,58 @@ def _candidates(rules: stock.PatternMatcherPass, graph: torch.fx.Graph) -> list[
     return sorted(itertools.chain.from_iterable(found), reverse=True)
 
 
-def _visit(
-    rules: stock.PatternMatcherPass, graph: torch.fx.Graph, node: torch.fx.Node, session: Session
-) -> int:
-    if node._erased:
-        return 0
-    key = (node.op, stock.extract_target(node))
-    if node.op == "call_module" and key not in rules.patterns:
-        return 0
-    if fallback_node_due_to_unsupported_type(node, allow_cpu_inputs=False):
-        return 0
-    count = 0
-    for entry in rules.patterns[key]:
-        if node._erased:
-            break
-        entry = adopt(entry)
-        match = entry.pattern.match(node)
+class _Run:
+    """One run of a pass over a graph."""
+
+    def __init__(self, rules: stock.PatternMatcherPass, graph: torch.fx.Graph) -> None:
+        self._rules = rules
+        self._graph = graph
+        self._session = Session()
+        self._unsupported: tuple[torch.fx.Node | None, bool] = (None, False)
+
+    def visit(self, candidates: list[torch.fx.Node]) -> int:
+        """Visits the candidates in order; returns how many matches were replaced."""
+        table: dict[str, dict[Any, list[ExprProgram | None]]] = {}
+        for (op, target), entries in self._rules.patterns.items():
+            programs = [route_of(entry.pattern).program for entry in entries]
+            table.setdefault(op, {})[target] = programs
+        scanner = ExprScanner(candidates, table)
+        count = 0
+        while (hit := scanner.advance()) is not None:
+            node, index, found, one_region = hit
+            entry = adopt(self._rules.patterns[(node.op, stock.extract_target(node))][index])
+            count += self._consider(entry, node, found, one_region)
+        return count
+
+    def _consider(self, entry: Any, node: torch.fx.Node, found: Any, one_region: bool) -> int:
+        match: Any
+        if found is None:
+            match = entry.pattern.match(node)
+        else:
+            match = route_of(entry.pattern).to_match(found, self._graph)
         if not match:
-            continue
-        if not _in_one_region(graph, match.nodes):
-            continue
+            return 0
+        if not one_region and not _in_one_region(self._graph, match.nodes):
+            return 0
+        if self._is_unsupported(node):
+            return 0
         if stock._should_debug_node(node.name):
             stock.log.warning("%s%s %s %s", node, node.args, match, entry.pattern)
         if isinstance(entry, ReplacementEntry):
-            accepted: Any = entry.decide(match, session)
+            accepted: Any = entry.decide(match, self._session)
         else:
             accepted = entry.extra_check(match)
-        if guard_or_false(accepted):
-            count += 1
-            _apply(entry, match, graph, node)
-    return count
+        if not guard_or_false(accepted):
+            return 0
+        _apply(entry, match, self._graph, node)
+        return 1
+
+    def _is_unsupported(self, node: torch.fx.Node) -> bool:
+        known, unsupported = self._unsupported
+        if known is not node:
+            unsupported = fallback_node_due_to_unsupported_type(node, allow_cpu_inputs=False)
+            self._unsupported = (node, unsupported)
+        return unsupported
 
 
 def _in_one_region(graph: torch.fx.Graph, nodes: list[torch.fx.Node]) -> bool:

@@ -9,7 +9,7 @@ import torch
 import torch._inductor.pattern_matcher as stock
 from torch._inductor import config as inductor_config
 
-from spfast.pattern_matcher.splice import splice
+from spfast.pattern_matcher.splice import late_arguments, makes_cycle, restore_order, splice
 from spfast.pattern_matcher.trace import ReplacementSpec
 from spfast.pattern_matcher.variants import Bound, Session, Variants
 
@@ -48,6 +48,11 @@ class ReplacementEntry(stock.ReplacementPatternEntry):
         Raises:
             Whatever the user's functions raise.
         """
+        late = late_arguments(match)
+        if late and makes_cycle(match, late):
+            self.variants.count("the replacement would be its own input")
+            return False
+        match.late = late  # type: ignore[attr-defined]
         leaves = self._leaves(match)
         tracked = inductor_config.trace.provenance_tracking_level == 1
         bound = None if leaves is None or tracked else self.variants.find(leaves, session)
@@ -96,8 +101,11 @@ class ReplacementEntry(stock.ReplacementPatternEntry):
     def apply(self, match: stock.Match, graph: torch.fx.Graph, node: torch.fx.Node) -> None:
         """Puts the replacement in the place of an accepted match."""
         plan: tuple[Bound, list[Any]] | None = getattr(match, "plan", None)
+        late: list[torch.fx.Node] = getattr(match, "late", [])
         if plan is None:
             self.stock.apply(match, graph, node)
+            if late:
+                stock.stable_topological_sort(graph)
             return
         bound, leaves = plan
         args = self._arguments(match, leaves)
@@ -109,10 +117,12 @@ class ReplacementEntry(stock.ReplacementPatternEntry):
                 f"the match gives {len(args)}"
             )
         single = match.nodes[0] if len(match.nodes) == 1 else None
-        splice(
+        created = splice(
             match,
             graph,
             args,
             lambda: template.instantiate(graph, args, bound.builder, single),
             getattr(self, "pattern_name", None) or _NAME,
         )
+        if late and created:
+            restore_order(created[0], max(late))

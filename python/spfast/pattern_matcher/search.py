@@ -7,6 +7,8 @@ from typing import Any
 import torch
 import torch._inductor.pattern_matcher as stock
 
+from spfast.pattern_matcher.lowering import route_of
+
 __all__ = ["Search"]
 
 
@@ -20,14 +22,13 @@ class Search:
 
     def __init__(self, pattern: stock.PatternExpr | None) -> None:
         self.pattern = pattern
+        self._route = None if pattern is None else route_of(pattern)
         self.symbolic = False
 
     def accepts(self, node: torch.fx.Node) -> bool:
         """Whether the pattern matches at a node."""
-        return self.match(node) is not None
+        return self._route is not None and self._route.accepts(node)
 
     def match(self, node: torch.fx.Node) -> Any:
         """Torch's Match at a node, or None."""
-        if self.pattern is None:
-            return None
-        return self.pattern.match(node) or None
+        return None if self._route is None else self._route.match(node)

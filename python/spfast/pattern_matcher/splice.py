@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch._inductor.pattern_matcher import Match, _transfer_meta
+import torch.utils._pytree as pytree
+from torch._inductor.pattern_matcher import Match, _args, _transfer_meta
 from torch.fx import Graph, Node
 
-__all__ = ["insertion_point", "late_arguments", "makes_cycle", "splice"]
+__all__ = ["insertion_point", "late_arguments", "makes_cycle", "restore_order", "splice"]
 
 _TAGS = ("recompute", "ac_graph_id")
 
@@ -21,24 +22,27 @@ def insertion_point(outputs: Sequence[Node | None]) -> Node:
     return found[0] if len(found) == 1 else min(found)
 
 
-def late_arguments(outputs: Sequence[Node | None], args: Iterable[Any]) -> list[Node]:
+def late_arguments(match: Match) -> list[Node]:
     """Arguments defined at or after the insertion point; only several outputs can cause it."""
+    outputs = match.output_nodes()
     if len(outputs) < 2:
         return []
     point = insertion_point(outputs)
-    return [arg for arg in args if isinstance(arg, Node) and not arg < point]
+    leaves = pytree.tree_leaves((match.args, match.kwargs))
+    return [leaf for leaf in leaves if isinstance(leaf, Node) and not leaf < point]
 
 
-def makes_cycle(outputs: Sequence[Node | None], args: Sequence[Node]) -> bool:
+def makes_cycle(match: Match, late: Sequence[Node]) -> bool:
     """Whether an argument depends on an output: then no place in the graph is legal.
 
     Args:
-        outputs: The outputs of the match.
-        args: The late arguments of the match.
+        match: The match.
+        late: Its late arguments.
     """
+    outputs = match.output_nodes()
     ends = {node for node in outputs if isinstance(node, Node)}
     first = min(ends)
-    pending, seen = list(args), set(args)
+    pending, seen = list(late), set(late)
     while pending:
         node = pending.pop()
         if node in ends:
@@ -48,6 +52,32 @@ def makes_cycle(outputs: Sequence[Node | None], args: Sequence[Node]) -> bool:
                 seen.add(operand)
                 pending.append(operand)
     return False
+
+
+def restore_order(first: Node, last: Node) -> None:
+    """Moves nodes that use what comes later behind it; all others keep their order.
+
+    Args:
+        first: Where the stretch of the graph that may be out of order begins.
+        last: Where it ends: everything after it is in order.
+    """
+    stretch = [first]
+    while stretch[-1] is not last:
+        stretch.append(stretch[-1].next)
+    missing, waiting = set(stretch), dict[Node, list[Node]]()
+    cursor = first.prev
+    pending = stretch[::-1]
+    while pending:
+        node = pending.pop()
+        needs = [operand for operand in _args(node) if operand in missing]
+        if needs:
+            waiting.setdefault(needs[-1], []).append(node)
+            continue
+        missing.discard(node)
+        if cursor.next is not node:
+            cursor.append(node)
+        cursor = node
+        pending.extend(reversed(waiting.pop(node, [])))
 
 
 def _tag_inputs(node: Node, name: str, value: Any, stops: set[Any]) -> None:
@@ -93,7 +123,7 @@ def splice(
             _transfer_meta(new.meta, old, pass_name=pass_name)
             for tag in _TAGS:
                 if tag in old.meta:
-                    stops = set(torch.utils._pytree.tree_leaves(list(args)))
+                    stops = set(pytree.tree_leaves(list(args)))
                     _tag_inputs(new, tag, old.meta[tag], stops)
         old.replace_all_uses_with(new, delete_user_cb=outside)  # type: ignore[arg-type]
         if not old.users:

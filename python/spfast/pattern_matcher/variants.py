@@ -127,7 +127,7 @@ class Variants:
             values = values_of(leaves)
             key, env = raw_key(values)
         except (KeyError, Unshareable) as reason:
-            self._count(str(reason))
+            self.count(str(reason))
             return None
         local = (id(self), key, id(env), env_state(env))
         if local in session.bounds:
@@ -140,13 +140,14 @@ class Variants:
             session.bounds[(id(self), key, id(env), env_state(env))] = found
         return found
 
-    def _count(self, reason: str) -> None:
+    def count(self, reason: str) -> None:
+        """Notes why a match was not served from the cache."""
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
 
     def _resolve(self, values: list[Any], key: Any, env: Any, session: Session) -> Bound | None:
         mode = detect_fake_mode(values)
         if mode is None:
-            self._count("no fake mode among the arguments")
+            self.count("no fake mode among the arguments")
             return None
         shared: Hashable = None
         try:

@@ -163,7 +163,6 @@ class _Planner:
             self._full_reads(site, value, value, flat_already),
             key=lambda read: (self._memory.position[read[0]], self._memory.position[read[1]]),
         )
-        reads = [read for read in reads if not self._ask_for_size(site, read[0], read[1])]
         if not reads:
             return
         rows = self._collective(site, "all_gather", self._local[value], reads[0][0], value)
@@ -181,7 +180,7 @@ class _Planner:
     ) -> Iterator[tuple[fx.Node, fx.Node, bool]]:
         """(reader, name, whether it may read [tokens, width]) of all readers outside the sites."""
         for user in name.users:
-            if (user, name) in self._local_reads:
+            if (user, name) in self._local_reads or self._ask_for_size(site, user, name):
                 continue
             if source(user, site.width) is not name:
                 yield user, name, flat or _views(user, name)
@@ -198,7 +197,7 @@ class _Planner:
         """Whether anybody outside the sites reads a name; names that nobody reads go."""
         read = False
         for user in name.users:
-            if (user, name) in self._local_reads:
+            if (user, name) in self._local_reads or self._ask_for_size(site, user, name):
                 continue
             if source(user, site.width) is name:
                 self._may_die.add(user)

@@ -33,8 +33,8 @@ class Dialect:
         self.build = build
         self.choose = choose
 
-    def all_reduce(self, x: fx.Node, group: str) -> fx.Node:
-        """The sum of ``x`` over the ranks of ``group``."""
+    def all_reduce(self, x: fx.Node, group: str, kind: str = "sum") -> fx.Node:
+        """The sum of ``x`` over the ranks of ``group``; other kinds in the functional dialect."""
         return self.build.call(torch.ops.vllm.all_reduce.default, x, group)
 
     def norm(self, x: fx.Node, weight: fx.Node, epsilon: float) -> fx.Node:
@@ -154,9 +154,9 @@ class Functional(Dialect):
         self.to_copy = choose.chance(0.3)
         self.whole = choose.pick(["", "", "", "rms_norm", "_fused_rms_norm"])
 
-    def all_reduce(self, x: fx.Node, group: str) -> fx.Node:
-        """The awaited sum over the ranks of ``group``."""
-        started = self.build.call(torch.ops._c10d_functional.all_reduce.default, x, "sum", group)
+    def all_reduce(self, x: fx.Node, group: str, kind: str = "sum") -> fx.Node:
+        """The awaited sum (average, maximum) over the ranks of ``group``."""
+        started = self.build.call(torch.ops._c10d_functional.all_reduce.default, x, kind, group)
         return self.build.call(torch.ops._c10d_functional.wait_tensor.default, started)
 
     def cast(self, x: fx.Node, dtype: torch.dtype) -> fx.Node:

@@ -31,7 +31,7 @@ class GraphOptions:
     Attributes:
         dialects: names from :data:`spfast.testing.dialects.DIALECTS`.
         world_sizes: numbers of ranks.
-        max_layers: at most so many layers of two sites each.
+        max_layers: at most so many layers of two sites each; most graphs have fewer than four.
         dtypes: dtypes of the residual stream.
         three_d: whether the stream of the functional dialect may be [B, S, H].
         dynamic: whether the token count may be symbolic.
@@ -39,11 +39,13 @@ class GraphOptions:
         odd_tokens: probability of a token count that is not divisible.
         fp8: probability that a graph has quantised sites.
         several_groups: probability that two groups take part.
+        reductions: probability that an all_reduce of the functional dialect takes an average or a
+            maximum.
     """
 
     dialects: tuple[str, ...] = DIALECTS
     world_sizes: tuple[int, ...] = (2, 4)
-    max_layers: int = 3
+    max_layers: int = 8
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float32, torch.float32, torch.bfloat16)
     three_d: bool = True
     dynamic: bool = True
@@ -51,6 +53,7 @@ class GraphOptions:
     odd_tokens: float = 0.12
     fp8: float = 0.4
     several_groups: float = 0.15
+    reductions: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -123,10 +126,11 @@ class TensorParallelCase:
 
 @dataclass
 class _Stream:
-    """What flows through the layers while a graph is drawn."""
+    """What flows through the layers while a graph is drawn; ``earlier``: the residual before."""
 
     residual: fx.Node
     normed: fx.Node
+    earlier: fx.Node | None = None
     outputs: list[fx.Node] = field(default_factory=list)
 
 
@@ -157,10 +161,11 @@ class _Drawing:
         self.quant_dtype = torch.float32 if not self.native and choose.chance(0.7) else FP8
         self.epsilon = (
             choose.pick((1e-5, 1e-6, 3e-6, 1e-8))
-            if choose.chance(0.8)
-            else choose.integer(1, 999) * 1e-7
+            if choose.chance(0.6)
+            else choose.integer(1, 999) * 10.0 ** -choose.integer(4, 12)
         )
         self.shared_gain: fx.Node | None = None
+        self.shared_weights: dict[tuple[int, int], fx.Node] = {}
         self.fp8_used = False
         self.sites: list[Site] = []
         self.notes: list[str] = [name, f"world {self.world}", f"tokens {self.build.hint}"]
@@ -206,7 +211,12 @@ class _Drawing:
 
     def linear(self, x: fx.Node, inner: int, name: str) -> fx.Node:
         fan_in = int(x.meta["val"].shape[-1])
-        weight = self.build.placeholder(name, (fan_in, inner), self.dtype, "per_rank", fan_in**-0.5)
+        weight = self.shared_weights.get((fan_in, inner))
+        if weight is None or not self.irregular():
+            weight = self.build.placeholder(
+                name, (fan_in, inner), self.dtype, "per_rank", fan_in**-0.5
+            )
+            self.shared_weights[fan_in, inner] = weight
         return self.build.call(aten.mm.default, x, weight)
 
     def partial(self, normed: fx.Node) -> fx.Node:
@@ -224,7 +234,11 @@ class _Drawing:
 
     def reduce(self, x: fx.Node, has_norm: bool, quantised: bool = False) -> fx.Node:
         group = self.choose.pick(self.groups)
-        reduced = self.dialect.all_reduce(x, group)
+        kind = "sum"
+        if self.dialect.name == "functional" and self.choose.chance(self.options.reductions):
+            kind = self.choose.pick(("avg", "max"))
+            self.notes.append(f"{kind} reduction")
+        reduced = self.dialect.all_reduce(x, group, kind)
         anchor = reduced.args[0] if self.dialect.name == "functional" else reduced
         assert isinstance(anchor, fx.Node)
         self.sites.append(Site(anchor.name, group, has_norm, quantised))
@@ -265,7 +279,7 @@ class _Drawing:
         if self.irregular():
             normed = add_noise(self, normed)
         stream.normed = self.quantise(normed) if quantised else normed
-        stream.residual = residual
+        stream.earlier, stream.residual = stream.residual, residual
         tapped = [residual, plain, stream.normed]
         if self.dialect.name != "vllm_custom_ops":
             # There the norm overwrites what was reduced: nothing reads it afterwards.
@@ -273,10 +287,16 @@ class _Drawing:
         for value in tapped:
             if self.irregular():
                 tap(self, stream, value)
+        if self.irregular() and self.irregular():
+            self.notes.append("dead site")
+            self.dialect.norm(self.reduce(partial, True), self.gain(), self.epsilon)
 
     def draw(self) -> TensorParallelCase:
         stream = self.first()
-        layers = self.choose.integer(1, self.options.max_layers)
+        few = min(3, self.options.max_layers)
+        layers = self.choose.integer(1, few)
+        if few < self.options.max_layers and self.choose.chance(0.08):
+            layers = self.choose.integer(few + 1, self.options.max_layers)
         for _ in range(2 * layers):
             self.half_layer(stream)
         last = stream.normed

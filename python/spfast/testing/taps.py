@@ -22,6 +22,9 @@ TAPS = (
     "dead",
     "written_then_read",
     "rows",
+    "skip",
+    "twice",
+    "written_stream",
 )
 
 
@@ -32,6 +35,8 @@ def tap(drawing: _Drawing, stream: _Stream, value: fx.Node) -> None:
     call = drawing.build.call
     if kind == "output":
         stream.outputs.append(value)
+    elif kind == "twice":
+        stream.outputs.extend([value, value])
     elif kind == "dead":
         call(aten.alias.default, value)
     elif kind == "chunk":
@@ -51,6 +56,11 @@ def tap(drawing: _Drawing, stream: _Stream, value: fx.Node) -> None:
             buffer = drawing.full_input("buffer")
             call(aten.add_.Tensor, buffer, plain)
             stream.residual = drawing.dialect.add(stream.residual, buffer)
+        elif kind == "skip":
+            earlier = stream.earlier if stream.earlier is not None else stream.residual
+            stream.residual = drawing.dialect.add(stream.residual, earlier)
+        elif kind == "written_stream":
+            call(aten.add_.Tensor, plain, drawing.full_input("full"))
         elif kind == "full_add":
             added = drawing.dialect.add(plain, drawing.full_input("full"))
             if drawing.choose.chance(0.5):

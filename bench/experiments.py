@@ -1,0 +1,141 @@
+"""What is measured: each function runs one experiment and returns plain data for the report."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import spfast
+from spfast import result as results
+
+from .agreement import assert_agreement
+from .contenders import HAND, PEERS, SPFAST, absent, contenders
+from .harness import REPEATS, compare, ratios, timed
+from .workloads.catalogue import WORKLOADS, Workload
+
+Say = Callable[[str], None]
+Record = dict[str, Any]
+
+STAGES = ("encode", "match", "plan", "commit", "meta")
+# Everybody takes part in these; in the others spfast and the edits by hand do.
+COMPARED = (
+    "vLLM IR bf16, static",
+    "vLLM IR bf16, dynamic",
+    "vLLM IR FP8 op, static",
+    "functional 3D, static",
+    "functional 3D, dynamic",
+)
+SLOWEST = 1.5  # seconds; who would take longer for one call is not asked for seven
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything.
+
+    Attributes:
+        layers: of the graphs on which everybody is compared.
+        sweep: numbers of layers of the sweep.
+        repeats: timed calls of each thing.
+    """
+
+    layers: int = 80
+    sweep: tuple[int, ...] = (2, 5, 10, 20, 40, 80, 160, 320, 640, 1000)
+    repeats: int = REPEATS
+
+
+def agreement(layers: int, say: Say) -> Record:
+    """That all contenders make the same graph of every workload; raises where they do not."""
+    agreed: Record = {}
+    for workload in WORKLOADS.values():
+        who = contenders(workload)
+        assert_agreement(workload, who, layers)
+        agreed[workload.name] = {
+            "same": [contender.name for contender in who],
+            "absent": absent(workload),
+        }
+        say(f"{workload.name}: {len(who)} contenders make the same graph")
+    return agreed
+
+
+def comparison(scale: Scale, say: Say) -> Record:
+    """Everybody on graphs of one depth."""
+    record: Record = {}
+    for workload in WORKLOADS.values():
+        peers = PEERS if workload.name in COMPARED else (SPFAST, HAND)
+        who = contenders(workload, peers)
+        samples = compare(
+            who,
+            partial(workload.fresh, scale.layers),
+            workload.sites(scale.layers),
+            scale.repeats,
+            warmup=0,
+            say=say,
+        )
+        record[workload.name] = {
+            "layers": scale.layers,
+            "nodes": len(workload.build(scale.layers).nodes),
+            "sites": workload.sites(scale.layers),
+            "contenders": {name: sample.to_json() for name, sample in samples.items()},
+            "times_spfast": ratios(samples, SPFAST.name),
+        }
+        shown = ", ".join(f"{name} {s.median * 1e3:.2f} ms" for name, s in samples.items())
+        say(f"{workload.name}: {shown}")
+    return record
+
+
+def layers(scale: Scale, say: Say) -> Record:
+    """Everybody against the number of layers, each as far as a call stays bearable."""
+    record: Record = {}
+    for name in COMPARED[:2]:
+        workload = WORKLOADS[name]
+        who = contenders(workload)
+        curves: dict[str, list[Record]] = {contender.name: [] for contender in who}
+        for depth in scale.sweep:
+            who = [c for c in who if _expected(curves[c.name], depth) < SLOWEST]
+            samples = compare(
+                who,
+                partial(workload.fresh, depth),
+                workload.sites(depth),
+                scale.repeats,
+                warmup=0,
+                say=say,
+            )
+            for contender, sample in samples.items():
+                curves[contender].append({"layers": depth, **sample.to_json()})
+            say(f"{name}, {depth} layers: {len(who)} contenders")
+        record[name] = curves
+    return record
+
+
+def _expected(curve: Sequence[Record], depth: int) -> float:
+    """How long a call will take, if it grows a little faster than linearly."""
+    if not curve:
+        return 0.0
+    last = curve[-1]
+    expected: float = last["median_s"] * (depth / last["layers"]) ** 1.2
+    return expected
+
+
+def stages(scale: Scale, say: Say) -> Record:
+    """Where spfast's time goes, by its own clock (of time that passes)."""
+    record: Record = {}
+    for workload in WORKLOADS.values():
+        runs = [_stages_of(workload, scale.layers) for _ in range(scale.repeats)]
+        record[workload.name] = {
+            stage: statistics.median(getattr(run, stage) for run in runs)
+            for stage in (*STAGES, "total")
+        }
+    return record
+
+
+def _stages_of(workload: Workload, depth: int) -> results.Timings:
+    config = spfast.SequenceParallelConfig(
+        tp_size=workload.setting.tp_size, tp_rank=0, divisibility="assume"
+    )
+    graph = workload.fresh(depth)
+    _, found = timed(lambda g: spfast.apply(g, config), graph)
+    timings: results.Timings = found.timings
+    return timings

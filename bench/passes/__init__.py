@@ -1,0 +1,1 @@
+"""Fusion passes as vLLM's users write them, to measure a pattern matcher with."""

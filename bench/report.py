@@ -1,0 +1,167 @@
+"""Results as a Markdown document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+Record = dict[str, Any]
+
+TARGETS = (
+    ("vLLM's own pass, static", ">= 120x", lambda r: _times(r, "static", "vLLM's own pass")),
+    ("vLLM's own pass, dynamic", ">= 150x", lambda r: _times(r, "dynamic", "vLLM's own pass")),
+    ("PatternMatcherPass, static", ">= 80x", lambda r: _times(r, "static", "PatternMatcherPass")),
+    ("PatternMatcherPass, dynamic", ">= 80x", lambda r: _times(r, "dynamic", "PatternMatcherPass")),
+    ("against edits by hand, worst workload", "<= 1.3x", lambda r: _worst_hand(r)),
+    ("encode + match + plan, slowest size", ">= 2 M nodes/s", lambda r: _slowest(r)),
+    ("its growth exponent", "<= 1.05", lambda r: f"{r['nodes']['analysis_exponent']:.3f}"),
+    (
+        "growth exponent of the whole pass",
+        "<= 1.10",
+        lambda r: f"{r['nodes']['pass_exponent']:.3f}",
+    ),
+    ("bytes a node in the table", "<= 160", lambda r: _bytes(r)),
+    ("1,000 patterns against 1", "<= 3x", lambda r: f"{r['patterns']['factor']:.2f}x"),
+    ("nothing to do, largest graph", "< 50 us", lambda r: _nothing(r)),
+)
+
+
+def markdown(record: Record) -> str:
+    """The whole document."""
+    return "\n".join(_lines(record)) + "\n"
+
+
+def _lines(record: Record) -> Iterator[str]:
+    machine = record["machine"]
+    yield "# Benchmark results"
+    yield ""
+    vllm = f"vLLM {machine['vllm']}" if machine["vllm"] else "vLLM's own pass not run"
+    parts = (
+        machine["when"],
+        f"commit {machine['commit']}",
+        machine["cpu"],
+        f"{machine['cores']} cores",
+        f"load {machine['load_at_start']} when begun",
+        f"torch {machine['torch']}",
+        f"Python {machine['python']}",
+        vllm,
+    )
+    yield ", ".join(parts) + "."
+    yield ""
+    yield "Median processor time of at least 7 calls; [README](../README.md) says what it means."
+    yield from _targets(record)
+    yield from _comparison(record)
+    yield from _stages(record)
+    yield from _layers(record)
+    yield from _nodes(record)
+    yield from _patterns(record)
+
+
+def _targets(record: Record) -> Iterator[str]:
+    yield "\n## What was aimed at\n"
+    yield "| what | aim | measured |\n|---|---|---|"
+    for what, aim, measured in TARGETS:
+        yield f"| {what} | {aim} | {measured(record)} |"
+
+
+def _times(record: Record, kind: str, name: str) -> str:
+    times = record["comparison"][f"vLLM IR bf16, {kind}"]["times_spfast"].get(name)
+    return "not run" if times is None else f"{times:.0f}x"
+
+
+def _worst_hand(record: Record) -> str:
+    rows = record["comparison"].items()
+    worst = max((1 / row["times_spfast"]["edits by hand"], name) for name, row in rows)
+    return f"{worst[0]:.2f}x ({worst[1]})"
+
+
+def _slowest(record: Record) -> str:
+    points = record["nodes"]["points"]
+    rate, nodes = min((p["nodes"] / p["analysis_s"], p["nodes"]) for p in points)
+    return f"{rate / 1e6:.2f} M nodes/s (at {nodes:,} nodes)"
+
+
+def _bytes(record: Record) -> str:
+    return f"{max(p['bytes_a_node'] for p in record['nodes']['points']):.0f}"
+
+
+def _nothing(record: Record) -> str:
+    point = record["nothing_to_do"]["points"][-1]
+    return f"{point['median_s'] * 1e6:.0f} us ({point['nodes']:,} nodes)"
+
+
+def _comparison(record: Record) -> Iterator[str]:
+    rows = record["comparison"]
+    names = list(dict.fromkeys(n for row in rows.values() for n in row["contenders"]))
+    depth = next(iter(rows.values()))["layers"]
+    yield f"\n## Everybody, {depth} layers\n"
+    yield "Milliseconds, and in brackets how many times spfast's.\n"
+    yield "| workload | nodes | sites | " + " | ".join(names) + " |"
+    yield "|---" * (len(names) + 3) + "|"
+    for name, row in rows.items():
+        cells = [_cell(row, contender) for contender in names]
+        yield f"| {name} | {row['nodes']:,} | {row['sites']} | " + " | ".join(cells) + " |"
+
+
+def _cell(row: Record, contender: str) -> str:
+    sample = row["contenders"].get(contender)
+    if sample is None:
+        return ""
+    mark = " (noisy)" if sample["noisy"] else ""
+    times = "" if contender == "spfast" else f" ({row['times_spfast'][contender]:.3g}x)"
+    return f"{sample['median_s'] * 1e3:.1f}{times}{mark}"
+
+
+def _stages(record: Record) -> Iterator[str]:
+    rows = record["stages"]
+    names = list(next(iter(rows.values())))
+    yield "\n## Where spfast's time goes\n"
+    yield "Milliseconds that pass, by its own clock.\n"
+    yield "| workload | " + " | ".join(names) + " |"
+    yield "|---" * (len(names) + 1) + "|"
+    for name, row in rows.items():
+        yield f"| {name} | " + " | ".join(f"{row[k] * 1e3:.2f}" for k in names) + " |"
+    yield "\n![stages](stages.png)"
+
+
+def _layers(record: Record) -> Iterator[str]:
+    yield "\n## Against the number of layers\n"
+    for name, curves in record["layers"].items():
+        depths = sorted({p["layers"] for curve in curves.values() for p in curve})
+        yield f"{name}, milliseconds:\n"
+        yield "| contender | " + " | ".join(f"{d:,}" for d in depths) + " |"
+        yield "|---" * (len(depths) + 1) + "|"
+        for contender, curve in curves.items():
+            found = {p["layers"]: f"{p['median_s'] * 1e3:.1f}" for p in curve}
+            yield f"| {contender} | " + " | ".join(found.get(d, "") for d in depths) + " |"
+        yield ""
+    yield "![layers](layers.png)"
+
+
+def _nodes(record: Record) -> Iterator[str]:
+    yield "\n## Against the number of nodes\n"
+    columns = ("nodes", "encode ms", "match ms", "plan ms", "M nodes/s", "whole pass ms")
+    yield f"| {' | '.join(columns)} | bytes a node | peak MB |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for p in record["nodes"]["points"]:
+        stages = [f"{p['stages_s'][k] * 1e3:.2f}" for k in ("encode", "match", "plan")]
+        once = "" if p["pass_runs"] > 1 else " (one call)"
+        peak = "" if p["peak_bytes"] is None else f"{p['peak_bytes'] / 1e6:.1f}"
+        yield (
+            f"| {p['nodes']:,} | {' | '.join(stages)} | {p['nodes'] / p['analysis_s'] / 1e6:.2f} | "
+            f"{p['pass_s'] * 1e3:.1f}{once} | {p['bytes_a_node']:.0f} | {peak} |"
+        )
+    yield "\n![nodes](nodes.png) ![memory](memory.png)"
+    yield "\nNothing to do (no all_reduce in the graph):\n"
+    yield "| nodes | us |\n|---|---|"
+    for p in record["nothing_to_do"]["points"]:
+        yield f"| {p['nodes']:,} | {p['median_s'] * 1e6:.1f} |"
+
+
+def _patterns(record: Record) -> Iterator[str]:
+    found = record["patterns"]
+    yield f"\n## Against the number of registered patterns, {found['layers']} layers\n"
+    yield "| patterns | ms |\n|---|---|"
+    for p in found["points"]:
+        yield f"| {p['patterns']:,} | {p['median_s'] * 1e3:.2f} |"
+    yield "\n![patterns](patterns.png)"

@@ -1,0 +1,76 @@
+"""The whole benchmark: ``python -m bench.run [--out FOLDER]``.
+
+Writes results.json, results.md and pictures. bench/README.md says what the figures mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import experiments, growth, machine, report
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def measure(scale: experiments.Scale, say: experiments.Say) -> dict[str, Any]:
+    """Runs every experiment; raises where two contenders do not do the same work."""
+    torch.set_num_threads(1)
+    begun = time.monotonic()
+    record: dict[str, Any] = {"machine": machine.describe()}
+    record["agreement"] = experiments.agreement(3, say)
+    gc.collect()
+    gc.freeze()  # what lives for ever need not be looked at before every call
+    record["comparison"] = experiments.comparison(scale, say)
+    record["stages"] = experiments.stages(scale, say)
+    record["layers"] = experiments.layers(scale, say)
+    record["patterns"] = growth.registered(growth.PATTERNS, scale.layers, say)
+    record["nothing_to_do"] = growth.nothing_to_do(growth.SIZES[::2], say)
+    record["nodes"] = growth.nodes(growth.SIZES, say)
+    record["minutes"] = round((time.monotonic() - begun) / 60, 1)
+    return record
+
+
+def write(record: dict[str, Any], folder: Path) -> list[Path]:
+    """Writes the record as JSON, Markdown and pictures; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data, document = folder / "results.json", folder / "results.md"
+    data.write_text(json.dumps(_rounded(record), indent=1) + "\n")
+    document.write_text(report.markdown(record))
+    from . import plots
+
+    return [data, document, *plots.draw(record, folder)]
+
+
+def _rounded(value: Any) -> Any:
+    """Seconds to four digits: the rest is noise, and makes the file large."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list) else value
+
+
+def main() -> None:
+    """Parses the command line and runs everything."""
+    parser = argparse.ArgumentParser(prog="bench.run", description=__doc__)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    arguments = parser.parse_args()
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    record = measure(experiments.Scale(), say)
+    for file in write(record, arguments.out):
+        print(file)
+
+
+if __name__ == "__main__":
+    main()

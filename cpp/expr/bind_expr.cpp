@@ -1,0 +1,51 @@
+#include "bind/bind.h"
+#include "expr/program.h"
+#include "expr/scanner.h"
+
+namespace spfast {
+namespace {
+
+// True or False; None where only torch's object can tell.
+py::object accepts(const expr::Program& program, const py::object& node) {
+  expr::Matcher matcher(program);
+  switch (matcher.run(node)) {
+    case expr::Outcome::kYes:
+      return py::bool_(true);
+    case expr::Outcome::kNo:
+    case expr::Outcome::kAbort:
+      return py::bool_(false);
+    case expr::Outcome::kUnknown:
+      break;
+  }
+  return py::none();
+}
+
+// What was found, or False; None where only torch's object can tell.
+py::object match(const expr::Program& program, const py::object& node) {
+  expr::Matcher matcher(program);
+  switch (matcher.run(node)) {
+    case expr::Outcome::kYes:
+      return expr::to_python(matcher.found());
+    case expr::Outcome::kNo:
+    case expr::Outcome::kAbort:
+      return py::bool_(false);
+    case expr::Outcome::kUnknown:
+      break;
+  }
+  return py::none();
+}
+
+}  // namespace
+
+void bind_expr(py::module_& module) {
+  py::class_<expr::Program>(module, "ExprProgram")
+      .def(py::init<const py::list&, int32_t>(), py::arg("steps"), py::arg("root"))
+      .def("__len__", &expr::Program::size)
+      .def("accepts", &accepts, py::arg("node"))
+      .def("match", &match, py::arg("node"));
+  py::class_<expr::Scanner>(module, "ExprScanner")
+      .def(py::init<py::list, py::dict>(), py::arg("candidates"), py::arg("table"))
+      .def("advance", &expr::Scanner::advance);
+}
+
+}  // namespace spfast

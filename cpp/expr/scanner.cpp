@@ -1,0 +1,111 @@
+#include "expr/scanner.h"
+
+#include <cstdint>
+
+#include "expr/torch_calls.h"
+
+namespace spfast::expr {
+namespace {
+
+enum class Region : uint8_t { kOne, kSeveral, kUnknown };
+
+PyObject* item(PyObject* dict, const char* key) { return PyDict_GetItemString(dict, key); }
+
+// The stream that a node's annotations put it on; null is the default, 0.
+PyObject* stream_of(PyObject* meta) {
+  PyObject* custom = item(meta, "custom");
+  if (custom == nullptr || !PyDict_Check(custom)) return nullptr;
+  return item(custom, "stream");
+}
+
+// Whether all nodes lie between the same mutations and on one stream.
+Region region_of(const fx::NodeAccess& access, const std::vector<py::object>& nodes) {
+  const py::int_ zero(0);
+  PyObject* region = nullptr;
+  PyObject* stream = nullptr;
+  bool several = nodes.empty();
+  for (const py::object& node : nodes) {
+    const py::object meta = access.read(node, fx::Field::kMeta);
+    if (!PyDict_Check(meta.ptr())) return Region::kUnknown;
+    PyObject* own_region = item(meta.ptr(), "mutation_region_id");
+    if (own_region == nullptr) return Region::kUnknown;
+    PyObject* own_stream = stream_of(meta.ptr());
+    if (own_stream == nullptr) own_stream = zero.ptr();
+    if (region == nullptr) {
+      region = own_region;
+      stream = own_stream;
+    }
+    several = several || !equal(region, own_region) || !equal(stream, own_stream);
+  }
+  return several ? Region::kSeveral : Region::kOne;
+}
+
+}  // namespace
+
+Scanner::Scanner(py::list candidates, py::dict table)
+    : access_(fx::NodeAccess::instance()),
+      candidates_(std::move(candidates)),
+      table_(std::move(table)),
+      erased_name_("_erased") {}
+
+bool Scanner::erased(PyObject* node) const {
+  const auto value = py::reinterpret_steal<py::object>(PyObject_GetAttr(node, erased_name_.ptr()));
+  if (!value) throw py::error_already_set();
+  return value.ptr() == Py_True;
+}
+
+PyObject* Scanner::programs_at(PyObject* node) const {
+  const py::object op = access_.read(node, fx::Field::kOp);
+  PyObject* by_target = PyDict_GetItemWithError(table_.ptr(), op.ptr());
+  if (by_target == nullptr) return nullptr;
+  const py::object target = target_of(access_, node, op);
+  return PyDict_GetItemWithError(by_target, target.ptr());
+}
+
+py::object Scanner::advance() {
+  for (; position_ < PyList_GET_SIZE(candidates_.ptr()); ++position_, pattern_ = 0) {
+    PyObject* node = PyList_GET_ITEM(candidates_.ptr(), position_);
+    if (erased(node)) continue;
+    PyObject* programs = programs_at(node);
+    if (programs == nullptr) continue;
+    while (pattern_ < PyList_GET_SIZE(programs)) {
+      const Py_ssize_t index = pattern_++;
+      const py::handle entry = PyList_GET_ITEM(programs, index);
+      if (entry.is_none()) return py::make_tuple(py::handle(node), index, py::none(), false);
+      const auto& program = entry.cast<const Program&>();
+      Matcher matcher(program);
+      switch (matcher.run(node)) {
+        case Outcome::kNo:
+        case Outcome::kAbort:
+          continue;
+        case Outcome::kUnknown:
+          return py::make_tuple(py::handle(node), index, py::none(), false);
+        case Outcome::kYes:
+          break;
+      }
+      const Region region = region_of(access_, matcher.found().nodes);
+      if (region == Region::kSeveral) continue;
+      return py::make_tuple(py::handle(node), index, to_python(matcher.found()),
+                            region == Region::kOne);
+    }
+  }
+  return py::none();
+}
+
+py::tuple to_python(const Found& found) {
+  py::list args;
+  for (const py::object& arg : found.args) args.append(arg);
+  py::dict kwargs;
+  for (const auto& [name, value] : found.kwargs) kwargs[name] = value;
+  py::list nodes;
+  for (const py::object& node : found.nodes) nodes.append(node);
+  py::list targets;
+  for (const auto& [step, target] : found.targets) targets.append(py::make_tuple(step, target));
+  py::list bindings;  // pairs, since None is a value that may be bound
+  for (size_t i = 0; i < found.bound.size(); ++i) {
+    if (found.bound[i]) bindings.append(py::make_tuple(i, found.bound[i]));
+  }
+  return py::make_tuple(args, kwargs, nodes, targets, bindings);
+}
+
+}  // namespace spfast::expr

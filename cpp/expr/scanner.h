@@ -1,0 +1,38 @@
+// Walks the candidates of a pass and stops at the matches: everything else costs no Python object.
+#pragma once
+
+#include <cstddef>
+
+#include "expr/matcher.h"
+
+namespace spfast::expr {
+
+class Scanner {
+ public:
+  // candidates: nodes in the order in which they are visited. table: op -> target -> the programs
+  // registered for it, in order; None for a pattern that has no program.
+  Scanner(py::list candidates, py::dict table);
+
+  // The next pattern at a node that matches or that only torch's object can tell: the tuple
+  // (node, index of the pattern, what was found or None, whether its region is known to be one).
+  // None at the end. Nodes that were erased meanwhile are passed over.
+  [[nodiscard]] py::object advance();
+
+ private:
+  [[nodiscard]] bool erased(PyObject* node) const;
+  [[nodiscard]] PyObject* programs_at(PyObject* node) const;
+
+  const fx::NodeAccess& access_;
+  py::list candidates_;
+  py::dict table_;
+  py::str erased_name_;
+  Py_ssize_t position_ = 0;
+  Py_ssize_t pattern_ = 0;
+};
+
+// (args, kwargs, nodes, pairs of a step and its node's target, pairs of a step and what it is
+// bound to): what
+// torch's Match and MatchContext hold, with steps in the place of expressions.
+[[nodiscard]] py::tuple to_python(const Found& found);
+
+}  // namespace spfast::expr

@@ -1,0 +1,76 @@
+#include "expr/torch_calls.h"
+
+#include <unordered_map>
+#include <vector>
+
+namespace spfast::expr {
+namespace {
+
+struct Torch {
+  py::object immutable_list;
+  py::object immutable_dict;
+  py::object is_leaf;
+  py::object extract_target;
+  py::object normalize_function;
+  std::unordered_map<PyObject*, bool> leaf_types;
+  std::vector<py::object> known_types;  // keeps the keys above alive
+
+  Torch() {
+    const auto collections = py::module_::import("torch.fx.immutable_collections");
+    immutable_list = collections.attr("immutable_list");
+    immutable_dict = collections.attr("immutable_dict");
+    is_leaf = py::module_::import("torch.utils._pytree").attr("tree_is_leaf");
+    extract_target = py::module_::import("torch._inductor.pattern_matcher").attr("extract_target");
+    normalize_function =
+        py::module_::import("torch.fx.operator_schemas").attr("normalize_function");
+  }
+};
+
+Torch& torch() {
+  // Kept for the life of the process: Python's types may be gone before static destructors run.
+  PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<Torch*> storage;
+  return *storage.call_once_and_store_result([] { return new Torch; }).get_stored();
+}
+
+bool is_call_module(const py::object& op) {
+  return PyUnicode_CompareWithASCIIString(op.ptr(), "call_module") == 0;
+}
+
+}  // namespace
+
+Container container_of(PyObject* value) {
+  PyObject* type = reinterpret_cast<PyObject*>(Py_TYPE(value));
+  if (PyTuple_CheckExact(value) || PyList_CheckExact(value) ||
+      type == torch().immutable_list.ptr()) {
+    return Container::kSequence;
+  }
+  if (PyDict_CheckExact(value) || type == torch().immutable_dict.ptr()) return Container::kMapping;
+  return Container::kOther;
+}
+
+bool is_leaf(PyObject* value) {
+  Torch& calls = torch();
+  PyObject* type = reinterpret_cast<PyObject*>(Py_TYPE(value));
+  const auto known = calls.leaf_types.find(type);
+  if (known != calls.leaf_types.end()) return known->second;
+  const bool leaf = calls.is_leaf(py::handle(value)).cast<bool>();
+  calls.known_types.push_back(py::reinterpret_borrow<py::object>(type));
+  calls.leaf_types.emplace(type, leaf);
+  return leaf;
+}
+
+py::object target_of(const fx::NodeAccess& access, PyObject* node, const py::object& op) {
+  if (is_call_module(op)) return torch().extract_target(py::handle(node));
+  return access.read(node, fx::Field::kTarget);
+}
+
+bool normalise(const fx::NodeAccess& access, PyObject* node, py::object& args, py::object& kwargs) {
+  const py::object target = access.read(node, fx::Field::kTarget);
+  const py::object result = torch().normalize_function(target, args, kwargs);
+  if (result.is_none()) return false;
+  args = result.attr("args");
+  kwargs = result.attr("kwargs");
+  return true;
+}
+
+}  // namespace spfast::expr

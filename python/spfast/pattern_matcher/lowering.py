@@ -1,0 +1,180 @@
+"""Torch's pattern expressions lowered to native programs; or the reason why one has none.
+
+An expression is lowered only if it is exactly one of torch's classes: a subclass may match by rules
+of its own, and then torch's way of asking the object is the only right one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch._inductor.pattern_matcher as stock
+from torch.fx.immutable_collections import immutable_dict, immutable_list
+from torch.utils._pytree import tree_is_leaf
+
+from spfast._core import ExprProgram
+
+__all__ = ["Route", "route_of"]
+
+_CALLS = (stock.CallFunction, stock.CallMethod, stock.CallModule)
+_VARARGS = (stock.CallFunctionVarArgs, stock.CallMethodVarArgs, stock.CallModuleVarArgs)
+_SEQUENCES = (tuple, list, immutable_list)
+_MAPPINGS = (dict, immutable_dict)
+# Torch matches by recursion, at three frames an expression: deeper patterns would overflow there.
+_MAX_DEPTH = 300
+
+
+class _NoProgramError(Exception):
+    """The message is the reason."""
+
+
+class Route:
+    """How a pattern is matched.
+
+    Attributes:
+        pattern: Torch's object.
+        program: The native program, or None.
+        reason: Why there is none; empty where there is one.
+    """
+
+    def __init__(self, pattern: stock.PatternExpr) -> None:
+        self.pattern = pattern
+        self.program: ExprProgram | None = None
+        self.reason = ""
+        lowering = _Lowering()
+        try:
+            root = lowering.lower(pattern, 0)
+        except _NoProgramError as reason:
+            self.reason = str(reason)
+        else:
+            self.program = ExprProgram(lowering.steps, root)
+        self._expressions = list(lowering.index)
+        multiple = isinstance(pattern, stock.MultiOutputPattern)
+        self._outputs = pattern.outputs if multiple else [pattern]
+
+    def accepts(self, node: torch.fx.Node) -> bool:
+        """Whether the pattern matches at a node."""
+        found = None if self.program is None else self.program.accepts(node)
+        return bool(self.pattern.match(node)) if found is None else found
+
+    def match(self, node: torch.fx.Node) -> stock.Match | None:
+        """Torch's Match at a node."""
+        found = None if self.program is None else self.program.match(node)
+        if found is None:
+            return self.pattern.match(node) or None
+        return self.to_match(found, node.graph) if found else None
+
+    def to_match(self, found: Any, graph: torch.fx.Graph) -> stock.Match:
+        """What the program found as torch's Match."""
+        args, kwargs, nodes, targets, bindings = found
+        expressions = self._expressions
+        context = stock.MatchContext(self._outputs, graph=graph)
+        context.pattern_to_node = {expressions[i]: value for i, value in bindings}
+        match = stock.Match(context, self.pattern)
+        match.args = args
+        match.kwargs = kwargs
+        match.nodes = nodes
+        match.targets = {expressions[i]: target for i, target in targets}
+        return match
+
+
+_ROUTE = "_spfast_route"
+
+
+def route_of(pattern: stock.PatternExpr) -> Route:
+    """The route of a pattern, lowered the first time that it is asked for."""
+    found: Route | None = vars(pattern).get(_ROUTE)
+    if found is None:
+        found = Route(pattern)
+        setattr(pattern, _ROUTE, found)
+    return found
+
+
+class _Lowering:
+    def __init__(self) -> None:
+        self.steps: list[dict[str, Any]] = []
+        self.index: dict[stock.PatternExpr, int] = {}
+        self._anchored = False  # inside an expression that looks for candidates from inputs
+
+    def lower(self, expr: stock.PatternExpr, depth: int) -> int:
+        """The index of an expression's step; inputs come before what uses them."""
+        known = self.index.get(expr)
+        if known is not None:
+            return known
+        if depth > _MAX_DEPTH:
+            raise _NoProgramError(f"it is deeper than {_MAX_DEPTH} expressions")
+        step = self._step(expr, depth + 1)
+        self.steps.append(step)
+        self.index[expr] = len(self.steps) - 1
+        return self.index[expr]
+
+    def _step(self, expr: Any, depth: int) -> dict[str, Any]:
+        kind = type(expr)
+        if kind is stock.Arg:
+            return {"kind": "arg"}
+        if kind is stock.Ignored:
+            return {"kind": "ignored"}
+        if kind is stock.KeywordArg:
+            return {"kind": "keyword", "name": expr.name}
+        if kind is stock.ExclusiveKeywordArg:
+            return {"kind": "exclusive", "name": expr.name}
+        if kind in _CALLS:
+            return {"kind": "call", **self._target(expr), **self._arguments(expr, depth)}
+        if kind in _VARARGS:
+            if self._anchored:
+                raise _NoProgramError(f"{kind.__name__} among several outputs")
+            return {"kind": "varargs", **self._target(expr)}
+        if kind is stock.ListOf:
+            inner = self.lower(expr.pattern, depth)
+            return {"kind": "list", "inner": inner, "partial": bool(expr.partial)}
+        if kind is stock.MultiOutputPattern:
+            self._anchored = True
+            outputs = [-1 if out is None else self.lower(out, depth) for out in expr.outputs]
+            return {"kind": "outputs", "outputs": outputs}
+        if kind is stock.RepeatedExpr:
+            self._anchored = True
+            return {"kind": "repeated", "inner": self.lower(expr.inner_pattern, depth)}
+        raise _NoProgramError(f"{kind.__name__} is not one of torch's own expressions")
+
+    def _target(self, expr: Any) -> dict[str, Any]:
+        users = expr.users
+        if users is stock.MULTIPLE:
+            users = -1
+        elif type(users) is not int or users < 0:
+            raise _NoProgramError(f"_users={users!r} is not a number")
+        return {"op": expr.op, "targets": list(expr.fns_set), "users": users}
+
+    def _arguments(self, expr: Any, depth: int) -> dict[str, Any]:
+        values = [*expr.args, *expr.kwargs.values()]
+        nests: list[Any] = []
+        leaves: list[Any] = values
+        if any(isinstance(value, (dict, list, tuple)) for value in values):
+            leaves = []
+            for value in values:
+                self._flatten(value, nests, leaves)
+        items = [
+            (self.lower(leaf, depth), None) if isinstance(leaf, stock.PatternExpr) else (-1, leaf)
+            for leaf in leaves
+        ]
+        return {
+            "positional": len(expr.args),
+            "keys": list(expr.kwargs),
+            "nests": nests,
+            "items": items,
+        }
+
+    def _flatten(self, value: Any, nests: list[Any], leaves: list[Any]) -> None:
+        if type(value) in _SEQUENCES:
+            nests.append(len(value))
+            for item in value:
+                self._flatten(item, nests, leaves)
+        elif type(value) in _MAPPINGS:
+            nests.append(tuple(value))
+            for item in value.values():
+                self._flatten(item, nests, leaves)
+        elif tree_is_leaf(value):
+            nests.append(None)
+            leaves.append(value)
+        else:
+            raise _NoProgramError(f"an argument of type {type(value).__name__}")
