@@ -19,6 +19,9 @@ fx::EncodedGraph encode_graph(py::handle graph, const Rules& rules) {
   return fx::encode(graph, options);
 }
 
+// What an all_reduce that the row-wise view took is reported under.
+constexpr const char* kRowwise = "rowwise";
+
 const char* outcome_text(Outcome outcome) {
   switch (outcome) {
     case Outcome::kMatched:
@@ -189,17 +192,14 @@ std::string Job::reason_of(const Site& site) {
   return format_reason(encoded_.table, groups_, sites_.classes, site.reason);
 }
 
-const Site* Job::row_site(uint32_t anchor) const {
-  const auto found =
-      std::find_if(sites_.sites.begin(), sites_.sites.end(), [&](const Site& site) {
-        return site.match == kNone && site.scatters && site.anchor == anchor;
-      });
-  return found == sites_.sites.end() ? nullptr : &*found;
-}
-
 py::list Job::reports() {
   const bool any_left = planned_sites() < matches_.anchors.size();
   if (any_left) encoded_.read_names();  // reasons are formatted with them
+  // The row-wise view of the all_reduces, where it had a look at them.
+  std::vector<const Site*> row_sites(matches_.anchors.size(), nullptr);
+  for (const Site& site : sites_.sites) {
+    if (site.match == kNone && site.scatters) row_sites[site.anchor] = &site;
+  }
   py::list out;
   for (size_t i = 0; i < matches_.anchors.size(); ++i) {
     const AnchorReport& report = matches_.reports[i];
@@ -212,10 +212,15 @@ py::list Job::reports() {
       rule = rules_->programs.rules()[matches_.matches[report.match].rule].name;
       rewritten = site.reason.empty();
       if (!rewritten) reason = reason_of(site);
-    } else if (const Site* site = row_site(static_cast<uint32_t>(i)); site != nullptr) {
-      rewritten = site->reason.empty();
-      rule = rewritten ? "rowwise" : "";
-      if (!rewritten) reason = reason_of(*site);
+    }
+    if (!rewritten) {
+      const Site* row = row_sites[i];
+      if (row != nullptr && row->reason.empty()) {
+        rewritten = true;
+        rule = kRowwise;
+      } else if (row != nullptr && report.outcome != Outcome::kMatched) {
+        reason = reason_of(*row);
+      }
     }
     if (!rewritten && report.outcome == Outcome::kNoMatch && report.failure.rule != kNone) {
       nearest = format_failure(encoded_.table, rules_->programs, report.failure);

@@ -52,8 +52,6 @@ class Job {
 
  private:
   void read_missing(std::vector<NodeId>& missing);
-  // The row-wise view of an all_reduce that no rule matched.
-  [[nodiscard]] const Site* row_site(uint32_t anchor) const;
   [[nodiscard]] std::string reason_of(const Site& site);
 
   py::object graph_;

@@ -60,6 +60,17 @@ class Examiner {
     }
   }
 
+  // No rule holds there, or one that turned out to ask too much of its operands.
+  [[nodiscard]] bool may_be_rowwise(const AnchorReport& report) const {
+    using Kind = Reason::Kind;
+    if (report.outcome != Outcome::kMatched) {
+      return report.outcome == Outcome::kNoMatch || report.outcome == Outcome::kClaimed;
+    }
+    const Kind kind = out_.sites[report.match].reason.kind;
+    return kind == Kind::kWholeTuple || kind == Kind::kReshaped || kind == Kind::kCopied ||
+           kind == Kind::kResidualShape || kind == Kind::kBroadcast || kind == Kind::kBuffer;
+  }
+
   void note_unknown(Site& site) const {
     for (const UnknownValue& one : unknown_) {
       if (one.anchor != site.anchor || !site.reason.empty()) continue;
@@ -70,8 +81,7 @@ class Examiner {
   // What no rule matched may be row-wise all the same.
   void examine_unmatched() {
     for (uint32_t i = 0; i < matches_.anchors.size(); ++i) {
-      const Outcome outcome = matches_.reports[i].outcome;
-      if (outcome != Outcome::kNoMatch && outcome != Outcome::kClaimed) continue;
+      if (!may_be_rowwise(matches_.reports[i])) continue;
       Site site;
       site.anchor = i;
       anchor_ = &matches_.anchors[i];

@@ -1,6 +1,6 @@
 """Which operators treat every token alone: a rule for each, for the row-wise recogniser.
 
-What is not listed here may need all tokens: matmuls, attention, random numbers, whatever is unknown.
+What is not listed here may need all tokens: matmuls, attention, random numbers, the unknown.
 """
 
 from __future__ import annotations
