@@ -1,4 +1,4 @@
-"""silu_and_mul, and attention, each followed by a quantisation; buffers are made inside the pattern."""
+"""silu_and_mul, and attention, each with a quantisation; buffers are made inside the pattern."""
 
 from __future__ import annotations
 

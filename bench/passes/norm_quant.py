@@ -38,7 +38,7 @@ class Norm:
         return done[1], done[2]
 
 
-# --- the rules, one class a kind of quantisation, as vLLM has them ---------------------------------
+# --- the rules, one class a kind of quantisation, as vLLM has them -------------------------------
 
 
 class StaticQuant:

@@ -1,4 +1,4 @@
-"""The ops that the passes search for and put in, declared with vLLM's schemas in a namespace of their own.
+"""The ops that the passes search for and put in: vLLM's schemas, in a namespace of their own.
 
 Only their shapes matter here: nothing is ever run.
 """

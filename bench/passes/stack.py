@@ -27,7 +27,7 @@ def stack(
     """Builds a graph of equal layers, each with its own weights.
 
     Args:
-        layer: (rows, index, stream, *weights) -> stream of the same shape; ``index`` is the layer's number.
+        layer: (rows, stream, *weights) -> stream of the same shape.
         layers: how many.
         tokens: rows of the stream; None: one symbolic size, which is then the first input.
         hidden: features of the stream.

@@ -84,8 +84,8 @@ void Job::set_groups(const py::sequence& infos) {
 void Job::match(bool patterns, bool rowwise) {
   static const ProgramSet kNoPrograms;
   const py::gil_scoped_release released;
-  matches_ = find_matches(encoded_.table, patterns ? rules_->programs : kNoPrograms,
-                          rules_->anchors);
+  matches_ =
+      find_matches(encoded_.table, patterns ? rules_->programs : kNoPrograms, rules_->anchors);
   rowwise_ = rowwise;
   effects_.emplace(encoded_.table);
 }
@@ -103,9 +103,8 @@ void Job::examine() {
   while (true) {
     {
       const py::gil_scoped_release released;
-      sites_ =
-          examine_sites(encoded_.table, rules_->programs, matches_, groups_, refused_, *effects_,
-                        unknown_, rowwise_ ? &rules_->rows : nullptr);
+      sites_ = examine_sites(encoded_.table, rules_->programs, matches_, groups_, refused_,
+                             *effects_, unknown_, rowwise_ ? &rules_->rows : nullptr);
     }
     if (sites_.missing.empty()) break;
     read_missing(sites_.missing);
@@ -232,10 +231,9 @@ py::list Job::reports() {
 }
 
 size_t Job::planned_sites() const {
-  return static_cast<size_t>(std::count_if(sites_.sites.begin(), sites_.sites.end(),
-                                           [](const Site& site) {
-                                             return site.scatters && site.reason.empty();
-                                           }));
+  return static_cast<size_t>(
+      std::count_if(sites_.sites.begin(), sites_.sites.end(),
+                    [](const Site& site) { return site.scatters && site.reason.empty(); }));
 }
 
 std::string Job::plan_text() {

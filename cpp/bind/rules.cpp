@@ -194,8 +194,8 @@ Rules make_rules(const py::iterable& patterns, const py::iterable& families,
 }  // namespace
 
 void bind_rules(py::module_& module) {
-  py::class_<Rules, std::shared_ptr<Rules>>(module, "Rules",
-                                            "Patterns, families of collectives and row-wise operators, compiled.")
+  py::class_<Rules, std::shared_ptr<Rules>>(
+      module, "Rules", "Patterns, families of collectives and row-wise operators, compiled.")
       .def(py::init(&make_rules), py::arg("patterns"), py::arg("families"),
            py::arg("rowwise") = py::tuple())
       .def("__len__", [](const Rules& rules) { return rules.programs.rules().size(); })

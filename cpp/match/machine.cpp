@@ -178,6 +178,22 @@ bool Machine::is_same(Value a, Value b) const {
   }
 }
 
+namespace {
+
+// How many items of the list at this place a form names.
+size_t items_named(const Form& form, const Location& list) {
+  int32_t count = 0;
+  const auto note = [&](const Location& where) {
+    const bool here = where.position == list.position && where.keyword == list.keyword;
+    if (here) count = std::max(count, where.item + 1);
+  };
+  for (const Location& where : form.where) note(where);
+  for (const Fixed& fixed : form.fixed) note(fixed.where);
+  return static_cast<size_t>(count);
+}
+
+}  // namespace
+
 // No literal is ever ignored: what the form does not name must be absent or as the form says.
 bool Machine::check_fixed(const Form& form, NodeId node, size_t named) {
   const auto refuse = [&](Value value) {
@@ -211,6 +227,11 @@ bool Machine::check_fixed(const Form& form, NodeId node, size_t named) {
   const auto pairs = table_.kwargs(node);
   for (size_t i = 0; i < pairs.size(); i += 2) {
     if (!is_named(0, &table_.string(pairs[i].payload))) return refuse(pairs[i + 1]);
+  }
+  for (const Location& where : form.where) {
+    if (where.item < 0) continue;
+    const Value list = fetch(node, {where.position, where.keyword, -1});
+    if (table_.items(list).size() > items_named(form, where)) return refuse(list);
   }
   return true;
 }

@@ -66,16 +66,14 @@ bool EditList::is_size_arithmetic(NodeId node) const {
 }
 
 void EditList::finish() {
+  std::vector<NodeId> counted_by(table_.size(), kNone);  // a node reads each operand once
   for (NodeId node = table_.size(); node-- > 0;) {
     if (!mortal_[node] || uses_[node] > 0) continue;
     plan_.edits.push_back({Edit::Kind::kErase, node, kNone, kNone});
-    const auto operands = table_.operands(node);
-    for (size_t i = 0; i < operands.size(); ++i) {
-      if (!operands[i].is_node()) continue;
-      const auto begin = operands.begin();
-      const auto here = begin + static_cast<std::ptrdiff_t>(i);
-      if (std::find(begin, here, operands[i]) != here) continue;
-      NodeId operand = operands[i].payload;
+    for (const Value value : table_.operands(node)) {
+      if (!value.is_node() || counted_by[value.payload] == node) continue;
+      counted_by[value.payload] = node;
+      NodeId operand = value.payload;
       if (const auto now = rewired_.find(use_key(node, operand)); now != rewired_.end()) {
         // What was created has a living reader, or it would not have been.
         if (now->second >= table_.size()) continue;

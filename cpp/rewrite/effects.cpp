@@ -2,16 +2,23 @@
 
 #include <algorithm>
 
+#include "base/work.h"
 #include "table/targets.h"
 
 namespace spfast {
 
 Effects::Effects(const NodeTable& table) : table_(table) {
+  bool mutates = false;
   for (NodeId node = 0; node < table.size(); ++node) {
     const uint8_t flags = table.flags(node);
     if ((flags & (target_flag::kMutates | target_flag::kFence)) == 0) continue;
     fences_.push_back(node);
-    if ((flags & target_flag::kMutates) == 0) continue;
+    mutates = mutates || (flags & target_flag::kMutates) != 0;
+  }
+  if (!mutates) return;
+  find_bases();
+  for (const NodeId node : fences_) {
+    if ((table.flags(node) & target_flag::kMutates) == 0) continue;
     const uint32_t writes = target_writes(table.target(node));
     if (writes == kWritesAnything) {
       for (const Value operand : table.operands(node)) {
@@ -34,21 +41,24 @@ Effects::Effects(const NodeTable& table) : table_(table) {
 
 void Effects::note_write(Value written, NodeId writer) {
   if (written.is_node()) {
-    written_.emplace_back(base(written.payload), writer);
+    written_.emplace_back(base_[written.payload], writer);
   } else if (written.tag == Tag::kList || written.tag == Tag::kTuple) {
     for (const Value item : table_.items(written)) {
-      if (item.is_node()) written_.emplace_back(base(item.payload), writer);
+      if (item.is_node()) written_.emplace_back(base_[item.payload], writer);
     }
   }
 }
 
-NodeId Effects::base(NodeId value) const {
-  while ((table_.flags(value) & target_flag::kAliases) != 0) {
-    const auto args = table_.args(value);
-    if (args.empty() || !args[0].is_node()) break;
-    value = args[0].payload;
+// Once for the table: a chain of views is as long as a user likes.
+void Effects::find_bases() {
+  base_.resize(table_.size());
+  for (NodeId node = 0; node < table_.size(); ++node) {
+    SPFAST_WORK(1);
+    const auto args = table_.args(node);
+    const bool aliases =
+        (table_.flags(node) & target_flag::kAliases) != 0 && !args.empty() && args[0].is_node();
+    base_[node] = aliases ? base_[args[0].payload] : node;
   }
-  return value;
 }
 
 uint32_t Effects::region(NodeId node) const {
@@ -63,7 +73,7 @@ NodeId Effects::fence_after(NodeId node) const {
 
 NodeId Effects::writer_of(NodeId value) const {
   if (written_.empty()) return kNone;
-  const NodeId storage = base(value);
+  const NodeId storage = base_[value];
   const auto found =
       std::lower_bound(written_.begin(), written_.end(), storage,
                        [](const auto& entry, NodeId wanted) { return entry.first < wanted; });

@@ -17,13 +17,13 @@ class Effects {
   [[nodiscard]] NodeId fence_after(NodeId node) const;
   // The first node that writes to the storage of this value; kNone if nothing does.
   [[nodiscard]] NodeId writer_of(NodeId value) const;
-  // The value whose storage this one may share.
-  [[nodiscard]] NodeId base(NodeId value) const;
 
  private:
+  void find_bases();
   void note_write(Value written, NodeId writer);
 
   const NodeTable& table_;
+  std::vector<NodeId> base_;  // by node: whose storage it may share; empty if nothing is written to
   std::vector<NodeId> fences_;                      // in graph order
   std::vector<std::pair<NodeId, NodeId>> written_;  // base, first writer; sorted by base
 };

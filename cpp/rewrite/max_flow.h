@@ -32,9 +32,9 @@ class MaxFlow {
   int64_t push_one_path(uint32_t source, uint32_t sink);
 
   uint32_t nodes_;
-  std::vector<Edge> edges_;        // edge i ^ 1 is edge i's reverse
-  std::vector<uint32_t> begins_;   // by node, into order_
-  std::vector<uint32_t> order_;    // edges by the node that they leave
+  std::vector<Edge> edges_;       // edge i ^ 1 is edge i's reverse
+  std::vector<uint32_t> begins_;  // by node, into order_
+  std::vector<uint32_t> order_;   // edges by the node that they leave
   std::vector<uint32_t> levels_;
   std::vector<uint32_t> current_;  // by node: the next edge to try in this phase
   std::vector<uint32_t> path_;

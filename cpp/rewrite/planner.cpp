@@ -5,6 +5,7 @@
 #include <unordered_set>
 
 #include "base/check.h"
+#include "base/work.h"
 #include "rewrite/edit_list.h"
 #include "table/targets.h"
 
@@ -229,6 +230,7 @@ class Planner {
     std::vector<NodeId> views;
     NodeId at = value;
     while (is_view(at)) {
+      SPFAST_WORK(1);
       views.push_back(at);
       at = table_.args(at)[0].payload;
       const Meta* meta = need(at);
@@ -408,6 +410,7 @@ class Planner {
     for (uint32_t i = 0; i < names.list.size(); ++i) {
       const NodeId name = names.list[i].node;
       for (const NodeId user : table_.users(name)) {
+        SPFAST_WORK(1);
         if (local_uses_.contains(use_key(user, name))) continue;
         if (is_name_of(site, user, name, value)) {
           names.list.push_back({user, i, false, {}});
@@ -478,9 +481,9 @@ class Planner {
       return std::pair{a.reader, a.name} < std::pair{b.reader, b.name};
     });
     const CollectiveFamily& family = families_[anchor_of(site).family];
-    const NodeRef flat =
-        collective(site, family.all_gather, family.all_gather_args, local_[value],
-                   reads.front().reader, value, {Form::kGathered, value, site.token_class, features_of(value)});
+    const NodeRef flat = collective(site, family.all_gather, family.all_gather_args, local_[value],
+                                    reads.front().reader, value,
+                                    {Form::kGathered, value, site.token_class, features_of(value)});
     gathered_.emplace(value, flat);
     NodeRef full = kNone;
     for (const Read& read : reads) {

@@ -38,9 +38,9 @@ class Cutter {
 
  private:
   enum class State : uint8_t {
-    kFree,      // sharded or full, as the cut says
-    kSharded,   // a value of a matched site
-    kReduced,   // of an all_reduce without a match
+    kFree,     // sharded or full, as the cut says
+    kSharded,  // a value of a matched site
+    kReduced,  // of an all_reduce without a match
   };
   struct Use {
     NodeId root;
@@ -86,8 +86,9 @@ class Cutter {
   }
 
   [[nodiscard]] std::span<const Use> uses_of(NodeId root) const {
-    const auto begin = std::lower_bound(uses_.begin(), uses_.end(), root,
-                                        [](const Use& use, NodeId node) { return use.root < node; });
+    const auto begin =
+        std::lower_bound(uses_.begin(), uses_.end(), root,
+                         [](const Use& use, NodeId node) { return use.root < node; });
     auto end = begin;
     while (end != uses_.end() && end->root == root) ++end;
     return {begin, end};
@@ -114,8 +115,8 @@ class Cutter {
           names.push_back(user);
           continue;
         }
-        const bool row = std::any_of(uses.begin(), uses.end(),
-                                     [&](const Use& use) { return use.user == user; });
+        const bool row =
+            std::any_of(uses.begin(), uses.end(), [&](const Use& use) { return use.user == user; });
         if (!row) return true;
       }
     }
@@ -197,8 +198,8 @@ class Cutter {
       using Kind = SiteOperand::Kind;
       if (operand.role == RowRole::kNone) continue;
       const Kind kind = operand.role == RowRole::kBuffer ? Kind::kBuffer : Kind::kRows;
-      region.operands.push_back({kind, node, operand.name, operand.root,
-                                 static_cast<uint8_t>(reader_.features())});
+      region.operands.push_back(
+          {kind, node, operand.name, operand.root, static_cast<uint8_t>(reader_.features())});
     }
   }
 

@@ -242,7 +242,8 @@ class Growth {
       }
     } else if (value.tag == Tag::kInt) {
       dims.push_back(table_.as_int(value));
-    } else if (rule.family == Family::kAlong && value.tag == Tag::kAbsent && !has_dim_keyword(node)) {
+    } else if (rule.family == Family::kAlong && value.tag == Tag::kAbsent &&
+               !has_dim_keyword(node)) {
       dims.push_back(rule.default_dim);
     }
     if (dims.empty()) return;  // over everything, or told in a way that we do not read
@@ -311,8 +312,8 @@ class Growth {
   Sites& sites_;
   RowLayout& layout_;
   std::vector<int64_t> widths_;  // of the streams
-  std::vector<bool> seed_;     // sharded, or the value of an all_reduce that may be
-  std::vector<bool> reached_;  // by a chain of operators with a rule
+  std::vector<bool> seed_;       // sharded, or the value of an all_reduce that may be
+  std::vector<bool> reached_;    // by a chain of operators with a rule
   bool sizes_known_ = false;
 };
 

@@ -25,9 +25,7 @@ struct RowLayout {
   std::vector<DimFix> dims;           // by node
 
   [[nodiscard]] bool active() const { return !source.empty(); }
-  [[nodiscard]] bool is_row(NodeId node) const {
-    return active() && token_class[node] != kNone;
-  }
+  [[nodiscard]] bool is_row(NodeId node) const { return active() && token_class[node] != kNone; }
   [[nodiscard]] uint8_t features_of(NodeId node) const { return active() ? features[node] : 1; }
   [[nodiscard]] NodeId root(NodeId node) const {
     if (!active()) return node;

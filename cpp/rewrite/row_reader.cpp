@@ -64,11 +64,10 @@ RowRole RowReader::role_of(NodeId node, const RowRule& rule, const RowOperand& o
       return is_buffer(operand.name, layout) ? RowRole::kBuffer : RowRole::kNeedsAll;
     }
     const auto args = table_.args(node);
-    const bool positional =
-        std::any_of(rule.rows.begin(), rule.rows.end(), [&](int32_t position) {
-          return static_cast<size_t>(position) < args.size() &&
-                 args[static_cast<size_t>(position)] == Value{Tag::kNode, operand.name};
-        });
+    const bool positional = std::any_of(rule.rows.begin(), rule.rows.end(), [&](int32_t position) {
+      return static_cast<size_t>(position) < args.size() &&
+             args[static_cast<size_t>(position)] == Value{Tag::kNode, operand.name};
+    });
     const bool wanted = positional || named(node, rule.keywords, operand.name);
     const RowRole role = tensor_role(operand, layout);
     return wanted == (role == RowRole::kRows) ? role : RowRole::kNeedsAll;
@@ -80,7 +79,8 @@ RowRole RowReader::role_of(NodeId node, const RowRule& rule, const RowOperand& o
     case Family::kPointwise:
       return role;
     case Family::kAlong: {
-      // Whatever such an operator reads must be cut alike: a replicated operand has no rows to join.
+      // Whatever such an operator reads must be cut alike: a replicated operand has no rows to
+      // join.
       const Meta& meta = table_.meta(operand.name);
       return meta.kind == MetaKind::kSym || role == RowRole::kRows ? role : RowRole::kNeedsAll;
     }

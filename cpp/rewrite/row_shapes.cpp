@@ -23,7 +23,8 @@ int64_t dtype_bytes(const std::string& dtype) {
 }
 
 bool RowShapes::leads_like_example(std::span<const Dim> lead) const {
-  return lead.size() + 1 == example_.size() && std::equal(lead.begin(), lead.end(), example_.begin());
+  return lead.size() + 1 == example_.size() &&
+         std::equal(lead.begin(), lead.end(), example_.begin());
 }
 
 bool RowShapes::holds_tokens(const Meta& meta, size_t features) const {
@@ -46,7 +47,8 @@ uint32_t RowShapes::features_of_view(const Meta& from, size_t features, const Me
   };
   // First as it was, then with the same leading dims, then with as few of them as hold the tokens.
   if (features < after.size() && fits(features)) return static_cast<uint32_t>(features);
-  if (lead <= after.size() && std::equal(after.begin(), after.begin() + static_cast<ptrdiff_t>(lead), before.begin()) &&
+  if (lead <= after.size() &&
+      std::equal(after.begin(), after.begin() + static_cast<ptrdiff_t>(lead), before.begin()) &&
       element_count(after.subspan(lead)) == count) {
     return static_cast<uint32_t>(after.size() - lead);
   }
@@ -59,7 +61,8 @@ uint32_t RowShapes::features_of_view(const Meta& from, size_t features, const Me
 bool RowShapes::can_restore(const Meta& meta, size_t features) const {
   const auto dims = table_.dims(meta);
   const auto lead = dims.first(dims.size() - features);
-  const auto symbolic = std::count_if(lead.begin(), lead.end(), [](Dim dim) { return dim.is_expr(); });
+  const auto symbolic =
+      std::count_if(lead.begin(), lead.end(), [](Dim dim) { return dim.is_expr(); });
   return symbolic <= 1 || leads_like_example(lead);
 }
 

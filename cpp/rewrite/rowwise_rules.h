@@ -25,10 +25,10 @@ struct RowRule {
   };
   Family family = Family::kNone;
   int32_t position = 1;
-  int64_t default_dim = 0;           // of an absent kAlong dim
-  std::vector<int32_t> rows;         // kRows: positions of the operands that have rows
+  int64_t default_dim = 0;            // of an absent kAlong dim
+  std::vector<int32_t> rows;          // kRows: positions of the operands that have rows
   std::vector<std::string> keywords;  // and their keywords
-  std::vector<std::string> buffers;  // keywords of operands that are written to and have rows
+  std::vector<std::string> buffers;   // keywords of operands that are written to and have rows
 };
 
 class RowRules {

@@ -1,8 +1,12 @@
 #include "rewrite/sites.h"
 
 #include <algorithm>
+#include <map>
+#include <unordered_map>
+#include <utility>
 
 #include "base/check.h"
+#include "base/work.h"
 #include "rewrite/row_cut.h"
 #include "rewrite/row_growth.h"
 #include "table/targets.h"
@@ -19,11 +23,13 @@ class Examiner {
         programs_(programs),
         matches_(matches),
         groups_(groups),
-        refused_(refused),
         effects_(effects),
         unknown_(unknown),
         rows_(rows),
-        stamp_(table.size(), kNone) {}
+        stamp_(table.size(), kNone) {
+    for (uint32_t i = 0; i < groups.size(); ++i) group_ids_.emplace(key_of(groups[i].group), i);
+    for (const RefusedClass& one : refused) refusals_[{one.tokens.raw, one.group}] = &one.why;
+  }
 
   Sites run() {
     for (uint32_t i = 0; i < matches_.matches.size(); ++i) {
@@ -44,6 +50,12 @@ class Examiner {
   }
 
  private:
+  using ClassKey = std::pair<int64_t, uint32_t>;  // tokens, group
+
+  [[nodiscard]] static uint64_t key_of(Value value) {
+    return (static_cast<uint64_t>(value.tag) << 32) | value.payload;
+  }
+
   void examine(Site& site) {
     const auto dims = table_.dims(table_.meta(anchor_->all_reduce));
     site.flat = dims.size() > 2;
@@ -101,33 +113,30 @@ class Examiner {
   }
 
   bool find_class(Site& site) {
-    const auto group = std::find_if(groups_.begin(), groups_.end(), [&](const GroupInfo& known) {
-      return known.group == anchor_->group;
-    });
-    SPFAST_CHECK(group != groups_.end());
-    const auto group_index = static_cast<uint32_t>(group - groups_.begin());
-    if (!group->problem.empty()) {
+    const auto known_group = group_ids_.find(key_of(anchor_->group));
+    SPFAST_CHECK(known_group != group_ids_.end());
+    const uint32_t group_index = known_group->second;
+    const GroupInfo& group = groups_[group_index];
+    SPFAST_WORK(1);
+    if (!group.problem.empty()) {
       site.reason = {Reason::Kind::kGroup, kNone, kNone, group_index, 0};
       return false;
     }
     const Dim tokens = table_.meta(anchor_->all_reduce).tokens;
-    auto known = std::find_if(out_.classes.begin(), out_.classes.end(), [&](const TokenClass& c) {
-      return c.tokens == tokens && c.group == group_index;
-    });
-    if (known == out_.classes.end()) {
-      TokenClass fresh{tokens, group_index, anchor_->all_reduce, {}};
-      for (const RefusedClass& one : refused_) {
-        if (one.tokens == tokens && one.group == group_index) fresh.refused = one.why;
-      }
-      out_.classes.push_back(std::move(fresh));
-      known = out_.classes.end() - 1;
+    const ClassKey key{tokens.raw, group_index};
+    const auto [place, fresh] =
+        class_ids_.try_emplace(key, static_cast<uint32_t>(out_.classes.size()));
+    site.token_class = place->second;
+    if (fresh) {
+      const auto refusal = refusals_.find(key);
+      out_.classes.push_back({tokens, group_index, anchor_->all_reduce,
+                              refusal == refusals_.end() ? std::string() : *refusal->second});
     }
-    site.token_class = static_cast<uint32_t>(known - out_.classes.begin());
-    if (!known->refused.empty()) {
+    if (!out_.classes[site.token_class].refused.empty()) {
       site.reason = {Reason::Kind::kRefusedClass, kNone, kNone, site.token_class, 0};
       return false;
     }
-    if (!tokens.is_expr() && (tokens.raw % group->size != 0 || tokens.raw == 0)) {
+    if (!tokens.is_expr() && (tokens.raw % group.size != 0 || tokens.raw == 0)) {
       site.reason = {Reason::Kind::kIndivisible, kNone, kNone, static_cast<uint64_t>(tokens.raw),
                      group_index};
       return false;
@@ -257,30 +266,46 @@ class Examiner {
     return dims.size() <= 1 || (dims.size() == 2 && dims[0] == Dim::of(1));
   }
 
-  // Looking through names is right only if each keeps rows whole and nobody writes to any.
+  // Looking through names is right only if each keeps rows whole and nobody writes to any. Many
+  // sites may read one long chain of names: each name is looked at once.
   void check_names(Site& site, NodeId name, NodeId root) {
-    while (name != root && site.reason.empty()) {
-      site.views = true;
-      const NodeId source = LookThrough::source(table_, name, look_.width());
-      SPFAST_CHECK(source != kNone);
-      if (const NodeId writer = effects_.writer_of(name); writer != kNone) {
-        site.reason = {Reason::Kind::kWritten, name, writer, 0, 0};
+    if (name == root) return;
+    site.views = true;
+    const auto key = [&](NodeId at) { return (uint64_t{root} << 32) | at; };
+    NodeId end = name;
+    for (; end != root; end = LookThrough::source(table_, end, look_.width())) {
+      SPFAST_WORK(1);
+      if (const auto known = checked_names_.find(key(end)); known != checked_names_.end()) {
+        site.reason = known->second;
+        break;
       }
-      const uint8_t flags = table_.flags(name);
-      if ((flags & target_flag::kView) != 0 && source == root) {
-        const Meta* meta = need(site, root);
-        if (meta != nullptr && last_dim(*meta) != Dim::of(look_.width())) {
-          site.reason = {Reason::Kind::kReshaped, name, root, 0, 0};
-        }
+      check_name(site, end, root);
+      if (!site.reason.empty()) break;
+    }
+    for (NodeId at = name; at != end; at = LookThrough::source(table_, at, look_.width())) {
+      checked_names_.emplace(key(at), site.reason);
+    }
+  }
+
+  void check_name(Site& site, NodeId name, NodeId root) {
+    const NodeId source = LookThrough::source(table_, name, look_.width());
+    SPFAST_CHECK(source != kNone);
+    if (const NodeId writer = effects_.writer_of(name); writer != kNone) {
+      site.reason = {Reason::Kind::kWritten, name, writer, 0, 0};
+    }
+    const uint8_t flags = table_.flags(name);
+    if ((flags & target_flag::kView) != 0 && look_.plain_root(source) == root) {
+      const Meta* meta = need(site, root);
+      if (meta != nullptr && last_dim(*meta) != Dim::of(look_.width())) {
+        site.reason = {Reason::Kind::kReshaped, name, root, 0, 0};
       }
-      if ((flags & target_flag::kCopy) != 0) {
-        const Meta* to = need(site, name);
-        const Meta* from = need(site, source);
-        if (to != nullptr && from != nullptr && !same_size(*to, *from)) {
-          site.reason = {Reason::Kind::kCopied, name, kNone, 0, 0};
-        }
+    }
+    if ((flags & target_flag::kCopy) != 0) {
+      const Meta* to = need(site, name);
+      const Meta* from = need(site, source);
+      if (to != nullptr && from != nullptr && !same_size(*to, *from)) {
+        site.reason = {Reason::Kind::kCopied, name, kNone, 0, 0};
       }
-      name = source;
     }
   }
 
@@ -331,11 +356,17 @@ class Examiner {
   const ProgramSet& programs_;
   const MatchResult& matches_;
   std::span<const GroupInfo> groups_;
-  std::span<const RefusedClass> refused_;
   const Effects& effects_;
+<<<<<<< HEAD
   std::span<const UnknownValue> unknown_;
   const RowRules* rows_;
   std::vector<uint32_t> stamp_;  // by node: the anchor whose stream it is in
+=======
+  std::unordered_map<uint64_t, uint32_t> group_ids_;
+  std::map<ClassKey, uint32_t> class_ids_;
+  std::map<ClassKey, const std::string*> refusals_;
+  std::unordered_map<uint64_t, Reason> checked_names_;  // (root, name)
+  std::vector<uint32_t> stamp_;                         // by node: the anchor whose stream it is in
   const Match* match_ = nullptr;
   const Anchor* anchor_ = nullptr;
   LookThrough look_;

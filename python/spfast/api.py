@@ -273,7 +273,10 @@ def _tell(result: Result) -> None:
             result.timings.total * 1e3,
         )
     torch_logging: Any = torch._logging
-    if asked and torch_logging._internal.trace_log.handlers:
+    handlers = torch_logging._internal.trace_log.handlers
+    # A record takes longer to make than the rewrite; torch's own handler writes nothing without a
+    # folder (TORCH_TRACE).
+    if asked and any(getattr(handler, "root_dir", handler) is not None for handler in handlers):
         torch_logging.trace_structured(
             "artifact",
             metadata_fn=lambda: {"name": "spfast_sequence_parallelism", "encoding": "string"},

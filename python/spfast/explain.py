@@ -9,6 +9,7 @@ from torch import fx
 
 from spfast.api import plan_graph
 from spfast.config import SequenceParallelConfig
+from spfast.patterns import Registry
 
 __all__ = ["Entry", "Explanation", "explain"]
 
@@ -63,13 +64,17 @@ class Explanation:
 
 
 def explain(
-    graph: fx.Graph | fx.GraphModule, config: SequenceParallelConfig | None = None
+    graph: fx.Graph | fx.GraphModule,
+    config: SequenceParallelConfig | None = None,
+    *,
+    registry: Registry | None = None,
 ) -> Explanation:
     """Says for every all_reduce what :func:`spfast.apply` would do with it, and why.
 
     Args:
         graph: The graph; it is not changed.
         config: As for :func:`spfast.apply`.
+        registry: As for :func:`spfast.apply`.
 
     Raises:
         GraphError: ``graph`` is not a graph, or is not well formed.
@@ -79,5 +84,5 @@ def explain(
         >>> print(explain(fx.Graph()))
         0 all_reduces, 0 rewritten
     """
-    reports, plan = plan_graph(graph, config)
+    reports, plan = plan_graph(graph, config, registry=registry)
     return Explanation(tuple(Entry(*report) for report in reports), plan)

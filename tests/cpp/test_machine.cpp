@@ -190,6 +190,24 @@ TEST(machine_fetches_items_and_keywords) {
             "found nothing");
 }
 
+TEST(machine_ignores_no_item_of_a_list) {
+  Pattern p = ir_first();
+  p.operations[1].forms[0].where[0] = {0, {}, 0};
+  const ProgramSet programs = programs_of({p});
+  for (const bool more : {false, true}) {
+    GraphBuilder b;
+    const Node x = b.call(kIrReduce, {b.placeholder("x", kShape), "tp"}, kShape);
+    const Node w = b.placeholder("w", {512});
+    b.call(kIrNorm, {more ? list({x, 7}) : list({x}), w, 1e-6}, kShape);
+    const Found found = run(b, programs);
+    EXPECT_EQ(found.rule, more ? "-" : "first");
+    if (!more) continue;
+    EXPECT_EQ(found.failure,
+              "first: at %3 = vllm_ir.rms_norm.default, expected its other arguments at their "
+              "defaults, found [%1, 7]");
+  }
+}
+
 // --- the same parameter twice
 // ---------------------------------------------------------------------
 

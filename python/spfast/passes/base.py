@@ -39,7 +39,7 @@ class Dump:
         return self._folder is not None
 
     def graph(self, graph: fx.Graph, when: str) -> None:
-        """Writes the graph as readable Python, and as a table that can be loaded again."""
+        """Writes the graph as readable Python."""
         if self._folder is None:
             return
         self.text(f"{when}.py", graph.python_code("self", verbose=True).src)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch._inductor.pattern_matcher as stock
 from torch._guards import detect_fake_mode
+from torch._inductor import config as inductor_config
 
 from spfast.pattern_matcher.keys import (
     Canonical,
@@ -21,6 +22,7 @@ from spfast.pattern_matcher.keys import (
     canonicalise,
     env_state,
     own_symbols,
+    quick_key,
     raw_key,
 )
 from spfast.pattern_matcher.search import Search
@@ -48,13 +50,28 @@ class Variant:
     refusal: str | None = None
 
 
+def _tracks_provenance() -> bool:
+    """Torch then records the replaced nodes in the new ones, which no template can hold."""
+    return bool(inductor_config.trace.provenance_tracking_level == 1)
+
+
 @dataclass
 class Session:
     """One run of a pass over one graph: what may be taken as unchanged while it lasts."""
 
     ambient: Hashable = field(default_factory=ambient_key)
+    provenance: bool = field(default_factory=_tracks_provenance)
     bounds: dict[Hashable, Bound | None] = field(default_factory=dict)
-    builders: dict[Hashable, Builder] = field(default_factory=dict)
+    envs: list[Any] = field(default_factory=list)
+
+    def know(self, env: Any) -> None:
+        """Takes a shape environment into account."""
+        if env is not None and not any(env is other for other in self.envs):
+            self.envs.append(env)
+
+    def state(self) -> Hashable:
+        """Changes when an environment learns something."""
+        return tuple([env_state(env) for env in self.envs])
 
 
 class Bound:
@@ -80,8 +97,7 @@ class Bound:
         variant = self._variant
         if variant.template is None and variant.refusal is None:
             before = env_state(self._env)
-            with self._mode:
-                traced = trace_replacement(self._spec, values_of(leaves))
+            traced = self.traced(leaves)
             try:
                 if env_state(self._env) != before:
                     raise Unshareable("tracing the replacement added guards")
@@ -91,6 +107,15 @@ class Bound:
                 variant.refusal = str(reason)
                 log.info("pattern %s: torch replaces each match: %s", self._spec.name, reason)
         return variant.template
+
+    def traced(self, leaves: Sequence[Any]) -> torch.fx.GraphModule:
+        """The replacement traced for one match.
+
+        Raises:
+            Whatever the user's replacement function raises.
+        """
+        with self._mode:
+            return trace_replacement(self._spec, values_of(leaves))
 
 
 def values_of(leaves: Sequence[Any]) -> list[Any]:
@@ -125,19 +150,20 @@ class Variants:
         """The trace for a match's arguments; None if only torch's entry can check them."""
         try:
             values = values_of(leaves)
+            quick = quick_key(values)
+            local = (id(self), quick, session.state())
+            if quick is not None and local in session.bounds:
+                self.reused += 1
+                return session.bounds[local]
             key, env = raw_key(values)
         except (KeyError, Unshareable) as reason:
             self.count(str(reason))
             return None
-        local = (id(self), key, id(env), env_state(env))
-        if local in session.bounds:
-            self.reused += 1
-            return session.bounds[local]
+        session.know(env)
+        state = session.state()
         found = self._resolve(values, key, env, session)
-        if env_state(env) == local[3]:
-            session.bounds[local] = found
-        else:  # tracing taught the environment something: the key of later matches says so
-            session.bounds[(id(self), key, id(env), env_state(env))] = found
+        if quick is not None and session.state() == state:
+            session.bounds[(id(self), quick, state)] = found
         return found
 
     def count(self, reason: str) -> None:

@@ -1,0 +1,391 @@
+// What becomes of hand-built graphs: the plan, line by line, and the reasons of sites that stay.
+#include "harness.h"
+#include "plan_check.h"
+#include "plans.h"
+
+namespace spfast::testing {
+namespace {
+
+const Shape kShape{4096, 512};
+
+void expect_plan(const Planned& planned, size_t sites, const char* text) {
+  EXPECT_EQ(planned.rewritten(), sites);
+  EXPECT_EQ(planned.sites.sites.size(), sites);
+  EXPECT(planned.missing.empty());
+  EXPECT_EQ(planned.text(), text);
+  EXPECT_EQ(check_plan(planned.table, planned.plan), "");
+}
+
+// One fused site; the norm and its input have names.
+Node site(GraphBuilder& b, Node x, Node weight, const Shape& shape = kShape) {
+  const Node reduced = b.call(kIrReduce, {x, "tp"}, shape);
+  const Node normed = b.call(kIrNorm, {reduced, weight, 1e-5}, shape);
+  b.name(reduced, "reduced");
+  b.name(normed, "normed");
+  return normed;
+}
+
+TEST(planner_one_gather_for_all_readers) {
+  GraphBuilder b;
+  const Node x = b.placeholder("x", kShape);
+  const Node n = site(b, x, b.placeholder("w", {512}));
+  const Node one = b.call("aten.mm.default", {n, x}, kShape);
+  const Node two = b.call("aten.mm.default", {x, n}, kShape);
+  b.output({one, two, n});
+  expect_plan(plan_of(b.finish()), 1,
+              "create %new_0 = vllm.reduce_scatter.default(%x, 0, 4, 'tp') local like %reduced "
+              "before %reduced\n"
+              "rewire %normed: %reduced -> %new_0\n"
+              "resize %normed local like %normed\n"
+              "create %new_1 = vllm.all_gather.default(%normed, 0, 4, 'tp') gathered like %normed "
+              "before %4\n"
+              "rewire %4: %normed -> %new_1\n"
+              "rewire %5: %normed -> %new_1\n"
+              "rewire %output: %normed -> %new_1\n"
+              "erase %reduced\n");
+}
+
+TEST(planner_keeps_a_residual_that_is_a_shard) {
+  expect_plan(
+      plan_of(functional_stack(2, kShape)), 2,
+      "create %new_0 = _c10d_functional.reduce_scatter_tensor.default(%3, 'sum', 4, '0') local "
+      "like %4 before %4\n"
+      "create %new_1 = _c10d_functional.wait_tensor.default(%new_0) local like %4 before %4\n"
+      "rewire %6: %5 -> %new_1\n"
+      "resize %6 local like %6\n"
+      "resize %7 local like %7\n"
+      "resize %8 local like %8\n"
+      "resize %9 local like %9\n"
+      "resize %10 local like %10\n"
+      "resize %11 local like %11\n"
+      "resize %12 local like %12\n"
+      "resize %13 local like %13\n"
+      "create %new_2 = _c10d_functional.all_gather_into_tensor.default(%13, 4, '0') gathered like "
+      "%13 before %14\n"
+      "create %new_3 = _c10d_functional.wait_tensor.default(%new_2) gathered like %13 before %14\n"
+      "rewire %14: %13 -> %new_3\n"
+      "create %new_4 = _c10d_functional.reduce_scatter_tensor.default(%14, 'sum', 4, '0') local "
+      "like %15 before %15\n"
+      "create %new_5 = _c10d_functional.wait_tensor.default(%new_4) local like %15 before %15\n"
+      "rewire %17: %5 -> %new_1\n"
+      "rewire %17: %16 -> %new_5\n"
+      "resize %17 local like %17\n"
+      "resize %18 local like %18\n"
+      "resize %19 local like %19\n"
+      "resize %20 local like %20\n"
+      "resize %21 local like %21\n"
+      "resize %22 local like %22\n"
+      "resize %23 local like %23\n"
+      "resize %24 local like %24\n"
+      "resize %25 local like %25\n"
+      "create %new_6 = _c10d_functional.all_gather_into_tensor.default(%25, 4, '0') gathered like "
+      "%25 before %output\n"
+      "create %new_7 = _c10d_functional.wait_tensor.default(%new_6) gathered like %25 before "
+      "%output\n"
+      "rewire %output: %25 -> %new_7\n"
+      "erase %16\n"
+      "erase %15\n"
+      "erase %5\n"
+      "erase %4\n");
+}
+
+TEST(planner_cuts_a_full_residual_once) {
+  GraphBuilder b;
+  Node x = b.placeholder("x", kShape);
+  const Node w = b.placeholder("w", {512});
+  const Node residual = b.placeholder("res", kShape);
+  for (int i = 0; i < 2; ++i) {
+    const Node r = b.call(kIrReduce, {x, "tp"}, kShape);
+    const Node pair = b.call(kIrAddNorm, {r, residual, w, 1e-5});
+    const Node n = b.call("_operator.getitem", {pair, 0}, kShape);
+    b.call("_operator.getitem", {pair, 1}, kShape);
+    x = b.call("aten.mm.default", {n, w}, kShape);
+  }
+  b.output({x});
+  expect_plan(
+      plan_of(b.finish()), 2,
+      "create %new_0 = vllm.reduce_scatter.default(%x, 0, 4, 'tp') local like %3 before %3\n"
+      "rewire %4: %3 -> %new_0\n"
+      "create %new_1 = aten.slice.Tensor(%res, 0, 1024, 2048) local like %res before %4\n"
+      "rewire %4: %res -> %new_1\n"
+      "resize %4 local like %4\n"
+      "resize %5 local like %5\n"
+      "resize %6 local like %6\n"
+      "create %new_2 = vllm.all_gather.default(%5, 0, 4, 'tp') gathered like %5 before %7\n"
+      "rewire %7: %5 -> %new_2\n"
+      "create %new_3 = vllm.reduce_scatter.default(%7, 0, 4, 'tp') local like %8 before %8\n"
+      "rewire %9: %8 -> %new_3\n"
+      "rewire %9: %res -> %new_1\n"
+      "resize %9 local like %9\n"
+      "resize %10 local like %10\n"
+      "resize %11 local like %11\n"
+      "create %new_4 = vllm.all_gather.default(%10, 0, 4, 'tp') gathered like %10 before %12\n"
+      "rewire %12: %10 -> %new_4\n"
+      "erase %8\n"
+      "erase %3\n");
+}
+
+TEST(planner_shares_no_shard_between_groups) {
+  GraphBuilder b;
+  const Node x = b.placeholder("x", kShape);
+  const Node w = b.placeholder("w", {512});
+  const Node r = b.call(kIrReduce, {x, "a"}, kShape);
+  const Node n = b.call(kIrNorm, {r, w, 1e-5}, kShape);
+  const Node m = b.call("aten.mm.default", {n, w}, kShape);
+  const Node s = b.call(kIrReduce, {m, "b"}, kShape);
+  const Node pair = b.call(kIrAddNorm, {s, r, w, 1e-5});
+  b.output({b.call("_operator.getitem", {pair, 0}, kShape)});
+  expect_plan(
+      plan_of(b.finish()), 2,
+      "create %new_0 = vllm.reduce_scatter.default(%x, 0, 4, 'a') local like %2 before %2\n"
+      "rewire %3: %2 -> %new_0\n"
+      "resize %3 local like %3\n"
+      "create %new_1 = vllm.all_gather.default(%new_0, 0, 4, 'a') gathered like %2 before %6\n"
+      "create %new_2 = vllm.all_gather.default(%3, 0, 4, 'a') gathered like %3 before %4\n"
+      "rewire %4: %3 -> %new_2\n"
+      "create %new_3 = vllm.reduce_scatter.default(%4, 0, 4, 'b') local like %5 before %5\n"
+      "rewire %6: %5 -> %new_3\n"
+      "create %new_4 = aten.slice.Tensor(%new_1, 0, 1024, 2048) local like %2 before %6\n"
+      "rewire %6: %2 -> %new_4\n"
+      "resize %6 local like %6\n"
+      "resize %7 local like %7\n"
+      "create %new_5 = vllm.all_gather.default(%7, 0, 4, 'b') gathered like %7 before %output\n"
+      "rewire %output: %7 -> %new_5\n"
+      "erase %5\n"
+      "erase %2\n");
+}
+
+TEST(planner_of_a_symbolic_number_of_tokens) {
+  const Shape shape{"s0", 512};
+  GraphBuilder b;
+  const Node w = b.placeholder("w", {512});
+  const Node x = b.placeholder("x", shape);
+  const Node residual = b.placeholder("res", shape);
+  const Node s = reduce(b, x, shape);
+  b.output({norm(b, b.call("aten.add.Tensor", {residual, s}, shape), w, shape)});
+  expect_plan(
+      plan_of(b.finish()), 1,
+      "create %new_0 = _c10d_functional.reduce_scatter_tensor.default(%x, 'sum', 4, '0') local "
+      "like %3 before %3\n"
+      "create %new_1 = _c10d_functional.wait_tensor.default(%new_0) local like %3 before %3\n"
+      "create %new_2 = aten.sym_size.int(%new_1, 0) local size before %5\n"
+      "create %new_3 = _operator.mul(%new_2, 2) 2 * local size before %5\n"
+      "create %new_4 = aten.slice.Tensor(%res, 0, %new_2, %new_3) local like %res before %5\n"
+      "rewire %5: %res -> %new_4\n"
+      "rewire %5: %4 -> %new_1\n"
+      "resize %5 local like %5\n"
+      "resize %6 local like %6\n"
+      "resize %7 local like %7\n"
+      "resize %8 local like %8\n"
+      "resize %9 local like %9\n"
+      "resize %10 local like %10\n"
+      "resize %11 local like %11\n"
+      "resize %12 local like %12\n"
+      "resize %13 local like %13\n"
+      "create %new_5 = _c10d_functional.all_gather_into_tensor.default(%13, 4, '0') gathered like "
+      "%13 before %output\n"
+      "create %new_6 = _c10d_functional.wait_tensor.default(%new_5) gathered like %13 before "
+      "%output\n"
+      "rewire %output: %13 -> %new_6\n"
+      "erase %4\n"
+      "erase %3\n");
+}
+
+// The views vanish, the last dim loses its positive number, and size arithmetic that only a
+// vanished view read dies with it.
+TEST(planner_flattens_a_stream_of_three_dims) {
+  const Shape shape{4, 1024, 512};
+  GraphBuilder b;
+  const Node w = b.placeholder("w", {512});
+  const Node x = b.placeholder("x", kShape);
+  const Node size = b.call("aten.sym_size.int", {x, 0}, kShape);
+  const Node wide = b.call("aten.view.default", {x, list({4, 1024, 512})}, shape);
+  const Node residual = b.placeholder("res", shape);
+  const Node s = reduce(b, wide, shape);
+  const Node sum = b.call("aten.add.Tensor", {residual, s}, shape);
+  const Node n = norm(b, sum, w, shape, {list({2})});
+  const Node flat = b.call("aten.view.default", {n, list({size, 512})}, kShape);
+  b.output({b.call("aten.mm.default", {flat, w}, kShape), sum});
+  expect_plan(
+      plan_of(b.finish()), 1,
+      "create %new_0 = _c10d_functional.reduce_scatter_tensor.default(%x, 'sum', 4, '0') local "
+      "like %5 before %5\n"
+      "create %new_1 = _c10d_functional.wait_tensor.default(%new_0) local like %5 before %5\n"
+      "create %new_2 = aten.reshape.default(%res, [-1, 512]) flat like %res before %7\n"
+      "create %new_3 = aten.slice.Tensor(%new_2, 0, 1024, 2048) local like %res before %7\n"
+      "rewire %7: %res -> %new_3\n"
+      "rewire %7: %6 -> %new_1\n"
+      "resize %7 local like %7\n"
+      "resize %8 local like %8\n"
+      "resize %9 local like %9\n"
+      "resize %10 local like %10\n"
+      "set %10: argument 1 -> -1\n"
+      "resize %11 local like %11\n"
+      "resize %12 local like %12\n"
+      "resize %13 local like %13\n"
+      "resize %14 local like %14\n"
+      "resize %15 local like %15\n"
+      "create %new_4 = _c10d_functional.all_gather_into_tensor.default(%7, 4, '0') gathered like "
+      "%7 before %output\n"
+      "create %new_5 = _c10d_functional.wait_tensor.default(%new_4) gathered like %7 before "
+      "%output\n"
+      "create %new_6 = aten.reshape.default(%new_5, [4, 1024, 512]) full like %7 before %output\n"
+      "rewire %output: %7 -> %new_6\n"
+      "create %new_7 = _c10d_functional.all_gather_into_tensor.default(%15, 4, '0') gathered like "
+      "%15 before %17\n"
+      "create %new_8 = _c10d_functional.wait_tensor.default(%new_7) gathered like %15 before %17\n"
+      "rewire %17: %16 -> %new_8\n"
+      "erase %16\n"
+      "erase %6\n"
+      "erase %5\n"
+      "erase %3\n"
+      "erase %2\n");
+}
+
+// --- sites that stay
+// ------------------------------------------------------------------------------
+
+void expect_stays(const Planned& planned, const char* reason) {
+  EXPECT_EQ(planned.rewritten(), 0U);
+  EXPECT_EQ(planned.reason(0), reason);
+  EXPECT_EQ(planned.text(), "");
+}
+
+NodeTable one_site(const Shape& shape = kShape) {
+  GraphBuilder b;
+  b.output({site(b, b.placeholder("x", shape), b.placeholder("w", {512}), shape)});
+  return b.finish();
+}
+
+TEST(planner_leaves_what_does_not_divide) {
+  expect_stays(plan_of(one_site({4095, 512})), "4095 tokens are not divisible by tp_size 4");
+  expect_stays(plan_of(one_site({0, 512})), "0 tokens are not divisible by tp_size 4");
+  EXPECT_EQ(plan_of(one_site({4095, 512}), {5, 0}).rewritten(), 1U);
+}
+
+TEST(planner_leaves_a_group_with_a_problem) {
+  NodeTable table = one_site();
+  auto groups = groups_of(table, {});
+  groups[0].problem = "nobody knows the group 'tp'";
+  expect_stays(plan_with(std::move(table), groups), "nobody knows the group 'tp'");
+}
+
+TEST(planner_leaves_a_refused_class) {
+  NodeTable table = one_site({"s0", 512});
+  const Dim tokens = table.meta(table.args(table.size() - 2)[0].payload).tokens;
+  const auto groups = groups_of(table, {});
+  expect_stays(plan_with(std::move(table), groups, all_programs(), {{tokens, 0, "s0 may be odd"}}),
+               "s0 may be odd");
+}
+
+// A write between the all_reduce and the norm: the rewrite must not look behind it.
+TEST(planner_looks_behind_no_mutation) {
+  for (const bool between : {true, false}) {
+    GraphBuilder b;
+    const Node x = b.placeholder("x", kShape);
+    const Node w = b.placeholder("w", {512});
+    const Node other = b.placeholder("other", kShape);
+    const Node r = b.call(kIrReduce, {x, "tp"}, kShape);
+    if (between) b.call("aten.copy_.default", {other, x});
+    const Node n = b.call(kIrNorm, {r, w, 1e-5}, kShape);
+    if (!between) b.call("aten.copy_.default", {other, x});
+    b.output({n});
+    const Planned planned = plan_of(b.finish());
+    if (between) {
+      expect_stays(planned,
+                   "%4 = aten.copy_.default writes to memory or changes the stream between the "
+                   "all_reduce and the end of the site");
+    } else {
+      EXPECT_EQ(planned.rewritten(), 1U);
+    }
+  }
+}
+
+TEST(planner_leaves_a_value_that_is_written_to) {
+  GraphBuilder b;
+  const Node x = b.placeholder("x", kShape);
+  const Node n = site(b, x, b.placeholder("w", {512}));
+  const Node alias = b.call("aten.alias.default", {n}, kShape);
+  b.call("aten.copy_.default", {alias, x});
+  b.output({n});
+  expect_stays(plan_of(b.finish()), "%5 = aten.copy_.default writes in place to %normed");
+}
+
+TEST(planner_leaves_a_residual_of_other_rows) {
+  GraphBuilder b;
+  const Node w = b.placeholder("w", {512});
+  const Node residual = b.placeholder("res", {2048, 512});
+  const Node s = reduce(b, b.placeholder("x", kShape), kShape);
+  b.output({norm(b, b.call("aten.add.Tensor", {residual, s}, kShape), w, kShape)});
+  expect_stays(plan_of(b.finish()),
+               "residual %res has shape [2048, 512], %3 has shape [4096, 512]");
+}
+
+// [4, 4] viewed as [1, 16] has as many rows as the stream before the view and one after it.
+TEST(planner_leaves_a_residual_that_a_view_mixes) {
+  for (const bool alias : {false, true}) {
+    GraphBuilder b;
+    const Node w = b.placeholder("w", {16});
+    const Node square = b.placeholder("res", {4, 4});
+    const Node named = alias ? b.call("aten.alias.default", {square}, {4, 4}) : square;
+    const Node row = b.call("aten.view.default", {named, list({1, 16})}, {1, 16});
+    b.name(row, "row");
+    const Node s = reduce(b, b.placeholder("x", {4, 16}), {4, 16});
+    b.output({norm(b, b.call("aten.add.Tensor", {row, s}, {4, 16}), w, {4, 16})});
+    expect_stays(plan_of(b.finish()),
+                 "%row = aten.view.default mixes tokens and features of %res [4, 4]");
+  }
+}
+
+TEST(planner_leaves_an_operand_with_rows_of_its_own) {
+  GraphBuilder b;
+  const Node x = b.placeholder("x", kShape);
+  b.output({site(b, x, b.placeholder("w", {4096, 512}))});
+  expect_stays(plan_of(b.finish()),
+               "operand %w has shape [4096, 512] and is not the same for every token");
+}
+
+TEST(planner_leaves_a_tuple_that_is_read_whole) {
+  GraphBuilder b;
+  const Node x = b.placeholder("x", kShape);
+  const Node r = b.call(kIrReduce, {x, "tp"}, kShape);
+  const Node pair =
+      b.call(kIrAddNorm, {r, b.placeholder("res", kShape), b.placeholder("w", {512}), 1.0});
+  b.output({b.call("_operator.getitem", {pair, 0}, kShape), pair});
+  expect_stays(plan_of(b.finish()), "%output = output reads the tuple %4 whole");
+}
+
+TEST(planner_asks_for_what_it_does_not_know) {
+  GraphBuilder b;
+  const Node w = b.placeholder("w");
+  b.output({site(b, b.placeholder("x"), w)});
+  const Planned planned = plan_of(b.finish());
+  EXPECT(planned.missing == std::vector<NodeId>{w.id});
+}
+
+TEST(planner_leaves_what_nobody_knows) {
+  GraphBuilder b;
+  const Node w = b.placeholder("w");
+  b.set_missing(w);
+  b.output({site(b, b.placeholder("x"), w)});
+  expect_stays(plan_of(b.finish()), "the size of %w is not known: it has no meta[\"val\"]");
+}
+
+TEST(planner_same_table_same_plan) {
+  EXPECT_EQ(plan_of(functional_stack(7, kShape)).text(),
+            plan_of(functional_stack(7, kShape)).text());
+}
+
+TEST(planner_plans_of_stacks_are_sound) {
+  for (const Shape& shape :
+       {Shape{4096, 512}, Shape{2, 2048, 512}, Shape{"s0", 512}, Shape{2, "s0", 512}}) {
+    for (const int64_t rank : {0, 1, 3}) {
+      const Planned planned = plan_of(functional_stack(5, shape), {4, rank});
+      EXPECT_EQ(planned.rewritten(), 5U);
+      EXPECT_EQ(check_plan(planned.table, planned.plan), "");
+    }
+  }
+}
+
+}  // namespace
+}  // namespace spfast::testing

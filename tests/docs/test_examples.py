@@ -1,0 +1,132 @@
+"""Every Python block of the documentation runs, in order, and prints what the page says."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shlex
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from docs.markdown import PAGES, ROOT, Block, blocks, commands
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from spfast import cli, pattern_matcher
+from spfast.patterns import default_registry
+from spfast.testing.builder import TOKENS, GraphBuilder
+
+# (page, first words of the block): why it cannot run here. Empty, and better so.
+NOT_RUN: dict[tuple[str, str], str] = {}
+
+
+@pytest.fixture
+def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Eight ranks of which this is the first, a vLLM that has the pass, a folder to write to."""
+    monkeypatch.chdir(tmp_path)
+    manager = types.ModuleType("vllm.compilation.passes.pass_manager")
+    manager.SequenceParallelismPass = object  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, manager.__name__, manager)
+    stock = sys.modules["torch._inductor.pattern_matcher"].PatternMatcherPass
+    monkeypatch.setattr(stock, "apply", stock.apply)
+    dist.init_process_group("fake", rank=0, world_size=8, store=FakeStore())
+    try:
+        with (
+            default_registry().temporary(),
+            torch._inductor.config.patch(post_grad_custom_pre_pass=None),
+        ):
+            yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _names() -> dict[str, Any]:
+    """What the pages take as given."""
+    build = GraphBuilder(tokens=16, dynamic=True)
+    x = build.placeholder("x", (TOKENS, 32), torch.bfloat16)
+    residual = build.placeholder("residual", (TOKENS, 32), torch.bfloat16)
+    weight = build.placeholder("weight", (32,), torch.bfloat16)
+    group = dist.group.WORLD.group_name
+    reduced = build.call(torch.ops.vllm.all_reduce.default, x, group)
+    both = build.call(torch.ops.vllm_ir.fused_add_rms_norm.default, reduced, residual, weight, 1e-5)
+    item = sys.modules["_operator"].getitem
+    build.output([build.call(item, both, 0), build.call(item, both, 1)])
+    return {"__name__": "page", "graph": build.graph, "model": torch.nn.Linear(2, 2), "x": x}
+
+
+def _run(page: Path, block: Block, names: dict[str, Any]) -> str:
+    # As many lines stand before it as in the page, so that a traceback names the right one.
+    code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(code, names)
+    return printed.getvalue()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_blocks_run(page: Path, surroundings: None) -> None:
+    names = _names()
+    for block in blocks(page):
+        known = (str(page.relative_to(ROOT)), block.text.split("\n")[0])
+        if block.language != "python" or known in NOT_RUN:
+            continue
+        printed = _run(page, block, names)
+        if block.output is not None:
+            assert printed == block.output, f"{page}:{block.line}"
+
+
+def test_commands_of_the_readme_run(surroundings: None, capsys: pytest.CaptureFixture[str]) -> None:
+    page = ROOT / "README.md"
+    names = _names()
+    for block in blocks(page):
+        if block.language == "python":
+            _run(page, block, names)
+    called = commands(page, "spfast")
+    assert len(called) >= 3
+    # The graph that the page has saved was rewritten already: there is nothing to find in it.
+    for command in called:
+        assert cli.main(shlex.split(command)[1:]) == cli.DONE, command
+    assert "all_reduces" in capsys.readouterr().out
+
+
+def test_a_block_that_is_wrong_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("Words\n\n```python\nprint(1)\n\nassert False\n```\n\n```text\n1\n```\n")
+    (block,) = blocks(page)
+    assert block.output == "1\n"
+    with pytest.raises(AssertionError) as error:
+        _run(page, block, {})
+    assert error.traceback[-1].lineno + 1 == 6
+
+
+def test_links_lead_somewhere() -> None:
+    missing = []
+    for page in PAGES:
+        for part in page.read_text().split("](")[1:]:
+            target, _, anchor = part.split(")")[0].partition("#")
+            if target.startswith(("http:", "https:")):
+                continue
+            found = page.parent / target if target else page
+            if not found.exists():
+                missing.append(f"{page.name}: {target}")
+            elif anchor and anchor not in _anchors(found):
+                missing.append(f"{page.name}: {target}#{anchor}")
+    assert not missing
+
+
+def _anchors(page: Path) -> set[str]:
+    titles = [line.lstrip("#").strip() for line in page.read_text().splitlines() if line[:1] == "#"]
+    kept = ("".join(c for c in title.lower() if c.isalnum() or c in " -_") for title in titles)
+    return {title.replace(" ", "-") for title in kept}
+
+
+def test_pattern_matcher_is_a_drop_in() -> None:
+    import torch._inductor.pattern_matcher as stock
+
+    assert {"register_replacement", "PatternMatcherPass", "fwd_only"} <= set(dir(pattern_matcher))
+    assert issubclass(pattern_matcher.PatternMatcherPass, stock.PatternMatcherPass)

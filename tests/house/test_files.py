@@ -1,0 +1,58 @@
+"""Files are short, printed output is the command line's, and nothing names one machine."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from house.sources import PACKAGE, ROOT, text_files
+
+LONGEST = {"cpp": 400, "python": 400, "bench": 400, "tests": 600, "docs": 400}
+
+
+@pytest.mark.parametrize("folder", LONGEST)
+def test_no_file_is_too_long_to_read_in_one_sitting(folder: str) -> None:
+    too_long = {
+        str(path.relative_to(ROOT)): count
+        for path in text_files()
+        if path.relative_to(ROOT).parts[0] == folder
+        if "goldens" not in path.parts and path.suffix in (".py", ".pyi", ".h", ".cpp", ".md")
+        if (count := path.read_text().count("\n")) > LONGEST[folder]
+    }
+    assert not too_long
+
+
+def test_no_path_of_one_machine() -> None:
+    # A path into somebody's home, a scratch folder, or a drive.
+    pattern = re.compile(r"(?<![\w.])/(?:home|root|Users|mnt|work|tmp|scratch)/\w")
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in text_files()
+        for line in path.read_text().splitlines()
+        if pattern.search(line)
+    ]
+    assert not found
+
+
+def test_nothing_is_left_to_do_in_comments() -> None:
+    pattern = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|X" + r"XX|HA" + r"CK)\b|@@[A-Z]+@@")
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in text_files()
+        for line in path.read_text().splitlines()
+        if pattern.search(line)
+    ]
+    assert not found
+
+
+def test_the_library_prints_nothing() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        if path != PACKAGE / "cli.py":
+            lines = path.read_text().splitlines()
+            printing = [line for line in lines if re.match(r"\s*(print\(|sys\.std(out|err))", line)]
+            assert not printing, f"{path.name}: {printing}"
+
+
+def test_python_files_say_what_they_are_for() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        assert path.read_text().startswith('"""'), path.relative_to(ROOT)

@@ -1,0 +1,94 @@
+"""Includes and imports point one way."""
+
+from __future__ import annotations
+
+import graphlib
+
+import pytest
+from house.sources import PACKAGE, ROOT, cpp_files, imports, includes, module_name, room_of
+
+# Each room of the core, and the rooms that it may use beside itself.
+BELOW = {
+    "base": set(),
+    "table": {"base"},
+    "pattern": {"base", "table"},
+    "match": {"base", "table", "pattern"},
+    "rewrite": {"base", "table", "pattern", "match"},
+    "fx": {"base", "table", "pattern", "match", "rewrite"},
+    "expr": {"base", "fx"},
+    "bind": {"base", "table", "pattern", "match", "rewrite", "fx", "expr"},
+}
+KNOW_PYTHON = {"fx", "expr", "bind"}
+
+
+def test_every_room_is_known() -> None:
+    assert {path.name for path in (ROOT / "cpp").iterdir() if path.is_dir()} == set(BELOW)
+
+
+@pytest.mark.parametrize("room", BELOW)
+def test_cpp_includes_point_down(room: str) -> None:
+    files = cpp_files(room)
+    assert files
+    for path in files:
+        for name in includes(path):
+            other = name.split("/")[0]
+            if other in BELOW:
+                allowed = other == room or other in BELOW[room]
+                assert allowed, f"{path.relative_to(ROOT)} includes {name}"
+
+
+@pytest.mark.parametrize("room", sorted(set(BELOW) - KNOW_PYTHON))
+def test_the_core_includes_the_standard_library_and_itself(room: str) -> None:
+    for path in cpp_files(room):
+        for name in includes(path):
+            own = name.split("/")[0] in BELOW
+            # Headers of the standard library have neither a folder nor an ending.
+            assert own or ("/" not in name and "." not in name), f"{path.name} includes {name}"
+
+
+def test_no_room_includes_torch() -> None:
+    for path in cpp_files():
+        for name in includes(path):
+            assert not name.startswith(("torch/", "ATen/", "c10/")), f"{path.name}: {name}"
+
+
+def test_headers_are_guarded_and_say_what_they_are_for() -> None:
+    for path in cpp_files():
+        if path.suffix == ".h":
+            text = path.read_text()
+            assert text.startswith("// "), f"{path.name} does not open with its purpose"
+            assert "#pragma once" in text, path.name
+
+
+def _rooms(*, lazy: bool) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        room = room_of(module_name(path))
+        others = {room_of(name) for name in imports(path, lazy=lazy)} - {room}
+        found.setdefault(room, set()).update(others)
+    return found
+
+
+def test_python_rooms_have_an_order() -> None:
+    rooms = _rooms(lazy=False)
+    assert len(rooms) > 15
+    order = list(graphlib.TopologicalSorter(rooms).static_order())  # raises where there is a cycle
+    assert order.index("errors") < order.index("config") < order.index("api")
+    assert order.index("patterns") < order.index("api") < order.index("passes")
+
+
+def test_the_verifier_shares_nothing_with_the_planner() -> None:
+    allowed = {"_core", "config", "errors", "graphs", "groups", "targets"}
+    used = _rooms(lazy=True)["verifier"] - {"testing"}
+    assert used <= allowed - {"_core"}, used - allowed
+
+
+def test_the_reference_shares_nothing_with_the_engine() -> None:
+    used = _rooms(lazy=True)["reference"]
+    assert not used & {"_core", "api", "rules", "meta", "verifier"}, used
+
+
+def test_errors_and_patterns_stand_alone() -> None:
+    rooms = _rooms(lazy=True)
+    assert rooms["errors"] - {"config"} == set()
+    assert rooms["patterns"] <= {"errors"}
