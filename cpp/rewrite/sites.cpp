@@ -357,11 +357,8 @@ class Examiner {
   const MatchResult& matches_;
   std::span<const GroupInfo> groups_;
   const Effects& effects_;
-<<<<<<< HEAD
   std::span<const UnknownValue> unknown_;
   const RowRules* rows_;
-  std::vector<uint32_t> stamp_;  // by node: the anchor whose stream it is in
-=======
   std::unordered_map<uint64_t, uint32_t> group_ids_;
   std::map<ClassKey, uint32_t> class_ids_;
   std::map<ClassKey, const std::string*> refusals_;
