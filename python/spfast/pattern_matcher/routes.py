@@ -37,13 +37,13 @@ def describe(rules: stock.PatternMatcherPass) -> str:
         if isinstance(entry, ReplacementEntry):
             lines.append(f"  {entry.spec.name}: {way}; {entry.variants.describe()}")
         else:
-            lines.append(f"  {_title(entry)}: {way}; {_check_of(entry)}")
+            lines.append(f"  {_title(entry)}: {way}; {type(entry).__name__}, {_check_of(entry)}")
     return "\n".join(lines)
 
 
 def _title(entry: Any) -> str:
     handler = getattr(entry, "handler", None)
-    return str(getattr(handler, "__name__", None) or type(entry).__name__)
+    return str(getattr(handler, "__name__", None) or "a pattern")
 
 
 def _check_of(entry: Any) -> str:

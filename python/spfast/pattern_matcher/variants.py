@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch._inductor.pattern_matcher as stock
+from torch._dynamo.utils import counters
 
 from spfast.pattern_matcher.keys import (
     env_state,
@@ -37,11 +38,14 @@ class Variant:
         search: The exact pattern.
         template: The replacement; None until it is needed.
         refusal: Why there is no template: torch's entry serves such matches.
+        counted: What tracing the replacement added to Inductor's counters: Inductor's own
+            replacement functions count their matches so.
     """
 
     search: Search
     template: Template | None = None
     refusal: str | None = None
+    counted: dict[str, int] = field(default_factory=dict)
 
 
 class Bound:
@@ -61,9 +65,17 @@ class Bound:
             Whatever the user's replacement function raises.
         """
         variant = self._variant
-        if variant.template is None and variant.refusal is None:
+        if variant.template is not None:
+            counters[stock.backend].update(variant.counted)
+        elif variant.refusal is None:
             before = env_state(self._situation.env)
+            counted = dict(counters[stock.backend])
             traced = self.traced(leaves)
+            variant.counted = {
+                name: count - counted.get(name, 0)
+                for name, count in counters[stock.backend].items()
+                if count != counted.get(name, 0)
+            }
             try:
                 if env_state(self._situation.env) != before:
                     raise Unshareable("tracing the replacement added guards")
@@ -73,6 +85,7 @@ class Bound:
                 )
             except Unshareable as reason:
                 variant.refusal = str(reason)
+                counters[stock.backend].subtract(variant.counted)  # it is traced again
                 log.info("pattern %s: torch replaces each match: %s", self._spec.name, reason)
         return variant.template
 
