@@ -122,6 +122,7 @@ Value NodeTable::kwarg(NodeId node, uint32_t key) const {
 }
 
 std::span<const Value> NodeTable::items(Value container) const {
+  SPFAST_CHECK(is_container(container.tag));
   const Span span = spans_.at(container.payload);
   return {values_.data() + span.begin, span.count};
 }
