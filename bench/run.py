@@ -6,7 +6,6 @@ Writes results.json, results.md and pictures. bench/README.md says what the figu
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import sys
 import time
@@ -26,8 +25,6 @@ def measure(scale: experiments.Scale, say: experiments.Say) -> dict[str, Any]:
     begun = time.monotonic()
     record: dict[str, Any] = {"machine": machine.describe()}
     record["agreement"] = experiments.agreement(3, say)
-    gc.collect()
-    gc.freeze()  # what lives for ever need not be looked at before every call
     record["comparison"] = experiments.comparison(scale, say)
     record["stages"] = experiments.stages(scale, say)
     record["layers"] = experiments.layers(scale, say)
