@@ -90,8 +90,9 @@ $(VENV)/.stamp-python:
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@touch $@
 
+# Without numpy torch warns at every start.
 $(TORCH_STAMP): $(VENV)/.stamp-python
-	$(PIP) $(TORCH)
+	$(PIP) numpy $(TORCH)
 	@rm -f $(VENV)/.stamp-torch-*
 	@touch $@
 

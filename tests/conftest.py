@@ -1,13 +1,18 @@
-"""What all tests share: helpers of this folder can be imported, custom ops are declared."""
+"""What all tests share: this folder can be imported from, custom ops are declared, no network."""
 
 from __future__ import annotations
 
+import ipaddress
+import os
+import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when the libraries are imported
 
 import torch  # noqa: E402
 
@@ -20,3 +25,18 @@ ops.declare()
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests reach this machine alone."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            host = str(address[0])
+            if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
+                raise OSError(f"a test asks for {host}: tests run without a network")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)

@@ -1,6 +1,7 @@
 #include "rewrite/edit_list.h"
 
 #include <algorithm>
+#include <unordered_map>
 
 #include "base/check.h"
 #include "table/targets.h"
@@ -41,7 +42,6 @@ void EditList::rewire(NodeId user, NodeId old, NodeRef now) {
         std::find(operands.begin(), operands.end(), Value{Tag::kNode, now}) != operands.end();
     if (!already) ++uses_[now];
   }
-  rewired_.emplace(use_key(user, old), now);
   plan_.edits.push_back({Edit::Kind::kRewire, user, old, now});
 }
 
@@ -66,6 +66,14 @@ bool EditList::is_size_arithmetic(NodeId node) const {
 }
 
 void EditList::finish() {
+  // What a node that may die reads by now, by itself and the operand that it read before.
+  std::unordered_map<uint64_t, NodeRef> rewired;
+  const auto key = [](NodeId user, NodeId old) { return (uint64_t{user} << 32) | old; };
+  for (const Edit& edit : plan_.edits) {
+    if (edit.kind == Edit::Kind::kRewire && (mortal_[edit.a] || is_size_arithmetic(edit.a))) {
+      rewired.emplace(key(edit.a, edit.b), edit.c);
+    }
+  }
   std::vector<NodeId> counted_by(table_.size(), kNone);  // a node reads each operand once
   for (NodeId node = table_.size(); node-- > 0;) {
     if (!mortal_[node] || uses_[node] > 0) continue;
@@ -74,7 +82,7 @@ void EditList::finish() {
       if (!value.is_node() || counted_by[value.payload] == node) continue;
       counted_by[value.payload] = node;
       NodeId operand = value.payload;
-      if (const auto now = rewired_.find(use_key(node, operand)); now != rewired_.end()) {
+      if (const auto now = rewired.find(key(node, operand)); now != rewired.end()) {
         // What was created has a living reader, or it would not have been.
         if (now->second >= table_.size()) continue;
         operand = now->second;

@@ -2,7 +2,6 @@
 // with the rewrite, size arithmetic included, is erased with it.
 #pragma once
 
-#include <unordered_map>
 #include <vector>
 
 #include "rewrite/plan.h"
@@ -25,16 +24,12 @@ class EditList {
 
  private:
   void add_use(const PlanArg& arg);
-  [[nodiscard]] static uint64_t use_key(NodeId user, NodeId operand) {
-    return (uint64_t{user} << 32) | operand;
-  }
   [[nodiscard]] bool is_size_arithmetic(NodeId node) const;
 
   const NodeTable& table_;
   Plan& plan_;
   std::vector<uint32_t> uses_;
   std::vector<bool> mortal_;
-  std::unordered_map<uint64_t, NodeRef> rewired_;  // (user, old operand): what it reads now
 };
 
 }  // namespace spfast

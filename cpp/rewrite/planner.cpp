@@ -49,7 +49,7 @@ class Planner {
       if (sites_.sites[i].reason.empty()) claim_values(i);
     }
     for (const Site& site : sites_.sites) {
-      if (site.reason.empty()) find_local_uses(site);
+      if (site.reason.empty()) find_buffer_uses(site);
     }
     for (const Site& site : sites_.sites) {
       if (site.reason.empty()) rewrite(site);
@@ -84,20 +84,27 @@ class Planner {
     return site_of_[root] != kNone && sites_.sites[site_of_[root]].token_class == site.token_class;
   }
 
-  void find_local_uses(const Site& site) {
+  // How a node reads a value under this name: the shard, the rank's slice of it, or in full.
+  enum class Use : uint8_t { kFull, kLocal, kSliced };
+  [[nodiscard]] Use use_of(NodeId user, NodeId name) const {
+    if (const uint32_t index = site_of_[user]; index != kNone) {
+      const Site& site = sites_.sites[index];
+      for (const SiteOperand& operand : site.operands) {
+        if (operand.user != user || operand.name != name) continue;
+        if (operand.kind == SiteOperand::Kind::kBuffer) return Use::kFull;
+        if (operand.kind == SiteOperand::Kind::kStream) return Use::kLocal;
+        return is_local_for(site, operand.root) ? Use::kLocal : Use::kSliced;
+      }
+    }
+    return buffer_uses_.contains(use_key(user, name)) ? Use::kLocal : Use::kFull;
+  }
+
+  // empty_like(a value of the stream) is made anew, like the shard.
+  void find_buffer_uses(const Site& site) {
     for (const SiteOperand& operand : site.operands) {
-      const bool local =
-          operand.kind == SiteOperand::Kind::kStream ||
-          (operand.kind == SiteOperand::Kind::kRows && is_local_for(site, operand.root));
-      // A full residual is read by the slice of it, not by the node itself.
-      if (local) local_uses_.insert(use_key(operand.user, operand.name));
-      if (!local && operand.kind == SiteOperand::Kind::kRows) {
-        sliced_uses_.insert(use_key(operand.user, operand.name));
-      }
-      if (operand.kind == SiteOperand::Kind::kBuffer) {
-        const auto args = table_.args(operand.name);
-        if (args[0].is_node()) local_uses_.insert(use_key(operand.name, args[0].payload));
-      }
+      if (operand.kind != SiteOperand::Kind::kBuffer) continue;
+      const auto args = table_.args(operand.name);
+      if (args[0].is_node()) buffer_uses_.insert(use_key(operand.name, args[0].payload));
     }
   }
 
@@ -123,6 +130,7 @@ class Planner {
     const Anchor& anchor = anchor_of(site);
     const CollectiveFamily& family = families_[anchor.family];
     std::vector<PlanArg> args;
+    args.reserve(slots.size());
     for (const CollectiveArg& slot : slots) {
       switch (slot.kind) {
         case CollectiveArg::Kind::kInput:
@@ -261,9 +269,8 @@ class Planner {
       return known->second;
     }
     const NodeRef size = local_size(site, before);
+    // Every rank makes the same nodes, names included: 0 and 1 are factors like any other.
     const auto scaled = [&](int64_t factor) {
-      if (factor == 0) return PlanArg::integer(0);
-      if (factor == 1) return PlanArg::of(size);
       return PlanArg::of(create(
           mul_, {PlanArg::of(size), PlanArg::integer(factor)}, before, anchor_of(site).all_reduce,
           {Form::kScaled, anchor_of(site).all_reduce, site.token_class, factor}));
@@ -333,7 +340,7 @@ class Planner {
       const NodeId name = names.list[i].node;
       for (const NodeId user : table_.users(name)) {
         SPFAST_WORK(1);
-        if (local_uses_.contains(use_key(user, name))) continue;
+        if (use_of(user, name) == Use::kLocal) continue;
         if (LookThrough::source(table_, user, look_of(site).width()) == name) {
           names.list.push_back({user, i, false, {}});
         } else {
@@ -350,6 +357,12 @@ class Planner {
 
   // One all_gather for everybody outside the sites who reads the value under any name.
   void gather_outputs(const Site& site, NodeId value) {
+    const auto users = table_.users(value);
+    const bool inside = std::all_of(users.begin(), users.end(), [&](NodeId user) {
+      SPFAST_WORK(1);
+      return use_of(user, value) == Use::kLocal;
+    });
+    if (inside) return;
     const Names names = collect_names(site, value);
     for (size_t i = 1; i < names.list.size(); ++i) edits_.may_die(names.list[i].node);
     if (!names.list[0].live) return;
@@ -397,7 +410,7 @@ class Planner {
     gathered_.emplace(value, flat);
     NodeRef full = kNone;
     for (const Read& read : reads) {
-      if (sliced_uses_.contains(use_key(read.reader, read.name))) continue;
+      if (use_of(read.reader, read.name) == Use::kSliced) continue;
       if (!read.flat && full == kNone) full = unflatten(site, value, flat, read.reader);
       edits_.rewire(read.reader, read.name, read.flat ? flat : full);
     }
@@ -455,8 +468,7 @@ class Planner {
   EditList edits_;
   std::vector<uint32_t> site_of_;             // by node: the site whose value it is
   std::vector<NodeRef> local_;                // by value of a site: its shard
-  std::unordered_set<uint64_t> local_uses_;   // (user, name) that read the shard
-  std::unordered_set<uint64_t> sliced_uses_;  // (user, name) that read a slice of the full value
+  std::unordered_set<uint64_t> buffer_uses_;  // (buffer, the value of a stream that it is like)
   std::map<NodeId, NodeRef> gathered_;
   std::map<std::pair<NodeId, uint32_t>, NodeRef> rows_;
   std::map<uint32_t, std::pair<PlanArg, PlanArg>> bounds_;

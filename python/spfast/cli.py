@@ -181,8 +181,10 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
+    from spfast.targets import target_name
+
     graph, _ = _load(arguments.file)
-    ops = Counter(str(node.target) for node in graph.nodes if node.op == "call_function")
+    ops = Counter(target_name(node.target) for node in graph.nodes if node.op == "call_function")
     kinds = Counter(node.op for node in graph.nodes)
     outputs = len(graph.output_node().all_input_nodes)
     record = {

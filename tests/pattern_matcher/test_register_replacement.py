@@ -505,3 +505,27 @@ def test_example_inputs_must_be_a_list() -> None:
             )
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
+
+
+@both
+def test_counters_that_a_replacement_keeps(dynamic: bool) -> None:
+    """Inductor's own replacements count their matches so: each match counts, traced or not."""
+    from torch._dynamo.utils import counters
+
+    def replace(x: Any, y: Any) -> Any:
+        counters["inductor"]["mine"] += 2
+        return mul_sigmoid(x, y)
+
+    def unshareable(x: Any, y: Any) -> Any:
+        counters["inductor"]["mine"] += 2
+        return aten.add(x, aten.sum(aten.nonzero(y)))
+
+    def chain(x: Any, y: Any) -> Any:
+        for _ in range(3):
+            x = add_relu(x, y)
+        return x
+
+    for made in (replace, unshareable):
+        define = rule(add_relu, made, (2, 3), (2, 3))
+        outcome = agree(define, graph_of(chain, dynamic), count=3, spy=True)
+        assert outcome.counted["mine"] == 6

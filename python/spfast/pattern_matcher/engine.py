@@ -10,13 +10,13 @@ from typing import Any
 import torch
 import torch._inductor.pattern_matcher as stock
 from torch._dynamo.utils import counters
-from torch._inductor.lowering import fallback_node_due_to_unsupported_type
 from torch.fx.experimental.symbolic_shapes import guard_or_false
 from torch.fx.passes.graph_transform_observer import GraphTransformObserver
 
 from spfast._core import ExprProgram, ExprScanner
 from spfast.pattern_matcher.adopt import adopt
 from spfast.pattern_matcher.entry import ReplacementEntry
+from spfast.pattern_matcher.judgements import Support, compute_mutation_region_ids, mutates
 from spfast.pattern_matcher.lowering import route_of
 from spfast.pattern_matcher.variants import Session
 
@@ -39,7 +39,7 @@ def run(rules: stock.PatternMatcherPass, target: torch.fx.GraphModule | torch.fx
         return 0
     graph, module = _graph_of(target)
     if stock.should_compute_mutation_region_ids(graph):
-        stock.compute_mutation_region_ids(graph)
+        compute_mutation_region_ids(graph)
     candidates = _candidates(rules, graph)
     name = rules.pass_name if rules.pass_name is not None else "pattern_matcher"
     with GraphTransformObserver(module, name, getattr(rules, "subsystem", None)):
@@ -79,7 +79,7 @@ class _Run:
         self._rules = rules
         self._graph = graph
         self._session = Session()
-        self._unsupported: tuple[torch.fx.Node | None, bool] = (None, False)
+        self._support = Support()
 
     def visit(self, candidates: list[torch.fx.Node]) -> int:
         """Visits the candidates in order; returns how many matches were replaced."""
@@ -105,7 +105,7 @@ class _Run:
             return 0
         if not one_region and not _in_one_region(self._graph, match.nodes):
             return 0
-        if self._is_unsupported(node):
+        if self._support.lacks(node):
             return 0
         if stock._should_debug_node(node.name):
             stock.log.warning("%s%s %s %s", node, node.args, match, entry.pattern)
@@ -117,13 +117,6 @@ class _Run:
             return 0
         _apply(entry, match, self._graph, node)
         return 1
-
-    def _is_unsupported(self, node: torch.fx.Node) -> bool:
-        known, unsupported = self._unsupported
-        if known is not node:
-            unsupported = fallback_node_due_to_unsupported_type(node, allow_cpu_inputs=False)
-            self._unsupported = (node, unsupported)
-        return unsupported
 
 
 def _in_one_region(graph: torch.fx.Graph, nodes: list[torch.fx.Node]) -> bool:
@@ -152,13 +145,21 @@ def _rewrite(entry: Any, match: stock.Match, graph: torch.fx.Graph, node: torch.
         with stock._track_graph_mutation_ops(graph) as tracker:
             apply(match, graph, node)
         if tracker.changed_mutation_regions():
-            stock.compute_mutation_region_ids(graph)
+            compute_mutation_region_ids(graph)
         return
-    if isinstance(
-        entry, stock.ReplacementPatternEntry
-    ) and not stock._replacement_changes_mutation_regions(entry, match):
+    if isinstance(entry, stock.ReplacementPatternEntry) and not _changes_regions(match):
         apply(match, graph, node)
         return
     refresh = stock._mutation_region_refresh(graph, match.nodes)
     apply(match, graph, node)
     stock._refresh_mutation_region_ids(graph, refresh)
+
+
+def _changes_regions(match: stock.Match) -> bool:
+    plan = getattr(match, "plan", None)
+    if plan is not None:
+        changes: bool = plan.template.mutates
+    else:
+        assert match.replacement_graph is not None
+        changes = any(mutates(node) for node in match.replacement_graph.graph.nodes)
+    return changes or any(mutates(node) for node in match.nodes)

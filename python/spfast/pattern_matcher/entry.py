@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch._inductor.pattern_matcher as stock
-from torch._inductor import config as inductor_config
 
 from spfast.pattern_matcher.splice import late_arguments, makes_cycle, restore_order, splice
+from spfast.pattern_matcher.template import Template
 from spfast.pattern_matcher.trace import ReplacementSpec
 from spfast.pattern_matcher.variants import Bound, Session, Variants
 
@@ -17,6 +18,15 @@ __all__ = ["ReplacementEntry"]
 
 _NAME = "replace_with_graph"
 _CONTAINERS = (list, tuple, dict)
+
+
+@dataclass
+class Plan:
+    """What an accepted match carries from the check to the rewrite."""
+
+    bound: Bound
+    template: Template
+    leaves: list[Any]
 
 
 class ReplacementEntry(stock.ReplacementPatternEntry):
@@ -54,8 +64,9 @@ class ReplacementEntry(stock.ReplacementPatternEntry):
             return False
         match.late = late  # type: ignore[attr-defined]
         leaves = self._leaves(match)
-        tracked = inductor_config.trace.provenance_tracking_level == 1
-        bound = None if leaves is None or tracked else self.variants.find(leaves, session)
+        bound = None
+        if leaves is not None and not session.provenance:
+            bound = self.variants.find(leaves, session)
         if leaves is None or bound is None:
             self.variants.by_torch += 1
             return bool(self.stock.extra_check(match))
@@ -77,7 +88,7 @@ class ReplacementEntry(stock.ReplacementPatternEntry):
             self._trace_for(match, bound, leaves)
             return True
         match.replacement_graph = template.graph_module
-        match.plan = (bound, leaves)  # type: ignore[attr-defined]
+        match.plan = Plan(bound, template, leaves)  # type: ignore[attr-defined]
         return True
 
     def _trace_for(self, match: stock.Match, bound: Bound, leaves: list[Any]) -> None:
@@ -110,17 +121,15 @@ class ReplacementEntry(stock.ReplacementPatternEntry):
 
     def apply(self, match: stock.Match, graph: torch.fx.Graph, node: torch.fx.Node) -> None:
         """Puts the replacement in the place of an accepted match."""
-        plan: tuple[Bound, list[Any]] | None = getattr(match, "plan", None)
+        plan: Plan | None = getattr(match, "plan", None)
         late: list[torch.fx.Node] = getattr(match, "late", [])
         if plan is None:
             self.stock.apply(match, graph, node)
             if late:
                 stock.stable_topological_sort(graph)
             return
-        bound, leaves = plan
-        args = self._arguments(match, leaves)
-        template = bound.template(leaves)
-        assert template is not None
+        bound, template = plan.bound, plan.template
+        args = self._arguments(match, plan.leaves)
         if len(args) < template.inputs:
             raise AssertionError(
                 f"pattern {self.spec.name!r}: the replacement has {template.inputs} inputs, "

@@ -16,6 +16,7 @@ import sympy
 import torch
 import torch._functorch.config as functorch_config
 import torch._inductor.config as inductor_config
+from torch._subclasses.fake_tensor import FakeTensor
 
 from spfast.pattern_matcher.vals import Unshareable, dim_of
 
@@ -27,6 +28,7 @@ __all__ = [
     "canonicalise",
     "env_state",
     "own_symbols",
+    "quick_key",
     "raw_key",
 ]
 
@@ -91,6 +93,30 @@ def raw_key(values: Sequence[Any]) -> tuple[RawKey, Any]:
     if len(envs) > 1:
         raise Unshareable("arguments of different shape environments")
     return key, envs[0] if envs else None
+
+
+def quick_key(values: Sequence[Any]) -> Hashable:
+    """A key that tells values of one graph apart at least as well as `raw_key`, in less time.
+
+    None if a value is of another kind than fake tensors, symbolic numbers and plain values.
+    """
+    parts: list[Hashable] = []
+    for value in values:
+        kind = type(value)
+        if kind is FakeTensor:
+            shape, stride = value.shape, value.stride()
+            if value._has_symbolic_sizes_strides:
+                dims = [n if type(n) is int else n.node._expr for n in (*shape, *stride)]
+                shape, stride = len(shape), tuple(dims)
+            mode = id(value.fake_mode)
+            parts.append((shape, stride, value.dtype, value.fake_device, value.layout, mode))
+        elif kind in _PLAIN:
+            parts.append((kind, value))
+        elif kind is torch.SymInt:
+            parts.append((kind, value.node._expr, id(value.node.shape_env)))
+        else:
+            return None
+    return tuple(parts)
 
 
 def ambient_key() -> Hashable:

@@ -50,8 +50,8 @@ class Route:
         else:
             self.program = ExprProgram(lowering.steps, root)
         self._expressions = list(lowering.index)
-        multiple = isinstance(pattern, stock.MultiOutputPattern)
-        self._outputs = pattern.outputs if multiple else [pattern]
+        several = isinstance(pattern, stock.MultiOutputPattern)
+        self._outputs: list[Any] = pattern.outputs if several else [pattern]  # type: ignore[attr-defined]
 
     def accepts(self, node: torch.fx.Node) -> bool:
         """Whether the pattern matches at a node."""
@@ -62,7 +62,8 @@ class Route:
         """Torch's Match at a node."""
         found = None if self.program is None else self.program.match(node)
         if found is None:
-            return self.pattern.match(node) or None
+            exact = self.pattern.match(node)
+            return exact if stock.is_match(exact) else None
         return self.to_match(found, node.graph) if found else None
 
     def to_match(self, found: Any, graph: torch.fx.Graph) -> stock.Match:

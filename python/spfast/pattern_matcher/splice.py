@@ -69,7 +69,7 @@ def restore_order(first: Node, last: Node) -> None:
     pending = stretch[::-1]
     while pending:
         node = pending.pop()
-        needs = [operand for operand in _args(node) if operand in missing]
+        needs: list[Any] = [operand for operand in _args(node) if operand in missing]
         if needs:
             waiting.setdefault(needs[-1], []).append(node)
             continue

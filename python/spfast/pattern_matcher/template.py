@@ -10,13 +10,13 @@ import sympy
 import torch
 from torch._inductor.pattern_matcher import _transfer_meta
 from torch.fx.proxy import _COPY_META_FIELDS
+from torch.utils._pytree import tree_leaves
 
 from spfast.pattern_matcher.vals import (
     Builder,
     Describer,
     Unshareable,
     ValSpec,
-    mark_shared,
 )
 
 __all__ = ["Template", "build_template"]
@@ -33,6 +33,9 @@ _LITERALS = (
     torch.layout,
     torch.memory_format,
 )
+
+
+_SETS_OPERANDS = hasattr(torch.fx.Node, "_update_args_kwargs")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class _NodeSpec:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     refs_only: tuple[int, ...] | None  # the operands, if all of them are plain references
+    name: str  # what names of such nodes begin with
+    raw_symbols: bool  # an operand is a symbolic number itself
     meta: dict[str, Any]
     val: ValSpec | None
     record: ValSpec | None  # tensor_meta
@@ -104,7 +109,7 @@ class Template:
             else:
                 operands = tuple([_fill(item, env, builder) for item in spec.args])
                 kwargs = {key: _fill(item, env, builder) for key, item in spec.kwargs.items()}
-            node = graph.create_node("call_function", spec.target, operands, kwargs)
+            node = _create(graph, spec, operands, kwargs)
             meta = node.meta
             meta.update(spec.meta)
             if inherited is not None:
@@ -122,6 +127,19 @@ class Template:
             created.append(node)
             env.append(node)
         return _fill(self.outputs, env, builder), created
+
+
+def _create(
+    graph: torch.fx.Graph, spec: _NodeSpec, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> torch.fx.Node:
+    """Creates a node; its operands are set afterwards, which spares a search for raw symbols."""
+    module = graph.owning_module
+    watched = module is not None and getattr(module, "_create_node_hooks", None)
+    if spec.raw_symbols or watched or not _SETS_OPERANDS:
+        return graph.create_node("call_function", spec.target, args, kwargs)
+    node = graph.create_node("call_function", spec.target, name=spec.name)
+    node._update_args_kwargs(args, kwargs)
+    return node
 
 
 def _inherited(node: torch.fx.Node) -> dict[str, Any]:
@@ -221,6 +239,10 @@ def build_template(
                 target=node.target,
                 args=args,
                 kwargs=kwargs,
+                name=traced.graph._target_to_str(node.target),
+                raw_symbols=any(
+                    isinstance(leaf, _SymLiteral) for leaf in tree_leaves((args, kwargs))
+                ),
                 refs_only=tuple(item.index for item in args) if plain else None,
                 meta=meta,
                 val=None,
@@ -229,7 +251,6 @@ def build_template(
             )
         )
         index[node] = inputs + len(specs) - 1
-    vals = mark_shared(vals)
     specs = [replace(s, val=val) for s, val in zip(specs, vals, strict=True)]
     for node in traced.graph.nodes:
         node.meta.pop("val", None)

@@ -40,7 +40,6 @@ class TensorSpec:
     device: torch.device
     storage: int
     storage_bytes: Dim
-    own_storage: bool = True
 
 
 @dataclass(frozen=True)
@@ -162,51 +161,6 @@ class Describer:
         )
 
 
-def mark_shared(specs: list[ValSpec | None]) -> list[ValSpec | None]:
-    """Marks the tensors whose storage another value of the same template uses too.
-
-    Raises:
-        Unshareable: Such a storage could not be built again.
-    """
-    counts: dict[int, int] = {}
-    dtypes: dict[int, torch.dtype] = {}
-
-    def count(spec: ValSpec | None) -> None:
-        if isinstance(spec, TensorSpec):
-            counts[spec.storage] = counts.get(spec.storage, 0) + 1
-            same = dtypes.setdefault(spec.storage, spec.dtype) is spec.dtype
-            if not same and not isinstance(spec.storage_bytes, int):
-                raise Unshareable("views of different dtypes on one symbolic storage")
-        elif isinstance(spec, SequenceSpec):
-            for item in spec.items:
-                count(item)
-
-    def mark(spec: Any) -> Any:
-        if isinstance(spec, TensorSpec):
-            alone = counts[spec.storage] == 1 and spec.offset == 0
-            return spec if alone else _shared(spec)
-        if isinstance(spec, SequenceSpec):
-            return SequenceSpec(spec.kind, tuple(mark(item) for item in spec.items))
-        return spec
-
-    for spec in specs:
-        count(spec)
-    return [mark(spec) for spec in specs]
-
-
-def _shared(spec: TensorSpec) -> TensorSpec:
-    return TensorSpec(
-        spec.size,
-        spec.stride,
-        spec.offset,
-        spec.dtype,
-        spec.device,
-        spec.storage,
-        spec.storage_bytes,
-        own_storage=False,
-    )
-
-
 class Builder:
     """Builds fresh values for the nodes of one graph.
 
@@ -219,7 +173,9 @@ class Builder:
         self.mode = mode
         self._symbols = dict(symbols)
         self._dims: dict[sympy.Expr, Any] = {}
-        self._common: dict[int, Any] = {}
+        self._common: dict[int, Any] = {}  # by the identity of a spec, which its template keeps
+        self._geometries: dict[int, tuple[torch.Tensor, int]] = {}  # by identity, as `_common`
+        self._states: dict[torch.device, dict[str, Any]] = {}  # what a fresh fake tensor carries
 
     def common(self, spec: ValSpec) -> Any:
         """A value that all matches of this graph share, for records that nothing writes to."""
@@ -241,25 +197,61 @@ class Builder:
             self._dims[dim] = found
         return found
 
-    def instance(self) -> Callable[[ValSpec], Any]:
-        """A function from descriptions to values, for the nodes of one match."""
-        bases: dict[int, torch.Tensor] = {}
+    def _geometry(self, spec: TensorSpec) -> tuple[torch.Tensor, int]:
+        """A meta tensor of a spec's sizes and strides, and the bytes of its storage.
 
-        def tensor(spec: TensorSpec) -> FakeTensor:
+        One of symbolic size takes longer to make than all else here. So one is made for each spec,
+        and each value is an alias of it, moved to a storage of its own: as large as the example's
+        where the size is symbolic, for a storage's size is a number.
+        """
+        known = self._geometries.get(id(spec))
+        if known is None:
             size = [self.dim(n) for n in spec.size]
             stride = [self.dim(n) for n in spec.stride]
-            if spec.own_storage:
+            nbytes = self.dim(spec.storage_bytes)
+            if spec.offset == 0:
                 meta = torch.empty_strided(size, stride, dtype=spec.dtype, device="meta")
             else:
-                base = bases.get(spec.storage)
-                if base is None:
-                    count = self.dim(spec.storage_bytes) // spec.dtype.itemsize
-                    base = torch.empty([count], dtype=spec.dtype, device="meta")
-                    bases[spec.storage] = base
-                if base.dtype != spec.dtype:
-                    base = base.view(torch.uint8).view(spec.dtype)
-                meta = base.as_strided(size, stride, self.dim(spec.offset))
-            return FakeTensor(self.mode, meta, spec.device)
+                whole = torch.empty(
+                    [nbytes // spec.dtype.itemsize], dtype=spec.dtype, device="meta"
+                )
+                meta = whole.as_strided(size, stride, self.dim(spec.offset))
+            if not isinstance(nbytes, int):
+                nbytes = nbytes.node.hint if nbytes.node.has_hint() else 0
+            known = self._geometries[id(spec)] = (meta, nbytes)
+        return known
+
+    def _wrap(self, meta: torch.Tensor, device: torch.device) -> FakeTensor:
+        """The fake tensor around a meta tensor."""
+        state = self._states.get(device)
+        if state is None:
+            fake = FakeTensor(self.mode, meta, device)
+            self._states[device] = dict(fake.__dict__)
+            return fake
+        # What its constructor does, with the attributes of the first one: a fifth of the time.
+        fake = torch.Tensor._make_subclass(
+            FakeTensor, meta, False, dispatch_device=True, device_for_backend_keys=device
+        )
+        if self.mode._allow_unsafe_data_ptr_access:
+            torch._C._set_warn_deprecated_on_mutable_data_ptr(fake)
+        else:
+            torch._C._set_throw_on_mutable_data_ptr(fake)
+        fake.__dict__.update(state)
+        return fake
+
+    def instance(self) -> Callable[[ValSpec], Any]:
+        """A function from descriptions to values, for the nodes of one match."""
+        storages: dict[int, torch.Tensor] = {}
+
+        def tensor(spec: TensorSpec) -> FakeTensor:
+            meta, nbytes = self._geometry(spec)
+            storage = storages.get(spec.storage)
+            if storage is None:
+                storage = torch.empty(nbytes, dtype=torch.uint8, device="meta")
+                storages[spec.storage] = storage
+            alias = meta.detach()
+            torch._functionalize_unsafe_set(alias, storage)
+            return self._wrap(alias, spec.device)
 
         def build(spec: ValSpec) -> Any:
             if isinstance(spec, TensorSpec):

@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 import torch._inductor.pattern_matcher as stock
+from torch._dynamo.utils import counters
 from torch._guards import detect_fake_mode
+from torch._inductor import config as inductor_config
 
 from spfast.pattern_matcher.keys import (
     Canonical,
@@ -21,6 +23,7 @@ from spfast.pattern_matcher.keys import (
     canonicalise,
     env_state,
     own_symbols,
+    quick_key,
     raw_key,
 )
 from spfast.pattern_matcher.search import Search
@@ -41,11 +44,19 @@ class Variant:
         search: The exact pattern.
         template: The replacement; None until it is needed.
         refusal: Why there is no template: torch's entry serves such matches.
+        counted: What tracing the replacement added to Inductor's counters: Inductor's own
+            replacement functions count their matches so.
     """
 
     search: Search
     template: Template | None = None
     refusal: str | None = None
+    counted: dict[str, int] = field(default_factory=dict)
+
+
+def _tracks_provenance() -> bool:
+    """Torch then records the replaced nodes in the new ones, which no template can hold."""
+    return bool(inductor_config.trace.provenance_tracking_level == 1)
 
 
 @dataclass
@@ -53,8 +64,18 @@ class Session:
     """One run of a pass over one graph: what may be taken as unchanged while it lasts."""
 
     ambient: Hashable = field(default_factory=ambient_key)
+    provenance: bool = field(default_factory=_tracks_provenance)
     bounds: dict[Hashable, Bound | None] = field(default_factory=dict)
-    builders: dict[Hashable, Builder] = field(default_factory=dict)
+    envs: list[Any] = field(default_factory=list)
+
+    def know(self, env: Any) -> None:
+        """Takes a shape environment into account."""
+        if env is not None and not any(env is other for other in self.envs):
+            self.envs.append(env)
+
+    def state(self) -> Hashable:
+        """Changes when an environment learns something."""
+        return tuple([env_state(env) for env in self.envs])
 
 
 class Bound:
@@ -78,9 +99,17 @@ class Bound:
             Whatever the user's replacement function raises.
         """
         variant = self._variant
-        if variant.template is None and variant.refusal is None:
+        if variant.template is not None:
+            counters[stock.backend].update(variant.counted)
+        elif variant.refusal is None:
             before = env_state(self._env)
+            counted = dict(counters[stock.backend])
             traced = self.traced(leaves)
+            variant.counted = {
+                name: count - counted.get(name, 0)
+                for name, count in counters[stock.backend].items()
+                if count != counted.get(name, 0)
+            }
             try:
                 if env_state(self._env) != before:
                     raise Unshareable("tracing the replacement added guards")
@@ -88,6 +117,7 @@ class Bound:
                 variant.template = build_template(traced, self._known.to_canonical, mutates)
             except Unshareable as reason:
                 variant.refusal = str(reason)
+                counters[stock.backend].subtract(variant.counted)  # it is traced again
                 log.info("pattern %s: torch replaces each match: %s", self._spec.name, reason)
         return variant.template
 
@@ -133,19 +163,20 @@ class Variants:
         """The trace for a match's arguments; None if only torch's entry can check them."""
         try:
             values = values_of(leaves)
+            quick = quick_key(values)
+            local = (id(self), quick, session.state())
+            if quick is not None and local in session.bounds:
+                self.reused += 1
+                return session.bounds[local]
             key, env = raw_key(values)
         except (KeyError, Unshareable) as reason:
             self.count(str(reason))
             return None
-        local = (id(self), key, id(env), env_state(env))
-        if local in session.bounds:
-            self.reused += 1
-            return session.bounds[local]
+        session.know(env)
+        state = session.state()
         found = self._resolve(values, key, env, session)
-        if env_state(env) == local[3]:
-            session.bounds[local] = found
-        else:  # tracing taught the environment something: the key of later matches says so
-            session.bounds[(id(self), key, id(env), env_state(env))] = found
+        if quick is not None and session.state() == state:
+            session.bounds[(id(self), quick, state)] = found
         return found
 
     def count(self, reason: str) -> None:

@@ -277,10 +277,8 @@ class _Planner:
             local = self._local_size(site, before)
 
             def times(factor: int) -> Any:
-                if isinstance(local, int) or factor == 0:
-                    return factor * local if factor else 0
-                if factor == 1:
-                    return local
+                if isinstance(local, int):
+                    return factor * local
                 return self._create(operator.mul, (local, factor), before, site.all_reduce)
 
             rank = sharing.group.rank

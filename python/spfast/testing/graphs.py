@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor
 
 from spfast.testing.builder import TOKENS, Dim, GraphBuilder, InputSpec
 from spfast.testing.choose import Chooser, DrawnChooser, SeededChooser
@@ -110,6 +111,18 @@ class TensorParallelCase:
         return [
             [spec.make(rank, count, seed) for spec in self.specs] for rank in range(self.world_size)
         ]
+
+    def admits(self, tokens: int) -> bool:
+        """Whether the graph may be run with so many tokens: shapes may have added guards."""
+        if not self.dynamic:
+            return tokens == self.tokens
+        values = (node.meta.get("val") for node in self.graph.nodes)
+        env = next(v.fake_mode.shape_env for v in values if isinstance(v, FakeTensor))
+        assert env is not None
+        point = dict.fromkeys(env.var_to_range, tokens)
+        return all(tokens in known for known in env.var_to_range.values()) and all(
+            bool(guard.expr.xreplace(point)) for guard in env.guards
+        )
 
     @property
     def divisible(self) -> bool:

@@ -181,7 +181,11 @@ def _spread(ctx: Context, node: fx.Node, args: tuple[Any, ...]) -> None:
     if what is not None:
         same = what.what != "scatter"
     else:
-        same = bool(args) and all(operand in known for operand in node.all_input_nodes)
+        # Numbers are sizes, which all ranks share.
+        same = bool(args) and all(
+            operand in known or ctx.values[operand].kind is Kind.SCALAR
+            for operand in node.all_input_nodes
+        )
         same = same and not _look_up(node.op, node.target)[1].ordered
     if same:
         known.add(node)
