@@ -42,7 +42,7 @@ class Scale:
     """
 
     layers: int = 80
-    sweep: tuple[int, ...] = (2, 5, 10, 20, 40, 80, 160, 320, 640, 1000)
+    sweep: tuple[int, ...] = (2, 5, 10, 20, 40, 80, 160, 320, 1000)
     repeats: int = REPEATS
 
 
