@@ -5,9 +5,9 @@ on an idle machine that is the time that passes; on a shared one it leaves out w
 
 A rewrite destroys its input, so every timed call gets a graph of its own, made outside the clock;
 garbage is collected before each call and collection is off during it; what lived before the first
-one is set aside, or collecting would empty the processor's caches each time. Contenders take turns within
-each round, so that a slow minute of the machine hits all of them. A noisy measurement is repeated,
-and says so if it stays noisy.
+one is set aside, or collecting would empty the processor's caches each time. Contenders take turns
+within each round, so that a slow minute of the machine hits all of them. A noisy measurement is
+repeated, and says so if it stays noisy.
 """
 
 from __future__ import annotations
