@@ -73,7 +73,9 @@ def check_ranks_agree(
         GraphError: ``graph`` is not a graph.
 
     Example:
-        >>> check_ranks_agree(graph)  # doctest: +SKIP
+        >>> dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+        >>> check_ranks_agree(fx.Graph())
+        >>> dist.destroy_process_group()
     """
     if not dist.is_available() or not dist.is_initialized():
         raise ConfigError(

@@ -251,7 +251,7 @@ def _waited(node: fx.Node) -> bool:
 
 
 def _shape(node: fx.Node) -> tuple[Any, ...] | None:
-    value = node.meta.get("val")
+    value: Any = node.meta.get("val")
     return tuple(value.shape) if hasattr(value, "shape") else None
 
 

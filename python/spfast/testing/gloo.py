@@ -49,11 +49,9 @@ def run_ranks(
         RankError: any rank failed; all are ended before it is raised.
 
     Example:
-        >>> import os
         >>> from spfast.testing.gloo import run_ranks
-        >>> if __name__ == "__main__":
-        ...     print(run_ranks(max, 2))  # doctest: +SKIP
-        [2, 2]
+        >>> run_ranks(max, 1)  # max(rank, world_size); a script needs an if __name__ == "__main__"
+        [1]
     """
     if world_size < 1:
         raise ValueError(f"world_size is {world_size}: at least one rank is needed")

@@ -49,7 +49,9 @@ def register_group(name: str, group: dist.ProcessGroup) -> None:
     Example:
         >>> import torch.distributed as dist
         >>> from spfast.testing import ops
-        >>> ops.register_group("tp:0", dist.group.WORLD)  # doctest: +SKIP
+        >>> dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+        >>> ops.register_group("one:0", dist.group.WORLD)
+        >>> dist.destroy_process_group()
     """
     _GROUPS[name] = group
 
