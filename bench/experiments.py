@@ -24,11 +24,9 @@ STAGES = ("encode", "match", "plan", "commit", "meta")
 COMPARED = (
     "vLLM IR bf16, static",
     "vLLM IR bf16, dynamic",
-    "vLLM IR FP8 op, static",
     "functional 3D, static",
-    "functional 3D, dynamic",
 )
-SLOWEST = 1.5  # seconds; who would take longer for one call is not asked for seven
+SLOWEST = 0.8  # seconds; who would take longer for one call is not asked for seven
 
 
 @dataclass(frozen=True)

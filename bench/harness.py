@@ -23,7 +23,7 @@ import torch.fx as fx
 
 REPEATS = 7
 NOISY_SPREAD = 0.15  # (third quartile - first) / median; a quiet machine stays under a tenth
-PATIENCE = 20.0  # seconds; a measurement that took longer is not repeated, only called noisy
+PATIENCE = 3.0  # seconds; a measurement that took longer is not repeated, only called noisy
 NOISY_FLOOR = 50e-6  # seconds; a spread below this is the clock and the caches, not the machine
 
 
