@@ -1,6 +1,7 @@
 """What `spfast bench` runs: the benchmark suite, installed beside the package.
 
-The suite is the repository's ``bench`` folder; an installation has it as ``spfast._bench``.
+The suite is the repository's ``bench`` folder; an installation has it as
+``spfast._suite.bench``.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ def run(*, quick: bool = False, json: bool = False) -> str:
 
 
 def _suite(module: str) -> Any:
-    if util.find_spec("spfast._bench") is not None:
-        return importlib.import_module(f"spfast._bench.{module}")
+    if util.find_spec("spfast._suite") is not None:
+        return importlib.import_module(f"spfast._suite.bench.{module}")
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / "bench" / f"{module}.py").is_file():
         raise ConfigError(
