@@ -18,7 +18,7 @@ from spfast.pattern_matcher.adopt import adopt
 from spfast.pattern_matcher.entry import ReplacementEntry
 from spfast.pattern_matcher.judgements import Support, compute_mutation_region_ids, mutates
 from spfast.pattern_matcher.lowering import route_of
-from spfast.pattern_matcher.variants import Session
+from spfast.pattern_matcher.session import Session
 
 __all__ = ["run"]
 
@@ -97,10 +97,12 @@ class _Run:
 
     def _consider(self, entry: Any, node: torch.fx.Node, found: Any, one_region: bool) -> int:
         match: Any
+        route = route_of(entry.pattern)
         if found is None:
+            route.unknown += route.program is not None
             match = entry.pattern.match(node)
         else:
-            match = route_of(entry.pattern).to_match(found, self._graph)
+            match = route.to_match(found, self._graph)
         if not match:
             return 0
         if not one_region and not _in_one_region(self._graph, match.nodes):

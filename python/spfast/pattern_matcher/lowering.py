@@ -36,12 +36,14 @@ class Route:
         pattern: Torch's object.
         program: The native program, or None.
         reason: Why there is none; empty where there is one.
+        unknown: How many candidates the program left to torch's object.
     """
 
     def __init__(self, pattern: stock.PatternExpr) -> None:
         self.pattern = pattern
         self.program: ExprProgram | None = None
         self.reason = ""
+        self.unknown = 0
         lowering = _Lowering()
         try:
             root = lowering.lower(pattern, 0)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
-from torch._inductor.pattern_matcher import Match, _args, _transfer_meta
+from torch._inductor.pattern_matcher import Match, _transfer_meta
 from torch.fx import Graph, Node
 
 __all__ = ["insertion_point", "late_arguments", "makes_cycle", "restore_order", "splice"]
@@ -24,12 +24,14 @@ def insertion_point(outputs: Sequence[Node | None]) -> Node:
 
 def late_arguments(match: Match) -> list[Node]:
     """Arguments defined at or after the insertion point; only several outputs can cause it."""
-    outputs = match.output_nodes()
-    if len(outputs) < 2:
+    if len(match.ctx.outputs) < 2:
         return []
-    point = insertion_point(outputs)
-    leaves = pytree.tree_leaves((match.args, match.kwargs))
-    return [leaf for leaf in leaves if isinstance(leaf, Node) and not leaf < point]
+    point = insertion_point(match.output_nodes())
+    late: list[Node] = []
+    for value in (*match.args, *match.kwargs.values()):
+        leaves = (value,) if isinstance(value, Node) else pytree.tree_leaves(value)
+        late.extend(leaf for leaf in leaves if isinstance(leaf, Node) and not leaf < point)
+    return late
 
 
 def makes_cycle(match: Match, late: Sequence[Node]) -> bool:
@@ -69,7 +71,7 @@ def restore_order(first: Node, last: Node) -> None:
     pending = stretch[::-1]
     while pending:
         node = pending.pop()
-        needs: list[Any] = [operand for operand in _args(node) if operand in missing]
+        needs = [operand for operand in node.all_input_nodes if operand in missing]
         if needs:
             waiting.setdefault(needs[-1], []).append(node)
             continue
