@@ -116,7 +116,7 @@ int run(uint32_t nodes, int repeats) {
         steps.time(0, [&] { return find_matches(table, programs, anchors); });
     std::vector<NodeId> missing;
     const Effects effects(table);
-    const Sites examined =
+    Sites examined =
         steps.time(1, [&] { return examine_sites(table, programs, matches, groups, {}, effects); });
     const Plan plan = steps.time(2, [&] {
       return make_plan(table, programs, matches, families, groups, examined, effects, missing);

@@ -1,5 +1,7 @@
 #include "fx/commit.h"
 
+#include <pybind11/stl.h>
+
 #include <unordered_set>
 
 #include "base/check.h"
@@ -40,7 +42,7 @@ class Committer {
       for (const Edit& edit : plan_.edits) apply(edit);
     } catch (...) {
       graph_.attr("_insert") = insert;
-      journal_.attr("undo")();
+      journal_.attr("undo")(py::cast(encoded_.nodes));
       throw;
     }
     graph_.attr("_insert") = insert;
@@ -138,6 +140,7 @@ class Committer {
     const py::handle old = node_at(edit.b);
     const py::handle now = node_at(edit.c);
     note_operands(user);
+    note_operands_users(edit.a);
     note_users(old);
     note_users(now);
     user.attr(replace_)(old, now);
@@ -146,6 +149,7 @@ class Committer {
   void set_last_dim(const Edit& edit) {
     const py::handle node = node_at(edit.a);
     note_operands(node);
+    note_operands_users(edit.a);
     const py::object args = access_.read(node, Field::kArgs);
     const py::handle old = PyTuple_GET_ITEM(args.ptr(), static_cast<Py_ssize_t>(edit.b));
     py::object last = py::int_(-1);
@@ -170,8 +174,10 @@ class Committer {
   void erase(NodeId id) {
     const py::handle node = encoded_.nodes[id];
     note_operands(node);
-    for (const Value operand : encoded_.table.operands(id)) {
-      if (operand.is_node()) note_users(encoded_.nodes[operand.payload]);
+    note_operands_users(id);
+    // So is the order in which FX finds the nodes of one operator.
+    if (noted_tables_.insert(encoded_.table.target(id)).second) {
+      journal_.attr("note_order")(node);
     }
     // An erasure that fails half way is undone as well: the journal looks at what happened.
     entries_.append(py::make_tuple(erase_, node, access_.read(node, Field::kPrev),
@@ -191,6 +197,14 @@ class Committer {
     const py::object users = access_.read(node, Field::kUsers);
     entries_.append(
         py::make_tuple(users_, users, py::reinterpret_steal<py::dict>(PyDict_Copy(users.ptr()))));
+  }
+
+  // FX takes a node out of the users of all its operands and adds it again, whichever is replaced.
+  void note_operands_users(NodeRef ref) {
+    if (ref >= encoded_.nodes.size()) return;
+    for (const Value operand : encoded_.table.operands(ref)) {
+      if (operand.is_node()) note_users(encoded_.nodes[operand.payload]);
+    }
   }
 
   py::str name_for(TargetId target) {
@@ -217,6 +231,7 @@ class Committer {
   NodeId last_before_ = kNone;
   std::unordered_set<PyObject*> noted_operands_;
   std::unordered_set<PyObject*> noted_users_;
+  std::unordered_set<TargetId> noted_tables_;
   std::unordered_map<TargetId, py::str> bases_;
   py::str val_{"val"};
   py::str tensor_meta_{"tensor_meta"};

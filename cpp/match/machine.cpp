@@ -231,7 +231,9 @@ bool Machine::check_fixed(const Form& form, NodeId node, size_t named) {
   for (const Location& where : form.where) {
     if (where.item < 0) continue;
     const Value list = fetch(node, {where.position, where.keyword, -1});
-    if (table_.items(list).size() > items_named(form, where)) return refuse(list);
+    if (is_container(list.tag) && table_.items(list).size() > items_named(form, where)) {
+      return refuse(list);
+    }
   }
   return true;
 }

@@ -58,6 +58,8 @@ class Planner {
     return std::move(plan_);
   }
 
+  [[nodiscard]] const std::vector<std::pair<uint32_t, NodeId>>& unknown() const { return unknown_; }
+
  private:
   [[nodiscard]] const Anchor& anchor_of(const Site& site) const {
     return matches_.anchors[matches_.matches[site.match].anchor];
@@ -177,10 +179,7 @@ class Planner {
     const CollectiveFamily& family = families_[anchor.family];
     const Value operand = table_.args(anchor.all_reduce)[0];
     SPFAST_CHECK(operand.is_node());
-    NodeRef input = full_value(look_of(site).root(operand.payload));
-    if (input < table_.size()) {
-      input = site.flat ? flatten(site, operand.payload) : operand.payload;
-    }
+    const NodeRef input = site.flat ? flatten(site, operand.payload) : full_value(operand.payload);
     local_[anchor.reduced] = collective(site, family.reduce_scatter, family.reduce_scatter_args,
                                         input, anchor.all_reduce, anchor.all_reduce,
                                         {Form::kLocal, anchor.all_reduce, site.token_class, 1});
@@ -189,18 +188,23 @@ class Planner {
   // The 2D value behind the views of a 3D one, or a new view.
   NodeRef flatten(const Site& site, NodeId value) {
     const int64_t width = look_of(site).width();
+    if (const NodeRef full = full_value(value); full != value) return full;
     std::vector<NodeId> views;
     NodeId at = value;
     while (is_view(at)) {
       SPFAST_WORK(1);
       views.push_back(at);
       at = table_.args(at)[0].payload;
-      const Meta* meta = need(at);
-      if (meta == nullptr) return value;  // asked for; this plan is thrown away
-      const auto dims = table_.dims(*meta);
-      if (dims.size() != 2 || dims[1] != Dim::of(width)) continue;
+      if (table_.meta(at).kind == MetaKind::kUnknown) {
+        missing_.push_back(at);
+        return value;  // asked for; this plan is thrown away
+      }
+      const auto dims = table_.dims(table_.meta(at));
+      const NodeRef full = full_value(at);
+      const bool flat = full != at || dims.size() == 2;
+      if (!flat || dims.empty() || dims.back() != Dim::of(width)) continue;
       for (const NodeId view : views) edits_.may_die(view);
-      return at;
+      return full;
     }
     const NodeId all_reduce = anchor_of(site).all_reduce;
     return create(reshape_, {PlanArg::of(value), flat_sizes(width)}, all_reduce, all_reduce,
@@ -237,7 +241,7 @@ class Planner {
     if (const auto known = rows_.find(key); known != rows_.end()) return known->second;
     const NodeId before = operand.user;
     NodeRef full = full_value(operand.root);
-    const Meta* meta = need(operand.root);
+    const Meta* meta = need(site, operand.root);
     const size_t rank = meta == nullptr ? 2 : table_.dims(*meta).size();
     const MetaSpec flat{Form::kFlat, operand.root, site.token_class, 1};
     if (rank > 2 && full == operand.root) {
@@ -252,7 +256,7 @@ class Planner {
     return slice;
   }
 
-  // A value of a site of another class is full only behind its all_gather.
+  // A value of a site is full only behind its all_gather, and so is a view that this replaces.
   [[nodiscard]] NodeRef full_value(NodeId root) const {
     const auto gathered = gathered_.find(root);
     return gathered == gathered_.end() ? root : gathered->second;
@@ -369,7 +373,7 @@ class Planner {
     size_t rank = 2;
     int64_t width = look_of(site).width();
     if (site.flat || site.views || names.list.size() > 1) {
-      const Meta* meta = need(value);
+      const Meta* meta = need(site, value);
       if (meta == nullptr) return;
       rank = table_.dims(*meta).size();
       width = table_.dims(*meta).back().is_expr() ? -1 : table_.dims(*meta).back().raw;
@@ -407,7 +411,9 @@ class Planner {
     const NodeRef flat =
         collective(site, family.all_gather, family.all_gather_args, local_[value],
                    reads.front().reader, value, {Form::kGathered, value, site.token_class, 1});
-    gathered_.emplace(value, flat);
+    for (size_t i = 0; i < names.list.size(); ++i) {
+      if (dropped[i]) gathered_.emplace(names.list[i].node, flat);
+    }
     NodeRef full = kNone;
     for (const Read& read : reads) {
       if (use_of(read.reader, read.name) == Use::kSliced) continue;
@@ -418,7 +424,8 @@ class Planner {
 
   [[nodiscard]] bool is_view(NodeId node) const {
     const auto args = table_.args(node);
-    return (table_.flags(node) & target_flag::kView) != 0 && args.size() == 2 && args[0].is_node();
+    return (table_.flags(node) & target_flag::kView) != 0 && args.size() == 2 &&
+           args[0].is_node() && (args[1].tag == Tag::kList || args[1].tag == Tag::kTuple);
   }
 
   // A view to [tokens, width]: what the all_gather yields already.
@@ -449,10 +456,16 @@ class Planner {
                   {Form::kSame, value, site.token_class, 1});
   }
 
-  const Meta* need(NodeId node) {
+  // Absent when it has to be read first, or, for good, when there is none to read: then the site
+  // stays, and this plan is thrown away.
+  const Meta* need(const Site& site, NodeId node) {
     const Meta& meta = table_.meta(node);
-    if (meta.kind == MetaKind::kTensor) return &meta;
-    if (meta.kind == MetaKind::kUnknown) missing_.push_back(node);
+    if (meta.kind == MetaKind::kTensor && !table_.dims(meta).empty()) return &meta;
+    if (meta.kind == MetaKind::kUnknown) {
+      missing_.push_back(node);
+    } else {
+      unknown_.emplace_back(static_cast<uint32_t>(&site - sites_.sites.data()), node);
+    }
     return nullptr;
   }
 
@@ -464,6 +477,7 @@ class Planner {
   const Sites& sites_;
   const Effects& effects_;
   std::vector<NodeId>& missing_;
+  std::vector<std::pair<uint32_t, NodeId>> unknown_;  // site, value without a size
   Plan plan_;
   EditList edits_;
   std::vector<uint32_t> site_of_;             // by node: the site whose value it is
@@ -483,8 +497,15 @@ class Planner {
 
 Plan make_plan(const NodeTable& table, const ProgramSet& programs, const MatchResult& matches,
                std::span<const CollectiveFamily> families, std::span<const GroupInfo> groups,
-               const Sites& sites, const Effects& effects, std::vector<NodeId>& missing) {
-  return Planner(table, programs, matches, families, groups, sites, effects, missing).run();
+               Sites& sites, const Effects& effects, std::vector<NodeId>& missing) {
+  while (true) {
+    Planner planner(table, programs, matches, families, groups, sites, effects, missing);
+    Plan plan = planner.run();
+    if (planner.unknown().empty()) return plan;
+    for (const auto& [site, node] : planner.unknown()) {
+      sites.sites[site].reason = {Reason::Kind::kUnknownSize, node, kNone, 0, 0};
+    }
+  }
 }
 
 }  // namespace spfast

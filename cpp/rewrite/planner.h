@@ -6,11 +6,12 @@
 
 namespace spfast {
 
-// The sites without a reason are rewritten. Values whose meta is needed first are appended to
-// `missing`; the plan is complete only when there are none.
+// The sites without a reason are rewritten; one whose plan needs a size that nobody knows gets its
+// reason here. Values whose meta is needed first are appended to `missing`; the plan is complete
+// only when there are none.
 [[nodiscard]] Plan make_plan(const NodeTable& table, const ProgramSet& programs,
                              const MatchResult& matches, std::span<const CollectiveFamily> families,
-                             std::span<const GroupInfo> groups, const Sites& sites,
+                             std::span<const GroupInfo> groups, Sites& sites,
                              const Effects& effects, std::vector<NodeId>& missing);
 
 }  // namespace spfast

@@ -229,12 +229,16 @@ class _Run:
         """Makes the edits; with ``validate``, takes them back where they cannot be proved right."""
         before = self._snapshot()
         clock = time.perf_counter()
-        for decision in self._decisions:
-            decision.commit()
         journal = self.job.commit(*self._values)
-        self._count("commit", clock)
-        if before is not None:
-            self._verify(before, journal)
+        try:
+            for decision in self._decisions:  # a guard cannot be taken back: the edits come first
+                decision.commit()
+            self._count("commit", clock)
+            if before is not None:
+                self._verify(before)
+        except BaseException:
+            journal.undo()
+            raise
 
     def _snapshot(self) -> Any:
         if not self._config.validate:
@@ -243,14 +247,10 @@ class _Run:
 
         return snapshot(self._graph)
 
-    def _verify(self, before: Any, journal: Any) -> None:
+    def _verify(self, before: Any) -> None:
         from spfast.verifier import verify
 
-        try:
-            verify(before, self._graph, self._config).raise_if_failed()
-        except BaseException:
-            journal.undo()
-            raise
+        verify(before, self._graph, self._config).raise_if_failed()
 
     def _count(self, stage: str, clock: float) -> None:
         self.seconds[stage] += time.perf_counter() - clock

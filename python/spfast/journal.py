@@ -6,6 +6,7 @@ methods: whatever made an edit fail must not make its undoing fail too.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from torch import fx
@@ -13,12 +14,17 @@ from torch import fx
 __all__ = ["Journal"]
 
 
+# FX moves a node to the end of its tables whenever one of its attributes is set by assignment.
+_set = object.__setattr__
+
+
 class Journal:
     """The notes of one rewrite of one graph.
 
     Attributes:
         entries: One tuple a step, in order: ``("operands", node, args, kwargs)``,
-            ``("users", dict, copy)``, ``("meta", dict, copy)``, ``("create", node)``,
+            ``("users", dict, copy)`` (of any dict of nodes that has an order),
+            ``("meta", dict, copy)``, ``("create", node)``,
             ``("erase", node, prev, next, sort_key)``; each is noted before the step, but a
             creation, which is noted once the node exists.
 
@@ -36,6 +42,7 @@ class Journal:
     def __init__(self, graph: fx.Graph) -> None:
         self.entries: list[tuple[Any, ...]] = []
         self._graph = graph
+        self._length = graph._len
         self._base_count = dict(graph._graph_namespace._base_count)
         self._named = len(graph._graph_namespace._obj_to_name)
 
@@ -53,8 +60,21 @@ class Journal:
             described = _extract_tensor_metadata(val)
         meta["tensor_meta"] = described
 
-    def undo(self) -> None:
-        """Restores the graph to what it was when the journal was begun."""
+    def note_order(self, node: fx.Node) -> None:
+        """Notes the order in which FX finds ``node`` and its like, before one of them goes."""
+        lookup = self._graph._find_nodes_lookup_table
+        found = lookup.table[lookup._key(node)]
+        created = {entry[1] for entry in self.entries if entry[0] == "create"}
+        self.entries.append(("users", found, {n: None for n in found if n not in created}))
+
+    def undo(self, nodes: Collection[fx.Node] | None = None) -> None:
+        """Restores the graph to what it was when the journal was begun.
+
+        Args:
+            nodes: The nodes that it had then, where a step may have failed before it was noted.
+        """
+        if nodes is not None:
+            self._sweep(set(nodes))
         for kind, *saved in reversed(self.entries):
             if kind == "create":
                 self._remove(saved[0])
@@ -65,44 +85,47 @@ class Journal:
                 node._update_args_kwargs(args, kwargs)
             elif kind == "meta":
                 _restore(*saved)
-        # The order of users last: restoring operands appends to it.
+        self._graph._len = self._length
+        # What has an order comes last: all that is restored is appended at its end.
         for kind, *saved in self.entries:
             if kind == "users":
                 _restore(*saved)
-        self._sweep()
         self._forget_names()
 
-    def _sweep(self) -> None:
-        """Unlinks a node that got into the list but no further, and so was never noted."""
-        root, table = self._graph._root, self._graph._find_nodes_lookup_table
+    def _sweep(self, known: set[fx.Node]) -> None:
+        """Unlinks a node that got into the list but was never noted."""
+        known.update(entry[1] for entry in self.entries if entry[0] == "create")
+        root = self._graph._root
         node = root._next
         while node is not root:
-            if node not in table:
-                node._prev._next, node._next._prev = node._next, node._prev
-                node._erased = True
-            node = node._next
+            after = node._next
+            if node not in known:
+                self._remove(node)
+            node = after
 
     def _remove(self, node: fx.Node) -> None:
         node._update_args_kwargs((), {})
         before, after = node._prev, node._next
-        before._next, after._prev = after, before
-        node._prev = node._next = node
+        _set(before, "_next", after)
+        _set(after, "_prev", before)
+        _set(node, "_prev", node)
+        _set(node, "_next", node)
         table = self._graph._find_nodes_lookup_table
         if node in table:
             table.remove(node)
-            self._graph._len -= 1
-        node._erased = True
+        _set(node, "_erased", True)
 
     def _put_back(self, node: fx.Node, before: fx.Node, after: fx.Node, sort_key: Any) -> None:
         table = self._graph._find_nodes_lookup_table
         if before._next is not node:
-            before._next = after._prev = node
-            node._prev, node._next, node._sort_key = before, after, sort_key
+            _set(before, "_next", node)
+            _set(after, "_prev", node)
+            _set(node, "_prev", before)
+            _set(node, "_next", after)
+            _set(node, "_sort_key", sort_key)
         if node not in table:
             table.insert(node)
-            if node._erased:
-                self._graph._len += 1
-        node._erased = False
+        _set(node, "_erased", False)
 
     def _forget_names(self) -> None:
         names = self._graph._graph_namespace

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import operator
 import os
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -286,7 +287,8 @@ class _Decoder:
             found = target.removeprefix("call_method.")
         elif op == "output":
             found = "output"
-        node = self._graph.create_node(op, found, operands, named, name=name)
+        # One string a kind of node, as in a traced graph.
+        node = self._graph.create_node(sys.intern(op), found, operands, named, name=name)
         if name is not None and node.name != name:
             node._rename(name)
         self._nodes.append(node)

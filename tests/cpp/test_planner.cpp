@@ -372,6 +372,61 @@ TEST(planner_leaves_what_nobody_knows) {
   expect_stays(plan_of(b.finish()), "the size of %w is not known: it has no meta[\"val\"]");
 }
 
+// A norm whose size nobody knows can be gathered but not brought back to three dims.
+TEST(planner_leaves_a_site_that_it_cannot_bring_back) {
+  for (const bool known : {true, false}) {
+    GraphBuilder b;
+    const Shape shape{2, 2048, 512};
+    const Node reduced = b.call(kIrReduce, {b.placeholder("x", shape), "tp"}, shape);
+    const Node n = b.call(kIrNorm, {reduced, b.placeholder("w", {512}), 1e-5});
+    b.name(n, "normed");
+    known ? b.set_shape(n, shape) : b.set_missing(n);
+    b.output({n});
+    const Planned planned = plan_of(b.finish());
+    EXPECT_EQ(planned.rewritten(), known ? 1U : 0U);
+    EXPECT_EQ(planned.reason(0),
+              known ? "" : "the size of %normed is not known: it has no meta[\"val\"]");
+    EXPECT_EQ(planned.text().empty(), !known);
+    EXPECT_EQ(check_plan(planned.table, planned.plan), "");
+  }
+}
+
+// What an all_reduce reads of an earlier site's value, under every name: the gathered value, and
+// never the shard; a copy that was written to stays what it is.
+TEST(planner_reduces_a_value_of_an_earlier_site) {
+  enum class Name { kItself, kView, kWideView, kWrittenCopy };
+  for (const Shape& shape : {Shape{4096, 512}, Shape{4, 1024, 512}}) {
+    for (const Name kind : {Name::kItself, Name::kView, Name::kWideView, Name::kWrittenCopy}) {
+      GraphBuilder b;
+      const Node w = b.placeholder("w", {512});
+      const Node other = b.placeholder("other", shape);
+      Node x = site(b, b.placeholder("x", shape), w, shape);
+      Shape next = shape;
+      if (kind == Name::kView) {
+        next = kShape;
+        x = b.call("aten.view.default", {x, list({4096, 512})}, next);
+      } else if (kind == Name::kWideView) {
+        next = {8192, 256};
+        x = b.call("aten.view.default", {x, list({8192, 256})}, next);
+      } else if (kind == Name::kWrittenCopy) {
+        x = b.call("aten.clone.default", {x}, next);
+        b.call("aten.copy_.default", {x, other});
+      }
+      const Node second = b.call(kIrReduce, {x, "tp"}, next);
+      b.output({b.call(kIrNorm, {second, b.placeholder("v", {next.back()}), 1e-5}, next)});
+      const Planned planned = plan_of(b.finish());
+      EXPECT_EQ(planned.rewritten(), 2U);
+      EXPECT_EQ(check_plan(planned.table, planned.plan), "");
+      const auto scatters = std::count_if(
+          planned.plan.created.begin(), planned.plan.created.end(), [&](const Created& made) {
+            const bool reads = !made.args.empty() && made.args[0].node == x.id;
+            return reads && kind != Name::kItself;
+          });
+      EXPECT_EQ(scatters, kind == Name::kView || kind == Name::kItself ? 0 : 1);
+    }
+  }
+}
+
 TEST(planner_same_table_same_plan) {
   EXPECT_EQ(plan_of(functional_stack(7, kShape)).text(),
             plan_of(functional_stack(7, kShape)).text());

@@ -152,3 +152,17 @@ def test_symbolic_arithmetic() -> None:
     assert (
         evaluate("8*((s0//8)) + 2**3 - Max(1, s0, 3) + Mod(s0, 3)", {"s0": 20}) == 16 + 8 - 20 + 2
     )
+
+
+def test_decoded_nodes_share_what_traced_nodes_share() -> None:
+    """One string a kind of node: whoever compares kinds by identity first stays fast."""
+    graph = spfast.NodeTable.from_graph(load_golden(CASES[0]).before).to_graph()
+    assert len({id(node.op) for node in graph.nodes}) == len({node.op for node in graph.nodes})
+
+
+def test_kinds_of_nodes_may_be_any_strings() -> None:
+    graph = load_golden(CASES[0]).before
+    for node in graph.nodes:
+        node.op = "".join(list(node.op))
+    assert len({id(node.op) for node in graph.nodes}) == len(graph.nodes)
+    assert len(spfast.NodeTable.from_graph(graph)) == len(graph.nodes)

@@ -79,9 +79,10 @@ def resolve_group(name: str) -> dist.ProcessGroup:
 
 
 def _all_reduce(x: torch.Tensor, group_name: str) -> torch.Tensor:
-    result = x.clone(memory_format=torch.contiguous_format)
+    # Through host memory: gloo's own way with a GPU's is not to be relied upon.
+    result = x.clone(memory_format=torch.contiguous_format).cpu()
     dist.all_reduce(result, group=resolve_group(group_name))
-    return result
+    return result.to(x.device)
 
 
 def _reduce_scatter(x: torch.Tensor, dim: int, world_size: int, group_name: str) -> torch.Tensor:
@@ -100,11 +101,11 @@ def _reduce_scatter(x: torch.Tensor, dim: int, world_size: int, group_name: str)
 
 def _all_gather(x: torch.Tensor, dim: int, world_size: int, group_name: str) -> torch.Tensor:
     # Bytes are gathered: gloo knows neither float8 nor bfloat16 on every version.
-    local = x.contiguous()
+    local = x.contiguous().cpu()
     raw = local.view(torch.uint8) if local.dim() else local.reshape(1).view(torch.uint8)
     parts = [torch.empty_like(raw) for _ in range(world_size)]
     dist.all_gather(parts, raw, group=resolve_group(group_name))
-    return torch.cat([part.view(x.dtype) for part in parts], dim=dim)
+    return torch.cat([part.view(x.dtype) for part in parts], dim=dim).to(x.device)
 
 
 def _reduce_scatter_fake(
