@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -157,3 +160,20 @@ def test_entries_of_torchs_own_registration_are_adopted() -> None:
     # Torch's own apply goes on with torch's entry.
     gm = trace(lambda x: aten.neg(aten.relu(x)), *vectors(1))
     assert torch_matcher.PatternMatcherPass.apply(matcher, gm) == 1
+
+
+@pytest.mark.parametrize("switch", ["1", "0"])
+def test_the_switch_in_the_environment(switch: str) -> None:
+    show = (
+        "import spfast, torch._inductor.pattern_matcher as stock;"
+        "print(stock.PatternMatcherPass.apply.__module__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", show],
+        env={**os.environ, "SPFAST_PATTERN_MATCHER": switch},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    ours, torchs = "spfast.integrations.inductor", "torch._inductor.pattern_matcher"
+    assert done.stdout.split() == [ours if switch == "1" else torchs]
