@@ -60,5 +60,5 @@ __all__ = [
 ]
 
 if os.environ.get("SPFAST_PATTERN_MATCHER") == "1":
-    # For code that cannot change its import: importing it puts the matcher behind Inductor's passes.
+    # For code that cannot change its import: this puts the matcher behind Inductor's passes.
     import spfast.integrations.inductor  # noqa: F401
