@@ -224,7 +224,7 @@ py::list Job::reports() {
     if (!rewritten && report.outcome == Outcome::kNoMatch && report.failure.rule != kNone) {
       nearest = format_failure(encoded_.table, rules_->programs, report.failure);
     }
-    out.append(py::make_tuple(encoded_.names[matches_.anchors[i].all_reduce], rewritten, rule,
+    out.append(py::make_tuple(encoded_.name(matches_.anchors[i].all_reduce), rewritten, rule,
                               reason, nearest));
   }
   return out;

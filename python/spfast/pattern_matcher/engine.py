@@ -24,6 +24,9 @@ __all__ = ["run"]
 
 _DEBUG = "TORCHINDUCTOR_PATTERN_MATCH_DEBUG"
 
+# An older torch leaves the regions as they were when a replacement writes to memory.
+_TRACKS_REGIONS = hasattr(stock, "_track_graph_mutation_ops")
+
 
 def run(rules: stock.PatternMatcherPass, target: torch.fx.GraphModule | torch.fx.Graph) -> int:
     """Applies a pass to a graph, as torch's `PatternMatcherPass.apply` does.
@@ -109,7 +112,7 @@ class _Run:
             return 0
         if self._support.lacks(node):
             return 0
-        if stock._should_debug_node(node.name):
+        if _is_debugged(node):
             stock.log.warning("%s%s %s %s", node, node.args, match, entry.pattern)
         if isinstance(entry, ReplacementEntry):
             accepted: Any = entry.decide(match, self._session)
@@ -143,6 +146,9 @@ def _apply(entry: Any, match: stock.Match, graph: torch.fx.Graph, node: torch.fx
 
 def _rewrite(entry: Any, match: stock.Match, graph: torch.fx.Graph, node: torch.fx.Node) -> None:
     apply: Callable[..., None] = entry.apply
+    if not _TRACKS_REGIONS:
+        apply(match, graph, node)
+        return
     if isinstance(entry, stock.GraphPatternEntry):
         with stock._track_graph_mutation_ops(graph) as tracker:
             apply(match, graph, node)
@@ -155,6 +161,14 @@ def _rewrite(entry: Any, match: stock.Match, graph: torch.fx.Graph, node: torch.
     refresh = stock._mutation_region_refresh(graph, match.nodes)
     apply(match, graph, node)
     stock._refresh_mutation_region_ids(graph, refresh)
+
+
+def _is_debugged(node: torch.fx.Node) -> bool:
+    """Whether the user asked to see what matches at this node, as torch's own matcher is asked."""
+    asked: Callable[[str], bool] | None = getattr(stock, "_should_debug_node", None)
+    if asked is not None:
+        return asked(node.name)
+    return os.environ.get(_DEBUG) == node.name
 
 
 def _changes_regions(match: stock.Match) -> bool:

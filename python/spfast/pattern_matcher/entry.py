@@ -142,6 +142,7 @@ class ReplacementEntry(stock.ReplacementPatternEntry):
             graph,
             args,
             lambda: template.instantiate(graph, args, bound.builder, single),
+            template.returns,
             getattr(self, "pattern_name", None) or _NAME,
         )
         if late and created:

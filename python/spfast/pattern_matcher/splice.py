@@ -98,6 +98,7 @@ def splice(
     graph: Graph,
     args: Sequence[Any],
     create: Callable[[], tuple[Any, list[Node]]],
+    returns: int,
     pass_name: str,
 ) -> list[Node]:
     """Creates the replacement before the match's earliest output and rewires the outputs' users.
@@ -107,12 +108,15 @@ def splice(
         graph: The graph.
         args: The replacement's arguments.
         create: Creates the nodes at the insertion point; returns the outputs and the nodes.
+        returns: How many values the replacement returns.
         pass_name: What provenance records call this rewrite.
 
     Returns:
         The created nodes that are still there.
     """
     outputs = match.output_nodes()
+    if len(outputs) not in (1, returns):
+        raise AssertionError(f"the replacement returns {returns} values for {len(outputs)} outputs")
     with graph.inserting_before(insertion_point(outputs)):
         replacement, created = create()
     new_nodes = set(created)
@@ -150,10 +154,6 @@ def splice(
         for old, new in zip(outputs, values, strict=True):
             replace(old, new)
     else:
-        if len(outputs) != 1:
-            raise AssertionError(
-                f"the replacement returns {len(values)} values for {len(outputs)} outputs"
-            )
         replace(outputs[0], values)
     match.erase_nodes()
     for node in reversed(created):
