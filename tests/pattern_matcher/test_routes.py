@@ -162,6 +162,33 @@ def test_entries_of_torchs_own_registration_are_adopted() -> None:
     assert torch_matcher.PatternMatcherPass.apply(matcher, gm) == 1
 
 
+def test_our_entries_serve_torchs_own_apply() -> None:
+    from torch._inductor import pattern_matcher as torch_matcher
+
+    matcher = rules(lambda x: aten.neg(aten.relu(x)), lambda x: aten.sin(x))
+    gm = trace(lambda x: aten.neg(aten.relu(aten.neg(aten.relu(x)))), *vectors(1))
+    assert torch_matcher.PatternMatcherPass.apply(matcher, gm) == 2
+    assert [n.target for n in gm.graph.nodes][1:3] == [aten.sin.default] * 2
+    assert "1 traced, 1 reused" in matcher.describe()
+
+
+def test_a_handler_may_register_patterns_while_the_pass_runs() -> None:
+    matcher = pm.PatternMatcherPass("growing")
+    seen: list[str] = []
+
+    @pm.register_graph_pattern(pm.CallFunction(aten.relu.default, pm.Arg()), pass_dict=matcher)
+    def first(match: Any, x: Any) -> None:
+        seen.append("first")
+        pattern = pm.CallFunction(aten.relu.default, pm.Arg())
+        pm.register_graph_pattern(pattern, pass_dict=matcher, prepend=True)(
+            lambda match, x: seen.append("late")
+        )
+
+    gm = trace(lambda x: aten.relu(aten.neg(aten.relu(x))), *vectors(1))
+    assert matcher.apply(gm) == 2
+    assert seen == ["first", "first"], "a run sees what was registered when it began"
+
+
 @pytest.mark.parametrize("switch", ["1", "0"])
 def test_the_switch_in_the_environment(switch: str) -> None:
     show = (

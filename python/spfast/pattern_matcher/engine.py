@@ -87,14 +87,16 @@ class _Run:
     def visit(self, candidates: list[torch.fx.Node]) -> int:
         """Visits the candidates in order; returns how many matches were replaced."""
         table: dict[str, dict[Any, list[ExprProgram | None]]] = {}
+        registered: dict[Any, list[Any]] = {}
         for (op, target), entries in self._rules.patterns.items():
+            registered[(op, target)] = [adopt(entry) for entry in entries]
             programs = [route_of(entry.pattern).program for entry in entries]
             table.setdefault(op, {})[target] = programs
         scanner = ExprScanner(candidates, table)
         count = 0
         while (hit := scanner.advance()) is not None:
             node, index, found, one_region = hit
-            entry = adopt(self._rules.patterns[(node.op, stock.extract_target(node))][index])
+            entry = registered[(node.op, stock.extract_target(node))][index]
             count += self._consider(entry, node, found, one_region)
         return count
 

@@ -27,6 +27,9 @@ from spfast.pattern_matcher.vals import Unshareable
 
 __all__ = ["Bound", "Variants"]
 
+# How many traces a pattern keeps; the oldest go first.
+_MOST = 512
+
 log = logging.getLogger("spfast")
 
 
@@ -163,6 +166,8 @@ class Variants:
         self.traced += 1
         unchanged = env_state(situation.env) == before
         if shared is not None and unchanged and not found.search.symbolic:
+            if len(self._shared) >= _MOST:
+                del self._shared[next(iter(self._shared))]
             self._shared[shared] = found
         return found
 
