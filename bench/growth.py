@@ -56,7 +56,10 @@ def nodes(sizes: Sequence[int], say: Say, repeats: int = REPEATS) -> Record:
 def _point(size: int, repeats: int) -> Record:
     depth = max(1, size // NODES_PER_LAYER)
     graph = vllm_ir.build(depth)
-    stages = [_analysis(graph) for _ in range(repeats + 1)][1:]
+    _analysis(graph)
+    gc.freeze()
+    stages = [_analysis(graph) for _ in range(repeats)]
+    gc.unfreeze()
     totals = [sum(stage.values()) for stage in stages]
     table = spfast.NodeTable.from_graph(graph)
     count = len(graph.nodes)

@@ -4,9 +4,10 @@ The clock is the process's own processor time. A pass runs on one thread and wai
 on an idle machine that is the time that passes; on a shared one it leaves out what others took.
 
 A rewrite destroys its input, so every timed call gets a graph of its own, made outside the clock;
-garbage is collected before each call and collection is off during it. Contenders take turns within
-each round, so that a slow minute of the machine hits all of them. A noisy measurement is repeated,
-and says so if it stays noisy.
+garbage is collected before each call and collection is off during it; what lived before the first
+one is set aside, or collecting would empty the processor's caches each time. Contenders take turns
+within each round, so that a slow minute of the machine hits all of them. A noisy measurement is
+repeated, and says so if it stays noisy.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch.fx as fx
 
 REPEATS = 7
 NOISY_SPREAD = 0.15  # (third quartile - first) / median; a quiet machine stays under a tenth
-PATIENCE = 20.0  # seconds; a measurement that took longer is not repeated, only called noisy
+PATIENCE = 3.0  # seconds; a measurement that took longer is not repeated, only called noisy
 NOISY_FLOOR = 50e-6  # seconds; a spread below this is the clock and the caches, not the machine
 
 
@@ -103,6 +104,7 @@ def compare(
     repeats: int = REPEATS,
     warmup: int = 1,
     say: Callable[[str], None] = lambda _: None,
+    attempts: int = 2,
 ) -> dict[str, Sample]:
     """Times several rewriters on equal graphs, in turn.
 
@@ -113,6 +115,7 @@ def compare(
         repeats: timed rounds.
         warmup: rounds whose time is not kept.
         say: where to report a repeated measurement.
+        attempts: how often a noisy measurement is repeated.
 
     Returns:
         A Sample for each contender.
@@ -132,9 +135,10 @@ def compare(
 
     for _ in range(warmup):
         play_round(contenders, keep=False)
+    gc.freeze()
     for _ in range(repeats):
         play_round(contenders, keep=True)
-    for attempt in range(2):
+    for attempt in range(attempts):
         noisy = [c for c in contenders if is_noisy(runs[c.name])]
         again = [c for c in noisy if sum(runs[c.name]) < PATIENCE]
         if not again:
@@ -144,6 +148,7 @@ def compare(
             runs[contender.name].clear()
         for _ in range(repeats):
             play_round(again, keep=True)
+    gc.unfreeze()
     return {name: Sample(tuple(s), is_noisy(s)) for name, s in runs.items()}
 
 
@@ -157,7 +162,9 @@ def repeat(
     for attempt in range(3):
         for _ in range(warmup):
             timed(run, make())
+        gc.freeze()
         seconds = [timed(run, make())[0] for _ in range(repeats)]
+        gc.unfreeze()
         if not is_noisy(seconds) or attempt == 2:
             return Sample(tuple(seconds), is_noisy(seconds))
     raise AssertionError("unreachable")

@@ -6,10 +6,10 @@ Writes results.json, results.md and pictures. bench/README.md says what the figu
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,33 @@ from . import experiments, growth, machine, report
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
-def measure(scale: experiments.Scale, say: experiments.Say) -> dict[str, Any]:
-    """Runs every experiment; raises where two contenders do not do the same work."""
+def measure(
+    scale: experiments.Scale, say: experiments.Say, keep: Path | None = None
+) -> dict[str, Any]:
+    """Runs every experiment; raises where two contenders do not do the same work.
+
+    Args:
+        scale: how much of everything.
+        say: told of every step.
+        keep: a file that gets what is there so far, after each experiment.
+    """
     torch.set_num_threads(1)
     begun = time.monotonic()
     record: dict[str, Any] = {"machine": machine.describe()}
-    record["agreement"] = experiments.agreement(3, say)
-    gc.collect()
-    gc.freeze()  # what lives for ever need not be looked at before every call
-    record["comparison"] = experiments.comparison(scale, say)
-    record["stages"] = experiments.stages(scale, say)
-    record["layers"] = experiments.layers(scale, say)
-    record["patterns"] = growth.registered(growth.PATTERNS, scale.layers, say)
-    record["nothing_to_do"] = growth.nothing_to_do(growth.SIZES[::2], say)
-    record["nodes"] = growth.nodes(growth.SIZES, say)
+    steps: dict[str, Callable[[], dict[str, Any]]] = {
+        "agreement": lambda: experiments.agreement(3, say),
+        "comparison": lambda: experiments.comparison(scale, say),
+        "stages": lambda: experiments.stages(scale, say),
+        "patterns": lambda: growth.registered(growth.PATTERNS, scale.layers, say),
+        "nothing_to_do": lambda: growth.nothing_to_do(growth.SIZES[::2], say),
+        "nodes": lambda: growth.nodes(growth.SIZES, say),
+        "layers": lambda: experiments.layers(scale, say),
+    }
+    for name, step in steps.items():
+        record[name] = step()
+        say(f"-- {name} done after {(time.monotonic() - begun) / 60:.1f} minutes")
+        if keep is not None:
+            keep.write_text(json.dumps(_rounded(record), indent=1) + "\n")
     record["minutes"] = round((time.monotonic() - begun) / 60, 1)
     return record
 
@@ -67,7 +80,9 @@ def main() -> None:
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    record = measure(experiments.Scale(), say)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    record = measure(experiments.Scale(), say, arguments.out / "partial.json")
+    (arguments.out / "partial.json").unlink()
     for file in write(record, arguments.out):
         print(file)
 

@@ -19,6 +19,9 @@ fx::EncodedGraph encode_graph(py::handle graph, const Rules& rules) {
   return fx::encode(graph, options);
 }
 
+// What an all_reduce that the row-wise view took is reported under.
+constexpr const char* kRowwise = "rowwise";
+
 const char* outcome_text(Outcome outcome) {
   switch (outcome) {
     case Outcome::kMatched:
@@ -78,9 +81,12 @@ void Job::set_groups(const py::sequence& infos) {
   }
 }
 
-void Job::match() {
+void Job::match(bool patterns, bool rowwise) {
+  static const ProgramSet kNoPrograms;
   const py::gil_scoped_release released;
-  matches_ = find_matches(encoded_.table, rules_->programs, rules_->anchors);
+  matches_ =
+      find_matches(encoded_.table, patterns ? rules_->programs : kNoPrograms, rules_->anchors);
+  rowwise_ = rowwise;
   effects_.emplace(encoded_.table);
 }
 
@@ -97,15 +103,11 @@ void Job::examine() {
   while (true) {
     {
       const py::gil_scoped_release released;
-      sites_ =
-          examine_sites(encoded_.table, rules_->programs, matches_, groups_, refused_, *effects_);
+      sites_ = examine_sites(encoded_.table, rules_->programs, matches_, groups_, refused_,
+                             *effects_, unknown_, rowwise_ ? &rules_->rows : nullptr);
     }
     if (sites_.missing.empty()) break;
     read_missing(sites_.missing);
-  }
-  for (const auto& [match, node] : unknown_) {
-    Site& site = sites_.sites.at(match);
-    if (site.reason.empty()) site.reason = {Reason::Kind::kUnknownSize, node, kNone, 0, 0};
   }
 }
 
@@ -134,14 +136,14 @@ bool Job::refuse_node(py::handle node) {
   const auto id = static_cast<NodeId>(found - encoded_.nodes.begin());
   bool any = false;
   for (const Site& site : sites_.sites) {
-    if (!site.reason.empty()) continue;
+    if (!site.reason.empty() || !site.scatters) continue;
     const bool here =
-        matches_.anchors[matches_.matches[site.match].anchor].reduced == id ||
+        matches_.anchors[site.anchor].reduced == id ||
         std::find(site.interior.begin(), site.interior.end(), id) != site.interior.end() ||
         std::any_of(site.operands.begin(), site.operands.end(),
                     [&](const SiteOperand& one) { return one.root == id || one.name == id; });
     if (!here) continue;
-    unknown_.emplace_back(site.match, id);
+    unknown_.push_back({site.anchor, id});
     any = true;
   }
   return any;
@@ -192,6 +194,11 @@ std::string Job::reason_of(const Site& site) {
 py::list Job::reports() {
   const bool any_left = planned_sites() < matches_.anchors.size();
   if (any_left) encoded_.read_names();  // reasons are formatted with them
+  // The row-wise view of the all_reduces, where it had a look at them.
+  std::vector<const Site*> row_sites(matches_.anchors.size(), nullptr);
+  for (const Site& site : sites_.sites) {
+    if (site.match == kNone && site.scatters) row_sites[site.anchor] = &site;
+  }
   py::list out;
   for (size_t i = 0; i < matches_.anchors.size(); ++i) {
     const AnchorReport& report = matches_.reports[i];
@@ -204,18 +211,29 @@ py::list Job::reports() {
       rule = rules_->programs.rules()[matches_.matches[report.match].rule].name;
       rewritten = site.reason.empty();
       if (!rewritten) reason = reason_of(site);
-    } else if (report.outcome == Outcome::kNoMatch) {
+    }
+    if (!rewritten) {
+      const Site* row = row_sites[i];
+      if (row != nullptr && row->reason.empty()) {
+        rewritten = true;
+        rule = kRowwise;
+      } else if (row != nullptr && report.outcome != Outcome::kMatched) {
+        reason = reason_of(*row);
+      }
+    }
+    if (!rewritten && report.outcome == Outcome::kNoMatch && report.failure.rule != kNone) {
       nearest = format_failure(encoded_.table, rules_->programs, report.failure);
     }
-    out.append(py::make_tuple(encoded_.names[matches_.anchors[i].all_reduce], rewritten, rule,
+    out.append(py::make_tuple(encoded_.name(matches_.anchors[i].all_reduce), rewritten, rule,
                               reason, nearest));
   }
   return out;
 }
 
 size_t Job::planned_sites() const {
-  return static_cast<size_t>(std::count_if(sites_.sites.begin(), sites_.sites.end(),
-                                           [](const Site& site) { return site.reason.empty(); }));
+  return static_cast<size_t>(
+      std::count_if(sites_.sites.begin(), sites_.sites.end(),
+                    [](const Site& site) { return site.scatters && site.reason.empty(); }));
 }
 
 std::string Job::plan_text() {
@@ -228,7 +246,7 @@ void bind_job(py::module_& module) {
       .def(py::init<py::object, std::shared_ptr<Rules>>(), py::arg("graph"), py::arg("rules"))
       .def("groups", &Job::groups)
       .def("set_groups", &Job::set_groups, py::arg("infos"))
-      .def("match", &Job::match)
+      .def("match", &Job::match, py::arg("patterns") = true, py::arg("rowwise") = false)
       .def("examine", &Job::examine)
       .def("classes", &Job::classes)
       .def("refuse_class", &Job::refuse_class, py::arg("index"), py::arg("why"))

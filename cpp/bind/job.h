@@ -30,7 +30,8 @@ class Job {
   [[nodiscard]] py::list groups() const;
   // For each of them (size, rank, problem); a problem that is not empty leaves its sites alone.
   void set_groups(const py::sequence& infos);
-  void match();
+  // With the rules, and whether examine() follows row-wise operators too.
+  void match(bool patterns, bool rowwise);
   // Finds the sites and their token classes; reads what it needs to know of values.
   void examine();
   // (tokens as an int or SymInt, index of the group) of each class that was not refused.
@@ -62,7 +63,8 @@ class Job {
   std::optional<Effects> effects_;
   Sites sites_;
   std::vector<RefusedClass> refused_;
-  std::vector<std::pair<uint32_t, NodeId>> unknown_;  // match, node without a value
+  std::vector<UnknownValue> unknown_;
+  bool rowwise_ = false;
   Plan plan_;
 };
 

@@ -155,13 +155,35 @@ CollectiveFamily read_family(py::handle from, uint32_t id) {
   return family;
 }
 
-Rules make_rules(const py::iterable& patterns, const py::iterable& families) {
+RowRule read_row_rule(py::handle from) {
+  RowRule rule;
+  rule.family = row_family(from.attr("family").cast<std::string>());
+  rule.position = from.attr("position").cast<int32_t>();
+  rule.default_dim = from.attr("default_dim").cast<int64_t>();
+  for (const py::handle row : from.attr("rows")) {
+    if (py::isinstance<py::int_>(row)) {
+      rule.rows.push_back(row.cast<int32_t>());
+    } else {
+      rule.keywords.push_back(row.cast<std::string>());
+    }
+  }
+  for (const py::handle buffer : from.attr("buffers")) {
+    rule.buffers.push_back(buffer.cast<std::string>());
+  }
+  return rule;
+}
+
+Rules make_rules(const py::iterable& patterns, const py::iterable& families,
+                 const py::iterable& rowwise) {
   Rules rules;
   try {
     for (const py::handle pattern : patterns) rules.programs.add(read_pattern(pattern));
     for (const py::handle family : families) {
       rules.families.push_back(read_family(family, static_cast<uint32_t>(rules.families.size())));
       rules.anchors.push_back(rules.families.back().match);
+    }
+    for (const py::handle rule : rowwise) {
+      rules.rows.add(intern_target(rule.attr("op").cast<std::string>()), read_row_rule(rule));
     }
   } catch (const UserError& error) {
     raise_error("PatternError", error.what());
@@ -172,9 +194,10 @@ Rules make_rules(const py::iterable& patterns, const py::iterable& families) {
 }  // namespace
 
 void bind_rules(py::module_& module) {
-  py::class_<Rules, std::shared_ptr<Rules>>(module, "Rules",
-                                            "Patterns and families of collectives, compiled.")
-      .def(py::init(&make_rules), py::arg("patterns"), py::arg("families"))
+  py::class_<Rules, std::shared_ptr<Rules>>(
+      module, "Rules", "Patterns, families of collectives and row-wise operators, compiled.")
+      .def(py::init(&make_rules), py::arg("patterns"), py::arg("families"),
+           py::arg("rowwise") = py::tuple())
       .def("__len__", [](const Rules& rules) { return rules.programs.rules().size(); })
       .def(
           "to_string", [](const Rules& rules) { return rules.programs.to_string(); },

@@ -8,6 +8,7 @@
 
 #include "pattern/program.h"
 #include "rewrite/collectives.h"
+#include "rewrite/rowwise_rules.h"
 
 namespace spfast {
 
@@ -15,6 +16,7 @@ struct Rules {
   ProgramSet programs;
   std::vector<CollectiveFamily> families;
   std::vector<AllReduceFamily> anchors;  // of the families, in the same order
+  RowRules rows;
 };
 
 }  // namespace spfast

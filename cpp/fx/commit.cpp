@@ -59,7 +59,7 @@ class Committer {
         rewire(edit);
         return;
       case Edit::Kind::kSetDim:
-        set_last_dim(edit);
+        set_dim(edit);
         return;
       case Edit::Kind::kResize:
         resize(edit);
@@ -146,19 +146,24 @@ class Committer {
     user.attr(replace_)(old, now);
   }
 
-  void set_last_dim(const Edit& edit) {
+  void set_dim(const Edit& edit) {
     const py::handle node = node_at(edit.a);
     note_operands(node);
     note_operands_users(edit.a);
     const py::object args = access_.read(node, Field::kArgs);
     const py::handle old = PyTuple_GET_ITEM(args.ptr(), static_cast<Py_ssize_t>(edit.b));
-    py::object last = py::int_(-1);
+    const auto counted = [&](py::handle dim) {
+      if (edit.c == kNone) return int64_t{-1};
+      const auto at = dim.cast<int64_t>();
+      return at < 0 ? at : at - static_cast<int64_t>(edit.c);
+    };
     if (PyList_Check(old.ptr()) != 0 || PyTuple_Check(old.ptr()) != 0) {
-      py::list one;
-      one.append(last);
-      last = one;
+      py::list dims;
+      for (const py::handle dim : old) dims.append(counted(dim));
+      node.attr("update_arg")(edit.b, dims);
+    } else {
+      node.attr("update_arg")(edit.b, counted(old));
     }
-    node.attr("update_arg")(edit.b, last);
   }
 
   void resize(const Edit& edit) {

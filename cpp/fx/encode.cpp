@@ -1,6 +1,7 @@
 #include "fx/encode.h"
 
 #include <algorithm>
+#include <array>
 #include <unordered_map>
 
 #include "base/check.h"
@@ -35,10 +36,10 @@ class Encoder {
     const auto count = static_cast<size_t>(py::len(graph_.attr("nodes")));
     out_.table.reserve(static_cast<uint32_t>(count));
     out_.nodes.reserve(count);
-    out_.names.reserve(count);
     const py::object root = graph_.attr("_root");
     for (py::object node = access_.read(root, Field::kNext); !node.is(root);
          node = access_.read(node, Field::kNext)) {
+      fetch_ahead(node.ptr());
       add(node);
       if (out_.nodes.size() > count) {
         throw UserError("the graph's list of nodes is longer than the graph says (" +
@@ -46,16 +47,48 @@ class Encoder {
       }
     }
     out_.table.finish();
-    if (options_.complete) out_.read_names();
+    if (options_.complete) {
+      out_.read_names();
+      out_.table.shrink_to_fit();
+    }
     return std::move(out_);
   }
 
  private:
+  // A large graph is not in the processor's caches, and a list tells where its next node is only
+  // once the one before is there. So what lies ahead is asked for early: the node after the next
+  // two, the operands of the one before that, and what the next node reads.
+  void fetch_ahead(PyObject* node) const {
+    PyObject* next = access_.peek(node, Field::kNext);
+    PyObject* second = next == nullptr ? nullptr : access_.peek(next, Field::kNext);
+    PyObject* third = second == nullptr ? nullptr : access_.peek(second, Field::kNext);
+    if (third == nullptr) return;
+    constexpr size_t kLine = 64;
+    for (size_t at = 0; at < 3 * kLine; at += kLine) {
+      __builtin_prefetch(reinterpret_cast<const char*>(third) + at);
+    }
+    __builtin_prefetch(access_.peek(second, Field::kArgs));
+    __builtin_prefetch(access_.peek(second, Field::kKwargs));
+    ids_.prefetch(next);
+    PyObject* args = access_.peek(next, Field::kArgs);
+    if (args == nullptr || PyTuple_Check(args) == 0) return;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(args); ++i) {
+      __builtin_prefetch(PyTuple_GET_ITEM(args, i));
+      ids_.prefetch(PyTuple_GET_ITEM(args, i));
+    }
+  }
+
+  // The field, borrowed where it is a load, else kept until the next node.
+  py::handle field(const py::object& node, Field which) {
+    if (PyObject* value = access_.peek(node.ptr(), which)) return value;
+    return fields_[static_cast<size_t>(which)] = access_.read(node, which);
+  }
+
   void add(const py::object& node) {
-    const py::object args = access_.read(node, Field::kArgs);
-    const py::object kwargs = access_.read(node, Field::kKwargs);
-    const py::object target = access_.read(node, Field::kTarget);
-    const Op op = op_of(access_.read(node, Field::kOp));
+    const py::handle args = field(node, Field::kArgs);
+    const py::handle kwargs = field(node, Field::kKwargs);
+    const py::handle target = field(node, Field::kTarget);
+    const Op op = op_of(field(node, Field::kOp));
     const TargetEntry entry = target_of(op, target, args);
     NodeTable& table = out_.table;
     const NodeId id = table.add_node(op, entry.id, entry.flags);
@@ -80,14 +113,13 @@ class Encoder {
     drain();
     ids_.insert(node.ptr(), id);
     out_.nodes.push_back(node);
-    out_.names.push_back(access_.read(node, Field::kName));
     const auto wanted = options_.meta_of;
     if (options_.complete || std::find(wanted.begin(), wanted.end(), entry.id) != wanted.end()) {
       out_.metas.read(table, id, node);
     }
   }
 
-  Op op_of(const py::object& op) {
+  Op op_of(py::handle op) {
     for (const auto& [known, code] : ops_) {
       if (known == op.ptr()) return code;
     }
@@ -99,7 +131,7 @@ class Encoder {
       if (PyUnicode_CompareWithASCIIString(op.ptr(), name) != 0) continue;
       // Graphs share one string a kind; one whose nodes each have their own fills nothing up here.
       if (ops_.size() < 2 * std::size(kOps)) {
-        keep_.push_back(op);
+        keep_.push_back(py::reinterpret_borrow<py::object>(op));
         ops_.emplace_back(op.ptr(), code);
       }
       return code;
@@ -107,7 +139,7 @@ class Encoder {
     throw UserError("unknown kind of node: " + py::repr(op).cast<std::string>());
   }
 
-  TargetEntry target_of(Op op, const py::object& target, const py::object& args) {
+  TargetEntry target_of(Op op, py::handle target, py::handle args) {
     switch (op) {
       case Op::kCallFunction: {
         const TargetEntry entry = targets_.resolve(target);
@@ -266,6 +298,7 @@ class Encoder {
   EncodedGraph out_;
   TargetCache targets_;
   py::handle node_;
+  std::array<py::object, kFieldCount> fields_;
   std::vector<Pending> pending_;
   std::vector<std::pair<PyObject*, Op>> ops_;
   std::vector<py::object> keep_;
@@ -280,10 +313,14 @@ class Encoder {
 
 }  // namespace
 
+py::object EncodedGraph::name(NodeId id) const {
+  return NodeAccess::instance().read(nodes[id], Field::kName);
+}
+
 void EncodedGraph::read_names() {
   if (named) return;
   for (NodeId id = 0; id < table.size(); ++id) {
-    table.set_name(id, table.intern_string(names[id].cast<std::string>()));
+    table.set_name(id, table.intern_string(name(id).cast<std::string>()));
   }
   named = true;
 }

@@ -24,10 +24,10 @@ struct EncodedGraph {
   explicit EncodedGraph(bool complete) : metas(complete) {}
   NodeTable table;
   std::vector<py::object> nodes;  // by id
-  std::vector<py::object> names;
   MetaReader metas;
   bool named = false;
 
+  [[nodiscard]] py::object name(NodeId id) const;
   // Names are read from Python only when somebody wants to print something.
   void read_names();
 };

@@ -79,18 +79,20 @@ uint32_t MetaReader::read_tuple(NodeTable& table, py::handle values) {
       break;
     }
     parts.push_back(read_value(table, part));
+    if (part.ptr() != Py_None) parts_.emplace(part.ptr(), parts.back());
   }
   meta.parts = table.add_parts(parts);
   return table.add_meta(meta);
 }
 
 uint32_t MetaReader::read_tensor(NodeTable& table, py::handle tensor) {
+  if (const auto known = parts_.find(tensor.ptr()); known != parts_.end()) return known->second;
   Meta meta;
   meta.kind = MetaKind::kTensor;
   const py::object sizes = attribute(tensor, shape_);
-  std::vector<Dim> dims;
+  std::vector<Dim>& dims = dims_;
+  dims.clear();
   const Py_ssize_t rank = PyTuple_GET_SIZE(sizes.ptr());
-  dims.reserve(static_cast<size_t>(rank));
   for (Py_ssize_t i = 0; i < rank; ++i) {
     dims.push_back(dim_of(table, PyTuple_GET_ITEM(sizes.ptr(), i)));
   }

@@ -41,6 +41,9 @@ class MetaReader {
   py::dict exprs_;  // sympy expression -> raw dim
   std::vector<py::object> symbols_;
   std::unordered_map<PyObject*, uint32_t> texts_;  // of dtypes, which torch never frees
+  // Parts of tuples, which getitem nodes share. The graph keeps them alive while it is read.
+  std::unordered_map<PyObject*, uint32_t> parts_;
+  std::vector<Dim> dims_;  // of the tensor that is being read
   std::map<std::vector<int64_t>, Dim> products_;
 };
 

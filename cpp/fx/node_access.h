@@ -23,6 +23,12 @@ class NodeAccess {
   // Reads the layout once in a process; torch must be importable.
   [[nodiscard]] static const NodeAccess& instance();
   [[nodiscard]] py::object read(py::handle node, Field field) const;
+  // The field where it is a load, borrowed from the node; null where it is not.
+  [[nodiscard]] PyObject* peek(PyObject* node, Field field) const {
+    const Py_ssize_t offset = offsets_[static_cast<size_t>(field)];
+    if (offset < 0) return nullptr;
+    return *reinterpret_cast<PyObject**>(reinterpret_cast<char*>(node) + offset);
+  }
   [[nodiscard]] bool is_node(py::handle value) const {
     return PyObject_TypeCheck(value.ptr(), reinterpret_cast<PyTypeObject*>(node_type_.ptr())) != 0;
   }

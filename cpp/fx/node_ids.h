@@ -22,6 +22,7 @@ class NodeIds {
     place(node, id);
     ++count_;
   }
+  void prefetch(const void* node) const { __builtin_prefetch(&slots_[hash(node)]); }
   [[nodiscard]] NodeId find(const void* node) const {
     for (size_t i = hash(node);; i = (i + 1) & mask_) {
       if (slots_[i].node == node) return slots_[i].id;

@@ -45,8 +45,8 @@ void EditList::rewire(NodeId user, NodeId old, NodeRef now) {
   plan_.edits.push_back({Edit::Kind::kRewire, user, old, now});
 }
 
-void EditList::set_dim(NodeId node, uint32_t argument) {
-  plan_.edits.push_back({Edit::Kind::kSetDim, node, argument, kNone});
+void EditList::set_dim(NodeId node, uint32_t argument, uint32_t rank) {
+  plan_.edits.push_back({Edit::Kind::kSetDim, node, argument, rank});
 }
 
 void EditList::resize(NodeId node, MetaSpec meta) {

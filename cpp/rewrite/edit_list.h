@@ -15,7 +15,8 @@ class EditList {
   NodeRef create(Created node);
   // `user` reads `now` where it read `old`, wherever that is among its operands.
   void rewire(NodeId user, NodeId old, NodeRef now);
-  void set_dim(NodeId node, uint32_t argument);
+  // `rank`: the dims that the argument counts; kNone: it names the last one.
+  void set_dim(NodeId node, uint32_t argument, uint32_t rank = kNone);
   void resize(NodeId node, MetaSpec meta);
   // Erased at the end, if nothing uses it then.
   void may_die(NodeId node) { mortal_[node] = true; }

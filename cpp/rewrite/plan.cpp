@@ -24,7 +24,8 @@ class Formatter {
       case Edit::Kind::kRewire:
         return "rewire " + ref(edit.a) + ": " + ref(edit.b) + " -> " + ref(edit.c);
       case Edit::Kind::kSetDim:
-        return "set " + ref(edit.a) + ": argument " + std::to_string(edit.b) + " -> -1";
+        return "set " + ref(edit.a) + ": argument " + std::to_string(edit.b) +
+               (edit.c == kNone ? " -> -1" : " -> from the back of " + std::to_string(edit.c));
       case Edit::Kind::kResize:
         return "resize " + ref(edit.a) + " " + meta(plan_.metas[edit.b]);
       case Edit::Kind::kErase:

@@ -45,7 +45,7 @@ struct MetaSpec {
   Form form = Form::kLocal;
   NodeId like = kNone;
   uint32_t token_class = 0;
-  int64_t factor = 1;
+  int64_t factor = 1;  // of the other forms: how many last dims stand for `last`
 };
 
 struct Created {
@@ -61,7 +61,8 @@ struct Edit {
   enum class Kind : uint8_t {
     kCreate,  // created[a]
     kRewire,  // node a reads c where it read b
-    kSetDim,  // argument b (item or whole) of node a becomes -1: the last dim
+    kSetDim,  // argument b of node a, a dim or a list of such, counts from the back of c dims; c
+              // kNone: it becomes -1, the last dim
     kResize,  // node a carries metas[b]
     kErase,   // node a
   };

@@ -51,9 +51,7 @@ class Planner {
     for (const Site& site : sites_.sites) {
       if (site.reason.empty()) find_buffer_uses(site);
     }
-    for (const Site& site : sites_.sites) {
-      if (site.reason.empty()) rewrite(site);
-    }
+    for (const Turn& turn : turns()) rewrite(sites_.sites[turn.site], turn);
     edits_.finish();
     return std::move(plan_);
   }
@@ -61,8 +59,36 @@ class Planner {
   [[nodiscard]] const std::vector<std::pair<uint32_t, NodeId>>& unknown() const { return unknown_; }
 
  private:
+  // One value of a site, in graph order: what is created for it may be read by later ones.
+  struct Turn {
+    NodeId node;
+    uint32_t site;
+    uint32_t operands;  // where the node's operands begin among the site's
+  };
+
+  [[nodiscard]] std::vector<Turn> turns() const {
+    std::vector<Turn> all;
+    for (uint32_t i = 0; i < sites_.sites.size(); ++i) {
+      const Site& site = sites_.sites[i];
+      if (!site.reason.empty()) continue;
+      if (site.scatters) all.push_back({anchor_of(site).all_reduce, i, 0});
+      uint32_t operand = 0;
+      for (const NodeId node : site.interior) {
+        all.push_back({node, i, operand});
+        while (operand < site.operands.size() && site.operands[operand].user == node) ++operand;
+      }
+      SPFAST_CHECK(operand == site.operands.size());
+    }
+    std::sort(all.begin(), all.end(), [](const Turn& a, const Turn& b) { return a.node < b.node; });
+    return all;
+  }
+
   [[nodiscard]] const Anchor& anchor_of(const Site& site) const {
-    return matches_.anchors[matches_.matches[site.match].anchor];
+    return matches_.anchors[site.anchor];
+  }
+  // The value behind a node's views and copies.
+  [[nodiscard]] NodeId root_of(const Site& site, NodeId node) const {
+    return sites_.layout.root(look_of(site).root(node));
   }
   [[nodiscard]] LookThrough look_of(const Site& site) const {
     return matches_.look(table_.dims(table_.meta(anchor_of(site).all_reduce)).back().raw);
@@ -73,7 +99,7 @@ class Planner {
 
   void claim_values(uint32_t index) {
     const Site& site = sites_.sites[index];
-    site_of_[anchor_of(site).reduced] = index;
+    if (site.scatters) site_of_[anchor_of(site).reduced] = index;
     for (const NodeId node : site.interior) {
       site_of_[node] = index;
       local_[node] = node;
@@ -91,8 +117,13 @@ class Planner {
   [[nodiscard]] Use use_of(NodeId user, NodeId name) const {
     if (const uint32_t index = site_of_[user]; index != kNone) {
       const Site& site = sites_.sites[index];
-      for (const SiteOperand& operand : site.operands) {
-        if (operand.user != user || operand.name != name) continue;
+      // Operands stand in the order of their users.
+      auto at = std::lower_bound(
+          site.operands.begin(), site.operands.end(), user,
+          [](const SiteOperand& operand, NodeId wanted) { return operand.user < wanted; });
+      for (; at != site.operands.end() && at->user == user; ++at) {
+        const SiteOperand& operand = *at;
+        if (operand.name != name) continue;
         if (operand.kind == SiteOperand::Kind::kBuffer) return Use::kFull;
         if (operand.kind == SiteOperand::Kind::kStream) return Use::kLocal;
         return is_local_for(site, operand.root) ? Use::kLocal : Use::kSliced;
@@ -110,20 +141,35 @@ class Planner {
     }
   }
 
-  void rewrite(const Site& site) {
-    scatter(site);
-    for (const SiteOperand& operand : site.operands) localize(site, operand);
-    for (const NodeId node : site.interior) {
-      edits_.resize(node, {Form::kLocal, node, site.token_class, 1});
-      if (site.flat || site.views) fix_dims(site, node);
+  void rewrite(const Site& site, const Turn& turn) {
+    const Anchor& anchor = anchor_of(site);
+    if (turn.node == anchor.all_reduce) {
+      scatter(site);
+      gather_outputs(site, anchor.reduced);
+      edits_.may_die(anchor.reduced);
+      edits_.may_die(anchor.all_reduce);
+      return;
     }
-    gather_outputs(site, anchor_of(site).reduced);
-    for (const NodeId node : site.interior) {
-      if (!is_tuple(node)) gather_outputs(site, node);
+    const NodeId node = turn.node;
+    const auto operands = std::span(site.operands).subspan(turn.operands);
+    if (sites_.layout.active() && sites_.layout.reshapes[node]) {
+      reshape_shard(site, node, operands.front());
+    } else {
+      for (const SiteOperand& operand : operands) {
+        if (operand.user != node) break;
+        localize(site, operand);
+      }
+      edits_.resize(node, {Form::kLocal, node, site.token_class, features_of(node)});
+      if (site.match == kNone) {
+        fix_row_dims(node);
+      } else if (site.flat || site.views) {
+        fix_dims(site, node);
+      }
     }
-    edits_.may_die(anchor_of(site).reduced);
-    edits_.may_die(anchor_of(site).all_reduce);
+    if (!is_tuple(node)) gather_outputs(site, node);
   }
+
+  [[nodiscard]] int64_t features_of(NodeId node) const { return sites_.layout.features_of(node); }
 
   // --- collectives ------------------------------------------------------------------------------
 
@@ -215,6 +261,23 @@ class Planner {
     return PlanArg::sizes({PlanArg::integer(-1), PlanArg::integer(width)});
   }
 
+  // A view of a shard has the shard's tokens and its own features.
+  void reshape_shard(const Site& site, NodeId node, const SiteOperand& operand) {
+    const NodeRef input =
+        is_local_for(site, operand.root) ? local_[operand.root] : own_rows(site, operand);
+    std::vector<PlanArg> sizes{PlanArg::integer(-1)};
+    const auto dims = table_.dims(table_.meta(node));
+    for (const Dim dim : dims.last(static_cast<size_t>(features_of(node)))) {
+      sizes.push_back(PlanArg::integer(dim.raw));
+    }
+    const bool expands = (table_.flags(node) & target_flag::kView) == 0;
+    local_[node] =
+        create(expands ? expand_ : reshape_, {PlanArg::of(input), PlanArg::sizes(std::move(sizes))},
+               node, node, {Form::kLocal, node, site.token_class, features_of(node)});
+    // It reads what it read until nobody needs it any more.
+    edits_.may_die(node);
+  }
+
   // --- inside a site ----------------------------------------------------------------------------
 
   void localize(const Site& site, const SiteOperand& operand) {
@@ -242,16 +305,21 @@ class Planner {
     const NodeId before = operand.user;
     NodeRef full = full_value(operand.root);
     const Meta* meta = need(site, operand.root);
-    const size_t rank = meta == nullptr ? 2 : table_.dims(*meta).size();
-    const MetaSpec flat{Form::kFlat, operand.root, site.token_class, 1};
-    if (rank > 2 && full == operand.root) {
-      const PlanArg sizes = flat_sizes(table_.dims(*meta).back().raw);
-      full = create(reshape_, {PlanArg::of(full), sizes}, before, operand.root, flat);
+    const size_t features = operand.features;
+    const size_t rank = meta == nullptr ? features + 1 : table_.dims(*meta).size();
+    const MetaSpec flat{Form::kFlat, operand.root, site.token_class, operand.features};
+    if (rank > features + 1 && full == operand.root) {
+      std::vector<PlanArg> sizes{PlanArg::integer(-1)};
+      for (const Dim dim : table_.dims(*meta).last(features)) {
+        sizes.push_back(PlanArg::integer(dim.raw));
+      }
+      full = create(reshape_, {PlanArg::of(full), PlanArg::sizes(std::move(sizes))}, before,
+                    operand.root, flat);
     }
     const auto [start, end] = row_bounds(site, before);
     const NodeRef slice =
         create(slice_, {PlanArg::of(full), PlanArg::integer(0), start, end}, before, operand.root,
-               {Form::kLocal, operand.root, site.token_class, 1});
+               {Form::kLocal, operand.root, site.token_class, operand.features});
     if (effects_.writer_of(operand.root) == kNone) rows_.emplace(key, slice);
     return slice;
   }
@@ -300,7 +368,7 @@ class Planner {
     const MetaSpec meta{Form::kLocal, buffer, site.token_class, 1};
     const Value first = table_.args(buffer)[0];
     if (first.is_node()) {  // empty_like(a value of the stream)
-      const NodeRef like = local_[look_of(site).root(first.payload)];
+      const NodeRef like = local_[root_of(site, first.payload)];
       return create(table_.target(buffer), {PlanArg::of(like)}, before, buffer, meta, buffer);
     }
     const TokenClass& tokens = sites_.classes[site.token_class];
@@ -330,6 +398,16 @@ class Planner {
     }
   }
 
+  void fix_row_dims(NodeId node) {
+    const auto& fixes = sites_.layout.dims;
+    const auto found =
+        std::lower_bound(fixes.begin(), fixes.end(), node,
+                         [](const DimFix& fix, NodeId wanted) { return fix.node < wanted; });
+    if (found != fixes.end() && found->node == node) {
+      edits_.set_dim(node, found->argument, found->rank);
+    }
+  }
+
   // --- behind a site ----------------------------------------------------------------------------
 
   // Its parts are values of the site; all of its users are.
@@ -347,7 +425,7 @@ class Planner {
       for (const NodeId user : table_.users(name)) {
         SPFAST_WORK(1);
         if (use_of(user, name) == Use::kLocal) continue;
-        if (LookThrough::source(table_, user, look_of(site).width()) == name) {
+        if (is_name_of(site, user, name, value)) {
           names.list.push_back({user, i, false, {}});
         } else {
           names.list[i].readers.push_back(user);
@@ -361,6 +439,14 @@ class Planner {
     return names;
   }
 
+  [[nodiscard]] bool is_name_of(const Site& site, NodeId user, NodeId name, NodeId value) const {
+    if (sites_.layout.active()) {
+      if (sites_.layout.source[user] != kNone) return sites_.layout.source[user] == name;
+      if (site.match == kNone || features_of(value) != 1) return false;
+    }
+    return LookThrough::source(table_, user, look_of(site).width()) == name;
+  }
+
   // One all_gather for everybody outside the sites who reads the value under any name.
   void gather_outputs(const Site& site, NodeId value) {
     const auto users = table_.users(value);
@@ -372,14 +458,18 @@ class Planner {
     const Names names = collect_names(site, value);
     for (size_t i = 1; i < names.list.size(); ++i) edits_.may_die(names.list[i].node);
     if (!names.list[0].live) return;
+    const auto features = static_cast<size_t>(features_of(value));
     size_t rank = 2;
     int64_t width = look_of(site).width();
-    if (site.flat || site.views || names.list.size() > 1) {
+    if (site.flat || site.views || site.match == kNone || names.list.size() > 1) {
       const Meta* meta = need(site, value);
       if (meta == nullptr) return;
       rank = table_.dims(*meta).size();
-      width = table_.dims(*meta).back().is_expr() ? -1 : table_.dims(*meta).back().raw;
+      const Dim last = rank == 0 ? Dim::of(1) : table_.dims(*meta).back();
+      width = last.is_expr() ? -1 : last.raw;
     }
+    const bool alike = site.match == kNone || width == look_of(site).width();
+    const bool is_flat = rank == features + 1;
     // What each reader reads, in graph order: the value in two dims, or in its own.
     struct Read {
       NodeId reader;
@@ -394,25 +484,25 @@ class Planner {
       if (!name.live) continue;
       const bool stands_for_value = i == 0 || dropped[name.source];
       if (i > 0) {
-        dropped[i] = stands_for_value && width == look_of(site).width() && is_flat_view(name.node);
+        dropped[i] = stands_for_value && alike && is_flat_view(name.node, features);
         if (!dropped[i] && stands_for_value) {
           const NodeId source = names.list[name.source].node;
-          reads.push_back({name.node, source, rank == 2 || name.source != 0 || is_view(name.node)});
+          reads.push_back({name.node, source, is_flat || name.source != 0 || is_view(name.node)});
         }
       }
       if (!dropped[i]) continue;
       for (const NodeId reader : name.readers) {
         const bool view = is_view(reader) && table_.args(reader)[0] == Value{Tag::kNode, name.node};
-        reads.push_back({reader, name.node, i != 0 || rank == 2 || view});
+        reads.push_back({reader, name.node, i != 0 || is_flat || view});
       }
     }
     std::sort(reads.begin(), reads.end(), [](const Read& a, const Read& b) {
       return std::pair{a.reader, a.name} < std::pair{b.reader, b.name};
     });
     const CollectiveFamily& family = families_[anchor_of(site).family];
-    const NodeRef flat =
-        collective(site, family.all_gather, family.all_gather_args, local_[value],
-                   reads.front().reader, value, {Form::kGathered, value, site.token_class, 1});
+    const NodeRef flat = collective(site, family.all_gather, family.all_gather_args, local_[value],
+                                    reads.front().reader, value,
+                                    {Form::kGathered, value, site.token_class, features_of(value)});
     for (size_t i = 0; i < names.list.size(); ++i) {
       if (dropped[i]) gathered_.emplace(names.list[i].node, flat);
     }
@@ -430,9 +520,9 @@ class Planner {
            args[0].is_node() && (args[1].tag == Tag::kList || args[1].tag == Tag::kTuple);
   }
 
-  // A view to [tokens, width]: what the all_gather yields already.
-  [[nodiscard]] bool is_flat_view(NodeId node) const {
-    return is_view(node) && table_.items(table_.args(node)[1]).size() == 2;
+  // A view to [tokens, features...]: what the all_gather yields already.
+  [[nodiscard]] bool is_flat_view(NodeId node, size_t features) const {
+    return is_view(node) && table_.items(table_.args(node)[1]).size() == features + 1;
   }
 
   // Back to the dims that the value had. One symbolic dim is what is left over; of two, all but the
@@ -490,6 +580,7 @@ class Planner {
   std::map<uint32_t, std::pair<PlanArg, PlanArg>> bounds_;
   std::map<uint32_t, NodeRef> sizes_;
   const TargetId reshape_ = intern_target("aten.reshape.default");
+  const TargetId expand_ = intern_target("aten.expand.default");
   const TargetId slice_ = intern_target("aten.slice.Tensor");
   const TargetId sym_size_ = intern_target("aten.sym_size.int");
   const TargetId mul_ = intern_target("_operator.mul");

@@ -45,6 +45,12 @@ std::string format_reason(const NodeTable& table, std::span<const GroupInfo> gro
       return call(reason.node) + " is not a buffer that can be made smaller";
     case Reason::Kind::kFlattened:
       return label(reason.node) + " has shape " + shape(reason.node) + " and no token dim";
+    case Reason::Kind::kNeedsAll:
+      return call(reason.node) + " reads it and needs all tokens";
+    case Reason::Kind::kUnread:
+      return "nobody reads " + label(reason.node);
+    case Reason::Kind::kNoGain:
+      return "gathering what is computed from it would move more bytes than its all_reduce does";
   }
   return {};
 }

@@ -7,6 +7,8 @@
 
 #include "base/check.h"
 #include "base/work.h"
+#include "rewrite/row_cut.h"
+#include "rewrite/row_growth.h"
 #include "table/targets.h"
 
 namespace spfast {
@@ -16,12 +18,14 @@ class Examiner {
  public:
   Examiner(const NodeTable& table, const ProgramSet& programs, const MatchResult& matches,
            std::span<const GroupInfo> groups, std::span<const RefusedClass> refused,
-           const Effects& effects)
+           const Effects& effects, std::span<const UnknownValue> unknown, const RowRules* rows)
       : table_(table),
         programs_(programs),
         matches_(matches),
         groups_(groups),
         effects_(effects),
+        unknown_(unknown),
+        rows_(rows),
         stamp_(table.size(), kNone) {
     for (uint32_t i = 0; i < groups.size(); ++i) group_ids_.emplace(key_of(groups[i].group), i);
     for (const RefusedClass& one : refused) refusals_[{one.tokens.raw, one.group}] = &one.why;
@@ -32,10 +36,13 @@ class Examiner {
       Site site;
       site.match = i;
       match_ = &matches_.matches[i];
+      site.anchor = match_->anchor;
       anchor_ = &matches_.anchors[match_->anchor];
       examine(site);
+      note_unknown(site);
       out_.sites.push_back(std::move(site));
     }
+    if (rows_ != nullptr) examine_unmatched();
     auto& missing = out_.missing;
     std::sort(missing.begin(), missing.end());
     missing.erase(std::unique(missing.begin(), missing.end()), missing.end());
@@ -62,6 +69,46 @@ class Examiner {
       if ((table_.flags(node) & target_flag::kGetItem) != 0) continue;
       read_operands(site, node);
       if (!site.reason.empty()) return;
+    }
+  }
+
+  // No rule holds there, or one that turned out to ask too much of its operands.
+  [[nodiscard]] bool may_be_rowwise(const AnchorReport& report) const {
+    using Kind = Reason::Kind;
+    if (report.outcome != Outcome::kMatched) {
+      return report.outcome == Outcome::kNoMatch || report.outcome == Outcome::kClaimed;
+    }
+    const Kind kind = out_.sites[report.match].reason.kind;
+    return kind == Kind::kWholeTuple || kind == Kind::kReshaped || kind == Kind::kCopied ||
+           kind == Kind::kResidualShape || kind == Kind::kBroadcast || kind == Kind::kBuffer;
+  }
+
+  void note_unknown(Site& site) const {
+    for (const UnknownValue& one : unknown_) {
+      if (one.anchor != site.anchor || !site.reason.empty()) continue;
+      site.reason = {Reason::Kind::kUnknownSize, one.node, kNone, 0, 0};
+    }
+  }
+
+  // What no rule matched may be row-wise all the same.
+  void examine_unmatched() {
+    for (uint32_t i = 0; i < matches_.anchors.size(); ++i) {
+      if (!may_be_rowwise(matches_.reports[i])) continue;
+      Site site;
+      site.anchor = i;
+      anchor_ = &matches_.anchors[i];
+      site.flat = table_.dims(table_.meta(anchor_->all_reduce)).size() > 2;
+      if (find_class(site)) {
+        for (const NodeId value : {anchor_->all_reduce, anchor_->reduced}) {
+          const NodeId writer = effects_.writer_of(value);
+          if (writer != kNone) site.reason = {Reason::Kind::kWritten, value, writer, 0, 0};
+        }
+      }
+      note_unknown(site);
+      out_.sites.push_back(std::move(site));
+    }
+    if (out_.missing.empty() && grow_rows(table_, *rows_, matches_, effects_, out_)) {
+      cut_rows(table_, *rows_, matches_, effects_, out_);
     }
   }
 
@@ -317,6 +364,8 @@ class Examiner {
   const MatchResult& matches_;
   std::span<const GroupInfo> groups_;
   const Effects& effects_;
+  std::span<const UnknownValue> unknown_;
+  const RowRules* rows_;
   std::unordered_map<uint64_t, uint32_t> group_ids_;
   std::map<ClassKey, uint32_t> class_ids_;
   std::map<ClassKey, const std::string*> refusals_;
@@ -332,8 +381,9 @@ class Examiner {
 
 Sites examine_sites(const NodeTable& table, const ProgramSet& programs, const MatchResult& matches,
                     std::span<const GroupInfo> groups, std::span<const RefusedClass> refused,
-                    const Effects& effects) {
-  return Examiner(table, programs, matches, groups, refused, effects).run();
+                    const Effects& effects, std::span<const UnknownValue> unknown,
+                    const RowRules* rows) {
+  return Examiner(table, programs, matches, groups, refused, effects, unknown, rows).run();
 }
 
 }  // namespace spfast

@@ -7,6 +7,8 @@
 #include "match/finder.h"
 #include "rewrite/effects.h"
 #include "rewrite/reason.h"
+#include "rewrite/row_layout.h"
+#include "rewrite/rowwise_rules.h"
 
 namespace spfast {
 
@@ -15,12 +17,18 @@ struct SiteOperand {
   enum class Kind : uint8_t { kStream, kRows, kBuffer };
   Kind kind = Kind::kStream;
   NodeId user = kNone;
-  NodeId name = kNone;  // as the user reads it
-  NodeId root = kNone;  // the value behind its views and copies
+  NodeId name = kNone;   // as the user reads it
+  NodeId root = kNone;   // the value behind its views and copies
+  uint8_t features = 1;  // last dims of it that belong to one token
 };
 
+// What is rewritten together: an all_reduce with the operations of its match, an all_reduce that
+// the row-wise view took, or the row-wise operations between such (`scatters` is false then, and
+// the anchor only an example).
 struct Site {
-  uint32_t match = 0;
+  uint32_t match = kNone;  // kNone: row-wise
+  uint32_t anchor = 0;     // index into the anchors
+  bool scatters = true;
   uint32_t token_class = 0;
   bool flat = false;             // the stream has more than two dims and is flattened
   bool views = false;            // some operand is read through a view
@@ -30,8 +38,9 @@ struct Site {
 };
 
 struct Sites {
-  std::vector<Site> sites;  // one for each match
+  std::vector<Site> sites;  // one for each match; then the row-wise ones
   std::vector<TokenClass> classes;
+  RowLayout layout;             // of what the row-wise view reached
   std::vector<NodeId> missing;  // values whose meta is needed; ask again when it is there
 };
 
@@ -42,8 +51,18 @@ struct RefusedClass {
   std::string why;
 };
 
+// A value of a site that turned out to have no meta at all.
+struct UnknownValue {
+  uint32_t anchor = 0;  // of the site, which stays
+  NodeId node = kNone;
+};
+
+// With `rows`, all_reduces that no rule matched are examined too, and every site's values are
+// followed through row-wise operators.
 [[nodiscard]] Sites examine_sites(const NodeTable& table, const ProgramSet& programs,
                                   const MatchResult& matches, std::span<const GroupInfo> groups,
-                                  std::span<const RefusedClass> refused, const Effects& effects);
+                                  std::span<const RefusedClass> refused, const Effects& effects,
+                                  std::span<const UnknownValue> unknown = {},
+                                  const RowRules* rows = nullptr);
 
 }  // namespace spfast

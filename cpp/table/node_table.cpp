@@ -1,5 +1,6 @@
 #include "table/node_table.h"
 
+#include <algorithm>
 #include <bit>
 
 #include "base/check.h"
@@ -54,8 +55,41 @@ Value NodeTable::make_float(double value) {
 uint32_t NodeTable::intern_expr(std::string_view text) { return exprs_.intern(text); }
 
 uint32_t NodeTable::add_meta(const Meta& meta) {
+  const uint64_t hash = hash_of(meta);
+  const auto [first, last] = meta_ids_.equal_range(hash);
+  for (auto it = first; it != last; ++it) {
+    if (!same(metas_[it->second], meta)) continue;
+    const auto drop = [](auto& pool, Span span) {
+      if (span.begin + span.count == pool.size()) pool.resize(span.begin);
+    };
+    drop(dim_pool_, meta.strides);
+    drop(dim_pool_, meta.dims);
+    drop(part_pool_, meta.parts);
+    return it->second;
+  }
   metas_.push_back(meta);
-  return static_cast<uint32_t>(metas_.size() - 1);
+  const auto id = static_cast<uint32_t>(metas_.size() - 1);
+  meta_ids_.emplace(hash, id);
+  return id;
+}
+
+uint64_t NodeTable::hash_of(const Meta& meta) const {
+  uint64_t hash = static_cast<uint64_t>(meta.kind);
+  const auto add = [&hash](uint64_t bits) {
+    hash = (std::rotl(hash, 5) ^ bits) * 0x9E3779B97F4A7C15ULL;
+  };
+  add(meta.dtype);
+  add(meta.device);
+  for (const Dim dim : dims(meta)) add(static_cast<uint64_t>(dim.raw));
+  for (const Dim stride : strides(meta)) add(~static_cast<uint64_t>(stride.raw));
+  for (const uint32_t part : parts(meta)) add(part);
+  return hash;
+}
+
+bool NodeTable::same(const Meta& a, const Meta& b) const {
+  return a.kind == b.kind && a.dtype == b.dtype && a.device == b.device && a.tokens == b.tokens &&
+         std::ranges::equal(dims(a), dims(b)) && std::ranges::equal(strides(a), strides(b)) &&
+         std::ranges::equal(parts(a), parts(b));
 }
 
 Span NodeTable::add_dims(std::span<const Dim> dims) {
@@ -113,6 +147,19 @@ void NodeTable::finish() {
   }
 }
 
+void NodeTable::shrink_to_fit() {
+  ops_.shrink_to_fit();
+  flags_.shrink_to_fit();
+  for (auto* pool : {&targets_, &names_, &begins_, &n_args_, &n_kwargs_, &meta_of_, &part_pool_,
+                     &user_begins_, &users_}) {
+    pool->shrink_to_fit();
+  }
+  values_.shrink_to_fit();
+  spans_.shrink_to_fit();
+  metas_.shrink_to_fit();
+  dim_pool_.shrink_to_fit();
+}
+
 Value NodeTable::kwarg(NodeId node, uint32_t key) const {
   const auto pairs = kwargs(node);
   for (size_t i = 0; i < pairs.size(); i += 2) {
@@ -160,7 +207,7 @@ size_t NodeTable::memory_bytes() const {
       bytes += sizeof(std::string) + 40 + (capacity > 15 ? capacity + 1 : 0);
     }
   }
-  return bytes + 32 * (int_ids_.size() + float_ids_.size());
+  return bytes + 32 * (int_ids_.size() + float_ids_.size() + meta_ids_.size());
 }
 
 }  // namespace spfast

@@ -53,7 +53,9 @@ class NodeTable {
   [[nodiscard]] uint32_t intern_string(std::string_view text) { return strings_.intern(text); }
   [[nodiscard]] uint32_t intern_expr(std::string_view text);
   void set_name(NodeId node, uint32_t name) { names_[node] = name; }
-  uint32_t add_meta(const Meta& meta);
+  // Equal metas are one: of a meta that is known already, the dims and parts that were just added
+  // for it are dropped again.
+  [[nodiscard]] uint32_t add_meta(const Meta& meta);
   void set_meta(NodeId node, uint32_t meta) { meta_of_[node] = meta; }
   [[nodiscard]] Span add_dims(std::span<const Dim> dims);
   [[nodiscard]] Span add_parts(std::span<const uint32_t> parts);
@@ -61,6 +63,8 @@ class NodeTable {
   void reserve(uint32_t nodes);
   // Call once when all nodes are there: builds the users and checks that operands come first.
   void finish();
+  // Gives back what the vectors hold in reserve: for a table that is kept.
+  void shrink_to_fit();
 
   // --- reading --------------------------------------------------------------------------------
   [[nodiscard]] uint32_t size() const { return static_cast<uint32_t>(ops_.size()); }
@@ -136,6 +140,10 @@ class NodeTable {
   std::vector<std::pair<uint32_t, int64_t>> symbols_;  // name (string id), example value
   std::vector<uint32_t> user_begins_;
   std::vector<NodeId> users_;
+  [[nodiscard]] uint64_t hash_of(const Meta& meta) const;
+  [[nodiscard]] bool same(const Meta& a, const Meta& b) const;
+
+  std::unordered_multimap<uint64_t, uint32_t> meta_ids_;  // by hash
   std::unordered_map<int64_t, uint32_t> int_ids_;
   std::unordered_map<uint64_t, uint32_t> float_ids_;  // by bits: -0.0 and NaNs keep themselves
 };

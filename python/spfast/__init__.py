@@ -6,6 +6,8 @@ was left, :class:`NodeTable` carries a graph in a file, :mod:`spfast.patterns` t
 and :mod:`spfast.pattern_matcher` stands in for ``torch._inductor.pattern_matcher``.
 """
 
+import os
+
 from spfast._core import version as __version__
 from spfast.api import apply
 from spfast.config import Applicability, Range, SequenceParallelConfig
@@ -56,3 +58,7 @@ __all__ = [
     "snapshot",
     "verify",
 ]
+
+if os.environ.get("SPFAST_PATTERN_MATCHER") == "1":
+    # For code that cannot change its import: this puts the matcher behind Inductor's passes.
+    import spfast.integrations.inductor  # noqa: F401

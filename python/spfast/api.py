@@ -168,7 +168,8 @@ class _Run:
         self._groups = [resolve_group(group, self._config) for group in job.groups()]
         job.set_groups([(group.size, group.rank, group.problem) for group in self._groups])
         clock = time.perf_counter()
-        job.match()
+        recognise = self._config.recognise
+        job.match(patterns=recognise != "rowwise", rowwise=recognise != "patterns")
         self._count("match", clock)
         while True:
             clock = time.perf_counter()

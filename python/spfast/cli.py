@@ -207,7 +207,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 def _bench(arguments: argparse.Namespace) -> int:
     from spfast import bench
 
-    bench.run(quick=arguments.quick, json=arguments.json)
+    print(bench.run(quick=arguments.quick, json=arguments.json))
     return DONE
 
 

@@ -7,6 +7,7 @@ sharded value is known from the full one and the ranks' share of its rows.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ class _Maker:
         self._shares = shares
         self._resized: dict[fx.Node, Any] = {}
         # Meta tensors of symbolic size, with the number of elements in the example.
-        self._bases: dict[tuple[int, int, torch.dtype], tuple[torch.Tensor, int]] = {}
+        self._bases: dict[tuple[int, tuple[int, ...], torch.dtype], tuple[torch.Tensor, int]] = {}
         # What a fresh fake tensor of a mode and device carries.
         self._states: dict[tuple[int, torch.device], dict[str, Any]] = {}
 
@@ -115,25 +116,32 @@ class _Maker:
         if form == DIM_SIZE:
             return full.shape[factor]
         if form == LOCAL:
-            return self._rows(node, full, share.local)
+            return self._rows(node, full, share.local, factor)
         if form == GATHERED:
-            return self._rows(node, full, share.gathered)
+            return self._rows(node, full, share.gathered, factor)
         if form == FLAT:
-            return self._rows(node, full, share.tokens)
+            return self._rows(node, full, share.tokens, factor)
         return self._wrap(full, torch.empty(full.shape, dtype=full.dtype, device=_device(full)))
 
-    def _rows(self, node: fx.Node, full: Any, rows: Size) -> Any:
+    def _rows(self, node: fx.Node, full: Any, rows: Size, features: int) -> Any:
         if isinstance(full, torch.Tensor) and full.dim() > 0:
-            return self._fresh(full, rows)
+            return self._fresh(full, rows, features)
         if isinstance(full, (tuple, list)):
-            parts = (None if part is None else self._rows(node, part, rows) for part in full)
-            return type(full)(parts)
+            return type(full)(
+                None if part is None else self._rows(node, part, rows, features) for part in full
+            )
         raise MissingValue(node)
 
-    def _fresh(self, like: torch.Tensor, rows: Size) -> torch.Tensor:
-        last, dtype = like.shape[-1], like.dtype
-        if type(rows) is int or type(last) is not int or not isinstance(like, FakeTensor):
-            meta = torch.empty((rows, last), dtype=dtype, device=_device(like))
+    def _fresh(self, like: torch.Tensor, rows: Size, features: int) -> torch.Tensor:
+        last = tuple(like.shape[like.dim() - features :])
+        dtype = like.dtype
+        whole = all(type(size) is int for size in last)
+        strides = _row_strides(like, features) if whole else None
+        if strides is not None:
+            meta = torch.empty_strided((rows, *last), strides, dtype=dtype, device=_device(like))
+            return self._wrap(like, meta)
+        if type(rows) is int or not whole or not isinstance(like, FakeTensor):
+            meta = torch.empty((rows, *last), dtype=dtype, device=_device(like))
             return self._wrap(like, meta)
         # A meta tensor of symbolic size takes longer to make than all else here. So one is made for
         # each size, and each value gets an alias of it, moved to a storage of its own: as large as
@@ -141,8 +149,8 @@ class _Maker:
         key = (id(rows), last, dtype)
         base = self._bases.get(key)
         if base is None:
-            size = rows.node.hint * last if rows.node.has_hint() else 0
-            base = torch.empty((rows, last), dtype=dtype, device="meta"), size
+            size = rows.node.hint * math.prod(last) if rows.node.has_hint() else 0
+            base = torch.empty((rows, *last), dtype=dtype, device="meta"), size
             self._bases[key] = base
         alias = base[0].detach()
         own = torch.empty(base[1], dtype=dtype, device="meta")
@@ -170,6 +178,23 @@ class _Maker:
             torch._C._set_warn_deprecated_on_mutable_data_ptr(fake)
         fake.__dict__.update(state)
         return fake
+
+
+def _row_strides(like: torch.Tensor, features: int) -> tuple[int, ...] | None:
+    """The strides of a shard of a value whose rows do not lie side by side; None: they do."""
+    if features == 0 or like.dim() <= features:
+        return None
+    sizes = like.shape[like.dim() - features - 1 :]
+    strides = like.stride()[like.dim() - features - 1 :]
+    if any(type(stride) is not int for stride in strides):
+        return None
+    expected = 1
+    for size, stride in zip(reversed(sizes), reversed(strides), strict=True):
+        # A dim of size 1 has whatever stride.
+        if stride != expected and not (type(size) is int and size == 1):
+            return strides
+        expected *= size
+    return None
 
 
 def _device(like: torch.Tensor) -> Any:

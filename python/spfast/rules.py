@@ -37,7 +37,9 @@ class _Compiled:
                 for pattern in self._registry.patterns()
                 if quantised or not pattern.rule.endswith(_QUANTISED)
             ]
-            self._rules[quantised] = _core.Rules(chosen, self._registry.families())
+            self._rules[quantised] = _core.Rules(
+                chosen, self._registry.families(), self._registry.rowwise()
+            )
         return self._rules[quantised]
 
     def known_operators(self) -> list[Callable[..., Any]]:

@@ -63,8 +63,10 @@ def test_gloo_ranks_agree_or_are_told_where_they_do_not() -> None:
         first["literal"]
         == head.format(2, 2)
         + (
-            "rank 0 has 'mul_tensor' = aten.mul.Tensor(all_reduce_default) with [2.0] of shape [4, 8], "
-            "rank 2 has 'mul_tensor' = aten.mul.Tensor(all_reduce_default) with [3.0] of shape [4, 8]"
+            "rank 0 has 'mul_tensor' = aten.mul.Tensor(all_reduce_default) with [2.0] "
+            "of shape [4, 8], "
+            "rank 2 has 'mul_tensor' = aten.mul.Tensor(all_reduce_default) with [3.0] "
+            "of shape [4, 8]"
         )
         + fix
     )

@@ -159,6 +159,8 @@ _UNBACKED = re.compile(r"\b[uz]u?f?\d+\b")
 
 def _rename_unbacked(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     # Unbacked symbols are numbered by how often something was traced: number them by appearance.
+    if not _UNBACKED.search(repr(entries)):
+        return entries
     names: dict[str, str] = {}
 
     def rename(value: Any) -> Any:

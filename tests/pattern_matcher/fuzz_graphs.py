@@ -6,6 +6,7 @@ arguments, symbolic sizes, a mutation or another stream here and there.
 
 from __future__ import annotations
 
+import functools
 import operator
 import random
 from collections.abc import Callable
@@ -23,6 +24,13 @@ UNARY = (aten.relu.default, aten.neg.default, aten.sin.default)
 BINARY = (aten.add.Tensor, aten.mul.Tensor, aten.sub.Tensor)
 
 
+@functools.cache
+def values() -> tuple[Any, ...]:
+    """A symbolic size and some fake tensors: nothing writes to them, so all graphs share them."""
+    make = Inputs(s=6)
+    return make.sizes["s"], make.tensor("s", 8), make.tensor(6, 8), make.tensor(8)
+
+
 class RandomGraph:
     """One graph being drawn.
 
@@ -34,9 +42,7 @@ class RandomGraph:
     def __init__(self, rng: random.Random, size: int) -> None:
         self.rng = rng
         self.graph = fx.Graph()
-        make = Inputs(s=6)
-        self.vals = [make.tensor("s", 8), make.tensor(6, 8), make.tensor(8)]
-        self.symbol = make.sizes["s"]
+        self.symbol, *self.vals = values()
         self.tensors: list[fx.Node] = []
         self.sizes: list[fx.Node] = []
         for _ in range(rng.randint(1, 3)):

@@ -7,13 +7,16 @@ once it is understood.
 from __future__ import annotations
 
 import os
+import types
 from typing import Any
 
 import pytest
+from pattern_matcher import harness
 from pattern_matcher.fuzz_graphs import random_graph
 from pattern_matcher.fuzz_patterns import random_pass
 from pattern_matcher.fuzz_traced import random_replacement
 from pattern_matcher.harness import Disagreement, Outcome, agree
+from torch._inductor import pattern_matcher as torch_matcher
 
 CASES = int(os.environ.get("SPFAST_FUZZ", "500"))
 TRACED = max(1, CASES // 12)  # tracing takes a tenth of a second a case
@@ -76,3 +79,49 @@ def test_fuzz_regression(seed: int) -> None:
 @pytest.mark.parametrize("seed", TRACED_REGRESSIONS)
 def test_fuzz_traced_regression(seed: int) -> None:
     check(traced, [seed])
+
+
+def _blind_to_users(pattern: Any, node: Any, ctx: Any) -> bool:
+    return True
+
+
+def _no_repeats(self: Any, pattern: Any, node: Any) -> Any:
+    """MatchContext.match without the check that a shared part is the same node."""
+    found = pattern._match(node, self)
+    self.pattern_to_node[pattern] = node if found else None
+    return found
+
+
+def _kwargs_unchecked(self: Any, other: Any) -> None:
+    """Match.extend that lets two captures of one name differ."""
+    self.args.extend(other.args)
+    self.nodes.extend(other.nodes)
+    self.kwargs.update(other.kwargs)
+    self.targets.update(other.targets)
+
+
+MUTANTS = {
+    "users play no part": ("_TargetExpr", "_match_users", _blind_to_users),
+    "shared parts may differ": ("MatchContext", "match", _no_repeats),
+    "captures of one name may differ": ("Match", "extend", _kwargs_unchecked),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_fuzz_finds_a_mutant(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's own matcher with one check less is told from torch's within 200 cases."""
+    owner, method, mutant = MUTANTS[name]
+    right = getattr(getattr(torch_matcher, owner), method)
+    original = torch_matcher.PatternMatcherPass.apply
+
+    def spoilt(self: Any, gm: Any) -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(getattr(torch_matcher, owner), method, mutant)
+            return original(self, gm)
+
+    made = type("PatternMatcherPass", (torch_matcher.PatternMatcherPass,), {"apply": spoilt})
+    shim = types.SimpleNamespace(**{**vars(torch_matcher), "PatternMatcherPass": made})
+    monkeypatch.setattr(harness, "subject", lambda: shim)
+    with pytest.raises(AssertionError, match=r"seed \d+ of direct"):
+        check(direct, range(200))
+    assert getattr(getattr(torch_matcher, owner), method) is right

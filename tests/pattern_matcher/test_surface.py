@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from pattern_matcher.graphs import Inputs, trace, vectors
+from torch._dynamo.utils import counters
 from torch._inductor import pattern_matcher as torch_matcher
 
 from spfast import pattern_matcher as pm
@@ -125,3 +126,51 @@ def test_describe_names_each_pattern_and_its_route() -> None:
     after = matcher.describe()
     assert "surface" in after and "<lambda>" in after and "GraphPatternEntry" in after
     assert before != after
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"argnames": ["left", "right"]},
+        {"ignore_types": (int, float)},
+        {"scalar_workaround": {"factor": 2.5}},
+        {"exclusive_arg_names": ["left"], "argnames": ["left", "right"]},
+    ],
+)
+def test_fx_to_pattern(options: dict[str, Any]) -> None:
+    gm = trace(lambda x, y: aten.sum(aten.mul(aten.add(x, y), 2.5), [1], True), *vectors(2))
+    ours, theirs = pm.fx_to_pattern(gm, **options), torch_matcher.fx_to_pattern(gm, **options)
+    assert repr(ours) == repr(theirs) and ours.pattern_eq(theirs)
+
+
+def _activated(function: Any) -> tuple[Any, Any]:
+    return lambda x, y: aten.relu(function(x, y)), lambda x, y: aten.sigmoid(function(x, y))
+
+
+def test_what_the_debug_switch_reports(monkeypatch: Any, caplog: Any) -> None:
+    """A warning for each try at a node, and counts by pattern, as torch gives them."""
+    monkeypatch.setenv("TORCHINDUCTOR_PATTERN_MATCH_DEBUG", "all")
+    monkeypatch.setattr(torch_matcher.log, "propagate", True)
+    reports = []
+    for matcher_module in (torch_matcher, pm):
+        matcher = matcher_module.PatternMatcherPass("debug")
+        with Inputs().mode:
+            for name, function in (("first", aten.mul), ("second", aten.add)):
+                matcher_module.register_replacement(
+                    *_activated(function),
+                    [torch.empty(2, 3), torch.empty(2, 3)],
+                    matcher_module.fwd_only,
+                    matcher,
+                    pattern_name=name,
+                )
+        gm = trace(lambda x, y: aten.relu(aten.add(aten.relu(aten.mul(x, y)), y)), *vectors(2))
+        caplog.clear()
+        counters.clear()
+        with caplog.at_level("WARNING", logger=torch_matcher.log.name):
+            assert matcher.apply(gm) == 2
+        tries = [record.getMessage() for record in caplog.records]
+        reports.append((tries, dict(counters["inductor_pattern_matcher_per_pattern"])))
+    assert reports[0][1] == reports[1][1] == {"first": 1, "second": 1}
+    assert any("Match(" in text for text in reports[0][0])
+    assert reports[1][0][0].split(" ")[0] == reports[0][0][0].split(" ")[0]

@@ -18,11 +18,14 @@ from spfast.pattern_matcher.adopt import adopt
 from spfast.pattern_matcher.entry import ReplacementEntry
 from spfast.pattern_matcher.judgements import Support, compute_mutation_region_ids, mutates
 from spfast.pattern_matcher.lowering import route_of
-from spfast.pattern_matcher.variants import Session
+from spfast.pattern_matcher.session import Session
 
 __all__ = ["run"]
 
 _DEBUG = "TORCHINDUCTOR_PATTERN_MATCH_DEBUG"
+
+# An older torch leaves the regions as they were when a replacement writes to memory.
+_TRACKS_REGIONS = hasattr(stock, "_track_graph_mutation_ops")
 
 
 def run(rules: stock.PatternMatcherPass, target: torch.fx.GraphModule | torch.fx.Graph) -> int:
@@ -84,30 +87,34 @@ class _Run:
     def visit(self, candidates: list[torch.fx.Node]) -> int:
         """Visits the candidates in order; returns how many matches were replaced."""
         table: dict[str, dict[Any, list[ExprProgram | None]]] = {}
+        registered: dict[Any, list[Any]] = {}
         for (op, target), entries in self._rules.patterns.items():
+            registered[(op, target)] = [adopt(entry) for entry in entries]
             programs = [route_of(entry.pattern).program for entry in entries]
             table.setdefault(op, {})[target] = programs
         scanner = ExprScanner(candidates, table)
         count = 0
         while (hit := scanner.advance()) is not None:
             node, index, found, one_region = hit
-            entry = adopt(self._rules.patterns[(node.op, stock.extract_target(node))][index])
+            entry = registered[(node.op, stock.extract_target(node))][index]
             count += self._consider(entry, node, found, one_region)
         return count
 
     def _consider(self, entry: Any, node: torch.fx.Node, found: Any, one_region: bool) -> int:
         match: Any
+        route = route_of(entry.pattern)
         if found is None:
+            route.unknown += route.program is not None
             match = entry.pattern.match(node)
         else:
-            match = route_of(entry.pattern).to_match(found, self._graph)
+            match = route.to_match(found, self._graph)
         if not match:
             return 0
         if not one_region and not _in_one_region(self._graph, match.nodes):
             return 0
         if self._support.lacks(node):
             return 0
-        if stock._should_debug_node(node.name):
+        if _is_debugged(node):
             stock.log.warning("%s%s %s %s", node, node.args, match, entry.pattern)
         if isinstance(entry, ReplacementEntry):
             accepted: Any = entry.decide(match, self._session)
@@ -141,6 +148,9 @@ def _apply(entry: Any, match: stock.Match, graph: torch.fx.Graph, node: torch.fx
 
 def _rewrite(entry: Any, match: stock.Match, graph: torch.fx.Graph, node: torch.fx.Node) -> None:
     apply: Callable[..., None] = entry.apply
+    if not _TRACKS_REGIONS:
+        apply(match, graph, node)
+        return
     if isinstance(entry, stock.GraphPatternEntry):
         with stock._track_graph_mutation_ops(graph) as tracker:
             apply(match, graph, node)
@@ -153,6 +163,14 @@ def _rewrite(entry: Any, match: stock.Match, graph: torch.fx.Graph, node: torch.
     refresh = stock._mutation_region_refresh(graph, match.nodes)
     apply(match, graph, node)
     stock._refresh_mutation_region_ids(graph, refresh)
+
+
+def _is_debugged(node: torch.fx.Node) -> bool:
+    """Whether the user asked to see what matches at this node, as torch's own matcher is asked."""
+    asked: Callable[[str], bool] | None = getattr(stock, "_should_debug_node", None)
+    if asked is not None:
+        return asked(node.name)
+    return os.environ.get(_DEBUG) == node.name
 
 
 def _changes_regions(match: stock.Match) -> bool:

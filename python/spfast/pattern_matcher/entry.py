@@ -9,10 +9,11 @@ from typing import Any
 import torch
 import torch._inductor.pattern_matcher as stock
 
+from spfast.pattern_matcher.session import Session
 from spfast.pattern_matcher.splice import late_arguments, makes_cycle, restore_order, splice
 from spfast.pattern_matcher.template import Template
 from spfast.pattern_matcher.trace import ReplacementSpec
-from spfast.pattern_matcher.variants import Bound, Session, Variants
+from spfast.pattern_matcher.variants import Bound, Variants
 
 __all__ = ["ReplacementEntry"]
 
@@ -141,6 +142,7 @@ class ReplacementEntry(stock.ReplacementPatternEntry):
             graph,
             args,
             lambda: template.instantiate(graph, args, bound.builder, single),
+            template.returns,
             getattr(self, "pattern_name", None) or _NAME,
         )
         if late and created:

@@ -6,6 +6,7 @@ the matcher takes for all else.
 
 from __future__ import annotations
 
+from operator import getitem
 from typing import Any
 
 import torch
@@ -26,12 +27,14 @@ _mutable: dict[Any, bool] = {}
 def mutates(node: torch.fx.Node) -> bool:
     """Torch's `is_mutation_op`."""
     target = node.target
+    if node.op != "call_function":
+        return bool(stock.is_mutation_op(node))
     known = _mutable.get(target)
-    if known is not None and node.op == "call_function":
+    if known is not None:
         return known
-    answer = stock.is_mutation_op(node)
+    answer = bool(stock.is_mutation_op(node))
     # An operator's schema tells; other functions may also be told where to write by an argument.
-    if isinstance(target, (torch._ops.OpOverload, AutoFunctionalized)):
+    if isinstance(target, (torch._ops.OpOverload, AutoFunctionalized)) or target is getitem:
         _mutable[target] = answer
     return answer
 

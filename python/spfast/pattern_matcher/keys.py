@@ -127,6 +127,7 @@ def ambient_key() -> Hashable:
         torch.are_deterministic_algorithms_enabled(),
         torch.get_default_dtype(),
         torch.is_inference_mode_enabled(),
+        torch.is_grad_enabled(),
     )
 
 

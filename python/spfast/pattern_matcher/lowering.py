@@ -21,6 +21,7 @@ _CALLS = (stock.CallFunction, stock.CallMethod, stock.CallModule)
 _VARARGS = (stock.CallFunctionVarArgs, stock.CallMethodVarArgs, stock.CallModuleVarArgs)
 _SEQUENCES = (tuple, list, immutable_list)
 _MAPPINGS = (dict, immutable_dict)
+_SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 # Torch matches by recursion, at three frames an expression: deeper patterns would overflow there.
 _MAX_DEPTH = 300
 
@@ -36,12 +37,16 @@ class Route:
         pattern: Torch's object.
         program: The native program, or None.
         reason: Why there is none; empty where there is one.
+        symbolic: Whether literals of the pattern are, or may be, symbols of one graph.
+        unknown: How many candidates the program left to torch's object.
     """
 
     def __init__(self, pattern: stock.PatternExpr) -> None:
         self.pattern = pattern
         self.program: ExprProgram | None = None
         self.reason = ""
+        self.symbolic = True
+        self.unknown = 0
         lowering = _Lowering()
         try:
             root = lowering.lower(pattern, 0)
@@ -49,6 +54,7 @@ class Route:
             self.reason = str(reason)
         else:
             self.program = ExprProgram(lowering.steps, root)
+            self.symbolic = lowering.symbolic
         self._expressions = list(lowering.index)
         several = isinstance(pattern, stock.MultiOutputPattern)
         self._outputs: list[Any] = pattern.outputs if several else [pattern]  # type: ignore[attr-defined]
@@ -96,6 +102,7 @@ class _Lowering:
     def __init__(self) -> None:
         self.steps: list[dict[str, Any]] = []
         self.index: dict[stock.PatternExpr, int] = {}
+        self.symbolic = False
         self._anchored = False  # inside an expression that looks for candidates from inputs
 
     def lower(self, expr: stock.PatternExpr, depth: int) -> int:
@@ -154,6 +161,8 @@ class _Lowering:
             leaves = []
             for value in values:
                 self._flatten(value, nests, leaves)
+        if any(isinstance(leaf, _SYMBOLIC) for leaf in leaves):
+            self.symbolic = True
         items = [
             (self.lower(leaf, depth), None) if isinstance(leaf, stock.PatternExpr) else (-1, leaf)
             for leaf in leaves

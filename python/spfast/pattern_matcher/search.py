@@ -23,7 +23,7 @@ class Search:
     def __init__(self, pattern: stock.PatternExpr | None) -> None:
         self.pattern = pattern
         self._route = None if pattern is None else route_of(pattern)
-        self.symbolic = False
+        self.symbolic = self._route is not None and self._route.symbolic
 
     def accepts(self, node: torch.fx.Node) -> bool:
         """Whether the pattern matches at a node."""

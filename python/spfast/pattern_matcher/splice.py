@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
-from torch._inductor.pattern_matcher import Match, _args, _transfer_meta
+from torch._inductor.pattern_matcher import Match, _transfer_meta
 from torch.fx import Graph, Node
 
 __all__ = ["insertion_point", "late_arguments", "makes_cycle", "restore_order", "splice"]
@@ -24,12 +24,14 @@ def insertion_point(outputs: Sequence[Node | None]) -> Node:
 
 def late_arguments(match: Match) -> list[Node]:
     """Arguments defined at or after the insertion point; only several outputs can cause it."""
-    outputs = match.output_nodes()
-    if len(outputs) < 2:
+    if len(match.ctx.outputs) < 2:
         return []
-    point = insertion_point(outputs)
-    leaves = pytree.tree_leaves((match.args, match.kwargs))
-    return [leaf for leaf in leaves if isinstance(leaf, Node) and not leaf < point]
+    point = insertion_point(match.output_nodes())
+    late: list[Node] = []
+    for value in (*match.args, *match.kwargs.values()):
+        leaves = (value,) if isinstance(value, Node) else pytree.tree_leaves(value)
+        late.extend(leaf for leaf in leaves if isinstance(leaf, Node) and not leaf < point)
+    return late
 
 
 def makes_cycle(match: Match, late: Sequence[Node]) -> bool:
@@ -69,7 +71,7 @@ def restore_order(first: Node, last: Node) -> None:
     pending = stretch[::-1]
     while pending:
         node = pending.pop()
-        needs: list[Any] = [operand for operand in _args(node) if operand in missing]
+        needs = [operand for operand in node.all_input_nodes if operand in missing]
         if needs:
             waiting.setdefault(needs[-1], []).append(node)
             continue
@@ -96,6 +98,7 @@ def splice(
     graph: Graph,
     args: Sequence[Any],
     create: Callable[[], tuple[Any, list[Node]]],
+    returns: int,
     pass_name: str,
 ) -> list[Node]:
     """Creates the replacement before the match's earliest output and rewires the outputs' users.
@@ -105,12 +108,15 @@ def splice(
         graph: The graph.
         args: The replacement's arguments.
         create: Creates the nodes at the insertion point; returns the outputs and the nodes.
+        returns: How many values the replacement returns.
         pass_name: What provenance records call this rewrite.
 
     Returns:
         The created nodes that are still there.
     """
     outputs = match.output_nodes()
+    if len(outputs) not in (1, returns):
+        raise AssertionError(f"the replacement returns {returns} values for {len(outputs)} outputs")
     with graph.inserting_before(insertion_point(outputs)):
         replacement, created = create()
     new_nodes = set(created)
@@ -148,10 +154,6 @@ def splice(
         for old, new in zip(outputs, values, strict=True):
             replace(old, new)
     else:
-        if len(outputs) != 1:
-            raise AssertionError(
-                f"the replacement returns {len(values)} values for {len(outputs)} outputs"
-            )
         replace(outputs[0], values)
     match.erase_nodes()
     for node in reversed(created):

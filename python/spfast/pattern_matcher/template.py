@@ -80,6 +80,11 @@ class Template:
     graph_module: torch.fx.GraphModule
     mutates: bool
 
+    @property
+    def returns(self) -> int:
+        """How many values the replacement returns."""
+        return len(self.outputs) if isinstance(self.outputs, (list, tuple)) else 1
+
     def instantiate(
         self,
         graph: torch.fx.Graph,

@@ -8,7 +8,7 @@ fresh fake tensors: values of different nodes share storage only where the trace
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -175,6 +175,7 @@ class Builder:
         self._dims: dict[sympy.Expr, Any] = {}
         self._common: dict[int, Any] = {}  # by the identity of a spec, which its template keeps
         self._geometries: dict[int, tuple[torch.Tensor, int]] = {}  # by identity, as `_common`
+        self._shapes: dict[Hashable, tuple[torch.Tensor, int]] = {}
         self._states: dict[torch.device, dict[str, Any]] = {}  # what a fresh fake tensor carries
 
     def common(self, spec: ValSpec) -> Any:
@@ -205,6 +206,11 @@ class Builder:
         where the size is symbolic, for a storage's size is a number.
         """
         known = self._geometries.get(id(spec))
+        if known is not None:
+            return known
+        # Another pattern's template may describe the same.
+        shape = (spec.size, spec.stride, spec.offset, spec.storage_bytes, spec.dtype)
+        known = self._shapes.get(shape)
         if known is None:
             size = [self.dim(n) for n in spec.size]
             stride = [self.dim(n) for n in spec.stride]
@@ -218,7 +224,8 @@ class Builder:
                 meta = whole.as_strided(size, stride, self.dim(spec.offset))
             if not isinstance(nbytes, int):
                 nbytes = nbytes.node.hint if nbytes.node.has_hint() else 0
-            known = self._geometries[id(spec)] = (meta, nbytes)
+            known = self._shapes[shape] = (meta, nbytes)
+        self._geometries[id(spec)] = known
         return known
 
     def _wrap(self, meta: torch.Tensor, device: torch.device) -> FakeTensor:

@@ -14,24 +14,21 @@ from typing import Any
 import torch
 import torch._inductor.pattern_matcher as stock
 from torch._dynamo.utils import counters
-from torch._guards import detect_fake_mode
-from torch._inductor import config as inductor_config
 
 from spfast.pattern_matcher.keys import (
-    Canonical,
-    ambient_key,
-    canonicalise,
     env_state,
-    own_symbols,
     quick_key,
-    raw_key,
 )
 from spfast.pattern_matcher.search import Search
+from spfast.pattern_matcher.session import Session, Situation
 from spfast.pattern_matcher.template import Template, build_template
 from spfast.pattern_matcher.trace import ReplacementSpec, trace_replacement, trace_search
-from spfast.pattern_matcher.vals import Builder, Unshareable
+from spfast.pattern_matcher.vals import Unshareable
 
-__all__ = ["Bound", "Session", "Variants"]
+__all__ = ["Bound", "Variants"]
+
+# How many traces a pattern keeps; the oldest go first.
+_MOST = 512
 
 log = logging.getLogger("spfast")
 
@@ -54,43 +51,15 @@ class Variant:
     counted: dict[str, int] = field(default_factory=dict)
 
 
-def _tracks_provenance() -> bool:
-    """Torch then records the replaced nodes in the new ones, which no template can hold."""
-    return bool(inductor_config.trace.provenance_tracking_level == 1)
-
-
-@dataclass
-class Session:
-    """One run of a pass over one graph: what may be taken as unchanged while it lasts."""
-
-    ambient: Hashable = field(default_factory=ambient_key)
-    provenance: bool = field(default_factory=_tracks_provenance)
-    bounds: dict[Hashable, Bound | None] = field(default_factory=dict)
-    envs: list[Any] = field(default_factory=list)
-
-    def know(self, env: Any) -> None:
-        """Takes a shape environment into account."""
-        if env is not None and not any(env is other for other in self.envs):
-            self.envs.append(env)
-
-    def state(self) -> Hashable:
-        """Changes when an environment learns something."""
-        return tuple([env_state(env) for env in self.envs])
-
-
 class Bound:
     """A variant together with the graph in which it is used."""
 
-    def __init__(
-        self, spec: ReplacementSpec, variant: Variant, mode: Any, known: Canonical, env: Any
-    ) -> None:
+    def __init__(self, spec: ReplacementSpec, variant: Variant, situation: Situation) -> None:
         self.search = variant.search
-        self.builder = Builder(mode, known.symbols)
+        self.builder = situation.builder
         self._spec = spec
         self._variant = variant
-        self._mode = mode
-        self._known = known
-        self._env = env
+        self._situation = situation
 
     def template(self, leaves: Sequence[Any]) -> Template | None:
         """The replacement, traced now if this is the first accepted match; None: let torch do it.
@@ -102,7 +71,7 @@ class Bound:
         if variant.template is not None:
             counters[stock.backend].update(variant.counted)
         elif variant.refusal is None:
-            before = env_state(self._env)
+            before = env_state(self._situation.env)
             counted = dict(counters[stock.backend])
             traced = self.traced(leaves)
             variant.counted = {
@@ -111,10 +80,12 @@ class Bound:
                 if count != counted.get(name, 0)
             }
             try:
-                if env_state(self._env) != before:
+                if env_state(self._situation.env) != before:
                     raise Unshareable("tracing the replacement added guards")
                 mutates = any(stock.is_mutation_op(node) for node in traced.graph.nodes)
-                variant.template = build_template(traced, self._known.to_canonical, mutates)
+                variant.template = build_template(
+                    traced, self._situation.known.to_canonical, mutates
+                )
             except Unshareable as reason:
                 variant.refusal = str(reason)
                 counters[stock.backend].subtract(variant.counted)  # it is traced again
@@ -127,7 +98,7 @@ class Bound:
         Raises:
             Whatever the user's replacement function raises.
         """
-        with self._mode:
+        with self.builder.mode:
             return trace_replacement(self._spec, values_of(leaves))
 
 
@@ -167,14 +138,14 @@ class Variants:
             local = (id(self), quick, session.state())
             if quick is not None and local in session.bounds:
                 self.reused += 1
-                return session.bounds[local]
-            key, env = raw_key(values)
+                known: Bound = session.bounds[local]
+                return known
+            situation = session.situation(values, quick)
         except (KeyError, Unshareable) as reason:
             self.count(str(reason))
             return None
-        session.know(env)
         state = session.state()
-        found = self._resolve(values, key, env, session)
+        found = Bound(self.spec, self._variant(values, situation), situation)
         if quick is not None and session.state() == state:
             session.bounds[(id(self), quick, state)] = found
         return found
@@ -183,28 +154,22 @@ class Variants:
         """Notes why a match was not served from the cache."""
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
 
-    def _resolve(self, values: list[Any], key: Any, env: Any, session: Session) -> Bound | None:
-        mode = detect_fake_mode(values)
-        if mode is None:
-            self.count("no fake mode among the arguments")
-            return None
-        shared: Hashable = None
-        try:
-            known = canonicalise(key, values, env)
-            shared = (known.key, session.ambient)
-        except Unshareable:
-            known = own_symbols(key, values)
-        variant = self._shared.get(shared) if shared is not None else None
-        if variant is not None:
+    def _variant(self, values: Sequence[Any], situation: Situation) -> Variant:
+        shared = situation.shared
+        found = self._shared.get(shared) if shared is not None else None
+        if found is not None:
             self.reused += 1
-        else:
-            before = env_state(env)
-            with mode:
-                variant = Variant(Search(trace_search(self.spec, values)))
-            self.traced += 1
-            if shared is not None and env_state(env) == before and not variant.search.symbolic:
-                self._shared[shared] = variant
-        return Bound(self.spec, variant, mode, known, env)
+            return found
+        before = env_state(situation.env)
+        with situation.builder.mode:
+            found = Variant(Search(trace_search(self.spec, values)))
+        self.traced += 1
+        unchanged = env_state(situation.env) == before
+        if shared is not None and unchanged and not found.search.symbolic:
+            if len(self._shared) >= _MOST:
+                del self._shared[next(iter(self._shared))]
+            self._shared[shared] = found
+        return found
 
     def describe(self) -> str:
         """One line of counts."""

@@ -46,6 +46,7 @@ from spfast.patterns.building import either, functionalized
 from spfast.patterns.describe import describe
 from spfast.patterns.model import CollectiveFamily, Pattern
 from spfast.patterns.registry import Dialect, Registry
+from spfast.patterns.rowwise import ATEN, RowRule
 from spfast.patterns.tracing import trace
 from spfast.patterns.values import Buffer, Captures, Rows, Value, default, last_dim, one_of, ops
 
@@ -56,6 +57,7 @@ __all__ = [
     "Dialect",
     "Pattern",
     "Registry",
+    "RowRule",
     "Rows",
     "Value",
     "default",
@@ -67,6 +69,7 @@ __all__ = [
     "one_of",
     "ops",
     "register",
+    "register_rowwise",
     "trace",
 ]
 
@@ -95,6 +98,7 @@ def _default() -> Registry:
     registry = Registry()
     for dialect in (vllm_ir, vllm_custom_ops, functional):
         dialect.register(registry)
+    registry.register_rowwise(*ATEN)
     return registry
 
 
@@ -116,3 +120,8 @@ def register(
         variants=variants,
         replace=replace,
     )
+
+
+def register_rowwise(*rules: RowRule, replace: bool = False) -> None:
+    """Adds to the default registry: see :meth:`Registry.register_rowwise`."""
+    default_registry().register_rowwise(*rules, replace=replace)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from spfast.errors import PatternError
 from spfast.patterns.describe import describe
 from spfast.patterns.model import CollectiveFamily, Operand, Operation, Parameter, Pattern
+from spfast.patterns.rowwise import RowRule
 from spfast.patterns.tracing import trace_variants
 
 __all__ = ["Dialect", "Registry"]
@@ -60,6 +61,7 @@ class Registry:
     def __init__(self) -> None:
         self._dialects: dict[str, Dialect] = {}
         self._entries: dict[Key, tuple[Pattern, ...]] = {}
+        self._rowwise: dict[str, RowRule] = {}
         self._version = next(_versions)
         self._digest: tuple[int, str] = (0, "")
 
@@ -134,6 +136,35 @@ class Registry:
 
         return decorate
 
+    def register_rowwise(self, *rules: RowRule, replace: bool = False) -> None:
+        """Teaches the row-wise recogniser operators that treat every token alone.
+
+        Raises:
+            PatternError: An operator is known already, by another rule, and ``replace`` is false;
+                or a ``"rows"`` rule names no operand that has rows.
+
+        Example:
+            >>> from spfast.patterns import Registry, RowRule
+            >>> registry = Registry()
+            >>> registry.register_rowwise(RowRule("mylib.quant.default", "rows", rows=(0,)))
+            >>> registry.rowwise()[0].op
+            'mylib.quant.default'
+        """
+        for rule in rules:
+            if (rule.family == "rows") != bool(rule.rows):
+                raise PatternError(
+                    f"the row-wise rule of '{rule.op}' is of family '{rule.family}' with "
+                    f"rows={rule.rows!r}: name the operands that have rows where the family is "
+                    f"'rows', and nowhere else"
+                )
+            known = self._rowwise.get(rule.op)
+            if known not in (None, rule) and not replace:
+                raise PatternError(
+                    f"operator '{rule.op}' has a row-wise rule already: pass replace=True"
+                )
+        self._rowwise = {**self._rowwise, **{rule.op: rule for rule in rules}}
+        self._version = next(_versions)
+
     def unregister(self, name: str, *, dialect: str | None = None) -> None:
         """Removes a rule, from one dialect or from all.
 
@@ -161,25 +192,25 @@ class Registry:
             >>> registry.dialects()
             ()
         """
-        state = self._dialects, self._entries, self._version
+        state = self._dialects, self._entries, self._rowwise, self._version
         try:
             yield self
         finally:
-            self._dialects, self._entries, self._version = state
+            self._dialects, self._entries, self._rowwise, self._version = state
 
     def copy(self) -> Registry:
         """A registry of its own with the same content."""
         other = Registry()
-        other._dialects, other._entries = self._dialects, self._entries
+        other.__setstate__(self.__getstate__())
         return other
 
-    def __getstate__(self) -> tuple[Any, Any]:
-        return self._dialects, self._entries
+    def __getstate__(self) -> tuple[Any, Any, Any]:
+        return self._dialects, self._entries, self._rowwise
 
-    def __setstate__(self, state: tuple[Any, Any]) -> None:
+    def __setstate__(self, state: tuple[Any, Any, Any]) -> None:
         # The version of another process means nothing in this one.
         self.__init__()  # type: ignore[misc]
-        self._dialects, self._entries = state
+        self._dialects, self._entries, self._rowwise = state
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -227,6 +258,10 @@ class Registry:
                 by_all_reduce.setdefault(family.all_reduce, family)
         return tuple(by_all_reduce.values())
 
+    def rowwise(self) -> tuple[RowRule, ...]:
+        """The operators that the row-wise recogniser knows."""
+        return tuple(self._rowwise.values())
+
     def digest(self) -> str:
         """A hash of everything registered: equal in every process that registered the same.
 
@@ -236,7 +271,7 @@ class Registry:
             True
         """
         if self._digest[0] != self._version:
-            content = repr((self.patterns(), self.families())).encode()
+            content = repr((self.patterns(), self.families(), self.rowwise())).encode()
             self._digest = (self._version, hashlib.sha256(content).hexdigest())
         return self._digest[1]
 

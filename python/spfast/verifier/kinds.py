@@ -88,10 +88,14 @@ _MORE_ELEMENTWISE = frozenset({"aten::_to_copy", "prims::convert_element_type"})
 
 @dataclass(frozen=True)
 class Reduction:
-    """Where an operator over one dim has the dim and keepdim; keepdim None: the shape stays."""
+    """Where an operator over one dim has the dim and keepdim; keepdim None: the shape stays.
+
+    One with several results returns a tuple of them, all of the same shape.
+    """
 
     dim: int | str
     keepdim: int | str | None
+    results: int = 1
 
 
 REDUCTIONS: dict[str, Reduction] = {
@@ -102,6 +106,9 @@ REDUCTIONS: dict[str, Reduction] = {
     "aten::argmax": Reduction(1, 2),
     "aten::logsumexp": Reduction(1, 2),
     "aten::var.correction": Reduction(1, "keepdim"),
+    "aten::var_mean.correction": Reduction(1, "keepdim", results=2),
+    "aten::max.dim": Reduction(1, 2, results=2),
+    "aten::min.dim": Reduction(1, 2, results=2),
     "aten::linalg_vector_norm": Reduction(2, 3),
     "aten::_softmax": Reduction(1, None),
     "aten::_log_softmax": Reduction(1, None),

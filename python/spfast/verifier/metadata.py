@@ -118,6 +118,8 @@ class Metadata:
         source = args[0].meta.get("val") if isinstance(args[0], fx.Node) else None
         if not isinstance(source, (tuple, list)) or not isinstance(args[1], int):
             return None
+        if not -len(source) <= args[1] < len(source):
+            return f"takes item {args[1]} of {len(source)}"
         return self._difference(val, source[args[1]])
 
     def _compute(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -142,5 +142,8 @@ def reduction(
         output = "one" if bound.get(keep) else "none"
         skip.add(keep)
     literals = tuple([(name, ctx.key(bound[name])) for name in bound if name not in skip])
-    results = row_operator(ctx, target, [(operand, value)], (), literals, (output,))
-    return None if results is None else results[0]
+    outputs = (output,) * where.results
+    results = row_operator(ctx, target, [(operand, value)], (), literals, outputs)
+    if results is None or where.results == 1:
+        return None if results is None else results[0]
+    return ctx.store.tuple(tuple(results))

@@ -98,7 +98,12 @@ def walk(ctx: Context, entries: Iterable[Entry]) -> None:
             rule, writes = _look_up(op, target)
         ctx.why = None
         try:
-            value = rule(ctx, node, target, args, kwargs) if rule is not None else None
+            value = None
+            if rule is not None:
+                try:
+                    value = rule(ctx, node, target, args, kwargs)
+                except (IndexError, TypeError, ValueError):
+                    pass  # arguments that the operator itself would refuse
             if value is None:
                 value = _opaque(ctx, node, writes, args, kwargs, val)
         except KeyError as missing:

@@ -1,0 +1,258 @@
+#include "rewrite/row_cut.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "rewrite/max_flow.h"
+#include "table/targets.h"
+
+namespace spfast {
+namespace {
+
+// What a gather costs beside its bytes (for each token), in 1/1024 bytes: of cuts that move the
+// same, the one with fewer gathers.
+constexpr int64_t kBytes = 1024;
+constexpr int64_t kGather = 1;
+
+class Cutter {
+ public:
+  Cutter(const NodeTable& table, const RowRules& rules, const MatchResult& matches,
+         const Effects& effects, Sites& sites)
+      : table_(table),
+        matches_(matches),
+        sites_(sites),
+        layout_(sites.layout),
+        reader_(table, rules, effects, matches, sites),
+        index_(table.size(), kNone),
+        state_(table.size(), State::kFree) {}
+
+  void run() {
+    find_seeds();
+    read_uses();
+    for (uint32_t one = 0; one < sites_.classes.size(); ++one) {
+      if (sites_.classes[one].refused.empty()) cut(one);
+    }
+    settle_anchors();
+    rename_operands();
+  }
+
+ private:
+  enum class State : uint8_t {
+    kFree,     // sharded or full, as the cut says
+    kSharded,  // a value of a matched site
+    kReduced,  // of an all_reduce without a match
+  };
+  struct Use {
+    NodeId root;
+    NodeId user;
+  };
+
+  void find_seeds() {
+    for (const Site& site : sites_.sites) {
+      if (!site.reason.empty()) continue;
+      const State state = site.match == kNone ? State::kReduced : State::kSharded;
+      state_[matches_.anchors[site.anchor].reduced] = state;
+      for (const NodeId node : site.interior) state_[node] = State::kSharded;
+    }
+  }
+
+  // Who reads which value row by row: the operands of what was grown, and of the matched sites.
+  void read_uses() {
+    for (NodeId node = 0; node < table_.size(); ++node) {
+      if (!layout_.is_row(node) || state_[node] != State::kFree) continue;
+      if ((table_.flags(node) & target_flag::kGetItem) != 0) {
+        uses_.push_back({table_.args(node)[0].payload, node});
+        continue;
+      }
+      for (const RowOperand& operand : reader_.read(node, layout_)) {
+        if (operand.role == RowRole::kRows && layout_.is_row(operand.root)) {
+          uses_.push_back({operand.root, node});
+        }
+      }
+    }
+    for (const Site& site : sites_.sites) {
+      if (!site.reason.empty()) continue;
+      for (const SiteOperand& operand : site.operands) {
+        const NodeId root = layout_.root(operand.root);
+        if (operand.kind != SiteOperand::Kind::kBuffer && layout_.is_row(root) &&
+            layout_.token_class[root] == site.token_class) {
+          uses_.push_back({root, operand.user});
+        }
+      }
+    }
+    std::sort(uses_.begin(), uses_.end(), [](const Use& a, const Use& b) {
+      return std::pair{a.root, a.user} < std::pair{b.root, b.user};
+    });
+  }
+
+  [[nodiscard]] std::span<const Use> uses_of(NodeId root) const {
+    const auto begin =
+        std::lower_bound(uses_.begin(), uses_.end(), root,
+                         [](const Use& use, NodeId node) { return use.root < node; });
+    auto end = begin;
+    while (end != uses_.end() && end->root == root) ++end;
+    return {begin, end};
+  }
+
+  [[nodiscard]] int64_t cost(NodeId node) const {
+    const Meta& meta = table_.meta(node);
+    if (meta.kind != MetaKind::kTensor) {
+      // A value of a matched site that nobody had to look at: as large as what was reduced.
+      return kBytes;
+    }
+    const auto dims = table_.dims(meta).last(layout_.features[node]);
+    const int64_t bytes = element_count(dims) * dtype_bytes(table_.string(meta.dtype));
+    return std::min(bytes, MaxFlow::kUncut / (4 * kBytes)) * kBytes + kGather;
+  }
+
+  // Whether somebody under any name of the value needs it full whatever the cut says.
+  [[nodiscard]] bool is_read_outside(NodeId root) const {
+    const auto uses = uses_of(root);
+    std::vector<NodeId> names{root};
+    for (size_t i = 0; i < names.size(); ++i) {
+      for (const NodeId user : table_.users(names[i])) {
+        if (layout_.source[user] == names[i]) {
+          names.push_back(user);
+          continue;
+        }
+        const bool row =
+            std::any_of(uses.begin(), uses.end(), [&](const Use& use) { return use.user == user; });
+        if (!row) return true;
+      }
+    }
+    return false;
+  }
+
+  void cut(uint32_t token_class) {
+    members_.clear();
+    bool any = false;
+    for (NodeId node = 0; node < table_.size(); ++node) {
+      if (!layout_.is_row(node) || layout_.token_class[node] != token_class) continue;
+      index_[node] = static_cast<uint32_t>(members_.size());
+      members_.push_back(node);
+      any = any || state_[node] != State::kSharded;
+    }
+    if (!any) return;
+    const auto count = static_cast<uint32_t>(members_.size());
+    const uint32_t source = 2 * count;
+    const uint32_t sink = source + 1;
+    MaxFlow flow(sink + 1);
+    for (uint32_t i = 0; i < count; ++i) {
+      const NodeId node = members_[i];
+      const bool tuple = table_.meta(node).kind == MetaKind::kTuple;
+      if (state_[node] == State::kSharded) flow.add_edge(source, 2 * i, MaxFlow::kUncut);
+      if (state_[node] == State::kReduced) flow.add_edge(source, 2 * i, cost(node));
+      flow.add_edge(2 * i, 2 * i + 1, tuple ? MaxFlow::kUncut : cost(node));
+      for (const Use& use : uses_of(node)) {
+        flow.add_edge(2 * i + 1, 2 * index_[use.user], MaxFlow::kUncut);
+        // The parts of a tuple are where the tuple is.
+        if (tuple) flow.add_edge(2 * index_[use.user], 2 * i, MaxFlow::kUncut);
+      }
+      if (is_read_outside(node)) flow.add_edge(2 * i + 1, sink, MaxFlow::kUncut);
+    }
+    flow.run(source, sink);
+    const std::vector<bool> side = flow.source_side(sink);
+    std::vector<bool> sharded(count);
+    for (uint32_t i = 0; i < count; ++i) sharded[i] = side[2 * i];
+    keep_idle(sharded);
+    emit(token_class, sharded);
+  }
+
+  // An all_reduce whose shard nobody would read stays: so does all that only it would feed.
+  void keep_idle(std::vector<bool>& sharded) {
+    for (auto i = static_cast<uint32_t>(members_.size()); i-- > 0;) {
+      if (!sharded[i] || state_[members_[i]] != State::kReduced) continue;
+      const auto uses = uses_of(members_[i]);
+      sharded[i] = std::any_of(uses.begin(), uses.end(),
+                               [&](const Use& use) { return sharded[index_[use.user]]; });
+    }
+  }
+
+  void emit(uint32_t token_class, const std::vector<bool>& sharded) {
+    Site region;
+    region.scatters = false;
+    region.token_class = token_class;
+    bool any = false;
+    for (const Site& site : sites_.sites) {
+      if (!site.reason.empty() || site.token_class != token_class || any) continue;
+      const uint32_t i = index_[matches_.anchors[site.anchor].reduced];
+      if (i == kNone || !sharded[i]) continue;
+      region.anchor = site.anchor;
+      any = true;
+    }
+    for (uint32_t i = 0; i < members_.size(); ++i) {
+      const NodeId node = members_[i];
+      if (!sharded[i]) {
+        full_.push_back(node);
+      } else if (any && state_[node] == State::kFree) {
+        region.interior.push_back(node);
+        add_operands(region, node);
+      }
+    }
+    if (!region.interior.empty()) regions_.push_back(std::move(region));
+  }
+
+  void add_operands(Site& region, NodeId node) {
+    if ((table_.flags(node) & target_flag::kGetItem) != 0) return;
+    for (const RowOperand& operand : reader_.read(node, layout_)) {
+      using Kind = SiteOperand::Kind;
+      if (operand.role == RowRole::kNone) continue;
+      const Kind kind = operand.role == RowRole::kBuffer ? Kind::kBuffer : Kind::kRows;
+      region.operands.push_back(
+          {kind, node, operand.name, operand.root, static_cast<uint8_t>(reader_.features())});
+    }
+  }
+
+  void settle_anchors() {
+    std::vector<bool> full(table_.size(), false);
+    for (const NodeId node : full_) full[node] = true;
+    for (Site& site : sites_.sites) {
+      if (site.match != kNone || !site.reason.empty()) continue;
+      const NodeId reduced = matches_.anchors[site.anchor].reduced;
+      if (full[reduced]) site.reason = why_kept(reduced);
+    }
+    for (Site& region : regions_) sites_.sites.push_back(std::move(region));
+  }
+
+  [[nodiscard]] Reason why_kept(NodeId reduced) const {
+    if (!uses_of(reduced).empty()) return {Reason::Kind::kNoGain, reduced, kNone, 0, 0};
+    std::vector<NodeId> names{reduced};
+    for (size_t i = 0; i < names.size(); ++i) {
+      for (const NodeId user : table_.users(names[i])) {
+        if (layout_.source[user] != names[i]) return {Reason::Kind::kNeedsAll, user, kNone, 0, 0};
+        names.push_back(user);
+      }
+    }
+    return {Reason::Kind::kUnread, reduced, kNone, 0, 0};
+  }
+
+  // Matched sites look through fewer names than the row-wise view does.
+  void rename_operands() {
+    for (Site& site : sites_.sites) {
+      for (SiteOperand& operand : site.operands) {
+        if (operand.kind != SiteOperand::Kind::kBuffer) operand.root = layout_.root(operand.root);
+      }
+    }
+  }
+
+  const NodeTable& table_;
+  const MatchResult& matches_;
+  Sites& sites_;
+  RowLayout& layout_;
+  RowReader reader_;
+  std::vector<uint32_t> index_;  // by node: its number among the members of its class
+  std::vector<State> state_;
+  std::vector<Use> uses_;  // sorted
+  std::vector<NodeId> members_;
+  std::vector<NodeId> full_;  // row-wise, but computed full
+  std::vector<Site> regions_;
+};
+
+}  // namespace
+
+void cut_rows(const NodeTable& table, const RowRules& rules, const MatchResult& matches,
+              const Effects& effects, Sites& sites) {
+  Cutter(table, rules, matches, effects, sites).run();
+}
+
+}  // namespace spfast

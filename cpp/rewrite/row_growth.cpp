@@ -1,0 +1,327 @@
+#include "rewrite/row_growth.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "table/targets.h"
+
+namespace spfast {
+namespace {
+
+using Family = RowRule::Family;
+
+class Growth {
+ public:
+  Growth(const NodeTable& table, const RowRules& rules, const MatchResult& matches,
+         const Effects& effects, Sites& sites)
+      : table_(table),
+        rules_(rules),
+        matches_(matches),
+        effects_(effects),
+        sites_(sites),
+        layout_(sites.layout) {
+    layout_.token_class.assign(table.size(), kNone);
+    layout_.features.assign(table.size(), 1);
+    layout_.source.assign(table.size(), kNone);
+    layout_.reshapes.assign(table.size(), false);
+    layout_.dims.clear();
+  }
+
+  bool run() {
+    plant();
+    if (!know_values()) return false;
+    layout_.source.assign(table_.size(), kNone);
+    sizes_known_ = true;
+    RowReader reader(table_, rules_, effects_, matches_, sites_);
+    for (NodeId node = 0; node < table_.size(); ++node) {
+      if (seed_[node] || table_.op(node) != Op::kCallFunction || !reached_[node]) continue;
+      if ((table_.flags(node) & target_flag::kGetItem) != 0) {
+        grow_part(node);
+      } else if (!grow_name(node)) {
+        grow(node, reader);
+      }
+    }
+    return true;
+  }
+
+ private:
+  // The values that are sharded, or may be, before anything is grown.
+  void plant() {
+    seed_.assign(table_.size(), false);
+    for (const Site& site : sites_.sites) {
+      const auto dims = table_.dims(table_.meta(matches_.anchors[site.anchor].all_reduce));
+      if (std::find(widths_.begin(), widths_.end(), dims.back().raw) == widths_.end()) {
+        widths_.push_back(dims.back().raw);
+      }
+    }
+    for (const Site& site : sites_.sites) {
+      if (!site.reason.empty()) continue;
+      const auto add = [&](NodeId node) {
+        layout_.token_class[node] = site.token_class;
+        seed_[node] = true;
+      };
+      add(matches_.anchors[site.anchor].reduced);
+      for (const NodeId node : site.interior) add(node);
+    }
+  }
+
+  // --- what has to be known ---------------------------------------------------------------------
+
+  // Whatever a chain of row-wise operators leads to; whether they really are is found out when the
+  // sizes are known.
+  bool know_values() {
+    reached_ = seed_;
+    auto& missing = sites_.missing;
+    for (NodeId node = 0; node < table_.size(); ++node) {
+      if (reached_[node] || table_.op(node) != Op::kCallFunction) continue;
+      const bool part = (table_.flags(node) & target_flag::kGetItem) != 0;
+      if (!part && rules_.find(table_.target(node)) == nullptr && !is_identity(node)) continue;
+      const auto operands = table_.operands(node);
+      reached_[node] = std::any_of(operands.begin(), operands.end(), [&](Value value) {
+        return value.is_node() && reached_[value.payload];
+      });
+      if (!reached_[node]) continue;
+      if (const NodeId source = by_width(node); source != kNone) {
+        layout_.source[node] = source;
+        want(layout_.root(source), missing);
+        continue;
+      }
+      want(node, missing);
+      for (const Value value : operands) {
+        if (value.is_node()) want(value.payload, missing);
+      }
+    }
+    return missing.empty();
+  }
+
+  void want(NodeId node, std::vector<NodeId>& missing) const {
+    if (table_.meta(node).kind == MetaKind::kUnknown) missing.push_back(node);
+  }
+
+  [[nodiscard]] bool is_identity(NodeId node) const {
+    return (table_.flags(node) & target_flag::kIdentity) != 0;
+  }
+
+  // The value that the node is another name of, by its literals alone: its sizes are not read.
+  [[nodiscard]] NodeId by_width(NodeId node) const {
+    constexpr uint8_t kNames = target_flag::kView | target_flag::kIdentity;
+    if ((table_.flags(node) & kNames) == 0) return kNone;
+    for (const int64_t width : widths_) {
+      const NodeId source = LookThrough::source(table_, node, width);
+      if (source != kNone && reached_[source]) {
+        const NodeId root = layout_.root(source);
+        const Meta& meta = table_.meta(root);
+        const auto dims = table_.dims(meta);
+        const bool known = meta.kind == MetaKind::kTensor && !dims.empty();
+        if (known ? dims.back() == Dim::of(width) : !sizes_known_ && seed_[root]) return source;
+      }
+    }
+    return kNone;
+  }
+
+  // --- growing ----------------------------------------------------------------------------------
+
+  bool grow_name(NodeId node) {
+    const NodeId source = by_width(node);
+    if (source == kNone) return false;
+    const NodeId root = layout_.root(source);
+    if (!layout_.is_row(root) || layout_.features[root] != 1) return false;
+    if (effects_.writer_of(node) != kNone) return true;
+    layout_.source[node] = source;
+    return true;
+  }
+
+  void grow_part(NodeId node) {
+    const Value tuple = table_.args(node)[0];
+    if (!tuple.is_node() || seed_[tuple.payload] || !layout_.is_row(tuple.payload)) return;
+    layout_.token_class[node] = layout_.token_class[tuple.payload];
+    layout_.features[node] = layout_.features[tuple.payload];
+  }
+
+  void grow(NodeId node, RowReader& reader) {
+    const auto& operands = reader.read(node, layout_);
+    if (operands.empty() || effects_.writer_of(node) != kNone || table_.users(node).empty()) return;
+    const RowRule& rule = *rules_.find(table_.target(node));
+    const Meta& from = table_.meta(operands[0].name);
+    const Meta& to = table_.meta(node);
+    switch (rule.family) {
+      case Family::kPointwise:
+      case Family::kRows:
+        accept(node, reader, to, reader.features());
+        return;
+      case Family::kView:
+        grow_view(node, reader, from, to);
+        return;
+      case Family::kExpand:
+        if (reader.shapes().holds_tokens(to, reader.features()) &&
+            accept(node, reader, to, reader.features())) {
+          layout_.reshapes[node] = true;
+        }
+        return;
+      case Family::kNorm:
+        if (norm_dims(node, rule) <= reader.features()) {
+          accept(node, reader, to, reader.features());
+        }
+        return;
+      case Family::kReduce:
+      case Family::kAlong:
+        grow_along(node, reader, rule, from, to);
+        return;
+      case Family::kUnsqueeze:
+      case Family::kSqueeze:
+        grow_squeeze(node, reader, rule, from, to);
+        return;
+      case Family::kNone:
+        return;
+    }
+  }
+
+  // The node becomes row-wise if every token's features end up in its last `features` dims.
+  bool accept(NodeId node, const RowReader& reader, const Meta& to, size_t features) {
+    const auto fits = [&](const Meta& meta) {
+      if (meta.kind != MetaKind::kTensor || !reader.shapes().holds_tokens(meta, features)) {
+        return false;
+      }
+      return element_count(table_.dims(meta).last(features)) >= 0 &&
+             reader.shapes().can_restore(meta, features);
+    };
+    if (to.kind == MetaKind::kTuple) {
+      const auto users = table_.users(node);
+      const bool parts = std::all_of(users.begin(), users.end(), [&](NodeId user) {
+        return (table_.flags(user) & target_flag::kGetItem) != 0;
+      });
+      const auto metas = table_.parts(to);
+      const bool all = std::all_of(metas.begin(), metas.end(), [&](uint32_t id) {
+        return id == kNone || table_.meta_at(id).kind != MetaKind::kTensor ||
+               fits(table_.meta_at(id));
+      });
+      if (!parts || !all) return false;
+    } else if (!fits(to)) {
+      return false;
+    }
+    layout_.token_class[node] = reader.token_class();
+    layout_.features[node] = static_cast<uint8_t>(features);
+    return true;
+  }
+
+  void grow_view(NodeId node, const RowReader& reader, const Meta& from, const Meta& to) {
+    if (to.kind != MetaKind::kTensor) return;
+    const uint32_t features = reader.shapes().features_of_view(from, reader.features(), to);
+    if (features == kNone) return;
+    const auto before = table_.dims(from).last(reader.features());
+    const auto after = table_.dims(to).last(features);
+    if (std::equal(before.begin(), before.end(), after.begin(), after.end())) {
+      layout_.source[node] = table_.args(node)[0].payload;
+    } else if (accept(node, reader, to, features)) {
+      layout_.reshapes[node] = true;
+    }
+  }
+
+  [[nodiscard]] size_t norm_dims(NodeId node, const RowRule& rule) const {
+    const Value sizes = argument(node, rule.position);
+    if (sizes.tag != Tag::kList && sizes.tag != Tag::kTuple) return SIZE_MAX;
+    return table_.items(sizes).size();
+  }
+
+  [[nodiscard]] Value argument(NodeId node, int32_t position) const {
+    const auto args = table_.args(node);
+    return static_cast<size_t>(position) < args.size() ? args[static_cast<size_t>(position)]
+                                                       : Value{};
+  }
+
+  void grow_along(NodeId node, const RowReader& reader, const RowRule& rule, const Meta& from,
+                  const Meta& to) {
+    const size_t rank = table_.dims(from).size();
+    const size_t lead = rank - reader.features();
+    Value value = argument(node, rule.position);
+    std::vector<int64_t> dims;
+    if (value.tag == Tag::kList || value.tag == Tag::kTuple) {
+      for (const Value item : table_.items(value)) {
+        if (item.tag != Tag::kInt) return;
+        dims.push_back(table_.as_int(item));
+      }
+    } else if (value.tag == Tag::kInt) {
+      dims.push_back(table_.as_int(value));
+    } else if (rule.family == Family::kAlong && value.tag == Tag::kAbsent &&
+               !has_dim_keyword(node)) {
+      dims.push_back(rule.default_dim);
+    }
+    if (dims.empty()) return;  // over everything, or told in a way that we do not read
+    bool from_front = false;
+    for (const int64_t dim : dims) {
+      const int64_t at = dim < 0 ? dim + static_cast<int64_t>(rank) : dim;
+      if (at < static_cast<int64_t>(lead)) return;
+      from_front = from_front || dim >= 0;
+    }
+    if (value.tag == Tag::kAbsent && from_front && lead != 1) return;
+    const size_t out_rank = result_rank(to);
+    if (out_rank < lead || !accept(node, reader, to, out_rank - lead)) return;
+    fix_dims(node, rule, rank, from_front && lead != 1);
+  }
+
+  [[nodiscard]] bool has_dim_keyword(NodeId node) const {
+    const auto pairs = table_.kwargs(node);
+    for (size_t i = 0; i < pairs.size(); i += 2) {
+      if (table_.string(pairs[i].payload) == "dim") return true;
+    }
+    return false;
+  }
+
+  void grow_squeeze(NodeId node, const RowReader& reader, const RowRule& rule, const Meta& from,
+                    const Meta& to) {
+    const Value value = argument(node, rule.position);
+    if (value.tag != Tag::kInt || to.kind != MetaKind::kTensor) return;
+    const size_t rank = table_.dims(from).size();
+    const size_t lead = rank - reader.features();
+    const bool grows = rule.family == Family::kUnsqueeze;
+    const size_t counted = rank + (grows ? 1 : 0);
+    const int64_t dim = table_.as_int(value);
+    const int64_t at = dim < 0 ? dim + static_cast<int64_t>(counted) : dim;
+    if (at < static_cast<int64_t>(lead)) {  // among the tokens' dims: nothing to a shard
+      if (reader.shapes().holds_tokens(to, reader.features())) {
+        layout_.source[node] = table_.args(node)[0].payload;
+      }
+      return;
+    }
+    const size_t out_rank = table_.dims(to).size();
+    if (out_rank < lead || !accept(node, reader, to, out_rank - lead)) return;
+    fix_dims(node, rule, counted, dim >= 0 && lead != 1);
+  }
+
+  void fix_dims(NodeId node, const RowRule& rule, size_t rank, bool needed) {
+    if (!needed) return;
+    layout_.dims.push_back(
+        {node, static_cast<uint32_t>(rule.position), static_cast<uint32_t>(rank)});
+  }
+
+  [[nodiscard]] size_t result_rank(const Meta& to) const {
+    if (to.kind == MetaKind::kTensor) return table_.dims(to).size();
+    if (to.kind != MetaKind::kTuple) return 0;
+    for (const uint32_t id : table_.parts(to)) {
+      if (id != kNone && table_.meta_at(id).kind == MetaKind::kTensor) {
+        return table_.dims(table_.meta_at(id)).size();
+      }
+    }
+    return 0;
+  }
+
+  const NodeTable& table_;
+  const RowRules& rules_;
+  const MatchResult& matches_;
+  const Effects& effects_;
+  Sites& sites_;
+  RowLayout& layout_;
+  std::vector<int64_t> widths_;  // of the streams
+  std::vector<bool> seed_;       // sharded, or the value of an all_reduce that may be
+  std::vector<bool> reached_;    // by a chain of operators with a rule
+  bool sizes_known_ = false;
+};
+
+}  // namespace
+
+bool grow_rows(const NodeTable& table, const RowRules& rules, const MatchResult& matches,
+               const Effects& effects, Sites& sites) {
+  return Growth(table, rules, matches, effects, sites).run();
+}
+
+}  // namespace spfast

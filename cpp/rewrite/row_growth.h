@@ -1,0 +1,67 @@
+// Grows the row-wise view: from reduced values along the data flow through operators that treat
+// every token alone, until values that need all tokens.
+#pragma once
+
+#include <vector>
+
+#include "rewrite/effects.h"
+#include "rewrite/row_layout.h"
+#include "rewrite/row_shapes.h"
+#include "rewrite/rowwise_rules.h"
+#include "rewrite/sites.h"
+
+namespace spfast {
+
+// Fills `sites.layout` from the sites that are there: values of sites with a match are sharded
+// already, the reduced values of the others may be. Returns false when it has to know more values
+// first (`sites.missing`).
+[[nodiscard]] bool grow_rows(const NodeTable& table, const RowRules& rules,
+                             const MatchResult& matches, const Effects& effects, Sites& sites);
+
+// How one operand of a row-wise operator is read.
+enum class RowRole : uint8_t {
+  kNone,      // not a tensor, or the same for every token
+  kRows,      // a row for each token: sharded, or cut from the full value
+  kBuffer,    // written to, a row for each token
+  kNeedsAll,  // neither
+};
+struct RowOperand {
+  NodeId name = kNone;
+  NodeId root = kNone;
+  RowRole role = RowRole::kNone;
+};
+
+// Reads the operands of operators on which the layout was grown.
+class RowReader {
+ public:
+  RowReader(const NodeTable& table, const RowRules& rules, const Effects& effects,
+            const MatchResult& matches, const Sites& sites);
+  // The operands of a node that a rule covers, each once; empty if some operand makes the node need
+  // all tokens, or none is row-wise. `features` and `token_class` are those of its row-wise
+  // operands.
+  [[nodiscard]] const std::vector<RowOperand>& read(NodeId node, const RowLayout& layout);
+  [[nodiscard]] uint32_t features() const { return features_; }
+  [[nodiscard]] uint32_t token_class() const { return class_; }
+  [[nodiscard]] const RowShapes& shapes() const { return shapes_.at(class_); }
+
+ private:
+  [[nodiscard]] RowRole role_of(NodeId node, const RowRule& rule, const RowOperand& operand,
+                                const RowLayout& layout) const;
+  [[nodiscard]] RowRole tensor_role(const RowOperand& operand, const RowLayout& layout) const;
+  [[nodiscard]] bool is_row_here(NodeId node, NodeId root, const RowLayout& layout) const;
+  [[nodiscard]] bool named(NodeId node, const std::vector<std::string>& keywords,
+                           NodeId name) const;
+  [[nodiscard]] bool is_buffer(NodeId name, const RowLayout& layout) const;
+
+  const NodeTable& table_;
+  const RowRules& rules_;
+  const Effects& effects_;
+  const Sites& sites_;
+  std::vector<RowShapes> shapes_;  // by token class
+  std::vector<uint32_t> streams_;  // by node: stream changes before it; empty: none at all
+  std::vector<RowOperand> operands_;
+  uint32_t features_ = 1;
+  uint32_t class_ = kNone;
+};
+
+}  // namespace spfast

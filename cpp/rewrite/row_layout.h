@@ -1,0 +1,37 @@
+// Which values could be sharded along tokens beyond what patterns know, and how they lie.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "table/node_table.h"
+
+namespace spfast {
+
+// A dim argument that counts from the front: a shard has other leading dims than the full value.
+struct DimFix {
+  NodeId node = kNone;
+  uint32_t argument = 0;
+  uint32_t rank = 0;  // the dims that it counts
+};
+
+// By node. A value's last `features` dims belong to one token; all before them are tokens, and a
+// shard is [tokens / tp, features...].
+struct RowLayout {
+  std::vector<uint32_t> token_class;  // kNone: not row-wise
+  std::vector<uint8_t> features;      // 1 where nothing else is known
+  std::vector<NodeId> source;         // the value that the node is another name of; kNone: none
+  std::vector<bool> reshapes;         // made anew with the sizes of a shard
+  std::vector<DimFix> dims;           // by node
+
+  [[nodiscard]] bool active() const { return !source.empty(); }
+  [[nodiscard]] bool is_row(NodeId node) const { return active() && token_class[node] != kNone; }
+  [[nodiscard]] uint8_t features_of(NodeId node) const { return active() ? features[node] : 1; }
+  [[nodiscard]] NodeId root(NodeId node) const {
+    if (!active()) return node;
+    while (source[node] != kNone) node = source[node];
+    return node;
+  }
+};
+
+}  // namespace spfast

@@ -1,0 +1,136 @@
+#include <algorithm>
+
+#include "rewrite/row_growth.h"
+#include "table/targets.h"
+
+namespace spfast {
+
+RowReader::RowReader(const NodeTable& table, const RowRules& rules, const Effects& effects,
+                     const MatchResult& matches, const Sites& sites)
+    : table_(table), rules_(rules), effects_(effects), sites_(sites) {
+  for (const TokenClass& one : sites.classes) {
+    shapes_.emplace_back(table, one.tokens, one.example);
+  }
+  (void)matches;
+  uint32_t changes = 0;
+  for (NodeId node = 0; node < table.size(); ++node) {
+    if ((table.flags(node) & target_flag::kFence) != 0) ++changes;
+    if (changes == 0) continue;
+    streams_.resize(table.size(), 0);
+    streams_[node] = changes;
+  }
+}
+
+// A stream change between a value and its reader ends the region there.
+bool RowReader::is_row_here(NodeId node, NodeId root, const RowLayout& layout) const {
+  return layout.is_row(root) && (streams_.empty() || streams_[root] == streams_[node]);
+}
+
+const std::vector<RowOperand>& RowReader::read(NodeId node, const RowLayout& layout) {
+  operands_.clear();
+  class_ = kNone;
+  const RowRule* rule = rules_.find(table_.target(node));
+  if (rule == nullptr) return operands_;
+  for (const Value value : table_.operands(node)) {
+    if (!value.is_node()) continue;
+    const NodeId name = value.payload;
+    const bool known = std::any_of(operands_.begin(), operands_.end(),
+                                   [&](const RowOperand& one) { return one.name == name; });
+    if (known) continue;
+    const NodeId root = layout.root(name);
+    operands_.push_back({name, root, RowRole::kNone});
+    if (class_ == kNone && is_row_here(node, root, layout)) {
+      class_ = layout.token_class[root];
+      features_ = layout.features[root];
+    }
+  }
+  bool ok = class_ != kNone;
+  for (RowOperand& operand : operands_) {
+    if (!ok) break;
+    operand.role = is_row_here(node, operand.root, layout) || !layout.is_row(operand.root)
+                       ? role_of(node, *rule, operand, layout)
+                       : RowRole::kNeedsAll;
+    ok = operand.role != RowRole::kNeedsAll;
+  }
+  if (!ok) operands_.clear();
+  return operands_;
+}
+
+RowRole RowReader::role_of(NodeId node, const RowRule& rule, const RowOperand& operand,
+                           const RowLayout& layout) const {
+  using Family = RowRule::Family;
+  if (rule.family == Family::kRows) {
+    if (named(node, rule.buffers, operand.name)) {
+      return is_buffer(operand.name, layout) ? RowRole::kBuffer : RowRole::kNeedsAll;
+    }
+    const auto args = table_.args(node);
+    const bool positional = std::any_of(rule.rows.begin(), rule.rows.end(), [&](int32_t position) {
+      return static_cast<size_t>(position) < args.size() &&
+             args[static_cast<size_t>(position)] == Value{Tag::kNode, operand.name};
+    });
+    const bool wanted = positional || named(node, rule.keywords, operand.name);
+    const RowRole role = tensor_role(operand, layout);
+    return wanted == (role == RowRole::kRows) ? role : RowRole::kNeedsAll;
+  }
+  const auto args = table_.args(node);
+  const bool first = !args.empty() && args[0] == Value{Tag::kNode, operand.name};
+  const RowRole role = tensor_role(operand, layout);
+  switch (rule.family) {
+    case Family::kPointwise:
+      return role;
+    case Family::kAlong: {
+      // Whatever such an operator reads must be cut alike: a replicated operand has no rows to
+      // join.
+      const Meta& meta = table_.meta(operand.name);
+      return meta.kind == MetaKind::kSym || role == RowRole::kRows ? role : RowRole::kNeedsAll;
+    }
+    default:
+      return first == (role == RowRole::kRows) ? role : RowRole::kNeedsAll;
+  }
+}
+
+bool RowReader::named(NodeId node, const std::vector<std::string>& keywords, NodeId name) const {
+  const auto pairs = table_.kwargs(node);
+  for (size_t i = 0; i < pairs.size(); i += 2) {
+    if (pairs[i + 1] != Value{Tag::kNode, name}) continue;
+    const std::string& key = table_.string(pairs[i].payload);
+    if (std::find(keywords.begin(), keywords.end(), key) != keywords.end()) return true;
+  }
+  return false;
+}
+
+// Operands broadcast from the last dim on, so every operand has as many feature dims.
+RowRole RowReader::tensor_role(const RowOperand& operand, const RowLayout& layout) const {
+  const Meta& meta = table_.meta(operand.name);
+  if (meta.kind == MetaKind::kSym) return RowRole::kNone;
+  if (meta.kind != MetaKind::kTensor) return RowRole::kNeedsAll;
+  if (layout.is_row(operand.root) && layout.token_class[operand.root] == class_) {
+    return layout.features[operand.root] == features_ ? RowRole::kRows : RowRole::kNeedsAll;
+  }
+  const auto dims = table_.dims(meta);
+  if (dims.size() <= features_) return RowRole::kNone;
+  const auto lead = dims.first(dims.size() - features_);
+  const bool ones =
+      std::all_of(lead.begin(), lead.end(), [](Dim dim) { return dim == Dim::of(1); });
+  if (ones) return lead.size() == 1 ? RowRole::kNone : RowRole::kNeedsAll;
+  const bool cuttable = shapes().holds_tokens(meta, features_) &&
+                        element_count(dims.last(features_)) >= 0 &&
+                        effects_.writer_of(operand.name) == kNone;
+  return cuttable ? RowRole::kRows : RowRole::kNeedsAll;
+}
+
+bool RowReader::is_buffer(NodeId name, const RowLayout& layout) const {
+  static const TargetId kEmpty = intern_target("aten.empty.memory_format");
+  static const TargetId kEmptyLike = intern_target("aten.empty_like.default");
+  const Meta& meta = table_.meta(name);
+  const auto args = table_.args(name);
+  if (meta.kind != MetaKind::kTensor || args.size() != 1 || features_ != 1) return false;
+  const auto dims = table_.dims(meta);
+  if (!shapes().holds_tokens(meta, 1) || dims.back().is_expr()) return false;
+  if (table_.target(name) == kEmpty) return true;
+  return table_.target(name) == kEmptyLike && args[0].is_node() &&
+         layout.is_row(layout.root(args[0].payload)) &&
+         layout.token_class[layout.root(args[0].payload)] == class_;
+}
+
+}  // namespace spfast

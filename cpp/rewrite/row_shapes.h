@@ -1,0 +1,38 @@
+// Arithmetic on sizes: how many tokens the leading dims of a value hold.
+#pragma once
+
+#include <span>
+
+#include "table/node_table.h"
+
+namespace spfast {
+
+class RowShapes {
+ public:
+  // `example` is a value whose leading dims hold all tokens of the class.
+  RowShapes(const NodeTable& table, Dim tokens, NodeId example)
+      : table_(table), tokens_(tokens), example_(table.dims(table.meta(example))) {}
+
+  // All dims but the last `features` hold exactly the tokens.
+  [[nodiscard]] bool holds_tokens(const Meta& meta, size_t features) const;
+  // So many last dims are features where a view of a value with `features` of them, and the same
+  // elements, has other sizes; kNone if no dim parts tokens from features.
+  [[nodiscard]] uint32_t features_of_view(const Meta& from, size_t features, const Meta& to) const;
+  // The leading dims can be restored from a flattened value: at most one is symbolic, or they are
+  // those of the example.
+  [[nodiscard]] bool can_restore(const Meta& meta, size_t features) const;
+
+ private:
+  [[nodiscard]] bool leads_like_example(std::span<const Dim> lead) const;
+
+  const NodeTable& table_;
+  Dim tokens_;
+  std::span<const Dim> example_;
+};
+
+// The product of sizes; -1 if one is symbolic.
+[[nodiscard]] int64_t element_count(std::span<const Dim> dims);
+// Bytes of one element of a dtype such as "torch.bfloat16"; 8 for one that is not known.
+[[nodiscard]] int64_t dtype_bytes(const std::string& dtype);
+
+}  // namespace spfast
