@@ -1,4 +1,4 @@
-"""The benchmark measures what it says: contenders are compared, differences found, records whole."""
+"""The benchmark measures what it says: contenders are compared, and differences found."""
 
 from __future__ import annotations
 
