@@ -147,7 +147,8 @@ def _total(file: Path) -> int:
 def _run(command: list[str], environment: dict[str, str] | None = None) -> str:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
+        said = f"{done.stdout}\n{done.stderr}"[-2000:]
+        raise RuntimeError(f"{' '.join(command)} failed:\n{said}")
     return done.stdout
 
 
