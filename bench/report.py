@@ -80,7 +80,10 @@ def _worst_hand(record: Record) -> str:
 
 def _slowest(record: Record, key: str) -> str:
     points = record["nodes"]["points"]
-    rate, nodes = min((p["nodes"] / p[key], p["nodes"]) for p in points if key in p)
+    rates = [(p["nodes"] / p[key], p["nodes"]) for p in points if key in p]
+    if not rates:
+        return "not run"
+    rate, nodes = min(rates)
     return f"{rate / 1e6:.2f} M nodes/s (at {nodes:,} nodes)"
 
 
