@@ -36,7 +36,9 @@ def draw(record: Record, folder: Path) -> list[Path]:
 
 
 def _layers(record: Record) -> Any:
-    figure, axes = plt.subplots(1, 2, figsize=(12, 5), sharey=True)
+    count = len(record["layers"])
+    figure, grid = plt.subplots(1, count, figsize=(6 * count, 5), sharey=True, squeeze=False)
+    axes = grid[0]
     for axis, (name, curves) in zip(axes, record["layers"].items(), strict=True):
         for contender, curve in curves.items():
             x = [point["layers"] for point in curve]
@@ -51,7 +53,7 @@ def _layers(record: Record) -> Any:
         axis.set(title=name, xlabel="layers")
         axis.grid(True, which="both", alpha=0.2)
     axes[0].set_ylabel("whole pass, ms (median, quartiles)")
-    axes[1].legend(fontsize=8)
+    axes[-1].legend(fontsize=8)
     return figure
 
 

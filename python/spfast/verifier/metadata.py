@@ -216,11 +216,11 @@ class Metadata:
         owners: dict[int, fx.Node] = {}
         roots: dict[fx.Node, fx.Node] = {}
         for node, op, target, args, _, val in self._after:
-            if not isinstance(val, torch.Tensor):
-                continue
             if op == "call_function" and args and isinstance(args[0], fx.Node):
                 if target is operator.getitem or is_view(target) or returns_operand(target):
                     roots[node] = roots.get(args[0], args[0])
+            if not isinstance(val, torch.Tensor):
+                continue
             storage = val.untyped_storage()._cdata
             owner = owners.setdefault(storage, node)
             if owner is node or (node not in changed and owner not in changed):
