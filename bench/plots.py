@@ -12,7 +12,15 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 Record = dict[str, Any]
 
-COLOURS = {"spfast": "#d62728", "edits by hand": "#555555"}
+COLOURS = {
+    "spfast": "#d62728",
+    "edits by hand": "#555555",
+    "vLLM's own pass": "#1f77b4",
+    "PatternMatcherPass": "#ff7f0e",
+    "PatternMatcherPass, trace cached": "#2ca02c",
+    "torch.fx.subgraph_rewriter": "#9467bd",
+    "python reference": "#8c564b",
+}
 STAGE_NAMES = ("encode", "match", "plan", "commit", "meta")
 
 
