@@ -243,6 +243,7 @@ class Planner {
     local_[anchor.reduced] = collective(site, family.reduce_scatter, family.reduce_scatter_args,
                                         input, anchor.all_reduce, anchor.all_reduce,
                                         {Form::kLocal, anchor.all_reduce, site.token_class, 1});
+    scattered_.try_emplace(site.token_class, local_[anchor.reduced]);
   }
 
   // The 2D value behind the views of a 3D one, or a new view.
@@ -383,9 +384,12 @@ class Planner {
     const auto known = sizes_.find(site.token_class);
     if (known != sizes_.end()) return known->second;
     const Anchor& anchor = anchor_of(site);
+    // A row-wise region may read rows before its own all_reduce: any shard of the class will do.
+    NodeRef shard = local_[anchor.reduced];
+    if (shard == kNone) shard = scattered_.at(site.token_class);
     const NodeRef size =
-        create(sym_size_, {PlanArg::of(local_[anchor.reduced]), PlanArg::integer(0)}, before,
-               anchor.all_reduce, {Form::kLocalSize, anchor.all_reduce, site.token_class, 1});
+        create(sym_size_, {PlanArg::of(shard), PlanArg::integer(0)}, before, anchor.all_reduce,
+               {Form::kLocalSize, anchor.all_reduce, site.token_class, 1});
     sizes_.emplace(site.token_class, size);
     return size;
   }
@@ -626,6 +630,7 @@ class Planner {
   std::map<std::pair<NodeId, uint32_t>, NodeRef> rows_;
   std::map<uint32_t, std::pair<PlanArg, PlanArg>> bounds_;
   std::map<uint32_t, NodeRef> sizes_;
+  std::map<uint32_t, NodeRef> scattered_;  // by token class: the first shard
   const TargetId reshape_ = intern_target("aten.reshape.default");
   const TargetId expand_ = intern_target("aten.expand.default");
   const TargetId slice_ = intern_target("aten.slice.Tensor");
