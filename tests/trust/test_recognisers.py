@@ -10,8 +10,8 @@ import spfast
 from spfast.testing.graphs import TensorParallelCase, seeded_case
 from spfast.testing.lockstep import assert_equivalent
 
-# What once went wrong: a reader in another class of tokens (5013), rows read before the region's own
-# all_reduce (5024).
+# What once went wrong: a reader in another class of tokens (5013), rows read before the own
+# all_reduce of a region (5024).
 REGRESSIONS = (5013, 5024)
 SEEDS = (*REGRESSIONS, *range(300, 330))
 
