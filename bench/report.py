@@ -13,7 +13,8 @@ TARGETS = (
     ("PatternMatcherPass, static", ">= 80x", lambda r: _times(r, "static", "PatternMatcherPass")),
     ("PatternMatcherPass, dynamic", ">= 80x", lambda r: _times(r, "dynamic", "PatternMatcherPass")),
     ("against edits by hand, worst workload", "<= 1.3x", lambda r: _worst_hand(r)),
-    ("encode + match + plan, slowest size", ">= 2 M nodes/s", lambda r: _slowest(r)),
+    ("encode + match + plan, slowest size", ">= 2 M nodes/s", lambda r: _slowest(r, "analysis_s")),
+    ("the same, best call of each size", "", lambda r: _slowest(r, "analysis_best_s")),
     ("its growth exponent", "<= 1.05", lambda r: f"{r['nodes']['analysis_exponent']:.3f}"),
     (
         "growth exponent of the whole pass",
@@ -75,9 +76,9 @@ def _worst_hand(record: Record) -> str:
     return f"{worst[0]:.2f}x ({worst[1]})"
 
 
-def _slowest(record: Record) -> str:
+def _slowest(record: Record, key: str) -> str:
     points = record["nodes"]["points"]
-    rate, nodes = min((p["nodes"] / p["analysis_s"], p["nodes"]) for p in points)
+    rate, nodes = min((p["nodes"] / p[key], p["nodes"]) for p in points)
     return f"{rate / 1e6:.2f} M nodes/s (at {nodes:,} nodes)"
 
 
@@ -140,15 +141,16 @@ def _layers(record: Record) -> Iterator[str]:
 
 def _nodes(record: Record) -> Iterator[str]:
     yield "\n## Against the number of nodes\n"
-    columns = ("nodes", "encode ms", "match ms", "plan ms", "M nodes/s", "whole pass ms")
+    columns = ("nodes", "encode ms", "match ms", "plan ms", "M nodes/s", "best", "whole pass ms")
     yield f"| {' | '.join(columns)} | bytes a node | peak MB |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for p in record["nodes"]["points"]:
         stages = [f"{p['stages_s'][k] * 1e3:.2f}" for k in ("encode", "match", "plan")]
         once = "" if p["pass_runs"] > 1 else " (one call)"
         peak = "" if p["peak_bytes"] is None else f"{p['peak_bytes'] / 1e6:.1f}"
         yield (
             f"| {p['nodes']:,} | {' | '.join(stages)} | {p['nodes'] / p['analysis_s'] / 1e6:.2f} | "
+            f"{p['nodes'] / p['analysis_best_s'] / 1e6:.2f} | "
             f"{p['pass_s'] * 1e3:.1f}{once} | {p['bytes_a_node']:.0f} | {peak} |"
         )
     yield "\n![nodes](nodes.png) ![memory](memory.png)"

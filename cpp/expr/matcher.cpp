@@ -103,6 +103,7 @@ bool Matcher::has_target(const Step& step, PyObject* value) const {
   for (const py::object& wanted : step.targets) {
     if (target.ptr() == wanted.ptr()) return true;
   }
+  if (is_equal_to_itself_alone(target.ptr())) return false;
   const int found = PySet_Contains(step.target_set.ptr(), target.ptr());
   if (found < 0) throw py::error_already_set();
   return found != 0;

@@ -54,12 +54,20 @@ bool Scanner::erased(PyObject* node) const {
   return value.ptr() == Py_True;
 }
 
-PyObject* Scanner::programs_at(PyObject* node) const {
+PyObject* Scanner::programs_at(PyObject* node) {
   const py::object op = access_.read(node, fx::Field::kOp);
+  const py::object target = target_of(access_, node, op);
+  const std::pair<PyObject*, PyObject*> key{op.ptr(), target.ptr()};
+  if (key == last_key_) return last_programs_;
   PyObject* by_target = PyDict_GetItemWithError(table_.ptr(), op.ptr());
   if (by_target == nullptr) return nullptr;
-  const py::object target = target_of(access_, node, op);
-  return PyDict_GetItemWithError(by_target, target.ptr());
+  PyObject* programs = PyDict_GetItemWithError(by_target, target.ptr());
+  // Candidates of one target follow each other; the table keeps the targets that it has alive.
+  if (programs != nullptr && is_equal_to_itself_alone(target.ptr())) {
+    last_key_ = key;
+    last_programs_ = programs;
+  }
+  return programs;
 }
 
 py::object Scanner::advance() {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <utility>
 
 #include "expr/matcher.h"
 
@@ -20,12 +21,14 @@ class Scanner {
 
  private:
   [[nodiscard]] bool erased(PyObject* node) const;
-  [[nodiscard]] PyObject* programs_at(PyObject* node) const;
+  [[nodiscard]] PyObject* programs_at(PyObject* node);
 
   const fx::NodeAccess& access_;
   py::list candidates_;
   py::dict table_;
   py::str erased_name_;
+  std::pair<PyObject*, PyObject*> last_key_;
+  PyObject* last_programs_ = nullptr;
   Py_ssize_t position_ = 0;
   Py_ssize_t pattern_ = 0;
 };

@@ -48,6 +48,10 @@ Container container_of(PyObject* value) {
   return Container::kOther;
 }
 
+bool is_equal_to_itself_alone(PyObject* value) {
+  return Py_TYPE(value)->tp_richcompare == PyBaseObject_Type.tp_richcompare;
+}
+
 bool is_leaf(PyObject* value) {
   Torch& calls = torch();
   PyObject* type = reinterpret_cast<PyObject*>(Py_TYPE(value));

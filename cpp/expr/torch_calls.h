@@ -16,6 +16,8 @@ enum class Container : uint8_t { kSequence, kMapping, kOther };
 
 // What torch's pattern expressions take a value for: tuples and lists are one, so are dicts.
 [[nodiscard]] Container container_of(PyObject* value);
+// Whether a value's type leaves == to identity. Operators do, and hashing them takes a Python call.
+[[nodiscard]] bool is_equal_to_itself_alone(PyObject* value);
 // Whether torch's pytrees take a value as it is; asked once for each type.
 [[nodiscard]] bool is_leaf(PyObject* value);
 // The node's target; for a module call the module's class.

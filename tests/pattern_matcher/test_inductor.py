@@ -6,6 +6,7 @@ benchmark: a clock in a test would only measure the machine.
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -114,6 +115,16 @@ def test_patched_puts_everything_back() -> None:
         assert torch_matcher.PatternMatcherPass.apply is not before
         raise KeyError
     assert torch_matcher.PatternMatcherPass.apply is before
+
+
+def test_the_environment_switch(monkeypatch: Any) -> None:
+    before = torch_matcher.PatternMatcherPass.apply
+    monkeypatch.setattr(torch_matcher.PatternMatcherPass, "apply", before)  # put back at the end
+    importlib.reload(inductor)
+    assert torch_matcher.PatternMatcherPass.apply is before
+    monkeypatch.setenv("SPFAST_PATTERN_MATCHER", "1")
+    importlib.reload(inductor)
+    assert torch_matcher.PatternMatcherPass.apply is not before
 
 
 def test_patched_serves_patterns_registered_before() -> None:

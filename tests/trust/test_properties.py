@@ -18,6 +18,7 @@ COUNT = int(os.environ.get("SPFAST_FUZZ", "150"))
 FIRST = random.SystemRandom().randrange(10**9) if LONG else 1000
 
 
+@pytest.mark.timeout(0 if LONG else 300)
 @settings(
     max_examples=max(COUNT // 3, 1),
     derandomize=not LONG,
@@ -32,6 +33,7 @@ def test_fuzz_small_graphs(case: TensorParallelCase) -> None:
     described(case, check_case)
 
 
+@pytest.mark.timeout(0 if LONG else 300)
 def test_fuzz_seeded_graphs() -> None:
     failures = []
     rewritten = sites = 0

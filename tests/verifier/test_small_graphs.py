@@ -55,6 +55,9 @@ class Maker(GraphBuilder):
     def rows(self, x: fx.Node, start: int, end: int) -> fx.Node:
         return self.call(aten.slice.Tensor, x, 0, start, end)
 
+    def part(self, x: fx.Node, index: int) -> fx.Node:
+        return self.call(operator.getitem, x, index)
+
     def add(self, left: fx.Node, right: fx.Node) -> fx.Node:
         return self.call(aten.add.Tensor, left, right)
 
@@ -101,6 +104,26 @@ def pair(before: Body, after: Body, dynamic: bool = False, **fields: Any) -> dic
             lambda m: m.call(aten._softmax.default, m.reduce(m.x), -1, False),
             lambda m: m.gather(m.call(aten._softmax.default, m.scatter(m.x), -1, False)),
             id="softmax",
+        ),
+        pytest.param(
+            lambda m: m.part(m.call(aten.topk.default, m.reduce(m.x), 3, -1), 0),
+            lambda m: m.gather(m.part(m.call(aten.topk.default, m.scatter(m.x), 3, 1), 0)),
+            id="topk",
+        ),
+        pytest.param(
+            lambda m: m.part(m.call(aten.split.Tensor, m.reduce(m.x), 5, 1), 1),
+            lambda m: m.gather(m.part(m.call(aten.split.Tensor, m.scatter(m.x), 5, 1), 1)),
+            id="split_features",
+        ),
+        pytest.param(
+            lambda m: m.call(aten.cat.default, [m.reduce(m.x), m.res], -1),
+            lambda m: m.gather(m.call(aten.cat.default, [m.scatter(m.x), m.rows(m.res, 4, 8)], -1)),
+            id="cat_features",
+        ),
+        pytest.param(
+            lambda m: m.call(aten.slice.Tensor, m.reduce(m.x), 1, 2, 6),
+            lambda m: m.gather(m.call(aten.slice.Tensor, m.scatter(m.x), 1, 2, 6)),
+            id="slice_features",
         ),
         pytest.param(
             lambda m: m.call(aten.copy_.default, m.buffer, m.reduce(m.x)),
@@ -174,6 +197,28 @@ def test_the_rank_is_learned_when_nobody_knows_it_and_must_then_agree() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("topk", lambda m: m.part(m.call(aten.topk.default, m.scatter(m.x), 3, 0), 0)),
+        ("cat", lambda m: m.call(aten.cat.default, [m.scatter(m.x), m.scatter(m.x)], 0)),
+        ("cumsum", lambda m: m.call(aten.cumsum.default, m.scatter(m.x), 0)),
+        ("flip", lambda m: m.call(aten.flip.default, m.scatter(m.x), [0])),
+        ("sum", lambda m: m.call(aten.sum.dim_IntList, m.scatter(m.x), [0, 1])),
+    ],
+)
+def test_working_along_tokens_needs_all_of_them(name: str, change: Body) -> None:
+    whole = {
+        "topk": lambda m: m.part(m.call(aten.topk.default, m.reduce(m.x), 3, 0), 0),
+        "cat": lambda m: m.call(aten.cat.default, [m.reduce(m.x), m.reduce(m.x)], 0),
+        "cumsum": lambda m: m.call(aten.cumsum.default, m.reduce(m.x), 0),
+        "flip": lambda m: m.call(aten.flip.default, m.reduce(m.x), [0]),
+        "sum": lambda m: m.call(aten.sum.dim_IntList, m.reduce(m.x), [0, 1]),
+    }
+    found = pair(whole[name], lambda m: m.gather(change(m)) if name != "sum" else change(m))
+    assert any(node.startswith(name) for node in found), found
+
+
 # --- known failures of the original pass ---
 
 
@@ -218,7 +263,7 @@ def test_a_chunk_of_tokens_taken_from_a_shard() -> None:
         lambda m: m.call(operator.getitem, m.call(aten.split.Tensor, m.reduce(m.x), 2), 0),
         lambda m: m.call(operator.getitem, m.call(aten.split.Tensor, m.scatter(m.x), 2), 0),
     )
-    assert "needs a full value, but 'reduce_scatter_default'" in found["split_tensor"]
+    assert "works along dim 0 of one rank's chunk [4, 8]" in found["split_tensor"]
     found = pair(lambda m: m.rows(m.reduce(m.x), 0, 1), lambda m: m.rows(m.scatter(m.x), 0, 1))
     assert "takes rows 0:1 of one rank's chunk" in found["slice_tensor"]
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 __all__ = [
+    "ALONG",
     "COLLECTIVES",
     "IDENTITIES",
     "LIKE",
@@ -116,6 +117,41 @@ REDUCTIONS: dict[str, Reduction] = {
 }
 
 
+# Along one dim, named by this argument; what they yield is as wide as they please.
+ALONG: dict[str, str] = {
+    **dict.fromkeys(
+        (
+            "aten::all.dim",
+            "aten::any.dim",
+            "aten::argmin",
+            "aten::cat",
+            "aten::cumprod",
+            "aten::cumsum",
+            "aten::gather",
+            "aten::glu",
+            "aten::log_softmax.int",
+            "aten::max.dim",
+            "aten::min.dim",
+            "aten::prod.dim_int",
+            "aten::scatter.src",
+            "aten::scatter.value",
+            "aten::scatter_add",
+            "aten::select.int",
+            "aten::slice.Tensor",
+            "aten::sort",
+            "aten::split.Tensor",
+            "aten::split_with_sizes",
+            "aten::std.correction",
+            "aten::topk",
+            "aten::unbind.int",
+            "aten::var_mean.correction",
+        ),
+        "dim",
+    ),
+    "aten::flip": "dims",
+}
+
+
 @dataclass(frozen=True)
 class Norm:
     """An operator that treats every row alone.
@@ -147,6 +183,10 @@ NORMS: dict[str, Norm] = {
         ("input", "residual"), ("weight",), ("row", "row"), writes=("input", "residual")
     ),
     "_C::static_scaled_fp8_quant": Norm(("input",), ("scale",), writes=("result",)),
+    "_C::static_scaled_int8_quant": Norm(("input",), ("scale", "azp"), writes=("result",)),
+    "_C::dynamic_per_token_scaled_fp8_quant": Norm(
+        ("input",), ("scale_ub",), ("row", "one"), writes=("result", "scale")
+    ),
     "aten::rms_norm": Norm(("input",), ("weight",), shape_argument="normalized_shape"),
     "aten::_fused_rms_norm": Norm(
         ("input",),

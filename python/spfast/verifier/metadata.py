@@ -118,6 +118,8 @@ class Metadata:
         source = args[0].meta.get("val") if isinstance(args[0], fx.Node) else None
         if not isinstance(source, (tuple, list)) or not isinstance(args[1], int):
             return None
+        if not -len(source) <= args[1] < len(source):
+            return f"takes item {args[1]} of {len(source)}"
         return self._difference(val, source[args[1]])
 
     def _compute(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -214,11 +216,11 @@ class Metadata:
         owners: dict[int, fx.Node] = {}
         roots: dict[fx.Node, fx.Node] = {}
         for node, op, target, args, _, val in self._after:
-            if not isinstance(val, torch.Tensor):
-                continue
             if op == "call_function" and args and isinstance(args[0], fx.Node):
                 if target is operator.getitem or is_view(target) or returns_operand(target):
                     roots[node] = roots.get(args[0], args[0])
+            if not isinstance(val, torch.Tensor):
+                continue
             storage = val.untyped_storage()._cdata
             owner = owners.setdefault(storage, node)
             if owner is node or (node not in changed and owner not in changed):

@@ -191,10 +191,10 @@ def slice_rows(
     start, end = _clamp(start, length), _clamp(end, length)
     if start == 0 and ctx.dims.equal(end, length):
         return value
+    if dim not in (0, -len(value.shape)):
+        return None
     if value.kind is Kind.SHARD:
         ctx.why = f"takes rows {start}:{end} of {value.describe()} in {args[0].name!r}"
-        return None
-    if dim not in (0, -len(value.shape)):
         return None
     shape = (ctx.dims.plain(end - start), *value.shape[1:])
     return ctx.store.block(value.term, length, start, end, shape)

@@ -100,17 +100,17 @@ def auto_functionalized(
     results = _apply(ctx, wrapped, what, bound, dtypes)
     if results is None:
         return None
-    for buffer in buffers:
-        value, shape = ctx.read(buffer), results[0].shape
+    by_name = dict(zip(what.writes, results, strict=True))
+    for name, buffer in zip(names, buffers, strict=True):
+        value, shape = ctx.read(buffer), by_name[name].shape
         if value.kind not in (Kind.FULL, Kind.SHARD) or value.shape is None or shape is None:
             return None
         if not ctx.dims.same_shape(value.shape, shape):
             ctx.why = (
-                f"writes {results[0].describe()} to the buffer {buffer.name!r} "
+                f"writes {by_name[name].describe()} to the buffer {buffer.name!r} "
                 f"of shape {list(value.shape)}"
             )
             return None
-    by_name = dict(zip(what.writes, results, strict=True))
     return ctx.store.tuple((None, *(by_name[name] for name in order if name is not None)))
 
 

@@ -11,10 +11,12 @@ import torch
 from torch import fx
 
 from spfast.verifier import moves, norms, rows
+from spfast.verifier.along import along
 from spfast.verifier.context import Context, Rule
 from spfast.verifier.dims import SYMBOLIC_OPERATORS
 from spfast.verifier.effects import perform, share_storage
 from spfast.verifier.kinds import (
+    ALONG,
     COLLECTIVES,
     IDENTITIES,
     LIKE,
@@ -32,15 +34,27 @@ from spfast.verifier.values import Kind, Value
 
 __all__ = ["walk"]
 
+
+def _slice(
+    ctx: Context, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Value | None:
+    """Rows of dim 0, or the same part of every row."""
+    value = moves.slice_rows(ctx, node, target, args, kwargs)
+    if value is not None or ctx.why is not None:
+        return value
+    return along(ctx, node, target, args, kwargs)
+
+
 _BY_NAME: dict[str, Rule] = {
     **dict.fromkeys(COLLECTIVES, moves.collective),
     **dict.fromkeys(WAITS, moves.wait),
     **dict.fromkeys(VIEWS, moves.view),
     **dict.fromkeys(IDENTITIES, moves.identity),
     **dict.fromkeys(REDUCTIONS, norms.reduction),
+    **dict.fromkeys(ALONG, along),
     **dict.fromkeys((name for name, norm in NORMS.items() if not norm.writes), norms.norm),
     "aten::copy": moves.copy,
-    "aten::slice.Tensor": moves.slice_rows,
+    "aten::slice.Tensor": _slice,
     "aten::narrow": moves.slice_rows,
     "aten::sym_size.int": moves.size,
     "auto_functionalized": norms.auto_functionalized,
@@ -98,7 +112,12 @@ def walk(ctx: Context, entries: Iterable[Entry]) -> None:
             rule, writes = _look_up(op, target)
         ctx.why = None
         try:
-            value = rule(ctx, node, target, args, kwargs) if rule is not None else None
+            value = None
+            if rule is not None:
+                try:
+                    value = rule(ctx, node, target, args, kwargs)
+                except (IndexError, TypeError, ValueError):
+                    pass  # arguments that the operator itself would refuse
             if value is None:
                 value = _opaque(ctx, node, writes, args, kwargs, val)
         except KeyError as missing:

@@ -1,0 +1,89 @@
+"""The benchmark measures what it says: contenders are compared, and differences found."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from bench import harness, quick, report
+from bench.agreement import assert_agreement
+from bench.contenders import HAND, SPFAST, contenders
+from bench.equal import Different
+from bench.instruction_counts import _judge
+from bench.workloads.catalogue import WORKLOADS
+from spfast import bench
+
+WORKLOAD = WORKLOADS["vLLM IR bf16, static"]
+
+
+@pytest.mark.parametrize("name", sorted(WORKLOADS))
+def test_spfast_makes_what_the_edits_by_hand_make(name: str) -> None:
+    workload = WORKLOADS[name]
+    assert_agreement(workload, contenders(workload, (SPFAST, HAND)), 2)
+
+
+def test_a_contender_that_makes_another_graph_is_found() -> None:
+    honest = contenders(WORKLOAD, (HAND,))[0]
+
+    def cheat(graph: torch.fx.Graph) -> int:
+        sites = honest.run(graph)
+        node = graph.find_nodes(
+            op="call_function", target=torch.ops.vllm_ir.fused_add_rms_norm.default
+        )[-1]
+        node.update_arg(3, 1e-6)
+        return sites
+
+    with pytest.raises(Different, match="cheat and honest|honest and cheat"):
+        assert_agreement(
+            WORKLOAD,
+            [harness.Contender("honest", honest.run), harness.Contender("cheat", cheat)],
+            2,
+        )
+
+
+def test_a_contender_that_misses_a_site_is_found() -> None:
+    lazy = harness.Contender("lazy", lambda graph: 0)
+    with pytest.raises(AssertionError, match="lazy found 0 sites, not 5"):
+        assert_agreement(WORKLOAD, [lazy], 2)
+
+
+def test_growth_exponent() -> None:
+    assert harness.growth_exponent([1, 10, 100], [2, 20, 200]) == pytest.approx(1.0)
+    assert harness.growth_exponent([1, 10, 100], [1, 100, 10000]) == pytest.approx(2.0)
+
+
+def test_noise() -> None:
+    assert not harness.is_noisy([1.0, 1.01, 1.02, 1.0, 0.99, 1.0, 1.5])
+    assert harness.is_noisy([1.0, 1.4, 1.8, 1.0, 2.0, 1.1, 1.5])
+
+
+def test_the_instruction_gate(capsys: pytest.CaptureFixture[str]) -> None:
+    here = {"compiler": "c 1", "python": "3", "torch": "2"}
+    assert _judge({"match": 104}, {"match": 100}, here, here) == 0
+    assert _judge({"match": 106}, {"match": 100}, here, here) == 1
+    assert "WORSE" in capsys.readouterr().out
+    assert _judge({"match": 300}, {"match": 100}, here, {**here, "compiler": "c 2"}) == 0
+    assert "SKIPPED" in capsys.readouterr().out
+    # Encode's count depends on Python and torch, too; match's does not.
+    assert _judge({"match": 106}, {"match": 100}, here, {**here, "python": "4"}) == 1
+    assert _judge({"encode": 106}, {"encode": 100}, here, {**here, "python": "4"}) == 0
+
+
+def test_quick_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {WORKLOAD.name: WORKLOAD}
+    monkeypatch.setattr(quick, "WORKLOADS", few)
+    monkeypatch.setattr(quick, "TIMED", tuple(few))
+    monkeypatch.setattr(quick, "LAYERS", 3)
+    monkeypatch.setattr(quick, "FEW", 2)
+    record = json.loads(bench.run(quick=True, json=True))
+    assert record["agreement"][WORKLOAD.name] == ["spfast", "edits by hand", "PatternMatcherPass"]
+    assert record["times"][WORKLOAD.name]["3"]["sites"] == 7
+    assert "PatternMatcherPass" in bench.run(quick=True)
+
+
+def test_a_target_that_was_not_run_says_so() -> None:
+    row = {"times_spfast": {"edits by hand": 1.0}}
+    record = {"comparison": {"vLLM IR bf16, static": row}}
+    assert report._times(record, "static", "vLLM's own pass") == "not run"
