@@ -24,7 +24,7 @@ CPP_FILES = $(shell find cpp tests/cpp tests/fuzz_native -name '*.h' -o -name '*
 # One stamp for each torch that was asked for, so that another one is installed when asked.
 TORCH_STAMP := $(VENV)/.stamp-torch-$(shell printf '%s' '$(TORCH)' | cksum | cut -d' ' -f1)
 
-.PHONY: help demo test test-cpp test-python bench lint format fuzz sanitize wheel clean distclean
+.PHONY: help demo test test-cpp test-python bench lint format fuzz fuzz-native sanitize sanitize-python wheel clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -34,6 +34,8 @@ help:
 	@echo "make lint      ruff, mypy --strict, clang-format"
 	@echo "make fuzz      the long fuzz runs"
 	@echo "make sanitize  the C++ tests and fuzz targets under address and undefined sanitizers"
+	@echo "make fuzz-native      the native fuzz targets, an hour each (clang)"
+	@echo "make sanitize-python  Python tests against a module under the sanitizers"
 	@echo "make wheel     an sdist and a wheel in dist/"
 	@echo "make clean     remove what was built (distclean: and the environment)"
 
@@ -71,6 +73,13 @@ sanitize: $(VENV)/.stamp-tools
 	$(MAKE) test-cpp CPP_BUILD=build/sanitize \
 	  CMAKE_FLAGS="-DSPFAST_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=RelWithDebInfo $(CMAKE_FLAGS)"
 	if [ -x tests/fuzz_native/run ]; then tests/fuzz_native/run; fi
+
+fuzz-native:
+	tests/fuzz_native/run --seconds $${SPFAST_FUZZ_SECONDS:-3600}
+
+# The module is built once more, apart; the package installed in the environment is left alone.
+sanitize-python: $(VENV)/.stamp-test
+	PYTHON=$(PY) tests/sanitize_python.sh
 
 wheel: $(VENV)/.stamp-tools
 	$(PIP) build

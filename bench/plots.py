@@ -12,7 +12,15 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 Record = dict[str, Any]
 
-COLOURS = {"spfast": "#d62728", "edits by hand": "#555555"}
+COLOURS = {
+    "spfast": "#d62728",
+    "edits by hand": "#555555",
+    "vLLM's own pass": "#1f77b4",
+    "PatternMatcherPass": "#ff7f0e",
+    "PatternMatcherPass, trace cached": "#2ca02c",
+    "torch.fx.subgraph_rewriter": "#9467bd",
+    "python reference": "#8c564b",
+}
 STAGE_NAMES = ("encode", "match", "plan", "commit", "meta")
 
 
@@ -36,7 +44,9 @@ def draw(record: Record, folder: Path) -> list[Path]:
 
 
 def _layers(record: Record) -> Any:
-    figure, axes = plt.subplots(1, 2, figsize=(12, 5), sharey=True)
+    count = len(record["layers"])
+    figure, grid = plt.subplots(1, count, figsize=(6 * count, 5), sharey=True, squeeze=False)
+    axes = grid[0]
     for axis, (name, curves) in zip(axes, record["layers"].items(), strict=True):
         for contender, curve in curves.items():
             x = [point["layers"] for point in curve]
@@ -51,7 +61,7 @@ def _layers(record: Record) -> Any:
         axis.set(title=name, xlabel="layers")
         axis.grid(True, which="both", alpha=0.2)
     axes[0].set_ylabel("whole pass, ms (median, quartiles)")
-    axes[1].legend(fontsize=8)
+    axes[-1].legend(fontsize=8)
     return figure
 
 

@@ -50,6 +50,8 @@ def _lines(record: Record) -> Iterator[str]:
     yield ", ".join(parts) + "."
     yield ""
     yield "Median processor time of at least 7 calls; [README](../README.md) says what it means."
+    if "note" in record:
+        yield f"\n{record['note']}"
     yield from _targets(record)
     yield from _comparison(record)
     yield from _stages(record)
@@ -78,7 +80,10 @@ def _worst_hand(record: Record) -> str:
 
 def _slowest(record: Record, key: str) -> str:
     points = record["nodes"]["points"]
-    rate, nodes = min((p["nodes"] / p[key], p["nodes"]) for p in points)
+    rates = [(p["nodes"] / p[key], p["nodes"]) for p in points if key in p]
+    if not rates:
+        return "not run"
+    rate, nodes = min(rates)
     return f"{rate / 1e6:.2f} M nodes/s (at {nodes:,} nodes)"
 
 
@@ -117,7 +122,7 @@ def _stages(record: Record) -> Iterator[str]:
     rows = record["stages"]
     names = list(next(iter(rows.values())))
     yield "\n## Where spfast's time goes\n"
-    yield "Milliseconds that pass, by its own clock.\n"
+    yield "Milliseconds that pass, by its own clock, in the quickest of 7 calls.\n"
     yield "| workload | " + " | ".join(names) + " |"
     yield "|---" * (len(names) + 1) + "|"
     for name, row in rows.items():
@@ -150,7 +155,7 @@ def _nodes(record: Record) -> Iterator[str]:
         peak = "" if p["peak_bytes"] is None else f"{p['peak_bytes'] / 1e6:.1f}"
         yield (
             f"| {p['nodes']:,} | {' | '.join(stages)} | {p['nodes'] / p['analysis_s'] / 1e6:.2f} | "
-            f"{p['nodes'] / p['analysis_best_s'] / 1e6:.2f} | "
+            f"{_best(p)} | "
             f"{p['pass_s'] * 1e3:.1f}{once} | {p['bytes_a_node']:.0f} | {peak} |"
         )
     yield "\n![nodes](nodes.png) ![memory](memory.png)"
@@ -158,6 +163,11 @@ def _nodes(record: Record) -> Iterator[str]:
     yield "| nodes | us |\n|---|---|"
     for p in record["nothing_to_do"]["points"]:
         yield f"| {p['nodes']:,} | {p['median_s'] * 1e6:.1f} |"
+
+
+def _best(point: Record) -> str:
+    best = point.get("analysis_best_s")
+    return "" if best is None else f"{point['nodes'] / best / 1e6:.2f}"
 
 
 def _patterns(record: Record) -> Iterator[str]:

@@ -410,9 +410,11 @@ class Planner {
 
   // --- behind a site ----------------------------------------------------------------------------
 
+  // Its parts are values of the site; all of its users are.
   [[nodiscard]] bool is_tuple(NodeId node) const {
     const auto users = table_.users(node);
-    return !users.empty() && (table_.flags(users[0]) & target_flag::kGetItem) != 0;
+    return !users.empty() && (table_.flags(users[0]) & target_flag::kGetItem) != 0 &&
+           site_of_[users[0]] == site_of_[node];
   }
 
   Names collect_names(const Site& site, NodeId value) const {

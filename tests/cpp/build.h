@@ -44,6 +44,15 @@ inline Arg list(std::vector<Arg> items, Tag tag = Tag::kList) {
   arg.items = std::move(items);
   return arg;
 }
+// One value in lists as deep as `depth`, without a copy for each of them.
+inline Arg nested(Arg inner, int depth) {
+  for (int i = 0; i < depth; ++i) {
+    std::vector<Arg> items;
+    items.push_back(std::move(inner));
+    inner = list(std::move(items));
+  }
+  return inner;
+}
 inline Arg tuple(std::vector<Arg> items) { return list(std::move(items), Tag::kTuple); }
 inline Arg dtype(const char* name) {
   Arg arg(name);

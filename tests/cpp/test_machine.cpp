@@ -237,13 +237,8 @@ TEST(machine_compares_a_parameter_with_itself) {
 }
 
 TEST(machine_compares_deep_arguments_without_recursion) {
-  const auto deep = [](int depth) {
-    Arg arg = list({1});
-    for (int i = 0; i < depth; ++i) arg = list({std::move(arg)});
-    return arg;
-  };
-  EXPECT_EQ(twice({deep(10000), deep(10000)}), "twice");
-  EXPECT_EQ(twice({deep(10000), deep(9999)}), "-");
+  EXPECT_EQ(twice({nested(1, 10000), nested(1, 10000)}), "twice");
+  EXPECT_EQ(twice({nested(1, 10000), nested(1, 9999)}), "-");
 }
 
 // --- choice -------------------------------------------------------------------------------------

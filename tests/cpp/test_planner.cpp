@@ -97,6 +97,7 @@ TEST(planner_cuts_a_full_residual_once) {
   for (int i = 0; i < 2; ++i) {
     const Node r = b.call(kIrReduce, {x, "tp"}, kShape);
     const Node pair = b.call(kIrAddNorm, {r, residual, w, 1e-5});
+    b.set_missing(pair);
     const Node n = b.call("_operator.getitem", {pair, 0}, kShape);
     b.call("_operator.getitem", {pair, 1}, kShape);
     x = b.call("aten.mm.default", {n, w}, kShape);
@@ -110,17 +111,17 @@ TEST(planner_cuts_a_full_residual_once) {
       "rewire %4: %res -> %new_1\n"
       "resize %4 local like %4\n"
       "resize %5 local like %5\n"
-      "resize %6 local like %6\n"
       "create %new_2 = vllm.all_gather.default(%5, 0, 4, 'tp') gathered like %5 before %7\n"
       "rewire %7: %5 -> %new_2\n"
+      "resize %6 local like %6\n"
       "create %new_3 = vllm.reduce_scatter.default(%7, 0, 4, 'tp') local like %8 before %8\n"
       "rewire %9: %8 -> %new_3\n"
       "rewire %9: %res -> %new_1\n"
       "resize %9 local like %9\n"
       "resize %10 local like %10\n"
-      "resize %11 local like %11\n"
       "create %new_4 = vllm.all_gather.default(%10, 0, 4, 'tp') gathered like %10 before %12\n"
       "rewire %12: %10 -> %new_4\n"
+      "resize %11 local like %11\n"
       "erase %8\n"
       "erase %3\n");
 }
@@ -134,13 +135,14 @@ TEST(planner_shares_no_shard_between_groups) {
   const Node m = b.call("aten.mm.default", {n, w}, kShape);
   const Node s = b.call(kIrReduce, {m, "b"}, kShape);
   const Node pair = b.call(kIrAddNorm, {s, r, w, 1e-5});
+  b.set_missing(pair);
   b.output({b.call("_operator.getitem", {pair, 0}, kShape)});
   expect_plan(
       plan_of(b.finish()), 2,
       "create %new_0 = vllm.reduce_scatter.default(%x, 0, 4, 'a') local like %2 before %2\n"
+      "create %new_1 = vllm.all_gather.default(%new_0, 0, 4, 'a') gathered like %2 before %6\n"
       "rewire %3: %2 -> %new_0\n"
       "resize %3 local like %3\n"
-      "create %new_1 = vllm.all_gather.default(%new_0, 0, 4, 'a') gathered like %2 before %6\n"
       "create %new_2 = vllm.all_gather.default(%3, 0, 4, 'a') gathered like %3 before %4\n"
       "rewire %4: %3 -> %new_2\n"
       "create %new_3 = vllm.reduce_scatter.default(%4, 0, 4, 'b') local like %5 before %5\n"
@@ -217,6 +219,12 @@ TEST(planner_flattens_a_stream_of_three_dims) {
       "rewire %7: %res -> %new_3\n"
       "rewire %7: %6 -> %new_1\n"
       "resize %7 local like %7\n"
+      "create %new_4 = _c10d_functional.all_gather_into_tensor.default(%7, 4, '0') gathered like "
+      "%7 before %output\n"
+      "create %new_5 = _c10d_functional.wait_tensor.default(%new_4) gathered like %7 before "
+      "%output\n"
+      "create %new_6 = aten.reshape.default(%new_5, [4, 1024, 512]) full like %7 before %output\n"
+      "rewire %output: %7 -> %new_6\n"
       "resize %8 local like %8\n"
       "resize %9 local like %9\n"
       "resize %10 local like %10\n"
@@ -226,12 +234,6 @@ TEST(planner_flattens_a_stream_of_three_dims) {
       "resize %13 local like %13\n"
       "resize %14 local like %14\n"
       "resize %15 local like %15\n"
-      "create %new_4 = _c10d_functional.all_gather_into_tensor.default(%7, 4, '0') gathered like "
-      "%7 before %output\n"
-      "create %new_5 = _c10d_functional.wait_tensor.default(%new_4) gathered like %7 before "
-      "%output\n"
-      "create %new_6 = aten.reshape.default(%new_5, [4, 1024, 512]) full like %7 before %output\n"
-      "rewire %output: %7 -> %new_6\n"
       "create %new_7 = _c10d_functional.all_gather_into_tensor.default(%15, 4, '0') gathered like "
       "%15 before %17\n"
       "create %new_8 = _c10d_functional.wait_tensor.default(%new_7) gathered like %15 before %17\n"
@@ -425,6 +427,18 @@ TEST(planner_reduces_a_value_of_an_earlier_site) {
       EXPECT_EQ(scatters, kind == Name::kView || kind == Name::kItself ? 0 : 1);
     }
   }
+}
+
+// getitem of a tensor takes a row of it: that needs the whole.
+TEST(planner_tells_a_row_from_a_part) {
+  GraphBuilder b;
+  const Node n = site(b, b.placeholder("x", kShape), b.placeholder("w", {512}));
+  const Node row = b.call("_operator.getitem", {n, 0}, {512});
+  b.output({row});
+  const Planned planned = plan_of(b.finish());
+  EXPECT_EQ(planned.rewritten(), 1U);
+  EXPECT_EQ(check_plan(planned.table, planned.plan), "");
+  EXPECT_EQ(planned.created("vllm.all_gather.default"), 1U);
 }
 
 TEST(planner_same_table_same_plan) {

@@ -97,14 +97,14 @@ def run(
     counters.clear()
     count: int | None = None
     error: tuple[str, str] | None = None
-    before = dict(counters["inductor"])
-    matcher = define(pm, spy) if takes_spy else define(pm)
-    counters.clear()
+    matcher: Any = None
     try:
+        matcher = define(pm, spy) if takes_spy else define(pm)
+        counters.clear()
         count = matcher.apply(gm)
-    except Exception as e:
+    except Exception as e:  # registering may fail as well
         error = (type(e).__name__, str(e))
-    counted = {k: v for k, v in counters["inductor"].items() if v and k not in before}
+    counted = {k: v for k, v in counters["inductor"].items() if v}
     moved = sort and not in_order(gm.graph)
     if moved:
         try:

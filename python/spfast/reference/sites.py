@@ -266,15 +266,14 @@ def only_renamed(name: fx.Node, width: int, memory: Memory) -> str:
             if writer is not None:
                 return f"{_call(writer)} writes in place to %{value.name}"
         shapes = shape_of(looked_through), shape_of(named)
-        if is_view(looked_through) and named is behind:
+        if is_view(looked_through):
             if shapes[1] is None:
-                return _unknown(behind)
-            if shapes[1][-1:] == (width,):
-                return ""
-            return (
-                f"{_call(looked_through)} mixes tokens and features of "
-                f"%{behind.name} {_sizes(shapes[1])}"
-            )
+                return _unknown(named)
+            if shapes[1][-1:] != (width,):
+                return (
+                    f"{_call(looked_through)} mixes tokens and features of "
+                    f"%{behind.name} {_sizes(shapes[1])}"
+                )
         if looked_through.target is aten.copy.default:
             if shapes[0] is None or shapes[1] is None:
                 return _unknown(looked_through if shapes[0] is None else named)

@@ -1,0 +1,143 @@
+"""The engine and the reference do the same to every graph: recorded, typical, random, awkward."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from corner_graphs import CORNERS, WORLD, inputs, mean_over_tokens
+from goldens import CASES, load_golden
+from torch import fx
+
+import spfast
+from bench.equal import assert_same
+from bench.workloads.catalogue import WORKLOADS
+from spfast import reference
+from spfast.testing.graphs import seeded_case
+from spfast.testing.lockstep import assert_equivalent
+
+FUZZ = int(os.environ.get("SPFAST_FUZZ", "200"))
+
+
+def compare(ours: fx.Graph, theirs: fx.Graph, config: spfast.SequenceParallelConfig) -> int:
+    """Rewrites one copy of a graph with each; returns the number of sites."""
+    engine, oracle = spfast.apply(ours, config), reference.apply(theirs, config)
+    ours.lint()
+    assert dict(engine.by_pattern) == dict(oracle.by_pattern)
+    reasons = [(site.node, site.reason) for site in oracle.skipped]
+    assert [(site.node, site.reason) for site in engine.skipped] == reasons
+    assert config.tp_size is not None
+    assert_same(ours, theirs, config.tp_size, ("the engine", "the reference"))
+    assert_as_much_left(ours, theirs)
+    return int(engine)
+
+
+def assert_as_much_left(ours: fx.Graph, theirs: fx.Graph) -> None:
+    """Nodes that nobody reads are no part of what a graph does, but neither side may leave more."""
+    unread = [
+        sorted(
+            str(node.target)
+            for node in graph.nodes
+            if node.op == "call_function" and not node.users
+        )
+        for graph in (ours, theirs)
+    ]
+    assert unread[0] == unread[1]
+
+
+@pytest.mark.parametrize("quantised", [True, False])
+@pytest.mark.parametrize("case", CASES)
+def test_goldens(case: str, quantised: bool) -> None:
+    ours, theirs = load_golden(case), load_golden(case)
+    config = spfast.SequenceParallelConfig(
+        tp_size=ours.tp_size,
+        tp_rank=ours.tp_rank,
+        divisibility="assume",
+        gather_quantized=quantised,
+    )
+    assert compare(ours.before, theirs.before, config) == ours.matched_count
+
+
+@pytest.mark.parametrize("name", sorted(WORKLOADS))
+def test_workloads(name: str) -> None:
+    workload = WORKLOADS[name]
+    setting = workload.setting
+    config = spfast.SequenceParallelConfig(
+        tp_size=setting.tp_size, tp_rank=setting.tp_rank, divisibility="assume"
+    )
+    assert compare(workload.build(2), workload.build(2), config) == workload.sites(2)
+
+
+# What the engine does not do as the reference does: each is to go from here.
+DIFFERENT = {
+    "buffer_that_others_read_too",
+    "full_residual_under_another_name",
+    "residual_is_a_copy_made_before_a_write",
+    "residual_that_broadcasts_with_the_stream",
+    "residual_with_a_leading_one",
+    "size_asked_for_a_buffer_that_goes",
+}
+WRONG = {
+    "residual_is_a_copy_made_before_a_write",
+    "residual_that_broadcasts_with_the_stream",
+    "residual_with_a_leading_one",
+}
+
+
+def corners(known: set[str]) -> list[object]:
+    """The names of all corners; those that are known to fail must fail."""
+    fails = pytest.mark.xfail(strict=True, reason="the engine's plan is not the reference's")
+    return [pytest.param(name, marks=[fails] if name in known else []) for name in sorted(CORNERS)]
+
+
+@pytest.mark.parametrize("name", corners(DIFFERENT))
+def test_corner(name: str) -> None:
+    corner = CORNERS[name]
+    config = spfast.SequenceParallelConfig(tp_size=WORLD, tp_rank=1)
+    assert compare(corner.build().graph, corner.build().graph, config) == corner.rewritten
+
+
+@pytest.mark.parametrize("name", corners(WRONG))
+def test_corner_numerics(name: str) -> None:
+    built = CORNERS[name].build()
+
+    def rewrite(graph: fx.Graph, rank: int) -> spfast.Result:
+        return spfast.apply(graph, spfast.SequenceParallelConfig(tp_size=WORLD, tp_rank=rank))
+
+    assert_equivalent(built.graph, rewrite, inputs(built), WORLD, rtol=2e-6)
+
+
+@pytest.mark.xfail(strict=True, reason="the engine takes the mean over tokens for a norm")
+def test_mean_over_tokens_is_no_norm() -> None:
+    config = spfast.SequenceParallelConfig(tp_size=WORLD, tp_rank=1)
+    (left,) = spfast.apply(mean_over_tokens().graph, config).skipped
+    assert left.reason == (
+        "%mean_dim = aten.mean.dim reduces a dim of %pow_tensor_scalar [1, 8, 16] "
+        "that is not its last"
+    )
+    assert int(reference.apply(mean_over_tokens().graph, config)) == 0
+
+
+@pytest.mark.parametrize("first", range(0, FUZZ, 20))
+def test_fuzz_random_graphs(first: int) -> None:
+    for seed in range(first, min(first + 20, FUZZ)):
+        case, same = seeded_case(seed), seeded_case(seed)
+        config = spfast.SequenceParallelConfig(
+            tp_size=case.world_size, tp_rank=seed % case.world_size
+        )
+        try:
+            compare(case.graph, same.graph, config)
+        except Exception as error:
+            raise AssertionError(f"seed {seed} ({', '.join(case.notes)}): {error}") from error
+
+
+@pytest.mark.parametrize("divisibility", ["prove", "assume", "guard"])
+def test_divisibility_is_decided_alike(divisibility: spfast.config.Divisibility) -> None:
+    for seed in (17, 18, 24, 26):  # dynamic; the last with a count that is not divisible
+        case, same = seeded_case(seed), seeded_case(seed)
+        config = spfast.SequenceParallelConfig(
+            tp_size=case.world_size, tp_rank=0, divisibility=divisibility
+        )
+        sites = compare(case.graph, same.graph, config)
+        rewritten = divisibility == "assume" or (divisibility == "guard" and case.divisible)
+        assert case.dynamic and (sites > 0) == rewritten
