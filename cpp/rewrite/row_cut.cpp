@@ -65,7 +65,9 @@ class Cutter {
         continue;
       }
       for (const RowOperand& operand : reader_.read(node, layout_)) {
-        if (operand.role == RowRole::kRows && layout_.is_row(operand.root)) {
+        // Rows of another class of tokens are gathered and cut anew: no use of the shard.
+        if (operand.role == RowRole::kRows && layout_.is_row(operand.root) &&
+            layout_.token_class[operand.root] == layout_.token_class[node]) {
           uses_.push_back({operand.root, node});
         }
       }
