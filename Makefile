@@ -9,6 +9,8 @@ TORCH  ?= torch==2.13.0
 # Handed to the wheel's build, for instance -C cmake.define.SPFAST_WERROR=ON
 BUILD_FLAGS ?=
 PYTEST_FLAGS ?=
+# Processes that share the Python tests; auto: one a core.
+JOBS ?= auto
 # Where the C++ tests are built; -DSPFAST_WERROR=ON and the like go into CMAKE_FLAGS.
 CPP_BUILD ?= build/cpp
 CMAKE_FLAGS ?=
@@ -45,7 +47,7 @@ demo: $(VENV)/.stamp-package
 test: test-cpp test-python
 
 test-python: $(VENV)/.stamp-test $(VENV)/.stamp-package
-	$(PY) -m pytest $(PYTEST_FLAGS)
+	$(PY) -m pytest -n $(JOBS) $(PYTEST_FLAGS)
 
 test-cpp: $(VENV)/.stamp-tools
 	cmake -S . -B $(CPP_BUILD) -G Ninja -DSPFAST_BUILD_TESTS=ON -DSPFAST_BUILD_MODULE=OFF $(CMAKE_FLAGS)

@@ -29,6 +29,7 @@ rm -f "$build"/package/spfast/_core*.so
 cp "$build"/_core*.so "$build/package/spfast/"
 
 [ $# -gt 0 ] || set -- tests/api tests/fx tests/passes tests/table tests/patterns
-LD_PRELOAD="$runtime" ASAN_OPTIONS=detect_leaks=0:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1 \
+# The C++ library comes along: the sanitizer looks for its throw before the module brings it.
+LD_PRELOAD="$runtime $("$cxx" -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1 \
   PYTHONMALLOC=malloc PYTHONPATH="$PWD/$build/package" \
   "$python" -m pytest -q -p no:cacheprovider "$@"

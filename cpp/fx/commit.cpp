@@ -2,6 +2,7 @@
 
 #include <pybind11/stl.h>
 
+#include <map>
 #include <unordered_set>
 
 #include "base/check.h"
@@ -34,12 +35,16 @@ class Committer {
         create_node_(graph.attr("create_node")),
         erase_node_(graph.attr("erase_node")) {
     created_.resize(plan.created.size());
+    for (const Edit& edit : plan.edits) {
+      if (edit.kind == Edit::Kind::kRewire) ++rewires_of_[edit.a];
+    }
   }
 
   py::object run() {
     const py::object insert = graph_.attr("_insert");
     try {
       for (const Edit& edit : plan_.edits) apply(edit);
+      rewire_wide();
     } catch (...) {
       graph_.attr("_insert") = insert;
       journal_.attr("undo")(py::cast(encoded_.nodes));
@@ -65,6 +70,7 @@ class Committer {
         resize(edit);
         return;
       case Edit::Kind::kErase:
+        rewire_wide();  // erasures come last, of nodes that nobody reads any more
         erase(edit.a);
         return;
     }
@@ -140,6 +146,10 @@ class Committer {
   }
 
   void rewire(const Edit& edit) {
+    if (rewires_of_.at(edit.a) > kFew) {
+      wide_[edit.a].emplace_back(edit.b, edit.c);
+      return;
+    }
     const py::handle user = node_at(edit.a);
     const py::handle old = node_at(edit.b);
     const py::handle now = node_at(edit.c);
@@ -148,6 +158,24 @@ class Committer {
     note_users(old);
     note_users(now);
     user.attr(replace_)(old, now);
+  }
+
+  // FX rewires one operand in the time that it takes to look at all of them. A node that changes
+  // many, like the output of a graph, changes them at once.
+  void rewire_wide() {
+    for (const auto& [id, pairs] : wide_) {
+      const py::handle user = node_at(id);
+      note_operands(user);
+      note_operands_users(id);
+      py::dict mapping;
+      for (const auto& [old, now] : pairs) {
+        note_users(node_at(old));
+        note_users(node_at(now));
+        set_item(mapping, node_at(old), node_at(now));
+      }
+      py::module_::import("spfast.rewiring").attr("rewire_operands")(user, mapping);
+    }
+    wide_.clear();
   }
 
   void set_dim(const Edit& edit) {
@@ -238,6 +266,9 @@ class Committer {
   py::object erase_node_;
   std::vector<py::object> created_;
   NodeId last_before_ = kNone;
+  static constexpr uint32_t kFew = 8;
+  std::unordered_map<NodeId, uint32_t> rewires_of_;
+  std::map<NodeId, std::vector<std::pair<NodeId, NodeRef>>> wide_;  // not made yet, by user
   std::unordered_set<PyObject*> noted_operands_;
   std::unordered_set<PyObject*> noted_users_;
   std::unordered_set<TargetId> noted_tables_;

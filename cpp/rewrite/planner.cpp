@@ -22,7 +22,8 @@ struct Names {
     bool live = false;            // somebody outside the sites reads it or a name of it
     std::vector<NodeId> readers;  // outside the sites
   };
-  std::vector<Name> list;  // [0] is the value itself; sources come first
+  std::vector<Name> list;                        // [0] is the value itself; sources come first
+  std::vector<std::pair<NodeId, NodeId>> sizes;  // (user, name): asks for a size of it
 };
 
 class Planner {
@@ -132,12 +133,25 @@ class Planner {
     return buffer_uses_.contains(use_key(user, name)) ? Use::kLocal : Use::kFull;
   }
 
-  // empty_like(a value of the stream) is made anew, like the shard.
+  [[nodiscard]] bool only_fills(NodeId user, NodeId buffer) const {
+    if (site_of_[user] == kNone) return false;
+    const auto& operands = sites_.sites[site_of_[user]].operands;
+    return std::any_of(operands.begin(), operands.end(), [&](const SiteOperand& operand) {
+      return operand.kind == SiteOperand::Kind::kBuffer && operand.user == user &&
+             operand.name == buffer;
+    });
+  }
+
+  // empty_like(a value of the stream) is made anew, like the shard; the old one stays as it is
+  // where others read it too.
   void find_buffer_uses(const Site& site) {
     for (const SiteOperand& operand : site.operands) {
       if (operand.kind != SiteOperand::Kind::kBuffer) continue;
       const auto args = table_.args(operand.name);
-      if (args[0].is_node()) buffer_uses_.insert(use_key(operand.name, args[0].payload));
+      const auto users = table_.users(operand.name);
+      const bool goes = std::all_of(users.begin(), users.end(),
+                                    [&](NodeId user) { return only_fills(user, operand.name); });
+      if (args[0].is_node() && goes) buffer_uses_.insert(use_key(operand.name, args[0].payload));
     }
   }
 
@@ -289,11 +303,23 @@ class Planner {
         edits_.rewire(
             operand.user, operand.name,
             is_local_for(site, operand.root) ? local_[operand.root] : own_rows(site, operand));
+        release_names(site, operand);
         return;
       case SiteOperand::Kind::kBuffer:
         edits_.rewire(operand.user, operand.name, local_buffer(site, operand.name, operand.user));
         edits_.may_die(operand.name);
         return;
+    }
+  }
+
+  // The names of a residual that nobody else reads go with their only reader.
+  void release_names(const Site& site, const SiteOperand& operand) {
+    if (site.match == kNone) return;
+    const int64_t width = look_of(site).width();
+    for (NodeId name = operand.name; name != operand.root && released_.insert(name).second;) {
+      SPFAST_WORK(1);
+      edits_.may_die(name);
+      name = LookThrough::source(table_, name, width);
     }
   }
 
@@ -417,7 +443,7 @@ class Planner {
            site_of_[users[0]] == site_of_[node];
   }
 
-  Names collect_names(const Site& site, NodeId value) const {
+  Names collect_names(const Site& site, NodeId value) {
     Names names;
     names.list.push_back({value, 0, false, {}});
     for (uint32_t i = 0; i < names.list.size(); ++i) {
@@ -425,6 +451,10 @@ class Planner {
       for (const NodeId user : table_.users(name)) {
         SPFAST_WORK(1);
         if (use_of(user, name) == Use::kLocal) continue;
+        if (asks_for_size(site, user, name)) {
+          names.sizes.emplace_back(user, name);
+          continue;
+        }
         if (is_name_of(site, user, name, value)) {
           names.list.push_back({user, i, false, {}});
         } else {
@@ -437,6 +467,19 @@ class Planner {
       if (names.list[i].live) names.list[names.list[i].source].live = true;
     }
     return names;
+  }
+
+  // A size of a value is a size of what was reduced: nothing is gathered to know it.
+  [[nodiscard]] bool asks_for_size(const Site& site, NodeId user, NodeId name) {
+    if (table_.target(user) != sym_size_ || !site.scatters) return false;
+    const NodeId all_reduce = anchor_of(site).all_reduce;
+    const NodeId input = table_.args(all_reduce)[0].payload;
+    if (site_of_[look_of(site).root(input)] != kNone) return false;
+    const Meta* meta = need(site, name);
+    if (meta == nullptr) return false;
+    const auto dims = table_.dims(*meta);
+    const auto reduced = table_.dims(table_.meta(all_reduce));
+    return std::equal(dims.begin(), dims.end(), reduced.begin(), reduced.end());
   }
 
   [[nodiscard]] bool is_name_of(const Site& site, NodeId user, NodeId name, NodeId value) const {
@@ -457,6 +500,9 @@ class Planner {
     if (inside) return;
     const Names names = collect_names(site, value);
     for (size_t i = 1; i < names.list.size(); ++i) edits_.may_die(names.list[i].node);
+    for (const auto& [user, name] : names.sizes) {
+      edits_.rewire(user, name, table_.args(anchor_of(site).all_reduce)[0].payload);
+    }
     if (!names.list[0].live) return;
     const auto features = static_cast<size_t>(features_of(value));
     size_t rank = 2;
@@ -592,6 +638,7 @@ class Planner {
   EditList edits_;
   std::vector<uint32_t> site_of_;             // by node: the site whose value it is
   std::vector<NodeRef> local_;                // by value of a site: its shard
+  std::unordered_set<NodeId> released_;       // names of residuals that may go
   std::unordered_set<uint64_t> buffer_uses_;  // (buffer, the value of a stream that it is like)
   std::map<NodeId, NodeRef> gathered_;
   std::map<std::pair<NodeId, uint32_t>, NodeRef> rows_;

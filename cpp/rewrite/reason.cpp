@@ -51,6 +51,9 @@ std::string format_reason(const NodeTable& table, std::span<const GroupInfo> gro
       return "nobody reads " + label(reason.node);
     case Reason::Kind::kNoGain:
       return "gathering what is computed from it would move more bytes than its all_reduce does";
+    case Reason::Kind::kDim:
+      return call(reason.node) + " reduces a dim of " + label(reason.other) + " " +
+             shape(reason.other) + " that is not its last";
   }
   return {};
 }

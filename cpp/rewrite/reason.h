@@ -26,6 +26,7 @@ struct Reason {
     kBroadcast,      // node: an operand that has rows of its own
     kBuffer,         // node: a buffer that is not made by an operator we can resize
     kFlattened,      // node: a value of the site without a token dim
+    kDim,            // node: reduces a dim of other that is not its last
     kNeedsAll,       // node: who reads the reduced value and needs all tokens
     kUnread,         // node: a reduced value that nobody reads
     kNoGain,         // what the row-wise view would gather is no less than the all_reduce moves

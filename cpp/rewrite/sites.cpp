@@ -70,6 +70,55 @@ class Examiner {
       read_operands(site, node);
       if (!site.reason.empty()) return;
     }
+    if (site.views) check_rows(site);
+    if (site.views && site.reason.empty()) check_dims(site);
+  }
+
+  // Where two operands may have their rows in different dims, nothing may have been broadcast: the
+  // result has one row a token as well.
+  void check_rows(Site& site) {
+    const Dim tokens = out_.classes[site.token_class].tokens;
+    const auto has_rows = [&](const Meta& part) {
+      return part.kind != MetaKind::kTensor || part.tokens == tokens;
+    };
+    for (size_t i = 1; i < site.operands.size(); ++i) {
+      const NodeId node = site.operands[i].user;
+      if (site.operands[i - 1].user != node) continue;
+      const Meta* meta = need(site, node);
+      if (!site.reason.empty()) return;
+      if (meta == nullptr) continue;
+      const auto parts = table_.parts(*meta);
+      const bool each = std::all_of(parts.begin(), parts.end(),
+                                    [&](uint32_t part) { return has_rows(table_.meta_at(part)); });
+      if (has_rows(*meta) && each) continue;
+      site.reason = {Reason::Kind::kFlattened, node, kNone, 0, 0};
+      return;
+    }
+  }
+
+  // Matching knows how many dims the stream has, but not what it gets from operands: a dim that is
+  // named by its positive number must be the last one indeed.
+  void check_dims(Site& site) {
+    const auto& steps = programs_.nodes();
+    for (uint32_t at = match_->tree_node; at != kNone; at = steps[at].parent) {
+      for (const NodeId node : site.interior) {
+        const auto args = table_.args(node);
+        for (const Location& where : last_dim_locations(steps[at].step, table_.target(node))) {
+          if (where.position < 1 || static_cast<size_t>(where.position) >= args.size()) continue;
+          Value dim = args[static_cast<size_t>(where.position)];
+          if (dim.tag == Tag::kList || dim.tag == Tag::kTuple) {
+            const auto items = table_.items(dim);
+            if (!items.empty()) dim = items[0];
+          }
+          if (dim.tag != Tag::kInt || table_.as_int(dim) < 0 || !args[0].is_node()) continue;
+          const Meta* meta = need(site, args[0].payload);
+          if (meta == nullptr) return;
+          if (table_.as_int(dim) + 1 == static_cast<int64_t>(table_.dims(*meta).size())) continue;
+          site.reason = {Reason::Kind::kDim, node, args[0].payload, 0, 0};
+          return;
+        }
+      }
+    }
   }
 
   // No rule holds there, or one that turned out to ask too much of its operands.
@@ -258,7 +307,12 @@ class Examiner {
     const Meta* meta = need(site, root);
     if (meta == nullptr) return;
     const auto dims = table_.dims(*meta);
-    if (dims.size() >= 2 && meta->tokens == out_.classes[site.token_class].tokens) {
+    if (dims.size() >= 2 && !dims.back().is_expr() &&
+        meta->tokens == out_.classes[site.token_class].tokens) {
+      // As many rows in other dims: the result has more dims than the stream, or more rows.
+      const auto stream = table_.dims(table_.meta(anchor_->all_reduce));
+      site.views =
+          site.views || !std::equal(dims.begin(), dims.end() - 1, stream.begin(), stream.end() - 1);
       site.operands.push_back({SiteOperand::Kind::kRows, user, name, root});
     } else if (!is_replicated(site, name)) {
       site.reason = {Reason::Kind::kResidualShape, root, anchor_->all_reduce, 0, 0};
@@ -297,8 +351,10 @@ class Examiner {
   void check_name(Site& site, NodeId name, NodeId root) {
     const NodeId source = LookThrough::source(table_, name, look_.width());
     SPFAST_CHECK(source != kNone);
-    if (const NodeId writer = effects_.writer_of(name); writer != kNone) {
-      site.reason = {Reason::Kind::kWritten, name, writer, 0, 0};
+    // A copy keeps what its source held: the source must not have been written to either.
+    for (const NodeId value : {root, name}) {
+      const NodeId writer = effects_.writer_of(value);
+      if (writer != kNone) site.reason = {Reason::Kind::kWritten, value, writer, 0, 0};
     }
     const uint8_t flags = table_.flags(name);
     if ((flags & target_flag::kView) != 0 && look_.plain_root(source) == root) {

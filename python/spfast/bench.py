@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import json as jsonlib
+import logging
 import sys
+from collections.abc import Callable
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,18 @@ from spfast.errors import ConfigError
 
 __all__ = ["run"]
 
+logger = logging.getLogger("spfast")
 
-def run(*, quick: bool = False, json: bool = False) -> str:
+
+def run(
+    *, quick: bool = False, json: bool = False, say: Callable[[str], None] = logger.info
+) -> str:
     """Runs the benchmark and returns its report.
 
     Args:
         quick: Less of everything, in under a minute; results are asserted, times are not.
         json: Whether the report is JSON.
+        say: Is told of the progress, a line at a time.
 
     Raises:
         AssertionError: Two contenders that should do the same work did not.
@@ -32,7 +39,7 @@ def run(*, quick: bool = False, json: bool = False) -> str:
     """
     if quick:
         suite = _suite("quick")
-        record = suite.measure(_say)
+        record = suite.measure(say)
         return jsonlib.dumps(record, indent=2) if json else str(suite.text(record))
     if util.find_spec("matplotlib") is None:
         raise ConfigError(
@@ -40,7 +47,7 @@ def run(*, quick: bool = False, json: bool = False) -> str:
             "pip install 'spfast[bench]', or pass --quick"
         )
     whole = _suite("run")
-    record = whole.measure(_suite("experiments").Scale(), _say)
+    record = whole.measure(_suite("experiments").Scale(), say)
     files = whole.write(record, Path("spfast-bench"))
     return jsonlib.dumps(record, indent=2) if json else "\n".join(map(str, files))
 
@@ -57,7 +64,3 @@ def _suite(module: str) -> Any:
     if str(checkout) not in sys.path:
         sys.path.append(str(checkout))
     return importlib.import_module(f"bench.{module}")
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")

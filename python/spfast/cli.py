@@ -207,7 +207,10 @@ def _inspect(arguments: argparse.Namespace) -> int:
 def _bench(arguments: argparse.Namespace) -> int:
     from spfast import bench
 
-    print(bench.run(quick=arguments.quick, json=arguments.json))
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    print(bench.run(quick=arguments.quick, json=arguments.json, say=say))
     return DONE
 
 

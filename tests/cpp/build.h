@@ -44,6 +44,14 @@ inline Arg list(std::vector<Arg> items, Tag tag = Tag::kList) {
   arg.items = std::move(items);
   return arg;
 }
+// How deep the tests nest. Arg itself is copied and freed recursively, which the sanitizers' wide
+// stack frames do not bear at the full depth; the core has no such limit.
+#ifdef __SANITIZE_ADDRESS__
+inline constexpr int kDeep = 500;
+#else
+inline constexpr int kDeep = 10000;
+#endif
+
 // One value in lists as deep as `depth`, without a copy for each of them.
 inline Arg nested(Arg inner, int depth) {
   for (int i = 0; i < depth; ++i) {

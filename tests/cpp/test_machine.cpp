@@ -237,8 +237,8 @@ TEST(machine_compares_a_parameter_with_itself) {
 }
 
 TEST(machine_compares_deep_arguments_without_recursion) {
-  EXPECT_EQ(twice({nested(1, 10000), nested(1, 10000)}), "twice");
-  EXPECT_EQ(twice({nested(1, 10000), nested(1, 9999)}), "-");
+  EXPECT_EQ(twice({nested(1, kDeep), nested(1, kDeep)}), "twice");
+  EXPECT_EQ(twice({nested(1, kDeep), nested(1, kDeep - 1)}), "-");
 }
 
 // --- choice -------------------------------------------------------------------------------------

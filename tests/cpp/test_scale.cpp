@@ -214,7 +214,7 @@ TEST(scale_many_patterns) {
 TEST(scale_deep_arguments) {
   GraphBuilder b;
   const Node x = b.placeholder("x", kShape);
-  const Node odd = b.call("test.deep.default", {nested(x, 10000)}, kShape);
+  const Node odd = b.call("test.deep.default", {nested(x, kDeep)}, kShape);
   const Node n = ir_site(b, odd, b.placeholder("w", {16}), kShape);
   b.output({n});
   const Planned planned = plan_of(b.finish());

@@ -68,36 +68,14 @@ def test_workloads(name: str) -> None:
     assert compare(workload.build(2), workload.build(2), config) == workload.sites(2)
 
 
-# What the engine does not do as the reference does: each is to go from here.
-DIFFERENT = {
-    "buffer_that_others_read_too",
-    "full_residual_under_another_name",
-    "residual_is_a_copy_made_before_a_write",
-    "residual_that_broadcasts_with_the_stream",
-    "residual_with_a_leading_one",
-    "size_asked_for_a_buffer_that_goes",
-}
-WRONG = {
-    "residual_is_a_copy_made_before_a_write",
-    "residual_that_broadcasts_with_the_stream",
-    "residual_with_a_leading_one",
-}
-
-
-def corners(known: set[str]) -> list[object]:
-    """The names of all corners; those that are known to fail must fail."""
-    fails = pytest.mark.xfail(strict=True, reason="the engine's plan is not the reference's")
-    return [pytest.param(name, marks=[fails] if name in known else []) for name in sorted(CORNERS)]
-
-
-@pytest.mark.parametrize("name", corners(DIFFERENT))
+@pytest.mark.parametrize("name", sorted(CORNERS))
 def test_corner(name: str) -> None:
     corner = CORNERS[name]
     config = spfast.SequenceParallelConfig(tp_size=WORLD, tp_rank=1)
     assert compare(corner.build().graph, corner.build().graph, config) == corner.rewritten
 
 
-@pytest.mark.parametrize("name", corners(WRONG))
+@pytest.mark.parametrize("name", sorted(CORNERS))
 def test_corner_numerics(name: str) -> None:
     built = CORNERS[name].build()
 
@@ -107,7 +85,6 @@ def test_corner_numerics(name: str) -> None:
     assert_equivalent(built.graph, rewrite, inputs(built), WORLD, rtol=2e-6)
 
 
-@pytest.mark.xfail(strict=True, reason="the engine takes the mean over tokens for a norm")
 def test_mean_over_tokens_is_no_norm() -> None:
     config = spfast.SequenceParallelConfig(tp_size=WORLD, tp_rank=1)
     (left,) = spfast.apply(mean_over_tokens().graph, config).skipped

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import shlex
 import sys
 import types
@@ -116,6 +117,18 @@ def test_links_lead_somewhere() -> None:
                 missing.append(f"{page.name}: {target}")
             elif anchor and anchor not in _anchors(found):
                 missing.append(f"{page.name}: {target}#{anchor}")
+    assert not missing
+
+
+def test_files_that_are_named_exist() -> None:
+    """A path in backticks is one from the root, or from the package."""
+    pattern = re.compile(r"`((?:[\w.]+/)+[\w.]*)`")
+    missing = []
+    for page in PAGES:
+        for path in pattern.findall(page.read_text()):
+            homes = (ROOT, ROOT / "python" / "spfast", page.parent)
+            if not any((home / path).exists() for home in homes):
+                missing.append(f"{page.name}: {path}")
     assert not missing
 
 

@@ -182,7 +182,11 @@ def signatures(graph: fx.Graph) -> Counter[str]:
     """The nodes without their order: each with all that its inputs are, and how often it occurs."""
     found: dict[str, str] = {}
     for i, entry in enumerate(describe(graph)):
-        kept = {k: v for k, v in entry.items() if k not in ("users", "storage")}
+        left_out = ["users", "storage"]
+        if entry["target"] == "aten.sym_size.int":
+            # Torch makes it where a size is first asked for, which its caches decide.
+            left_out.append("meta/original_aten")
+        kept = {k: v for k, v in entry.items() if k not in left_out}
         inputs = re.sub(r"%\d+", lambda m: found[m[0]], repr((kept["args"], kept["kwargs"])))
         place = i if entry["op"] == "placeholder" else 0
         rest = [(k, v) for k, v in kept.items() if k not in ("args", "kwargs")]

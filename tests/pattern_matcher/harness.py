@@ -154,8 +154,8 @@ def agree(
         error: the type's name and a part of the message of the error that is expected.
         spy: whether ``define`` takes a Spy.
         pm: the matcher under test; by default that of ``subject()``.
-        sort: whether torch may leave a graph out of order here: it is sorted, and then compared up
-            to the order of nodes. Where torch has tied a knot, ours must only be a sound graph.
+        sort: whether torch may leave a graph out of order here: it is sorted, and compared without
+            the order of nodes. Where torch has tied a knot, ours must only be a sound graph.
 
     Returns:
         What the matcher under test did.
@@ -180,36 +180,50 @@ def agree(
         raise ValueError(f"torch's matcher raised {theirs.error}, not {error}")
     if count is not None and theirs.count != count:
         raise ValueError(f"torch's matcher counts {theirs.count}, not {count}: wrong test")
-    compare(ours, theirs)
+    compare(ours, theirs, ordered=not sort)
     return ours
 
 
-def compare(ours: Outcome, theirs: Outcome) -> None:
-    """Raises Disagreement unless two outcomes are the same."""
+def compare(ours: Outcome, theirs: Outcome, ordered: bool = True) -> None:
+    """Raises Disagreement unless two outcomes are the same.
+
+    Args:
+        ours: what the matcher under test did.
+        theirs: what torch's did.
+        ordered: whether the nodes must stand in the same order. Where torch orders independent
+            nodes of one replacement now so and now so (it depends on what it has cached), only
+            effects have an order.
+    """
     if ours.error != theirs.error:
         raise Disagreement(f"error: {ours.error} instead of {theirs.error}")
     if theirs.moved and "be its own input" in ours.routes:
         return  # where torch's result is out of order, ours may refuse: a knot was near
     if ours.count != theirs.count:
         raise Disagreement(f"count: {ours.count} instead of {theirs.count}")
-    if theirs.moved:
-        left, right = signatures(ours.graph_module.graph), signatures(theirs.graph_module.graph)
-        if left != right:
-            code = f"ours:\n{ours.graph_module.graph}\ntorch's:\n{theirs.graph_module.graph}"
-            raise Disagreement(f"{left - right} instead of {right - left}\n{code}")
-        return
-    for i, (a, b) in enumerate(zip(ours.notes, theirs.notes, strict=False)):
-        if a != b:
-            raise Disagreement(f"user code saw, note {i}: {a} instead of {b}")
     if len(ours.notes) != len(theirs.notes):
+        _first_note(ours, theirs)
         raise Disagreement(
             f"user code was called {len(ours.notes)} times instead of {len(theirs.notes)}"
         )
     found = difference(ours.nodes, theirs.nodes)
-    if found is not None:
-        code = f"\nours:\n{ours.graph_module.graph}\ntorch's:\n{theirs.graph_module.graph}"
-        raise Disagreement(found + code)
-    for name in ("regions", "effects", "counted"):
+    code = f"\nours:\n{ours.graph_module.graph}\ntorch's:\n{theirs.graph_module.graph}"
+    if found is not None and (theirs.moved or not ordered):
+        left, right = signatures(ours.graph_module.graph), signatures(theirs.graph_module.graph)
+        if left != right:
+            raise Disagreement(f"{left - right} instead of {right - left}{code}")
+    else:
+        _first_note(ours, theirs)
+        if found is not None:
+            raise Disagreement(found + code)
+        if ours.regions != theirs.regions:
+            raise Disagreement(f"regions: {ours.regions} instead of {theirs.regions}")
+    for name in ("effects", "counted"):
         left, right = getattr(ours, name), getattr(theirs, name)
         if left != right:
             raise Disagreement(f"{name}: {left} instead of {right}")
+
+
+def _first_note(ours: Outcome, theirs: Outcome) -> None:
+    for i, (a, b) in enumerate(zip(ours.notes, theirs.notes, strict=False)):
+        if a != b:
+            raise Disagreement(f"user code saw, note {i}: {a} instead of {b}")
