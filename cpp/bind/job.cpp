@@ -81,12 +81,13 @@ void Job::set_groups(const py::sequence& infos) {
   }
 }
 
-void Job::match(bool patterns, bool rowwise) {
+void Job::match(bool patterns, bool rowwise, bool gather_bytes) {
   static const ProgramSet kNoPrograms;
   const py::gil_scoped_release released;
   matches_ =
       find_matches(encoded_.table, patterns ? rules_->programs : kNoPrograms, rules_->anchors);
   rowwise_ = rowwise;
+  gather_bytes_ = gather_bytes;
   effects_.emplace(encoded_.table);
 }
 
@@ -109,6 +110,7 @@ void Job::examine() {
     if (sites_.missing.empty()) break;
     read_missing(sites_.missing);
   }
+  sites_.gather_bytes = gather_bytes_;
 }
 
 py::list Job::classes() const {
@@ -246,7 +248,8 @@ void bind_job(py::module_& module) {
       .def(py::init<py::object, std::shared_ptr<Rules>>(), py::arg("graph"), py::arg("rules"))
       .def("groups", &Job::groups)
       .def("set_groups", &Job::set_groups, py::arg("infos"))
-      .def("match", &Job::match, py::arg("patterns") = true, py::arg("rowwise") = false)
+      .def("match", &Job::match, py::arg("patterns") = true, py::arg("rowwise") = false,
+           py::arg("gather_bytes") = false)
       .def("examine", &Job::examine)
       .def("classes", &Job::classes)
       .def("refuse_class", &Job::refuse_class, py::arg("index"), py::arg("why"))

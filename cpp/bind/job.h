@@ -31,7 +31,7 @@ class Job {
   // For each of them (size, rank, problem); a problem that is not empty leaves its sites alone.
   void set_groups(const py::sequence& infos);
   // With the rules, and whether examine() follows row-wise operators too.
-  void match(bool patterns, bool rowwise);
+  void match(bool patterns, bool rowwise, bool gather_bytes);
   // Finds the sites and their token classes; reads what it needs to know of values.
   void examine();
   // (tokens as an int or SymInt, index of the group) of each class that was not refused.
@@ -65,6 +65,7 @@ class Job {
   std::vector<RefusedClass> refused_;
   std::vector<UnknownValue> unknown_;
   bool rowwise_ = false;
+  bool gather_bytes_ = false;
   Plan plan_;
 };
 

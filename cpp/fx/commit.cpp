@@ -90,6 +90,10 @@ class Committer {
         return py::reinterpret_borrow<py::object>(node_at(arg.node));
       case PlanArg::Kind::kInt:
         return py::int_(arg.value);
+      case PlanArg::Kind::kDtype: {
+        if (arg.node == kNone) return py::module_::import("torch").attr("uint8");
+        return access_.read(node_at(arg.node), Field::kMeta)[val_].attr("dtype");
+      }
       case PlanArg::Kind::kCopy: {
         const py::object args = access_.read(encoded_.nodes[arg.node], Field::kArgs);
         py::object copied = py::reinterpret_borrow<py::object>(

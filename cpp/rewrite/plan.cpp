@@ -46,6 +46,8 @@ class Formatter {
         return ref(value.node);
       case PlanArg::Kind::kInt:
         return std::to_string(value.value);
+      case PlanArg::Kind::kDtype:
+        return value.node == kNone ? "torch.uint8" : "dtype of " + ref(value.node);
       case PlanArg::Kind::kCopy:
         return table_.format_value(table_.args(value.node)[static_cast<size_t>(value.value)]);
       case PlanArg::Kind::kInts: {
@@ -66,6 +68,10 @@ class Formatter {
         return "local" + like;
       case MetaSpec::Form::kGathered:
         return "gathered" + like;
+      case MetaSpec::Form::kLocalBytes:
+        return "local bytes" + like;
+      case MetaSpec::Form::kGatheredBytes:
+        return "gathered bytes" + like;
       case MetaSpec::Form::kFlat:
         return "flat" + like;
       case MetaSpec::Form::kSame:

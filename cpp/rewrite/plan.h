@@ -14,14 +14,17 @@ namespace spfast {
 using NodeRef = uint32_t;
 
 struct PlanArg {
-  enum class Kind : uint8_t { kNode, kInt, kInts, kCopy };
+  enum class Kind : uint8_t { kNode, kInt, kInts, kCopy, kDtype };
   Kind kind = Kind::kInt;
-  NodeRef node = kNone;        // kNode; of a kCopy the node whose argument is copied
+  NodeRef node = kNone;        // kNode; of a kCopy the node whose argument is copied; of a kDtype
+                               // the node whose dtype it is, kNone: bytes
   int64_t value = 0;           // kInt; of a kCopy the position of that argument
   std::vector<PlanArg> items;  // kInts: a list of sizes
 
   [[nodiscard]] static PlanArg of(NodeRef node) { return {Kind::kNode, node, 0, {}}; }
   [[nodiscard]] static PlanArg integer(int64_t value) { return {Kind::kInt, kNone, value, {}}; }
+  [[nodiscard]] static PlanArg dtype_of(NodeRef node) { return {Kind::kDtype, node, 0, {}}; }
+  [[nodiscard]] static PlanArg bytes() { return {Kind::kDtype, kNone, 0, {}}; }
   [[nodiscard]] static PlanArg sizes(std::vector<PlanArg> items) {
     return {Kind::kInts, kNone, 0, std::move(items)};
   }
@@ -34,13 +37,15 @@ struct PlanArg {
 // device, last dim) and its leading dims.
 struct MetaSpec {
   enum class Form : uint8_t {
-    kLocal,      // [tokens / tp, last]
-    kGathered,   // [tp * (tokens / tp), last]
-    kFlat,       // [tokens, last]
-    kSame,       // the dims of `like`
-    kLocalSize,  // the number tokens / tp
-    kScaled,     // `factor` times that number
-    kDimSize,    // size `factor` of `like`
+    kLocal,       // [tokens / tp, last]
+    kGathered,    // [tp * (tokens / tp), last]
+    kFlat,        // [tokens, last]
+    kSame,        // the dims of `like`
+    kLocalSize,   // the number tokens / tp
+    kScaled,      // `factor` times that number
+    kDimSize,     // size `factor` of `like`
+    kLocalBytes,  // as kLocal and kGathered, with every element as a byte
+    kGatheredBytes,
   };
   Form form = Form::kLocal;
   NodeId like = kNone;

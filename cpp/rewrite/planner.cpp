@@ -550,9 +550,21 @@ class Planner {
       return std::pair{a.reader, a.name} < std::pair{b.reader, b.name};
     });
     const CollectiveFamily& family = families_[anchor_of(site).family];
-    const NodeRef flat = collective(site, family.all_gather, family.all_gather_args, local_[value],
-                                    reads.front().reader, value,
-                                    {Form::kGathered, value, site.token_class, features_of(value)});
+    const NodeId before = reads.front().reader;
+    const int64_t kept = features_of(value);
+    const bool bytes = as_bytes(site, value);
+    NodeRef shard = local_[value];
+    if (bytes) {
+      shard = create(view_dtype_, {PlanArg::of(shard), PlanArg::bytes()}, before, value,
+                     {Form::kLocalBytes, value, site.token_class, kept});
+    }
+    NodeRef flat =
+        collective(site, family.all_gather, family.all_gather_args, shard, before, value,
+                   {bytes ? Form::kGatheredBytes : Form::kGathered, value, site.token_class, kept});
+    if (bytes) {
+      flat = create(view_dtype_, {PlanArg::of(flat), PlanArg::dtype_of(value)}, before, value,
+                    {Form::kGathered, value, site.token_class, kept});
+    }
     for (size_t i = 0; i < names.list.size(); ++i) {
       if (dropped[i]) gathered_.emplace(names.list[i].node, flat);
     }
@@ -562,6 +574,12 @@ class Planner {
       if (!read.flat && full == kNone) full = unflatten(site, value, flat, read.reader);
       edits_.rewire(read.reader, read.name, read.flat ? flat : full);
     }
+  }
+
+  [[nodiscard]] bool as_bytes(const Site& site, NodeId value) {
+    if (!sites_.gather_bytes) return false;
+    const Meta* meta = need(site, value);
+    return meta != nullptr && table_.string(meta->dtype).find("float8") != std::string::npos;
   }
 
   [[nodiscard]] bool is_view(NodeId node) const {
@@ -633,6 +651,7 @@ class Planner {
   std::map<uint32_t, NodeRef> scattered_;  // by token class: the first shard
   const TargetId reshape_ = intern_target("aten.reshape.default");
   const TargetId expand_ = intern_target("aten.expand.default");
+  const TargetId view_dtype_ = intern_target("aten.view.dtype");
   const TargetId slice_ = intern_target("aten.slice.Tensor");
   const TargetId sym_size_ = intern_target("aten.sym_size.int");
   const TargetId mul_ = intern_target("_operator.mul");

@@ -40,6 +40,7 @@ struct Site {
 struct Sites {
   std::vector<Site> sites;  // one for each match; then the row-wise ones
   std::vector<TokenClass> classes;
+  bool gather_bytes = false;    // collectives take no float8: it is gathered as bytes
   RowLayout layout;             // of what the row-wise view reached
   std::vector<NodeId> missing;  // values whose meta is needed; ask again when it is there
 };

@@ -169,7 +169,11 @@ class _Run:
         job.set_groups([(group.size, group.rank, group.problem) for group in self._groups])
         clock = time.perf_counter()
         recognise = self._config.recognise
-        job.match(patterns=recognise != "rowwise", rowwise=recognise != "patterns")
+        job.match(
+            patterns=recognise != "rowwise",
+            rowwise=recognise != "patterns",
+            gather_bytes=self._config.gather_bytes,
+        )
         self._count("match", clock)
         while True:
             clock = time.perf_counter()

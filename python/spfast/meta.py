@@ -20,7 +20,17 @@ from torch._subclasses.fake_tensor import FakeTensor
 __all__ = ["MissingValue", "TokenShare", "make_values"]
 
 # As in MetaSpec of cpp/rewrite/plan.h.
-LOCAL, GATHERED, FLAT, SAME, LOCAL_SIZE, SCALED, DIM_SIZE = range(7)
+(
+    LOCAL,
+    GATHERED,
+    FLAT,
+    SAME,
+    LOCAL_SIZE,
+    SCALED,
+    DIM_SIZE,
+    LOCAL_BYTES,
+    GATHERED_BYTES,
+) = range(9)
 
 Size = Any  # int | torch.SymInt
 Spec = tuple[int, fx.Node, int, int]
@@ -119,6 +129,11 @@ class _Maker:
             return self._rows(node, full, share.local, factor)
         if form == GATHERED:
             return self._rows(node, full, share.gathered, factor)
+        if form in (LOCAL_BYTES, GATHERED_BYTES):
+            rows = share.local if form == LOCAL_BYTES else share.gathered
+            last = full.shape[full.dim() - factor :]
+            meta = torch.empty((rows, *last), dtype=torch.uint8, device=_device(full))
+            return self._wrap(full, meta)
         if form == FLAT:
             return self._rows(node, full, share.tokens, factor)
         return self._wrap(full, torch.empty(full.shape, dtype=full.dtype, device=_device(full)))

@@ -1,0 +1,48 @@
+"""Inductor's graph cache serves a second process, and not one with another config."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import sys, torch
+import torch._inductor.config as inductor_config
+from torch._dynamo.utils import counters
+from spfast import SequenceParallelConfig, SequenceParallelismPass
+from spfast.testing.models.capture import fake_process_group
+from spfast.testing.models.families import build
+sp = SequenceParallelismPass(SequenceParallelConfig(recognise=sys.argv[1]))
+with fake_process_group(2) as mesh, torch.no_grad():
+    model = build("tp_flat", mesh, layers=1)
+    with inductor_config.patch(post_grad_custom_pre_pass=sp, fx_graph_cache=True):
+        torch.compile(model.module, fullgraph=True)(model.example(1, 16))
+found = counters["inductor"]
+print(found["fxgraph_cache_hit"], found["fxgraph_cache_miss"], sp.matched_count)
+"""
+
+
+def _compile(recognise: str, folder: Path) -> tuple[int, ...]:
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder), "OMP_NUM_THREADS": "1"}
+    paths = [path for path in sys.path if path]
+    environment["PYTHONPATH"] = os.pathsep.join(paths)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, recognise],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return tuple(map(int, done.stdout.split()))
+
+
+@pytest.mark.skipif(not os.environ.get("SPFAST_LONG"), reason="compiles three times: SPFAST_LONG=1")
+def test_hit_in_a_second_process_and_miss_with_another_config(tmp_path: Path) -> None:
+    assert _compile("both", tmp_path) == (0, 1, 3)
+    assert _compile("both", tmp_path) == (1, 0, 0)
+    assert _compile("patterns", tmp_path) == (0, 1, 3)

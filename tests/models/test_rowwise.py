@@ -1,0 +1,258 @@
+"""What the row-wise recogniser shards, and what it must leave to all tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import spfast
+from spfast import SequenceParallelConfig
+from spfast.errors import PatternError
+from spfast.patterns import RowRule, default_registry
+from spfast.testing.lockstep import run_lockstep
+from spfast.verifier import snapshot, verify
+
+RANKS, TOKENS, WIDTH = 4, 8, 6
+aten = torch.ops.aten
+c10d: Any = torch.ops._c10d_functional
+Body = Callable[[fx.Graph, fx.Node, fx.Node, fx.Node], fx.Node]
+
+
+def make(body: Body, shape: tuple[int, ...] = (TOKENS, WIDTH)) -> fx.Graph:
+    """x -> all_reduce -> wait -> body(graph, reduced, weight, full rows) -> output."""
+    graph = fx.Graph()
+    x, weight, rows = (graph.placeholder(name) for name in ("x", "weight", "rows"))
+    mode = FakeTensorMode()
+    with mode:
+        x.meta["val"], rows.meta["val"] = torch.empty(shape), torch.empty(shape)
+        weight.meta["val"] = torch.empty(WIDTH)
+    started = graph.call_function(c10d.all_reduce.default, (x, "sum", "0"))
+    reduced = graph.call_function(c10d.wait_tensor.default, (started,))
+    graph.output((body(graph, reduced, weight, rows),))
+    with mode:
+        for node in graph.nodes:
+            if node.op != "call_function":
+                continue
+            args = fx.node.map_arg(node.args, lambda n: n.meta["val"])
+            kwargs = fx.node.map_arg(node.kwargs, lambda n: n.meta["val"])
+            is_collective = "c10d" in str(node.target)
+            if is_collective:
+                node.meta["val"] = torch.empty_like(args[0])
+            else:
+                node.meta["val"] = node.target(*args, **kwargs)
+    return graph
+
+
+def rewrite(body: Body, **options: Any) -> tuple[Any, list[fx.Graph], fx.Graph]:
+    shape = options.pop("shape", (TOKENS, WIDTH))
+    graphs = [make(body, shape) for _ in range(RANKS)]
+    for rank, graph in enumerate(graphs):
+        config = SequenceParallelConfig(tp_size=RANKS, tp_rank=rank, recognise="rowwise", **options)
+        result = spfast.apply(graph, config)
+        graph.lint()
+    return result, graphs, make(body, shape)
+
+
+def check_same(body: Body, shape: tuple[int, ...] = (TOKENS, WIDTH), **options: Any) -> fx.Graph:
+    """Every rank's rewritten graph computes what it computed before, and is proved to."""
+    result, graphs, original = rewrite(body, shape=shape, **options)
+    assert int(result) == 1, result
+    inputs = [
+        [torch.randn(shape) for _ in range(1)] + shared
+        for shared in [[torch.rand(WIDTH), torch.randn(shape)]] * RANKS
+    ]
+    before = run_lockstep([original] * RANKS, inputs)
+    after = run_lockstep(graphs, inputs)
+    for a, b in zip(before, after, strict=True):
+        torch.testing.assert_close(b[0], a[0])
+    config = SequenceParallelConfig(tp_size=RANKS, tp_rank=RANKS - 1)
+    assert verify(snapshot(original), graphs[-1], config)
+    return graphs[-1]
+
+
+def gathered_dtypes(graph: fx.Graph) -> list[torch.dtype]:
+    target = c10d.all_gather_into_tensor.default
+    return [
+        n.args[0].meta["val"].dtype for n in graph.find_nodes(op="call_function", target=target)
+    ]
+
+
+def norm(graph: fx.Graph, x: fx.Node, dim: int = -1) -> fx.Node:
+    square = graph.call_function(aten.pow.Tensor_Scalar, (x, 2))
+    mean = graph.call_function(aten.mean.dim, (square, [dim], True))
+    return graph.call_function(
+        aten.mul.Tensor, (x, graph.call_function(aten.rsqrt.default, (mean,)))
+    )
+
+
+@pytest.mark.parametrize("shape", [(TOKENS, WIDTH), (1, TOKENS, WIDTH), (2, TOKENS, WIDTH)])
+def test_norm_in_any_leading_dims(shape: tuple[int, ...]) -> None:
+    """The dim counts from the front, and the shard has fewer dims."""
+
+    def body(g: fx.Graph, x: fx.Node, weight: fx.Node, rows: fx.Node) -> fx.Node:
+        scaled = g.call_function(aten.mul.Tensor, (norm(g, x, len(shape) - 1), weight))
+        return g.call_function(aten.add.Tensor, (scaled, rows))
+
+    check_same(body, shape)
+
+
+def test_layer_norm_and_its_statistics() -> None:
+    def body(g: fx.Graph, x: fx.Node, weight: fx.Node, rows: fx.Node) -> fx.Node:
+        both = g.call_function(
+            aten.var_mean.correction, (x, [1]), {"correction": 0, "keepdim": True}
+        )
+        import operator
+
+        variance = g.call_function(operator.getitem, (both, 0))
+        mean = g.call_function(operator.getitem, (both, 1))
+        centred = g.call_function(aten.sub.Tensor, (x, mean))
+        return g.call_function(aten.mul.Tensor, (centred, variance))
+
+    check_same(body)
+
+
+def test_groups_of_features_are_views_of_a_shard() -> None:
+    def body(g: fx.Graph, x: fx.Node, weight: fx.Node, rows: fx.Node) -> fx.Node:
+        groups = g.call_function(aten.reshape.default, (x, [TOKENS, 2, WIDTH // 2]))
+        scale = g.call_function(aten.amax.default, (groups, [-1], True))
+        scaled = g.call_function(aten.div.Tensor, (groups, scale))
+        return g.call_function(aten.reshape.default, (scaled, [TOKENS, WIDTH]))
+
+    graph = check_same(body)
+    assert len(gathered_dtypes(graph)) == 1
+
+
+def test_per_token_quantisation_is_gathered_quantised() -> None:
+    def body(g: fx.Graph, x: fx.Node, weight: fx.Node, rows: fx.Node) -> fx.Node:
+        top = g.call_function(aten.amax.default, (x, [-1], True))
+        quantised = g.call_function(
+            torch.ops.prims.convert_element_type.default,
+            (g.call_function(aten.div.Tensor, (x, top)), torch.int8),
+        )
+        return g.call_function(aten.t.default, (quantised,))
+
+    assert gathered_dtypes(check_same(body)) == [torch.int8]
+
+
+def test_float8_as_bytes() -> None:
+    def body(g: fx.Graph, x: fx.Node, weight: fx.Node, rows: fx.Node) -> fx.Node:
+        cast = torch.ops.prims.convert_element_type.default
+        low = g.call_function(cast, (x, torch.float8_e4m3fn))
+        flipped = g.call_function(aten.t.default, (low,))
+        return g.call_function(cast, (flipped, torch.float32))
+
+    _, graphs, _ = rewrite(body)
+    assert gathered_dtypes(graphs[0]) == [torch.float8_e4m3fn]
+    result, graphs, original = rewrite(body, gather_bytes=True)
+    assert int(result) == 1
+    assert gathered_dtypes(graphs[0]) == [torch.uint8]
+    inputs = [[torch.randn(TOKENS, WIDTH), torch.ones(WIDTH), torch.ones(TOKENS, WIDTH)]] * RANKS
+    before, after = run_lockstep([original] * RANKS, inputs), run_lockstep(graphs, inputs)
+    for a, b in zip(before, after, strict=True):
+        assert torch.equal(a[0], b[0])
+
+
+MIXING: dict[str, Callable[[fx.Graph, fx.Node], fx.Node]] = {
+    "a maximum over all tokens": lambda g, x: g.call_function(aten.amax.default, (x,)),
+    "a mean over tokens": lambda g, x: g.call_function(aten.mean.dim, (x, [0], True)),
+    "cumsum over tokens": lambda g, x: g.call_function(aten.cumsum.default, (x, 0)),
+    "cumsum over tokens, from the back": lambda g, x: g.call_function(aten.cumsum.default, (x, -2)),
+    "softmax over tokens": lambda g, x: g.call_function(aten._softmax.default, (x, 0, False)),
+    "a slice of tokens": lambda g, x: g.call_function(aten.slice.Tensor, (x, 0, 0, 4)),
+    "a view that mixes tokens and features": lambda g, x: g.call_function(
+        aten.reshape.default, (x, [TOKENS // 2, 3, WIDTH * 2 // 3])
+    ),
+    "a transpose": lambda g, x: g.call_function(aten.t.default, (x,)),
+    "random numbers": lambda g, x: g.call_function(aten.rand_like.default, (x,)),
+    "dropout": lambda g, x: g.call_function(aten.bernoulli.default, (x,)),
+    "a matmul": lambda g, x: g.call_function(
+        aten.mm.default, (x, g.call_function(aten.t.default, (x,)))
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MIXING)
+def test_what_needs_all_tokens_gets_them(what: str) -> None:
+    """Read at once, the all_reduce stays, and the reason names the reader."""
+    result, graphs, original = rewrite(lambda g, x, weight, rows: MIXING[what](g, x))
+    assert int(result) == 0
+    assert [str(node) for node in graphs[0].nodes] == [str(node) for node in original.nodes]
+    assert "reads it and needs all tokens" in result.skipped[0].reason
+
+
+@pytest.mark.parametrize(
+    "what", [name for name in MIXING if "random" not in name and name != "dropout"]
+)
+def test_what_needs_all_tokens_ends_the_region(what: str) -> None:
+    def body(g: fx.Graph, x: fx.Node, weight: fx.Node, rows: fx.Node) -> fx.Node:
+        positive = g.call_function(aten.sigmoid.default, (x,))
+        return MIXING[what](g, positive)
+
+    graph = check_same(body)
+    assert len(gathered_dtypes(graph)) == 1
+
+
+def test_topk_over_features_but_not_over_tokens() -> None:
+    import operator
+
+    def body(dim: int) -> Body:
+        def inner(g: fx.Graph, x: fx.Node, weight: fx.Node, rows: fx.Node) -> fx.Node:
+            both = g.call_function(aten.topk.default, (x, 2, dim))
+            return g.call_function(operator.getitem, (both, 0))
+
+        return inner
+
+    assert int(rewrite(body(-1))[0]) == 1
+    assert int(rewrite(body(0))[0]) == 0
+
+
+def test_the_cut_gathers_what_is_smallest() -> None:
+    """Two readers of two norms of one value: one gather of the value is less than two."""
+
+    def body(g: fx.Graph, x: fx.Node, weight: fx.Node, rows: fx.Node) -> fx.Node:
+        base = g.call_function(aten.add.Tensor, (x, rows))
+        first = g.call_function(aten.t.default, (g.call_function(aten.sin.default, (base,)),))
+        second = g.call_function(aten.t.default, (g.call_function(aten.cos.default, (base,)),))
+        return g.call_function(aten.add.Tensor, (first, second))
+
+    assert len(gathered_dtypes(check_same(body))) == 1
+
+
+def test_custom_operator() -> None:
+    """Unknown, it needs all tokens; registered, it does not."""
+    library = torch.library.Library("spfast_rowwise_test", "FRAGMENT")
+    library.define("double(Tensor x, Tensor weight) -> Tensor")
+    library.impl("double", lambda x, weight: 2 * x * weight, "CompositeExplicitAutograd")
+    target = torch.ops.spfast_rowwise_test.double.default
+
+    def body(g: fx.Graph, x: fx.Node, weight: fx.Node, rows: fx.Node) -> fx.Node:
+        return g.call_function(target, (x, weight))
+
+    assert int(rewrite(body)[0]) == 0
+    with default_registry().temporary() as registry:
+        registry.register_rowwise(RowRule("spfast_rowwise_test.double.default", "rows", rows=(0,)))
+        assert int(rewrite(body)[0]) == 1
+        # Said the other way round, its weight would have rows: it has not.
+        wrong = RowRule("spfast_rowwise_test.double.default", "rows", rows=(1,))
+        registry.register_rowwise(wrong, replace=True)
+        assert int(rewrite(body)[0]) == 0
+    assert int(rewrite(body)[0]) == 0
+
+
+def test_rules_that_say_nothing_are_refused() -> None:
+    with default_registry().temporary() as registry:
+        with pytest.raises(PatternError, match="name the operands that have rows"):
+            registry.register_rowwise(RowRule("mylib.op.default", "rows"))
+        with pytest.raises(PatternError, match="'aten.add.Tensor' has a row-wise rule already"):
+            registry.register_rowwise(RowRule("aten.add.Tensor", "norm"))
+
+
+def test_tokens_that_are_not_divisible_stay() -> None:
+    result, _, _ = rewrite(lambda g, x, weight, rows: norm(g, x), shape=(TOKENS + 1, WIDTH))
+    assert int(result) == 0
+    assert result.skipped[0].reason == "9 tokens are not divisible by tp_size 4"
