@@ -138,10 +138,11 @@ class PlanCheck {
     if (sharded(operand) && !sharded(user)) {
       fail("node " + name(user) + " needs a full value and reads the shard " + name(operand));
     }
-    // A created operand of a resized node is a shard; one of the graph is the same for every row.
+    // What a resized node reads is a shard, or the same for every row, gathered or not.
     if (!sharded(user) || sharded(operand)) return;
-    if (!is_node(operand)) return fail("node " + name(user) + " reads the full " + name(operand));
-    const Meta& meta = table_.meta(operand);
+    const NodeId value =
+        is_node(operand) ? operand : plan_.created[operand - table_.size()].meta.like;
+    const Meta& meta = table_.meta(value);
     const auto dims = table_.dims(meta);
     if (meta.kind == MetaKind::kTensor && dims.size() > 1 && dims[0] != Dim::of(1)) {
       fail("node " + name(user) + " reads the full rows of " + name(operand));
