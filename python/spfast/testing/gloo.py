@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing.context
 import pickle
+import sys
 import tempfile
 import time
 import traceback
@@ -142,6 +143,11 @@ def _rank_main(
         pending = home / f"result-{rank}.tmp"
         pending.write_bytes(pickle.dumps(result))
         pending.rename(home / f"result-{rank}.pkl")
+        # What the process holds by now (compilers' workers, backends' threads) may abort when the
+        # interpreter is torn down in some order. The result is there: it is not torn down at all.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
     except BaseException:
         (home / f"error-{rank}.txt").write_text(traceback.format_exc())
         raise SystemExit(1) from None
