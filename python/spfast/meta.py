@@ -148,10 +148,11 @@ class _Maker:
         raise MissingValue(node)
 
     def _fresh(self, like: torch.Tensor, rows: Size, features: int) -> torch.Tensor:
-        last = tuple(like.shape[like.dim() - features :])
+        # Dim by dim: asked for as a whole, a symbolic size would be made anew each time.
+        last = tuple(like.size(dim) for dim in range(like.dim() - features, like.dim()))
         dtype = like.dtype
         whole = all(type(size) is int for size in last)
-        strides = _row_strides(like, features) if whole else None
+        strides = _row_strides(like, last) if whole else None
         if strides is not None:
             meta = torch.empty_strided((rows, *last), strides, dtype=dtype, device=_device(like))
             return self._wrap(like, meta)
@@ -195,20 +196,23 @@ class _Maker:
         return fake
 
 
-def _row_strides(like: torch.Tensor, features: int) -> tuple[int, ...] | None:
-    """The strides of a shard of a value whose rows do not lie side by side; None: they do."""
-    if features == 0 or like.dim() <= features:
+def _row_strides(like: torch.Tensor, last: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The strides of a shard of a value whose rows do not lie side by side; None: they do.
+
+    ``last`` are the sizes of its feature dims, the dims behind the row.
+    """
+    row = like.dim() - len(last) - 1
+    if not last or row < 0:
         return None
-    sizes = like.shape[like.dim() - features - 1 :]
-    strides = like.stride()[like.dim() - features - 1 :]
-    if any(type(stride) is not int for stride in strides):
+    strides = tuple(like.stride(row + i) for i in range(len(last) + 1))
+    usual = tuple(math.prod(last[i:]) for i in range(len(last) + 1))
+    # A symbolic stride is not compared: that would put a guard on it.
+    if any(type(stride) is not int for stride in strides) or strides == usual:
         return None
-    expected = 1
-    for size, stride in zip(reversed(sizes), reversed(strides), strict=True):
+    for size, stride, expected in zip((like.size(row), *last), strides, usual, strict=True):
         # A dim of size 1 has whatever stride.
         if stride != expected and not (type(size) is int and size == 1):
             return strides
-        expected *= size
     return None
 
 
