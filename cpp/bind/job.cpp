@@ -92,11 +92,7 @@ void Job::match(bool patterns, bool rowwise, bool gather_bytes) {
 }
 
 void Job::read_missing(std::vector<NodeId>& missing) {
-  for (const NodeId node : missing) {
-    if (encoded_.table.meta(node).kind == MetaKind::kUnknown) {
-      encoded_.metas.read(encoded_.table, node, encoded_.nodes[node]);
-    }
-  }
+  encoded_.metas.read_all(encoded_.table, missing, encoded_.nodes);
   missing.clear();
 }
 

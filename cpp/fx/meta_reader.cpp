@@ -51,6 +51,33 @@ void MetaReader::read(NodeTable& table, NodeId id, py::handle node) {
   table.set_meta(id, read_value(table, value));
 }
 
+void MetaReader::read_all(NodeTable& table, std::span<const NodeId> wanted,
+                          const std::vector<py::object>& nodes) {
+  // From a node to its value it is four steps through memory that is in no cache: each is asked for
+  // while the nodes before are read.
+  const NodeAccess& access = NodeAccess::instance();
+  const auto meta_of = [&](size_t i) { return access.peek(nodes[wanted[i]].ptr(), Field::kMeta); };
+  const auto dict_at = [&](size_t i) -> PyObject* {
+    PyObject* meta = i < wanted.size() ? meta_of(i) : nullptr;
+    return meta != nullptr && PyDict_Check(meta) != 0 ? meta : nullptr;
+  };
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    if (i + 8 < wanted.size()) __builtin_prefetch(nodes[wanted[i + 8]].ptr());
+    if (i + 6 < wanted.size()) __builtin_prefetch(meta_of(i + 6));
+    if (PyObject* meta = dict_at(i + 4)) {
+      const auto* keys =
+          reinterpret_cast<const char*>(reinterpret_cast<const PyDictObject*>(meta)->ma_keys);
+      __builtin_prefetch(keys);
+      __builtin_prefetch(keys + 64);
+    }
+    if (PyObject* meta = dict_at(i + 2)) {
+      __builtin_prefetch(PyDict_GetItemWithError(meta, val_.ptr()));
+      PyErr_Clear();  // whoever reads it in its turn will meet the error again
+    }
+    if (table.meta(wanted[i]).kind == MetaKind::kUnknown) read(table, wanted[i], nodes[wanted[i]]);
+  }
+}
+
 uint32_t MetaReader::read_value(NodeTable& table, py::handle value) {
   if (has_type(value, tensor_type_)) return read_tensor(table, value);
   if (PyTuple_Check(value.ptr()) != 0 || PyList_Check(value.ptr()) != 0) {

@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 
 #include <map>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
@@ -19,6 +20,9 @@ class MetaReader {
   // With `layout`, devices and strides are read too.
   explicit MetaReader(bool layout);
   void read(NodeTable& table, NodeId id, py::handle node);
+  // The meta of all of `wanted` that is not read yet; `nodes` by id.
+  void read_all(NodeTable& table, std::span<const NodeId> wanted,
+                const std::vector<py::object>& nodes);
   // What the expressions of the table are, by expression id: one SymInt each.
   [[nodiscard]] const std::vector<py::object>& symbols() const { return symbols_; }
   // Interns the expression of a SymInt.
