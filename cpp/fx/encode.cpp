@@ -47,6 +47,7 @@ class Encoder {
       }
     }
     out_.table.finish();
+    out_.metas.read_all(out_.table, wanted_, out_.nodes);
     if (options_.complete) {
       out_.read_names();
       out_.table.shrink_to_fit();
@@ -115,7 +116,7 @@ class Encoder {
     out_.nodes.push_back(node);
     const auto wanted = options_.meta_of;
     if (options_.complete || std::find(wanted.begin(), wanted.end(), entry.id) != wanted.end()) {
-      out_.metas.read(table, id, node);
+      wanted_.push_back(id);
     }
   }
 
@@ -298,6 +299,7 @@ class Encoder {
   EncodedGraph out_;
   TargetCache targets_;
   py::handle node_;
+  std::vector<NodeId> wanted_;  // whose meta is read
   std::array<py::object, kFieldCount> fields_;
   std::vector<Pending> pending_;
   std::vector<std::pair<PyObject*, Op>> ops_;
