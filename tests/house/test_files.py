@@ -52,7 +52,8 @@ def test_the_library_prints_nothing() -> None:
     for path in PACKAGE.rglob("*.py"):
         if path != PACKAGE / "cli.py":
             lines = path.read_text().splitlines()
-            printing = [line for line in lines if re.match(r"\s*(print\(|sys\.std(out|err)\.write)", line)]
+            prints = re.compile(r"\s*(print\(|sys\.std(out|err)\.write)")
+            printing = [line for line in lines if prints.match(line)]
             assert not printing, f"{path.name}: {printing}"
 
 
