@@ -1,6 +1,7 @@
 #include "bind/job.h"
 
 #include <algorithm>
+#include <unordered_set>
 
 #include "base/check.h"
 #include "bind/bind.h"
@@ -33,9 +34,8 @@ const char* outcome_text(Outcome outcome) {
     case Outcome::kClaimed:
       return "another all_reduce's site has the operations that read it";
     case Outcome::kUnknownSize:
-      return "its size is not known, or it has no token dim: meta[\"val\"] of the all_reduce must "
-             "be "
-             "a tensor of two or more dims, the last of them a plain number";
+      return "its size is not known, or it has no token dim: meta[\"val\"] of the all_reduce "
+             "must be a tensor of two or more dims, the last of them a plain number";
     case Outcome::kKeywords:
       return "it is called with keyword arguments where positions are expected";
   }
@@ -46,12 +46,11 @@ const char* outcome_text(Outcome outcome) {
 
 Job::Job(py::object graph, std::shared_ptr<const Rules> rules)
     : graph_(std::move(graph)), rules_(std::move(rules)), encoded_(encode_graph(graph_, *rules_)) {
+  std::unordered_set<uint64_t> known;
   for (const Anchor& anchor : find_anchors(encoded_.table, rules_->anchors)) {
     if (anchor.group.tag == Tag::kAbsent) continue;
-    const auto known = std::find_if(groups_.begin(), groups_.end(), [&](const GroupInfo& info) {
-      return info.group == anchor.group;
-    });
-    if (known != groups_.end()) continue;
+    const uint64_t key = pair_key(static_cast<uint32_t>(anchor.group.tag), anchor.group.payload);
+    if (!known.insert(key).second) continue;
     groups_.push_back({anchor.group, 0, 0, {}});
     group_examples_.push_back(anchor.all_reduce);
   }

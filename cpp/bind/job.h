@@ -44,7 +44,7 @@ class Job {
   [[nodiscard]] py::tuple value_specs() const;
   py::object commit(const py::list& created, const py::list& resized);
 
-  // (node, outcome, rule, reason, nearest) of each all_reduce.
+  // (node, whether it is rewritten, rule, reason, nearest) of each all_reduce.
   [[nodiscard]] py::list reports();
   [[nodiscard]] size_t planned_sites() const;
   [[nodiscard]] std::string plan_text();

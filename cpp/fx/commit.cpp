@@ -153,8 +153,7 @@ class Committer {
     const py::handle user = node_at(edit.a);
     const py::handle old = node_at(edit.b);
     const py::handle now = node_at(edit.c);
-    note_operands(user);
-    note_operands_users(edit.a);
+    note_operands(edit.a);
     note_users(old);
     note_users(now);
     user.attr(replace_)(old, now);
@@ -165,8 +164,7 @@ class Committer {
   void rewire_wide() {
     for (const auto& [id, pairs] : wide_) {
       const py::handle user = node_at(id);
-      note_operands(user);
-      note_operands_users(id);
+      note_operands(id);
       py::dict mapping;
       for (const auto& [old, now] : pairs) {
         note_users(node_at(old));
@@ -180,8 +178,7 @@ class Committer {
 
   void set_dim(const Edit& edit) {
     const py::handle node = node_at(edit.a);
-    note_operands(node);
-    note_operands_users(edit.a);
+    note_operands(edit.a);
     const py::object args = access_.read(node, Field::kArgs);
     const py::handle old = PyTuple_GET_ITEM(args.ptr(), static_cast<Py_ssize_t>(edit.b));
     const auto counted = [&](py::handle dim) {
@@ -210,9 +207,8 @@ class Committer {
 
   void erase(NodeId id) {
     const py::handle node = encoded_.nodes[id];
-    note_operands(node);
-    note_operands_users(id);
-    // So is the order in which FX finds the nodes of one operator.
+    note_operands(id);
+    // The order in which FX finds the nodes of one operator is part of a graph, too.
     if (noted_tables_.insert(encoded_.table.target(id)).second) {
       journal_.attr("note_order")(node);
     }
@@ -222,8 +218,14 @@ class Committer {
     erase_node_(node);
   }
 
-  void note_operands(py::handle node) {
+  // What a node reads, and the users of all that: FX takes a node out of the users of every operand
+  // and adds it again, whichever is replaced.
+  void note_operands(NodeId id) {
+    const py::handle node = node_at(id);
     if (!noted_operands_.insert(node.ptr()).second) return;
+    for (const Value operand : encoded_.table.operands(id)) {
+      if (operand.is_node()) note_users(encoded_.nodes[operand.payload]);
+    }
     entries_.append(py::make_tuple(operands_, node, access_.read(node, Field::kArgs),
                                    access_.read(node, Field::kKwargs)));
   }
@@ -234,14 +236,6 @@ class Committer {
     const py::object users = access_.read(node, Field::kUsers);
     entries_.append(
         py::make_tuple(users_, users, py::reinterpret_steal<py::dict>(PyDict_Copy(users.ptr()))));
-  }
-
-  // FX takes a node out of the users of all its operands and adds it again, whichever is replaced.
-  void note_operands_users(NodeRef ref) {
-    if (ref >= encoded_.nodes.size()) return;
-    for (const Value operand : encoded_.table.operands(ref)) {
-      if (operand.is_node()) note_users(encoded_.nodes[operand.payload]);
-    }
   }
 
   py::str name_for(TargetId target) {

@@ -277,10 +277,6 @@ class Encoder {
     return id;
   }
 
-  [[nodiscard]] static bool has_type(py::handle value, const py::object& type) {
-    return PyObject_TypeCheck(value.ptr(), reinterpret_cast<PyTypeObject*>(type.ptr())) != 0;
-  }
-
   [[noreturn]] void refuse_operand(py::handle operand) {
     const auto name = [](py::handle node) { return node.attr("name").cast<std::string>(); };
     const bool same_graph = py::object(operand.attr("graph")).is(graph_);

@@ -13,10 +13,6 @@ py::object attribute(py::handle object, const py::str& name) {
   return py::reinterpret_steal<py::object>(value);
 }
 
-bool has_type(py::handle value, const py::object& type) {
-  return PyObject_TypeCheck(value.ptr(), reinterpret_cast<PyTypeObject*>(type.ptr())) != 0;
-}
-
 bool is_contiguous(const std::vector<Dim>& dims, const std::vector<Dim>& strides) {
   int64_t expected = 1;
   for (size_t i = dims.size(); i-- > 0;) {

@@ -46,10 +46,4 @@ py::object NodeAccess::read(py::handle node, Field field) const {
   return py::reinterpret_steal<py::object>(value);
 }
 
-size_t NodeAccess::direct_fields() const {
-  size_t count = 0;
-  for (const Py_ssize_t offset : offsets_) count += offset >= 0 ? 1 : 0;
-  return count;
-}
-
 }  // namespace spfast::fx

@@ -18,6 +18,10 @@ namespace py = pybind11;
 enum class Field : uint8_t { kOp, kTarget, kArgs, kKwargs, kName, kNext, kPrev, kMeta, kUsers };
 inline constexpr size_t kFieldCount = 9;
 
+[[nodiscard]] inline bool has_type(py::handle value, const py::object& type) {
+  return PyObject_TypeCheck(value.ptr(), reinterpret_cast<PyTypeObject*>(type.ptr())) != 0;
+}
+
 class NodeAccess {
  public:
   // Reads the layout once in a process; torch must be importable.
@@ -29,12 +33,8 @@ class NodeAccess {
     if (offset < 0) return nullptr;
     return *reinterpret_cast<PyObject**>(reinterpret_cast<char*>(node) + offset);
   }
-  [[nodiscard]] bool is_node(py::handle value) const {
-    return PyObject_TypeCheck(value.ptr(), reinterpret_cast<PyTypeObject*>(node_type_.ptr())) != 0;
-  }
+  [[nodiscard]] bool is_node(py::handle value) const { return has_type(value, node_type_); }
   [[nodiscard]] py::handle graph_type() const { return graph_type_; }
-  // How many fields are loads rather than attributes, for tests.
-  [[nodiscard]] size_t direct_fields() const;
 
  private:
   NodeAccess();

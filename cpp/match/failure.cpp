@@ -8,7 +8,7 @@ std::string format_node(const NodeTable& table, NodeId node) {
   return "%" + table.node_label(node) + " = " + target_name(table.target(node));
 }
 
-std::string expected_operand(const NodeTable& table, const Check& check) {
+std::string expected_operand(const Check& check) {
   switch (check.kind) {
     case CheckKind::kLiteral: {
       std::string text;
@@ -25,7 +25,6 @@ std::string expected_operand(const NodeTable& table, const Check& check) {
     default:
       break;
   }
-  (void)table;
   return "another value";
 }
 
@@ -54,7 +53,7 @@ std::string format_failure(const NodeTable& table, const ProgramSet& programs,
            table.format_value(failure.found);
   }
   return text + ", operand " + std::to_string(failure.check) + ": expected " +
-         expected_operand(table, step.checks[failure.check]) + ", found " +
+         expected_operand(step.checks[failure.check]) + ", found " +
          table.format_value(failure.found);
 }
 

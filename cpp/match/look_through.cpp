@@ -18,7 +18,7 @@ NodeId operand_node(const NodeTable& table, NodeId node, size_t position) {
 // where the sizes do not say.
 std::optional<int64_t> row_width(const NodeTable& table, NodeId node) {
   const auto args = table.args(node);
-  if (args.size() != 2 || (args[1].tag != Tag::kList && args[1].tag != Tag::kTuple)) return {};
+  if (args.size() != 2 || !is_sequence(args[1].tag)) return {};
   const auto sizes = table.items(args[1]);
   if (sizes.size() < 2 || sizes.back().tag != Tag::kInt) return {};
   return table.as_int(sizes.back());

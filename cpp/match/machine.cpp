@@ -250,7 +250,7 @@ Value Machine::fetch(NodeId node, const Location& where) const {
     }
   }
   if (where.item < 0) return value;
-  if (value.tag != Tag::kList && value.tag != Tag::kTuple) return {};
+  if (!is_sequence(value.tag)) return {};
   const auto items = table_.items(value);
   return static_cast<size_t>(where.item) < items.size() ? items[where.item] : Value{};
 }
@@ -264,7 +264,7 @@ uint32_t Machine::rank_of(Value value, uint32_t filled) {
   }
   const auto args = table_.args(node);
   if ((table_.flags(node) & target_flag::kView) == 0 || args.size() != 2) return 0;
-  if (args[1].tag != Tag::kList && args[1].tag != Tag::kTuple) return 0;
+  if (!is_sequence(args[1].tag)) return 0;
   return static_cast<uint32_t>(table_.items(args[1]).size());
 }
 

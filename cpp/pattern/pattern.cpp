@@ -5,7 +5,6 @@
 namespace spfast {
 namespace {
 
-bool is_sequence(Tag tag) { return tag == Tag::kList || tag == Tag::kTuple; }
 bool is_number(Tag tag) { return tag == Tag::kInt || tag == Tag::kFloat; }
 
 bool last_dim_equals(const NodeTable& table, Value value, uint32_t rank) {

@@ -68,10 +68,9 @@ bool EditList::is_size_arithmetic(NodeId node) const {
 void EditList::finish() {
   // What a node that may die reads by now, by itself and the operand that it read before.
   std::unordered_map<uint64_t, NodeRef> rewired;
-  const auto key = [](NodeId user, NodeId old) { return (uint64_t{user} << 32) | old; };
   for (const Edit& edit : plan_.edits) {
     if (edit.kind == Edit::Kind::kRewire && (mortal_[edit.a] || is_size_arithmetic(edit.a))) {
-      rewired.emplace(key(edit.a, edit.b), edit.c);
+      rewired.emplace(pair_key(edit.a, edit.b), edit.c);
     }
   }
   std::vector<NodeId> counted_by(table_.size(), kNone);  // a node reads each operand once
@@ -82,7 +81,7 @@ void EditList::finish() {
       if (!value.is_node() || counted_by[value.payload] == node) continue;
       counted_by[value.payload] = node;
       NodeId operand = value.payload;
-      if (const auto now = rewired.find(key(node, operand)); now != rewired.end()) {
+      if (const auto now = rewired.find(pair_key(node, operand)); now != rewired.end()) {
         // What was created has a living reader, or it would not have been.
         if (now->second >= table_.size()) continue;
         operand = now->second;

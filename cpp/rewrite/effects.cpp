@@ -42,7 +42,7 @@ Effects::Effects(const NodeTable& table) : table_(table) {
 void Effects::note_write(Value written, NodeId writer) {
   if (written.is_node()) {
     written_.emplace_back(base_[written.payload], writer);
-  } else if (written.tag == Tag::kList || written.tag == Tag::kTuple) {
+  } else if (is_sequence(written.tag)) {
     for (const Value item : table_.items(written)) {
       if (item.is_node()) written_.emplace_back(base_[item.payload], writer);
     }

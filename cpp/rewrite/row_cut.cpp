@@ -22,7 +22,7 @@ class Cutter {
         matches_(matches),
         sites_(sites),
         layout_(sites.layout),
-        reader_(table, rules, effects, matches, sites),
+        reader_(table, rules, effects, sites.classes),
         index_(table.size(), kNone),
         state_(table.size(), State::kFree) {}
 

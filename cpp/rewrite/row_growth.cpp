@@ -32,7 +32,7 @@ class Growth {
     if (!know_values()) return false;
     layout_.source.assign(table_.size(), kNone);
     sizes_known_ = true;
-    RowReader reader(table_, rules_, effects_, matches_, sites_);
+    RowReader reader(table_, rules_, effects_, sites_.classes);
     for (NodeId node = 0; node < table_.size(); ++node) {
       if (seed_[node] || table_.op(node) != Op::kCallFunction || !reached_[node]) continue;
       if ((table_.flags(node) & target_flag::kGetItem) != 0) {
@@ -219,7 +219,7 @@ class Growth {
 
   [[nodiscard]] size_t norm_dims(NodeId node, const RowRule& rule) const {
     const Value sizes = argument(node, rule.position);
-    if (sizes.tag != Tag::kList && sizes.tag != Tag::kTuple) return SIZE_MAX;
+    if (!is_sequence(sizes.tag)) return SIZE_MAX;
     return table_.items(sizes).size();
   }
 
@@ -235,7 +235,7 @@ class Growth {
     const size_t lead = rank - reader.features();
     Value value = argument(node, rule.position);
     std::vector<int64_t> dims;
-    if (value.tag == Tag::kList || value.tag == Tag::kTuple) {
+    if (is_sequence(value.tag)) {
       for (const Value item : table_.items(value)) {
         if (item.tag != Tag::kInt) return;
         dims.push_back(table_.as_int(item));

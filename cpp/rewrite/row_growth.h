@@ -2,6 +2,7 @@
 // every token alone, until values that need all tokens.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "rewrite/effects.h"
@@ -35,7 +36,7 @@ struct RowOperand {
 class RowReader {
  public:
   RowReader(const NodeTable& table, const RowRules& rules, const Effects& effects,
-            const MatchResult& matches, const Sites& sites);
+            std::span<const TokenClass> classes);
   // The operands of a node that a rule covers, each once; empty if some operand makes the node need
   // all tokens, or none is row-wise. `features` and `token_class` are those of its row-wise
   // operands.
@@ -56,7 +57,6 @@ class RowReader {
   const NodeTable& table_;
   const RowRules& rules_;
   const Effects& effects_;
-  const Sites& sites_;
   std::vector<RowShapes> shapes_;  // by token class
   std::vector<uint32_t> streams_;  // by node: stream changes before it; empty: none at all
   std::vector<RowOperand> operands_;

@@ -6,12 +6,9 @@
 namespace spfast {
 
 RowReader::RowReader(const NodeTable& table, const RowRules& rules, const Effects& effects,
-                     const MatchResult& matches, const Sites& sites)
-    : table_(table), rules_(rules), effects_(effects), sites_(sites) {
-  for (const TokenClass& one : sites.classes) {
-    shapes_.emplace_back(table, one.tokens, one.example);
-  }
-  (void)matches;
+                     std::span<const TokenClass> classes)
+    : table_(table), rules_(rules), effects_(effects) {
+  for (const TokenClass& one : classes) shapes_.emplace_back(table, one.tokens, one.example);
   uint32_t changes = 0;
   for (NodeId node = 0; node < table.size(); ++node) {
     if ((table.flags(node) & target_flag::kFence) != 0) ++changes;

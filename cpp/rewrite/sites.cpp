@@ -1,14 +1,14 @@
 #include "rewrite/sites.h"
 
 #include <algorithm>
-#include <map>
-#include <unordered_map>
 #include <utility>
 
 #include "base/check.h"
 #include "base/work.h"
+#include "rewrite/name_checks.h"
 #include "rewrite/row_cut.h"
 #include "rewrite/row_growth.h"
+#include "rewrite/token_classes.h"
 #include "table/targets.h"
 
 namespace spfast {
@@ -22,14 +22,12 @@ class Examiner {
       : table_(table),
         programs_(programs),
         matches_(matches),
-        groups_(groups),
         effects_(effects),
         unknown_(unknown),
         rows_(rows),
-        stamp_(table.size(), kNone) {
-    for (uint32_t i = 0; i < groups.size(); ++i) group_ids_.emplace(key_of(groups[i].group), i);
-    for (const RefusedClass& one : refused) refusals_[{one.tokens.raw, one.group}] = &one.why;
-  }
+        classes_(table, groups, refused, out_.classes),
+        names_(table, effects, out_.missing),
+        stamp_(table.size(), kNone) {}
 
   Sites run() {
     for (uint32_t i = 0; i < matches_.matches.size(); ++i) {
@@ -50,17 +48,11 @@ class Examiner {
   }
 
  private:
-  using ClassKey = std::pair<int64_t, uint32_t>;  // tokens, group
-
-  [[nodiscard]] static uint64_t key_of(Value value) {
-    return (static_cast<uint64_t>(value.tag) << 32) | value.payload;
-  }
-
   void examine(Site& site) {
     const auto dims = table_.dims(table_.meta(anchor_->all_reduce));
     site.flat = dims.size() > 2;
     look_ = matches_.look(dims.back().raw);
-    if (!find_class(site)) return;
+    if (!classes_.find(site, *anchor_)) return;
     collect_interior(site);
     if (!site.reason.empty()) return;
     check_effects(site);
@@ -106,7 +98,7 @@ class Examiner {
         for (const Location& where : last_dim_locations(steps[at].step, table_.target(node))) {
           if (where.position < 1 || static_cast<size_t>(where.position) >= args.size()) continue;
           Value dim = args[static_cast<size_t>(where.position)];
-          if (dim.tag == Tag::kList || dim.tag == Tag::kTuple) {
+          if (is_sequence(dim.tag)) {
             const auto items = table_.items(dim);
             if (!items.empty()) dim = items[0];
           }
@@ -147,7 +139,7 @@ class Examiner {
       site.anchor = i;
       anchor_ = &matches_.anchors[i];
       site.flat = table_.dims(table_.meta(anchor_->all_reduce)).size() > 2;
-      if (find_class(site)) {
+      if (classes_.find(site, *anchor_)) {
         for (const NodeId value : {anchor_->all_reduce, anchor_->reduced}) {
           const NodeId writer = effects_.writer_of(value);
           if (writer != kNone) site.reason = {Reason::Kind::kWritten, value, writer, 0, 0};
@@ -159,38 +151,6 @@ class Examiner {
     if (out_.missing.empty() && grow_rows(table_, *rows_, matches_, effects_, out_)) {
       cut_rows(table_, *rows_, matches_, effects_, out_);
     }
-  }
-
-  bool find_class(Site& site) {
-    const auto known_group = group_ids_.find(key_of(anchor_->group));
-    SPFAST_CHECK(known_group != group_ids_.end());
-    const uint32_t group_index = known_group->second;
-    const GroupInfo& group = groups_[group_index];
-    SPFAST_WORK(1);
-    if (!group.problem.empty()) {
-      site.reason = {Reason::Kind::kGroup, kNone, kNone, group_index, 0};
-      return false;
-    }
-    const Dim tokens = table_.meta(anchor_->all_reduce).tokens;
-    const ClassKey key{tokens.raw, group_index};
-    const auto [place, fresh] =
-        class_ids_.try_emplace(key, static_cast<uint32_t>(out_.classes.size()));
-    site.token_class = place->second;
-    if (fresh) {
-      const auto refusal = refusals_.find(key);
-      out_.classes.push_back({tokens, group_index, anchor_->all_reduce,
-                              refusal == refusals_.end() ? std::string() : *refusal->second});
-    }
-    if (!out_.classes[site.token_class].refused.empty()) {
-      site.reason = {Reason::Kind::kRefusedClass, kNone, kNone, site.token_class, 0};
-      return false;
-    }
-    if (!tokens.is_expr() && (tokens.raw % group.size != 0 || tokens.raw == 0)) {
-      site.reason = {Reason::Kind::kIndivisible, kNone, kNone, static_cast<uint64_t>(tokens.raw),
-                     group_index};
-      return false;
-    }
-    return true;
   }
 
   [[nodiscard]] bool in_stream(NodeId node) const {
@@ -272,7 +232,7 @@ class Examiner {
   void read_operand(Site& site, NodeId user, NodeId name) {
     const NodeId root = look_.root(name);
     if (stamp_[root] == match_->anchor) {
-      check_names(site, name, root);
+      names_.check(site, name, root, look_);
       site.operands.push_back({SiteOperand::Kind::kStream, user, name, root});
       return;
     }
@@ -302,7 +262,7 @@ class Examiner {
   }
 
   void read_rows(Site& site, NodeId user, NodeId name, NodeId root) {
-    check_names(site, name, root);
+    names_.check(site, name, root, look_);
     if (!site.reason.empty()) return;
     const Meta* meta = need(site, root);
     if (meta == nullptr) return;
@@ -327,57 +287,6 @@ class Examiner {
     return dims.size() <= 1 || (dims.size() == 2 && dims[0] == Dim::of(1));
   }
 
-  // Looking through names is right only if each keeps rows whole and nobody writes to any. Many
-  // sites may read one long chain of names: each name is looked at once.
-  void check_names(Site& site, NodeId name, NodeId root) {
-    if (name == root) return;
-    site.views = true;
-    const auto key = [&](NodeId at) { return (uint64_t{root} << 32) | at; };
-    NodeId end = name;
-    for (; end != root; end = LookThrough::source(table_, end, look_.width())) {
-      SPFAST_WORK(1);
-      if (const auto known = checked_names_.find(key(end)); known != checked_names_.end()) {
-        site.reason = known->second;
-        break;
-      }
-      check_name(site, end, root);
-      if (!site.reason.empty()) break;
-    }
-    for (NodeId at = name; at != end; at = LookThrough::source(table_, at, look_.width())) {
-      checked_names_.emplace(key(at), site.reason);
-    }
-  }
-
-  void check_name(Site& site, NodeId name, NodeId root) {
-    const NodeId source = LookThrough::source(table_, name, look_.width());
-    SPFAST_CHECK(source != kNone);
-    // A copy keeps what its source held: the source must not have been written to either.
-    for (const NodeId value : {root, name}) {
-      const NodeId writer = effects_.writer_of(value);
-      if (writer != kNone) site.reason = {Reason::Kind::kWritten, value, writer, 0, 0};
-    }
-    const uint8_t flags = table_.flags(name);
-    if ((flags & target_flag::kView) != 0 && look_.plain_root(source) == root) {
-      const Meta* meta = need(site, root);
-      if (meta != nullptr && last_dim(*meta) != Dim::of(look_.width())) {
-        site.reason = {Reason::Kind::kReshaped, name, root, 0, 0};
-      }
-    }
-    if ((flags & target_flag::kCopy) != 0) {
-      const Meta* to = need(site, name);
-      const Meta* from = need(site, source);
-      if (to != nullptr && from != nullptr && !same_size(*to, *from)) {
-        site.reason = {Reason::Kind::kCopied, name, kNone, 0, 0};
-      }
-    }
-  }
-
-  [[nodiscard]] bool same_size(const Meta& a, const Meta& b) const {
-    const auto x = table_.dims(a);
-    const auto y = table_.dims(b);
-    return a.dtype == b.dtype && std::equal(x.begin(), x.end(), y.begin(), y.end());
-  }
-
   [[nodiscard]] Dim last_dim(const Meta& meta) const {
     const auto dims = table_.dims(meta);
     return dims.empty() ? Dim::of(0) : dims.back();
@@ -400,37 +309,21 @@ class Examiner {
     }
   }
 
-  // The meta of a value that the proof rests on; absent when it has to be read first, or when there
-  // is none to read.
-  const Meta* need(Site& site, NodeId node) {
-    const Meta& meta = table_.meta(node);
-    if (meta.kind == MetaKind::kUnknown) {
-      out_.missing.push_back(node);
-      return nullptr;
-    }
-    if (meta.kind == MetaKind::kMissing) {
-      site.reason = {Reason::Kind::kUnknownSize, node, kNone, 0, 0};
-      return nullptr;
-    }
-    return &meta;
-  }
+  const Meta* need(Site& site, NodeId node) { return known_meta(table_, node, site, out_.missing); }
 
   const NodeTable& table_;
   const ProgramSet& programs_;
   const MatchResult& matches_;
-  std::span<const GroupInfo> groups_;
   const Effects& effects_;
   std::span<const UnknownValue> unknown_;
   const RowRules* rows_;
-  std::unordered_map<uint64_t, uint32_t> group_ids_;
-  std::map<ClassKey, uint32_t> class_ids_;
-  std::map<ClassKey, const std::string*> refusals_;
-  std::unordered_map<uint64_t, Reason> checked_names_;  // (root, name)
-  std::vector<uint32_t> stamp_;                         // by node: the anchor whose stream it is in
+  Sites out_;
+  TokenClasses classes_;
+  NameChecks names_;
+  std::vector<uint32_t> stamp_;  // by node: the anchor whose stream it is in
   const Match* match_ = nullptr;
   const Anchor* anchor_ = nullptr;
   LookThrough look_;
-  Sites out_;
 };
 
 }  // namespace

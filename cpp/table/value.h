@@ -39,6 +39,15 @@ inline constexpr uint8_t kTagCount = static_cast<uint8_t>(Tag::kOpaque) + 1;
   return tag == Tag::kList || tag == Tag::kTuple || tag == Tag::kDict || tag == Tag::kSlice;
 }
 
+[[nodiscard]] constexpr bool is_sequence(Tag tag) {
+  return tag == Tag::kList || tag == Tag::kTuple;
+}
+
+// Two ids as one key of a hash map.
+[[nodiscard]] constexpr uint64_t pair_key(uint32_t first, uint32_t second) {
+  return (uint64_t{first} << 32) | second;
+}
+
 struct Value {
   Tag tag = Tag::kAbsent;
   uint32_t payload = 0;

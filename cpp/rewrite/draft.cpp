@@ -1,0 +1,91 @@
+#include "rewrite/draft.h"
+
+namespace spfast {
+
+Draft::Draft(const NodeTable& node_table, const ProgramSet& program_set,
+             const MatchResult& match_result, std::span<const CollectiveFamily> all_families,
+             std::span<const GroupInfo> all_groups, const Sites& examined, const Effects& seen,
+             std::vector<NodeId>& ask)
+    : table(node_table),
+      programs(program_set),
+      matches(match_result),
+      families(all_families),
+      groups(all_groups),
+      sites(examined),
+      effects(seen),
+      missing(ask),
+      edits(node_table, plan),
+      site_of(node_table.size(), kNone),
+      local(node_table.size(), kNone) {
+  plan.classes = sites.classes;
+}
+
+bool Draft::is_local_for(const Site& site, NodeId root) const {
+  return site_of[root] != kNone && sites.sites[site_of[root]].token_class == site.token_class;
+}
+
+std::vector<PlanArg> Draft::collective_args(const std::vector<CollectiveArg>& slots,
+                                            const Site& site, NodeRef input) const {
+  const Anchor& anchor = anchor_of(site);
+  const CollectiveFamily& family = families[anchor.family];
+  std::vector<PlanArg> args;
+  args.reserve(slots.size());
+  for (const CollectiveArg& slot : slots) {
+    switch (slot.kind) {
+      case CollectiveArg::Kind::kInput:
+        args.push_back(PlanArg::of(input));
+        break;
+      case CollectiveArg::Kind::kInt:
+        args.push_back(PlanArg::integer(slot.value));
+        break;
+      case CollectiveArg::Kind::kWorldSize:
+        args.push_back(PlanArg::integer(group_of(site).size));
+        break;
+      case CollectiveArg::Kind::kGroup:
+        args.push_back(PlanArg::copy(anchor.all_reduce, family.match.group));
+        break;
+      case CollectiveArg::Kind::kReduceOp:
+        args.push_back(PlanArg::copy(anchor.all_reduce, family.match.reduce_op));
+        break;
+    }
+  }
+  return args;
+}
+
+NodeRef Draft::create(TargetId target, std::vector<PlanArg> args, NodeId before, NodeId origin,
+                      MetaSpec meta, NodeId kwargs_of) {
+  return edits.create({target, std::move(args), kwargs_of, before, origin, meta});
+}
+
+NodeRef Draft::collective(const Site& site, TargetId target,
+                          const std::vector<CollectiveArg>& slots, NodeRef input, NodeId before,
+                          NodeId origin, MetaSpec meta) {
+  const TargetId wait = families[anchor_of(site).family].match.wait;
+  const NodeRef result = create(target, collective_args(slots, site, input), before, origin, meta);
+  if (wait == kNone) return result;
+  return create(wait, {PlanArg::of(result)}, before, origin, meta);
+}
+
+NodeRef Draft::full_value(NodeId root) const {
+  const auto known = gathered.find(root);
+  return known == gathered.end() ? root : known->second;
+}
+
+bool Draft::is_view(NodeId node) const {
+  const auto args = table.args(node);
+  return (table.flags(node) & target_flag::kView) != 0 && args.size() == 2 && args[0].is_node() &&
+         is_sequence(args[1].tag);
+}
+
+const Meta* Draft::need(const Site& site, NodeId node) {
+  const Meta& meta = table.meta(node);
+  if (meta.kind == MetaKind::kTensor && !table.dims(meta).empty()) return &meta;
+  if (meta.kind == MetaKind::kUnknown) {
+    missing.push_back(node);
+  } else {
+    unknown.emplace_back(static_cast<uint32_t>(&site - sites.sites.data()), node);
+  }
+  return nullptr;
+}
+
+}  // namespace spfast

@@ -1,0 +1,84 @@
+// A plan in the making: what the parts of the planner read, and what each has created so far.
+#pragma once
+
+#include <map>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "rewrite/edit_list.h"
+#include "rewrite/plan.h"
+#include "rewrite/sites.h"
+#include "table/targets.h"
+
+namespace spfast {
+
+using MetaForm = MetaSpec::Form;
+
+struct Draft {
+  Draft(const NodeTable& table, const ProgramSet& programs, const MatchResult& matches,
+        std::span<const CollectiveFamily> families, std::span<const GroupInfo> groups,
+        const Sites& sites, const Effects& effects, std::vector<NodeId>& missing);
+  // `edits` writes to the plan that stands beside it.
+  Draft(const Draft&) = delete;
+  Draft& operator=(const Draft&) = delete;
+
+  [[nodiscard]] const Anchor& anchor_of(const Site& site) const {
+    return matches.anchors[site.anchor];
+  }
+  [[nodiscard]] LookThrough look_of(const Site& site) const {
+    return matches.look(table.dims(table.meta(anchor_of(site).all_reduce)).back().raw);
+  }
+  // The value behind a node's views and copies.
+  [[nodiscard]] NodeId root_of(const Site& site, NodeId node) const {
+    return sites.layout.root(look_of(site).root(node));
+  }
+  [[nodiscard]] const GroupInfo& group_of(const Site& site) const {
+    return groups[sites.classes[site.token_class].group];
+  }
+  [[nodiscard]] int64_t features_of(NodeId node) const { return sites.layout.features_of(node); }
+  // Sharded over the same rows of the same group, so that a site of this class may read it as it
+  // is.
+  [[nodiscard]] bool is_local_for(const Site& site, NodeId root) const;
+  // A value of a site is full only behind its all_gather, and so is a view that this replaces.
+  [[nodiscard]] NodeRef full_value(NodeId root) const;
+  [[nodiscard]] bool is_view(NodeId node) const;
+  // Absent when it has to be read first, or, for good, when there is none to read: then the site
+  // stays, and this plan is thrown away.
+  const Meta* need(const Site& site, NodeId node);
+
+  NodeRef create(TargetId target, std::vector<PlanArg> args, NodeId before, NodeId origin,
+                 MetaSpec meta, NodeId kwargs_of = kNone);
+  // The collective and, where the family has one, its wait.
+  NodeRef collective(const Site& site, TargetId target, const std::vector<CollectiveArg>& slots,
+                     NodeRef input, NodeId before, NodeId origin, MetaSpec meta);
+
+  const NodeTable& table;
+  const ProgramSet& programs;
+  const MatchResult& matches;
+  std::span<const CollectiveFamily> families;
+  std::span<const GroupInfo> groups;
+  const Sites& sites;
+  const Effects& effects;
+  std::vector<NodeId>& missing;
+  std::vector<std::pair<uint32_t, NodeId>> unknown;  // site, value without a size
+  Plan plan;
+  EditList edits;
+  std::vector<uint32_t> site_of;          // by node: the site whose value it is
+  std::vector<NodeRef> local;             // by value of a site: its shard
+  std::map<uint32_t, NodeRef> scattered;  // by token class: the first shard
+  std::map<NodeId, NodeRef> gathered;     // by value or view of one: the flat all_gather
+
+  const TargetId reshape = intern_target("aten.reshape.default");
+  const TargetId expand = intern_target("aten.expand.default");
+  const TargetId view_dtype = intern_target("aten.view.dtype");
+  const TargetId slice = intern_target("aten.slice.Tensor");
+  const TargetId sym_size = intern_target("aten.sym_size.int");
+  const TargetId mul = intern_target("_operator.mul");
+
+ private:
+  [[nodiscard]] std::vector<PlanArg> collective_args(const std::vector<CollectiveArg>& slots,
+                                                     const Site& site, NodeRef input) const;
+};
+
+}  // namespace spfast

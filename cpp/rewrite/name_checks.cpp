@@ -1,0 +1,76 @@
+#include "rewrite/name_checks.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/work.h"
+
+namespace spfast {
+
+const Meta* known_meta(const NodeTable& table, NodeId node, Site& site,
+                       std::vector<NodeId>& missing) {
+  const Meta& meta = table.meta(node);
+  if (meta.kind == MetaKind::kUnknown) {
+    missing.push_back(node);
+    return nullptr;
+  }
+  if (meta.kind == MetaKind::kMissing) {
+    site.reason = {Reason::Kind::kUnknownSize, node, kNone, 0, 0};
+    return nullptr;
+  }
+  return &meta;
+}
+
+void NameChecks::check(Site& site, NodeId name, NodeId root, const LookThrough& look) {
+  if (name == root) return;
+  site.views = true;
+  const auto key = [&](NodeId at) { return std::tuple{look.width(), root, at}; };
+  NodeId end = name;
+  for (; end != root; end = LookThrough::source(table_, end, look.width())) {
+    SPFAST_WORK(1);
+    if (const auto known = checked_.find(key(end)); known != checked_.end()) {
+      site.reason = known->second;
+      break;
+    }
+    check_one(site, end, root, look);
+    if (!site.reason.empty()) break;
+  }
+  for (NodeId at = name; at != end; at = LookThrough::source(table_, at, look.width())) {
+    checked_.emplace(key(at), site.reason);
+  }
+}
+
+void NameChecks::check_one(Site& site, NodeId name, NodeId root, const LookThrough& look) {
+  const NodeId source = LookThrough::source(table_, name, look.width());
+  SPFAST_CHECK(source != kNone);
+  // A copy keeps what its source held: the source must not have been written to either.
+  for (const NodeId value : {root, name}) {
+    const NodeId writer = effects_.writer_of(value);
+    if (writer != kNone) site.reason = {Reason::Kind::kWritten, value, writer, 0, 0};
+  }
+  const uint8_t flags = table_.flags(name);
+  if ((flags & target_flag::kView) != 0 && look.plain_root(source) == root) {
+    const Meta* meta = known_meta(table_, root, site, missing_);
+    if (meta != nullptr) {
+      const auto dims = table_.dims(*meta);
+      if (dims.empty() || dims.back() != Dim::of(look.width())) {
+        site.reason = {Reason::Kind::kReshaped, name, root, 0, 0};
+      }
+    }
+  }
+  if ((flags & target_flag::kCopy) != 0) {
+    const Meta* to = known_meta(table_, name, site, missing_);
+    const Meta* from = known_meta(table_, source, site, missing_);
+    if (to != nullptr && from != nullptr && !same_size(*to, *from)) {
+      site.reason = {Reason::Kind::kCopied, name, kNone, 0, 0};
+    }
+  }
+}
+
+bool NameChecks::same_size(const Meta& a, const Meta& b) const {
+  const auto x = table_.dims(a);
+  const auto y = table_.dims(b);
+  return a.dtype == b.dtype && std::equal(x.begin(), x.end(), y.begin(), y.end());
+}
+
+}  // namespace spfast

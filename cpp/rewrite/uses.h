@@ -1,0 +1,30 @@
+// How the nodes of a graph read the values of its sites.
+#pragma once
+
+#include <unordered_set>
+
+#include "rewrite/draft.h"
+
+namespace spfast {
+
+// The shard, the rank's slice of the value in full, or the value in full.
+enum class Use : uint8_t { kFull, kLocal, kSliced };
+
+class Uses {
+ public:
+  // Of the sites that are rewritten; `draft.site_of` says already whose value each node is.
+  explicit Uses(const Draft& draft);
+  // How a node reads a value under this name.
+  [[nodiscard]] Use use_of(NodeId user, NodeId name) const;
+
+ private:
+  [[nodiscard]] bool only_fills(NodeId user, NodeId buffer) const;
+  void find_buffer_uses(const Site& site);
+
+  const Draft& draft_;
+  const NodeTable& table_;
+  const Sites& sites_;
+  std::unordered_set<uint64_t> buffer_uses_;  // (buffer, the value of a stream that it is like)
+};
+
+}  // namespace spfast
