@@ -80,21 +80,16 @@ def apply(
         1
     """
     start = time.perf_counter()
-    found = graph_of(graph)
-    config = config if config is not None else SequenceParallelConfig()
-    registry = registry if registry is not None else default_registry()
-    if not anchors_in(found, registry):
-        result = Result(timings=Timings(total=time.perf_counter() - start))
-        _tell(result)
-        return result
+    result = Result()
+    seconds: dict[str, float] = {}
     with _collector_off():
-        run = _Run(found, config, registry)
-        run.plan()
-        result = run.result(record_plan=record_plan)
-        if run.job.planned_sites():
-            run.commit()
+        run = _planned(graph, config, registry)
+        if run is not None:
+            result, seconds = run.result(record_plan=record_plan), run.seconds
+            if run.job.planned_sites():
+                run.commit()
     total = time.perf_counter() - start
-    result = replace(result, timings=Timings(**run.seconds, total=total))
+    result = replace(result, timings=Timings(**seconds, total=total))
     _tell(result)
     return result
 
@@ -114,14 +109,23 @@ def plan_graph(
         GraphError: As :func:`apply`.
         ConfigError: As :func:`apply`.
     """
+    run = _planned(graph, config, registry)
+    return ([], "") if run is None else (run.job.reports(), run.job.plan_text())
+
+
+def _planned(
+    graph: fx.Graph | fx.GraphModule,
+    config: SequenceParallelConfig | None,
+    registry: Registry | None,
+) -> _Run | None:
+    """A run that is planned; None, at next to no cost, for a graph without any all_reduce."""
     found = graph_of(graph)
-    config = config if config is not None else SequenceParallelConfig()
     registry = registry if registry is not None else default_registry()
     if not anchors_in(found, registry):
-        return [], ""
-    run = _Run(found, config, registry)
+        return None
+    run = _Run(found, config if config is not None else SequenceParallelConfig(), registry)
     run.plan()
-    return run.job.reports(), run.job.plan_text()
+    return run
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 from spfast.config import SequenceParallelConfig
 from spfast.errors import ConfigError
 
-__all__ = ["Group", "known_groups", "resolve_group"]
+__all__ = ["Group", "group_name", "known_groups", "resolve_group"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,16 @@ class Group:
     problem: str = ""
 
 
+def group_name(group: Any) -> str:
+    """Returns the name of a group as a collective carries it: a name, or a ProcessGroup.
+
+    Example:
+        >>> group_name("tp:0")
+        'tp:0'
+    """
+    return group if isinstance(group, str) else str(getattr(group, "group_name", group))
+
+
 def resolve_group(group: Any, config: SequenceParallelConfig) -> Group:
     """Looks up a group's size and this process' rank in it.
 
@@ -46,7 +56,7 @@ def resolve_group(group: Any, config: SequenceParallelConfig) -> Group:
         >>> resolve_group("tp:0", SequenceParallelConfig(tp_size=8, tp_rank=3))
         Group(name='tp:0', size=8, rank=3, problem='')
     """
-    name = group if isinstance(group, str) else str(getattr(group, "group_name", group))
+    name = group_name(group)
     if config.group_name is not None and name != config.group_name:
         problem = f"its group '{name}' is not group_name='{config.group_name}'"
         return Group(name, 0, 0, problem)

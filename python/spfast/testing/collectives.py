@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from spfast.groups import group_name
+
 _FUNCTIONAL = "_c10d_functional"
 _NAMESPACES = ("vllm", _FUNCTIONAL, "_c10d_functional_autograd", "c10d_functional")
 
@@ -92,7 +94,7 @@ def read_call(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Co
     bound = _bind(target, args, kwargs)
     if namespace == "vllm":
         return _read_vllm(op, bound)
-    group = _group_name(bound.get("group_name"))
+    group = group_name(bound.get("group_name"))
     tensor = bound.get("input", bound.get("inp", bound.get("self")))
     if not isinstance(tensor, torch.Tensor):
         raise NotImplementedError(f"{name} is not simulated: only collectives of one tensor are")
@@ -207,7 +209,7 @@ def _read_vllm(op: str, bound: Mapping[str, Any]) -> CollectiveCall | None:
         raise NotImplementedError(f"vllm::{op} has no tensor argument called x or tensor")
     return CollectiveCall(
         op,
-        _group_name(bound.get("group_name")),
+        group_name(bound.get("group_name")),
         tensor,
         reduce_op="" if op == "all_gather" else "sum",
         dim=int(bound.get("dim", 0)),
@@ -218,7 +220,3 @@ def _read_vllm(op: str, bound: Mapping[str, Any]) -> CollectiveCall | None:
 def _bind(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     names = [argument.name for argument in target._schema.arguments]
     return {**dict(zip(names, args, strict=False)), **kwargs}
-
-
-def _group_name(group: Any) -> str:
-    return group if isinstance(group, str) else str(getattr(group, "group_name", group))

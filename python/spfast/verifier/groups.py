@@ -9,14 +9,7 @@ import torch.distributed as dist
 if TYPE_CHECKING:
     from spfast.config import SequenceParallelConfig
 
-__all__ = ["Groups", "group_name"]
-
-
-def group_name(argument: Any) -> str:
-    """Returns the name of a group argument: a string, or a process group object."""
-    if isinstance(argument, str):
-        return argument
-    return str(getattr(argument, "group_name", argument))
+__all__ = ["Groups"]
 
 
 class Groups:

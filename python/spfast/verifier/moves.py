@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import fx
 
+from spfast.groups import group_name
 from spfast.verifier.context import Context
 from spfast.verifier.dims import SYMBOLIC_OPERATORS
-from spfast.verifier.groups import group_name
 from spfast.verifier.kinds import COLLECTIVES
 from spfast.verifier.values import Kind, Shape, Value
 
