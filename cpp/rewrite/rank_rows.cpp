@@ -56,12 +56,15 @@ NodeRef RankRows::local_size(const Site& site, NodeId before) {
   const auto known = sizes_.find(site.token_class);
   if (known != sizes_.end()) return known->second;
   const Anchor& anchor = draft_.anchor_of(site);
-  // Of the class' first shard, which stands before whatever a site of it reads, while a row-wise
-  // region may read rows before its own all_reduce.
-  const auto shard = draft_.scattered.find(site.token_class);
-  SPFAST_CHECK(shard != draft_.scattered.end());
+  // A row-wise region may read rows before its own all_reduce: any shard of the class will do then.
+  NodeRef shard = draft_.local[anchor.reduced];
+  if (shard == kNone) {
+    const auto other = draft_.scattered.find(site.token_class);
+    SPFAST_CHECK(other != draft_.scattered.end());
+    shard = other->second;
+  }
   const NodeRef size = draft_.create(
-      draft_.sym_size, {PlanArg::of(shard->second), PlanArg::integer(0)}, before, anchor.all_reduce,
+      draft_.sym_size, {PlanArg::of(shard), PlanArg::integer(0)}, before, anchor.all_reduce,
       {MetaForm::kLocalSize, anchor.all_reduce, site.token_class, 1});
   sizes_.emplace(site.token_class, size);
   return size;

@@ -108,6 +108,14 @@ def test_fuzz_random_graphs(first: int) -> None:
             raise AssertionError(f"seed {seed} ({', '.join(case.notes)}): {error}") from error
 
 
+@pytest.mark.parametrize("seed", [263, 345, 999])
+def test_a_dead_site_is_not_kept_for_its_size(seed: int) -> None:
+    # The number of a rank's rows was asked of another site's shard, whose readers were all dead.
+    case, same = seeded_case(seed), seeded_case(seed)
+    config = spfast.SequenceParallelConfig(tp_size=case.world_size, tp_rank=seed % case.world_size)
+    compare(case.graph, same.graph, config)
+
+
 @pytest.mark.parametrize("divisibility", ["prove", "assume", "guard"])
 def test_divisibility_is_decided_alike(divisibility: spfast.config.Divisibility) -> None:
     for seed in (17, 18, 24, 26):  # dynamic; the last with a count that is not divisible
