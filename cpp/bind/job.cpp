@@ -49,8 +49,7 @@ Job::Job(py::object graph, std::shared_ptr<const Rules> rules)
   std::unordered_set<uint64_t> known;
   for (const Anchor& anchor : find_anchors(encoded_.table, rules_->anchors)) {
     if (anchor.group.tag == Tag::kAbsent) continue;
-    const uint64_t key = pair_key(static_cast<uint32_t>(anchor.group.tag), anchor.group.payload);
-    if (!known.insert(key).second) continue;
+    if (!known.insert(value_key(anchor.group)).second) continue;
     groups_.push_back({anchor.group, 0, 0, {}});
     group_examples_.push_back(anchor.all_reduce);
   }

@@ -4,21 +4,16 @@
 #include "base/work.h"
 
 namespace spfast {
-namespace {
-
-uint64_t key_of(Value value) { return pair_key(static_cast<uint32_t>(value.tag), value.payload); }
-
-}  // namespace
 
 TokenClasses::TokenClasses(const NodeTable& table, std::span<const GroupInfo> groups,
                            std::span<const RefusedClass> refused, std::vector<TokenClass>& classes)
     : table_(table), groups_(groups), classes_(classes) {
-  for (uint32_t i = 0; i < groups.size(); ++i) group_ids_.emplace(key_of(groups[i].group), i);
+  for (uint32_t i = 0; i < groups.size(); ++i) group_ids_.emplace(value_key(groups[i].group), i);
   for (const RefusedClass& one : refused) refusals_[{one.tokens.raw, one.group}] = &one.why;
 }
 
 bool TokenClasses::find(Site& site, const Anchor& anchor) {
-  const auto known_group = group_ids_.find(key_of(anchor.group));
+  const auto known_group = group_ids_.find(value_key(anchor.group));
   SPFAST_CHECK(known_group != group_ids_.end());
   const uint32_t group_index = known_group->second;
   const GroupInfo& group = groups_[group_index];

@@ -55,6 +55,11 @@ struct Value {
   friend bool operator==(const Value&, const Value&) = default;
 };
 
+// A value as the key of a hash map.
+[[nodiscard]] constexpr uint64_t value_key(Value value) {
+  return pair_key(static_cast<uint32_t>(value.tag), value.payload);
+}
+
 enum class Op : uint8_t {
   kPlaceholder,
   kGetAttr,
