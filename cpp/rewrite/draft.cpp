@@ -2,22 +2,30 @@
 
 namespace spfast {
 
-Draft::Draft(const NodeTable& node_table, const ProgramSet& program_set,
-             const MatchResult& match_result, std::span<const CollectiveFamily> all_families,
-             std::span<const GroupInfo> all_groups, const Sites& examined, const Effects& seen,
-             std::vector<NodeId>& ask)
-    : table(node_table),
-      programs(program_set),
-      matches(match_result),
-      families(all_families),
-      groups(all_groups),
-      sites(examined),
-      effects(seen),
-      missing(ask),
-      edits(node_table, plan),
-      site_of(node_table.size(), kNone),
-      local(node_table.size(), kNone) {
+Draft::Draft(const NodeTable& table, const ProgramSet& programs, const MatchResult& matches,
+             std::span<const CollectiveFamily> families, std::span<const GroupInfo> groups,
+             const Sites& sites, const Effects& effects, std::vector<NodeId>& missing)
+    : table(table),
+      programs(programs),
+      matches(matches),
+      families(families),
+      groups(groups),
+      sites(sites),
+      effects(effects),
+      missing(missing),
+      edits(table, plan),
+      site_of(table.size(), kNone),
+      local(table.size(), kNone) {
   plan.classes = sites.classes;
+  for (uint32_t i = 0; i < sites.sites.size(); ++i) {
+    const Site& site = sites.sites[i];
+    if (!site.reason.empty()) continue;
+    if (site.scatters) site_of[anchor_of(site).reduced] = i;
+    for (const NodeId node : site.interior) {
+      site_of[node] = i;
+      local[node] = node;
+    }
+  }
 }
 
 bool Draft::is_local_for(const Site& site, NodeId root) const {
@@ -50,6 +58,12 @@ std::vector<PlanArg> Draft::collective_args(const std::vector<CollectiveArg>& sl
     }
   }
   return args;
+}
+
+PlanArg Draft::flat_sizes(std::span<const Dim> features) {
+  std::vector<PlanArg> sizes{PlanArg::integer(-1)};
+  for (const Dim dim : features) sizes.push_back(PlanArg::integer(dim.raw));
+  return PlanArg::sizes(std::move(sizes));
 }
 
 NodeRef Draft::create(TargetId target, std::vector<PlanArg> args, NodeId before, NodeId origin,

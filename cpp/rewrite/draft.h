@@ -47,6 +47,8 @@ struct Draft {
   // stays, and this plan is thrown away.
   const Meta* need(const Site& site, NodeId node);
 
+  // Every token in one dim, before dims that stay as they are.
+  [[nodiscard]] static PlanArg flat_sizes(std::span<const Dim> features);
   NodeRef create(TargetId target, std::vector<PlanArg> args, NodeId before, NodeId origin,
                  MetaSpec meta, NodeId kwargs_of = kNone);
   // The collective and, where the family has one, its wait.
@@ -64,7 +66,7 @@ struct Draft {
   std::vector<std::pair<uint32_t, NodeId>> unknown;  // site, value without a size
   Plan plan;
   EditList edits;
-  std::vector<uint32_t> site_of;          // by node: the site whose value it is
+  std::vector<uint32_t> site_of;          // by node: the site that is rewritten whose value it is
   std::vector<NodeRef> local;             // by value of a site: its shard
   std::map<uint32_t, NodeRef> scattered;  // by token class: the first shard
   std::map<NodeId, NodeRef> gathered;     // by value or view of one: the flat all_gather

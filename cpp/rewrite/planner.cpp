@@ -17,7 +17,7 @@ class Planner {
       : draft_(draft),
         table_(draft.table),
         sites_(draft.sites),
-        uses_(claimed(draft)),
+        uses_(draft),
         rows_(draft),
         gatherer_(draft, uses_) {}
 
@@ -49,20 +49,6 @@ class Planner {
     }
     std::sort(all.begin(), all.end(), [](const Turn& a, const Turn& b) { return a.node < b.node; });
     return all;
-  }
-
-  // Says whose value each node is, before anybody asks how it is used.
-  static const Draft& claimed(Draft& draft) {
-    for (uint32_t i = 0; i < draft.sites.sites.size(); ++i) {
-      const Site& site = draft.sites.sites[i];
-      if (!site.reason.empty()) continue;
-      if (site.scatters) draft.site_of[draft.anchor_of(site).reduced] = i;
-      for (const NodeId node : site.interior) {
-        draft.site_of[node] = i;
-        draft.local[node] = node;
-      }
-    }
-    return draft;
   }
 
   void rewrite(const Site& site, const Turn& turn) {
@@ -129,28 +115,21 @@ class Planner {
       return full;
     }
     const NodeId all_reduce = draft_.anchor_of(site).all_reduce;
-    return draft_.create(draft_.reshape, {PlanArg::of(value), flat_sizes(width)}, all_reduce,
-                         all_reduce, {MetaForm::kFlat, all_reduce, site.token_class, 1});
-  }
-
-  [[nodiscard]] static PlanArg flat_sizes(int64_t width) {
-    return PlanArg::sizes({PlanArg::integer(-1), PlanArg::integer(width)});
+    const auto features = table_.dims(table_.meta(all_reduce)).last(1);
+    return draft_.create(draft_.reshape, {PlanArg::of(value), Draft::flat_sizes(features)},
+                         all_reduce, all_reduce,
+                         {MetaForm::kFlat, all_reduce, site.token_class, 1});
   }
 
   // A view of a shard has the shard's tokens and its own features.
   void reshape_shard(const Site& site, NodeId node, const SiteOperand& operand) {
-    const NodeRef input = draft_.is_local_for(site, operand.root) ? draft_.local[operand.root]
-                                                                  : rows_.own_rows(site, operand);
-    std::vector<PlanArg> sizes{PlanArg::integer(-1)};
-    const auto dims = table_.dims(table_.meta(node));
-    for (const Dim dim : dims.last(static_cast<size_t>(draft_.features_of(node)))) {
-      sizes.push_back(PlanArg::integer(dim.raw));
-    }
+    const auto features = static_cast<size_t>(draft_.features_of(node));
+    const auto dims = table_.dims(table_.meta(node)).last(features);
     const bool expands = (table_.flags(node) & target_flag::kView) == 0;
     draft_.local[node] =
         draft_.create(expands ? draft_.expand : draft_.reshape,
-                      {PlanArg::of(input), PlanArg::sizes(std::move(sizes))}, node, node,
-                      {MetaForm::kLocal, node, site.token_class, draft_.features_of(node)});
+                      {PlanArg::of(rows_.shard_of(site, operand)), Draft::flat_sizes(dims)}, node,
+                      node, {MetaForm::kLocal, node, site.token_class, draft_.features_of(node)});
     // It reads what it read until nobody needs it any more.
     draft_.edits.may_die(node);
   }
@@ -161,10 +140,7 @@ class Planner {
         draft_.edits.rewire(operand.user, operand.name, draft_.local[operand.root]);
         return;
       case SiteOperand::Kind::kRows:
-        draft_.edits.rewire(operand.user, operand.name,
-                            draft_.is_local_for(site, operand.root)
-                                ? draft_.local[operand.root]
-                                : rows_.own_rows(site, operand));
+        draft_.edits.rewire(operand.user, operand.name, rows_.shard_of(site, operand));
         release_names(site, operand);
         return;
       case SiteOperand::Kind::kBuffer:
@@ -194,11 +170,8 @@ class Planner {
       return draft_.create(table_.target(buffer), {PlanArg::of(like)}, before, buffer, meta,
                            buffer);
     }
-    const TokenClass& tokens = sites_.classes[site.token_class];
     const int64_t width = table_.dims(table_.meta(buffer)).back().raw;
-    const PlanArg rows = tokens.tokens.is_expr()
-                             ? PlanArg::of(rows_.local_size(site, before))
-                             : PlanArg::integer(tokens.tokens.raw / draft_.group_of(site).size);
+    const PlanArg rows = rows_.local_size(site, before);
     return draft_.create(table_.target(buffer), {PlanArg::sizes({rows, PlanArg::integer(width)})},
                          before, buffer, meta, buffer);
   }

@@ -4,6 +4,11 @@
 
 namespace spfast {
 
+NodeRef RankRows::shard_of(const Site& site, const SiteOperand& operand) {
+  return draft_.is_local_for(site, operand.root) ? draft_.local[operand.root]
+                                                 : own_rows(site, operand);
+}
+
 NodeRef RankRows::own_rows(const Site& site, const SiteOperand& operand) {
   const std::pair key{operand.root, site.token_class};
   if (const auto known = rows_.find(key); known != rows_.end()) return known->second;
@@ -14,12 +19,8 @@ NodeRef RankRows::own_rows(const Site& site, const SiteOperand& operand) {
   const size_t rank = meta == nullptr ? features + 1 : table_.dims(*meta).size();
   const MetaSpec flat{MetaForm::kFlat, operand.root, site.token_class, operand.features};
   if (rank > features + 1 && full == operand.root) {
-    std::vector<PlanArg> sizes{PlanArg::integer(-1)};
-    for (const Dim dim : table_.dims(*meta).last(features)) {
-      sizes.push_back(PlanArg::integer(dim.raw));
-    }
-    full = draft_.create(draft_.reshape, {PlanArg::of(full), PlanArg::sizes(std::move(sizes))},
-                         before, operand.root, flat);
+    const PlanArg sizes = Draft::flat_sizes(table_.dims(*meta).last(features));
+    full = draft_.create(draft_.reshape, {PlanArg::of(full), sizes}, before, operand.root, flat);
   }
   const auto [start, end] = row_bounds(site, before);
   const NodeRef slice = draft_.create(
@@ -30,21 +31,19 @@ NodeRef RankRows::own_rows(const Site& site, const SiteOperand& operand) {
 }
 
 std::pair<PlanArg, PlanArg> RankRows::row_bounds(const Site& site, NodeId before) {
-  const TokenClass& tokens = sites_.classes[site.token_class];
   const GroupInfo& group = draft_.group_of(site);
-  if (!tokens.tokens.is_expr()) {
-    const int64_t local = tokens.tokens.raw / group.size;
-    return {PlanArg::integer(group.rank * local), PlanArg::integer((group.rank + 1) * local)};
+  const PlanArg size = local_size(site, before);
+  if (size.kind == PlanArg::Kind::kInt) {
+    return {PlanArg::integer(group.rank * size.value),
+            PlanArg::integer((group.rank + 1) * size.value)};
   }
   if (const auto known = bounds_.find(site.token_class); known != bounds_.end()) {
     return known->second;
   }
-  const NodeRef size = local_size(site, before);
   // Every rank makes the same nodes, names included: 0 and 1 are factors like any other.
   const auto scaled = [&](int64_t factor) {
     return PlanArg::of(draft_.create(
-        draft_.mul, {PlanArg::of(size), PlanArg::integer(factor)}, before,
-        draft_.anchor_of(site).all_reduce,
+        draft_.mul, {size, PlanArg::integer(factor)}, before, draft_.anchor_of(site).all_reduce,
         {MetaForm::kScaled, draft_.anchor_of(site).all_reduce, site.token_class, factor}));
   };
   const PlanArg start = scaled(group.rank);
@@ -52,7 +51,9 @@ std::pair<PlanArg, PlanArg> RankRows::row_bounds(const Site& site, NodeId before
   return bounds_.emplace(site.token_class, std::pair{start, end}).first->second;
 }
 
-NodeRef RankRows::local_size(const Site& site, NodeId before) {
+PlanArg RankRows::local_size(const Site& site, NodeId before) {
+  const Dim tokens = sites_.classes[site.token_class].tokens;
+  if (!tokens.is_expr()) return PlanArg::integer(tokens.raw / draft_.group_of(site).size);
   const auto known = sizes_.find(site.token_class);
   if (known != sizes_.end()) return known->second;
   const Anchor& anchor = draft_.anchor_of(site);
@@ -63,9 +64,9 @@ NodeRef RankRows::local_size(const Site& site, NodeId before) {
     SPFAST_CHECK(other != draft_.scattered.end());
     shard = other->second;
   }
-  const NodeRef size = draft_.create(
+  const PlanArg size = PlanArg::of(draft_.create(
       draft_.sym_size, {PlanArg::of(shard), PlanArg::integer(0)}, before, anchor.all_reduce,
-      {MetaForm::kLocalSize, anchor.all_reduce, site.token_class, 1});
+      {MetaForm::kLocalSize, anchor.all_reduce, site.token_class, 1}));
   sizes_.emplace(site.token_class, size);
   return size;
 }

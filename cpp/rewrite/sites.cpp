@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "base/check.h"
-#include "base/work.h"
 #include "rewrite/name_checks.h"
 #include "rewrite/row_cut.h"
 #include "rewrite/row_growth.h"

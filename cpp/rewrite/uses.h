@@ -12,7 +12,7 @@ enum class Use : uint8_t { kFull, kLocal, kSliced };
 
 class Uses {
  public:
-  // Of the sites that are rewritten; `draft.site_of` says already whose value each node is.
+  // Of the sites that are rewritten.
   explicit Uses(const Draft& draft);
   // How a node reads a value under this name.
   [[nodiscard]] Use use_of(NodeId user, NodeId name) const;
