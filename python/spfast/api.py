@@ -80,16 +80,19 @@ def apply(
         1
     """
     start = time.perf_counter()
-    result = Result()
-    seconds: dict[str, float] = {}
+    begun = _begin(graph, config, registry)
+    if begun is None:
+        result = Result(timings=Timings(total=time.perf_counter() - start))
+        _tell(result)
+        return result
     with _collector_off():
-        run = _planned(graph, config, registry)
-        if run is not None:
-            result, seconds = run.result(record_plan=record_plan), run.seconds
-            if run.job.planned_sites():
-                run.commit()
+        run = _Run(*begun)
+        run.plan()
+        result = run.result(record_plan=record_plan)
+        if run.job.planned_sites():
+            run.commit()
     total = time.perf_counter() - start
-    result = replace(result, timings=Timings(**seconds, total=total))
+    result = replace(result, timings=Timings(**run.seconds, total=total))
     _tell(result)
     return result
 
@@ -109,23 +112,25 @@ def plan_graph(
         GraphError: As :func:`apply`.
         ConfigError: As :func:`apply`.
     """
-    run = _planned(graph, config, registry)
-    return ([], "") if run is None else (run.job.reports(), run.job.plan_text())
+    begun = _begin(graph, config, registry)
+    if begun is None:
+        return [], ""
+    run = _Run(*begun)
+    run.plan()
+    return run.job.reports(), run.job.plan_text()
 
 
-def _planned(
+def _begin(
     graph: fx.Graph | fx.GraphModule,
     config: SequenceParallelConfig | None,
     registry: Registry | None,
-) -> _Run | None:
-    """A run that is planned; None, at next to no cost, for a graph without any all_reduce."""
+) -> tuple[fx.Graph, SequenceParallelConfig, Registry] | None:
+    """What a run is of; None, at next to no cost, for a graph without any all_reduce."""
     found = graph_of(graph)
     registry = registry if registry is not None else default_registry()
     if not anchors_in(found, registry):
         return None
-    run = _Run(found, config if config is not None else SequenceParallelConfig(), registry)
-    run.plan()
-    return run
+    return found, config if config is not None else SequenceParallelConfig(), registry
 
 
 @contextlib.contextmanager
