@@ -95,25 +95,25 @@ def test_mean_over_tokens_is_no_norm() -> None:
     assert int(reference.apply(mean_over_tokens().graph, config)) == 0
 
 
+def compare_seed(seed: int) -> None:
+    case, same = seeded_case(seed), seeded_case(seed)
+    config = spfast.SequenceParallelConfig(tp_size=case.world_size, tp_rank=seed % case.world_size)
+    try:
+        compare(case.graph, same.graph, config)
+    except Exception as error:
+        raise AssertionError(f"seed {seed} ({', '.join(case.notes)}): {error}") from error
+
+
 @pytest.mark.parametrize("first", range(0, FUZZ, 20))
 def test_fuzz_random_graphs(first: int) -> None:
     for seed in range(first, min(first + 20, FUZZ)):
-        case, same = seeded_case(seed), seeded_case(seed)
-        config = spfast.SequenceParallelConfig(
-            tp_size=case.world_size, tp_rank=seed % case.world_size
-        )
-        try:
-            compare(case.graph, same.graph, config)
-        except Exception as error:
-            raise AssertionError(f"seed {seed} ({', '.join(case.notes)}): {error}") from error
+        compare_seed(seed)
 
 
 @pytest.mark.parametrize("seed", [263, 345, 999])
 def test_a_dead_site_is_not_kept_for_its_size(seed: int) -> None:
     # The number of a rank's rows was asked of another site's shard, whose readers were all dead.
-    case, same = seeded_case(seed), seeded_case(seed)
-    config = spfast.SequenceParallelConfig(tp_size=case.world_size, tp_rank=seed % case.world_size)
-    compare(case.graph, same.graph, config)
+    compare_seed(seed)
 
 
 @pytest.mark.parametrize("divisibility", ["prove", "assume", "guard"])
