@@ -12,11 +12,7 @@ namespace spfast::fx {
 
 class NodeIds {
  public:
-  explicit NodeIds(size_t expected) {
-    const size_t capacity = std::bit_ceil(expected * 2 + 16);
-    slots_.resize(capacity);
-    mask_ = capacity - 1;
-  }
+  explicit NodeIds(size_t expected) { resize(std::bit_ceil(expected * 2 + 16)); }
   void insert(const void* node, NodeId id) {
     if (2 * (count_ + 1) > slots_.size()) grow();
     place(node, id);
@@ -35,10 +31,16 @@ class NodeIds {
     const void* node = nullptr;
     NodeId id = kNone;
   };
+  // Fibonacci hashing (Knuth, The Art of Computer Programming, volume 3, section 6.4): nodes stand
+  // at nearly regular distances, and only the highest bits of the product spread those evenly.
   [[nodiscard]] size_t hash(const void* node) const {
-    auto bits = reinterpret_cast<uintptr_t>(node) >> 4;
-    bits *= 0x9E3779B97F4A7C15ULL;
-    return (bits >> 20) & mask_;
+    const auto bits = static_cast<uint64_t>(reinterpret_cast<uintptr_t>(node) >> 4);
+    return static_cast<size_t>((bits * 0x9E3779B97F4A7C15ULL) >> shift_);
+  }
+  void resize(size_t capacity) {  // a power of two
+    slots_.assign(capacity, Slot{});
+    mask_ = capacity - 1;
+    shift_ = 64 - std::countr_zero(capacity);
   }
   void place(const void* node, NodeId id) {
     size_t i = hash(node);
@@ -46,9 +48,8 @@ class NodeIds {
     slots_[i] = {node, id};
   }
   void grow() {
-    std::vector<Slot> old = std::move(slots_);
-    slots_.assign(old.size() * 2, Slot{});
-    mask_ = slots_.size() - 1;
+    const std::vector<Slot> old = std::move(slots_);
+    resize(old.size() * 2);
     for (const Slot& slot : old) {
       if (slot.node != nullptr) place(slot.node, slot.id);
     }
@@ -56,6 +57,7 @@ class NodeIds {
 
   std::vector<Slot> slots_;
   size_t mask_ = 0;
+  int shift_ = 0;
   size_t count_ = 0;
 };
 
