@@ -38,6 +38,8 @@ const char* outcome_text(Outcome outcome) {
              "must be a tensor of two or more dims, the last of them a plain number";
     case Outcome::kKeywords:
       return "it is called with keyword arguments where positions are expected";
+    case Outcome::kGroup:
+      return "its group is computed in the graph: only the ranks of a constant one are known";
   }
   return "";
 }
@@ -48,7 +50,7 @@ Job::Job(py::object graph, std::shared_ptr<const Rules> rules)
     : graph_(std::move(graph)), rules_(std::move(rules)), encoded_(encode_graph(graph_, *rules_)) {
   std::unordered_set<uint64_t> known;
   for (const Anchor& anchor : find_anchors(encoded_.table, rules_->anchors)) {
-    if (anchor.group.tag == Tag::kAbsent) continue;
+    if (!is_group(anchor.group)) continue;
     if (!known.insert(value_key(anchor.group)).second) continue;
     groups_.push_back({anchor.group, 0, 0, {}});
     group_examples_.push_back(anchor.all_reduce);

@@ -72,6 +72,10 @@ MatchResult find_matches(const NodeTable& table, const ProgramSet& programs,
       report.outcome = Outcome::kKeywords;
       continue;
     }
+    if (!is_group(anchor.group)) {
+      report.outcome = Outcome::kGroup;
+      continue;
+    }
     if (anchor.reduced == kNone) {
       report.outcome = Outcome::kNoWait;
       continue;

@@ -49,7 +49,20 @@ struct Failure {
   Value found;
 };
 
-enum class Outcome : uint8_t { kMatched, kNoMatch, kNoWait, kClaimed, kUnknownSize, kKeywords };
+// A group that is a constant of the graph: what is computed there, nobody can look up.
+[[nodiscard]] constexpr bool is_group(Value group) {
+  return group.tag != Tag::kAbsent && !group.is_node() && !is_container(group.tag);
+}
+
+enum class Outcome : uint8_t {
+  kMatched,
+  kNoMatch,
+  kNoWait,
+  kClaimed,
+  kUnknownSize,
+  kKeywords,
+  kGroup,
+};
 
 struct AnchorReport {
   Outcome outcome = Outcome::kNoMatch;

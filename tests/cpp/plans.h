@@ -20,7 +20,7 @@ inline std::vector<GroupInfo> groups_of(const NodeTable& table, Ranks ranks) {
   std::vector<GroupInfo> groups;
   const auto families = anchor_families();
   for (const Anchor& anchor : find_anchors(table, families)) {
-    if (anchor.group.tag == Tag::kAbsent) continue;
+    if (!is_group(anchor.group)) continue;
     const bool known =
         !groups.empty() && (groups.back().group == anchor.group ||
                             std::any_of(groups.begin(), groups.end(), [&](const GroupInfo& one) {

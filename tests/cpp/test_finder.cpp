@@ -118,6 +118,12 @@ TEST(finder_outcomes) {
     b.call(kIrReduce, {}, kShape);
     EXPECT(outcome(b) == Outcome::kKeywords);
   }
+  {
+    GraphBuilder b;
+    const Node x = b.placeholder("x", kShape);
+    b.call(kIrReduce, {x, x}, kShape);
+    EXPECT(outcome(b) == Outcome::kGroup);
+  }
 }
 
 TEST(look_through_by_width) {

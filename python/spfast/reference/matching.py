@@ -122,6 +122,8 @@ def find_matches(
 def _unusable(anchor: Anchor) -> str:
     if anchor.group is None:
         return "it is called with keyword arguments where positions are expected"
+    if isinstance(anchor.group, (fx.Node, list, tuple, dict, slice)):
+        return "its group is computed in the graph: only the ranks of a constant one are known"
     if anchor.reduced is None:
         return "its result has other users than one wait_tensor"
     shape = shape_of(anchor.all_reduce)
