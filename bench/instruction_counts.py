@@ -89,9 +89,7 @@ def _judge(
             verdict, worse = "WORSE", True
         elif change < -TOLERANCE:
             verdict = "better: record it with --record"
-        _say(
-            f"{stage}: {count:,} {unit}, {change:+.1%} against {recorded[stage]:,}: {verdict}"
-        )
+        _say(f"{stage}: {count:,} {unit}, {change:+.1%} against {recorded[stage]:,}: {verdict}")
     return int(worse)
 
 
