@@ -7,8 +7,8 @@ counted in ``spfast_bench``, which knows no Python, each alone; encode in a Pyth
 difference between so many calls and twice as many, which leaves out everything else. Of encode
 only what the extension module itself executes counts, and how often it calls another library:
 what Python's own look-ups take depends on where its objects lie, by 8% from one environment to
-another. The counts are compared with those in instruction_counts.json. Another compiler, Python or torch makes other
-instructions: then nothing is compared, and the gate says so.
+another. The counts are compared with those in instruction_counts.json. Another compiler, Python or
+torch makes other instructions: then nothing is compared, and the gate says so.
 """
 
 from __future__ import annotations

@@ -143,6 +143,57 @@ def residual_is_a_copy_made_before_a_write() -> GraphBuilder:
     return g.done(normed)
 
 
+def _by_keyword(node: fx.Node) -> fx.Node:
+    """Gives every operand by its keyword instead of its position."""
+    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+    node.kwargs = dict(zip(names, node.args, strict=False)) | node.kwargs
+    node.args = ()
+    return node
+
+
+@corner(rewritten=0, gathers=0, reason="writes in place to")
+def residual_is_a_copy_made_before_a_write_by_keyword() -> GraphBuilder:
+    g = _Graph()
+    full = g.full()
+    copy = g.call(aten.clone.default, full)
+    _by_keyword(g.call(aten.add_.Tensor, full, 1.0))
+    normed, _ = g.add_norm(g.reduce(g.partial()), copy)
+    return g.done(normed)
+
+
+@corner(rewritten=0, gathers=0, reason="writes in place to")
+def residual_is_a_copy_made_before_a_write_to_a_view_by_keyword() -> GraphBuilder:
+    g = _Graph()
+    full = g.full()
+    copy = g.call(aten.clone.default, full)
+    view = _by_keyword(g.call(aten.view.default, full, [8 * HIDDEN]))
+    g.call(aten.add_.Tensor, view, 1.0)
+    normed, _ = g.add_norm(g.reduce(g.partial()), copy)
+    return g.done(normed)
+
+
+@corner(rewritten=0, gathers=0, reason="writes in place to")
+def residual_is_a_copy_of_what_an_operator_wrote_before_another_write() -> GraphBuilder:
+    """What an operator with an out argument returns is that argument's memory."""
+    g = _Graph()
+    buffer = g.call(aten.clone.default, g.full())
+    sum_ = g.call(aten.add.out, g.full("y"), g.full("z"), out=buffer)
+    copy = g.call(aten.clone.default, sum_)
+    g.call(aten.mul_.Tensor, buffer, 2.0)
+    normed, _ = g.add_norm(g.reduce(g.partial()), copy)
+    return g.done(normed)
+
+
+@corner(rewritten=0, gathers=0, reason="its group is computed in the graph")
+def group_is_a_value_of_the_graph() -> GraphBuilder:
+    """Nobody knows the ranks of a group that is known only when the graph runs."""
+    g = _Graph()
+    group = g.call(operator.getitem, ("tp:0",), 0)
+    reduced = g.reduce(g.partial())
+    reduced.args = (reduced.args[0], group)
+    return g.done(g.norm(reduced))
+
+
 @corner(rewritten=2, gathers=2)
 def all_reduce_of_a_copy_that_is_written_to() -> GraphBuilder:
     """What is scattered is the copy as it is then, not the value that it was made of."""

@@ -1,6 +1,8 @@
 #include "rewrite/effects.h"
 
 #include <algorithm>
+#include <numeric>
+#include <span>
 
 #include "base/work.h"
 #include "table/targets.h"
@@ -18,47 +20,70 @@ Effects::Effects(const NodeTable& table) : table_(table) {
   if (!mutates) return;
   find_bases();
   for (const NodeId node : fences_) {
-    if ((table.flags(node) & target_flag::kMutates) == 0) continue;
-    const uint32_t writes = target_writes(table.target(node));
-    if (writes == kWritesAnything) {
-      for (const Value operand : table.operands(node)) {
-        if (operand.is_node()) note_write(operand, node);
-      }
-      continue;
-    }
-    const auto args = table.args(node);
-    for (size_t i = 0; i < args.size() && i < 31; ++i) {
-      if ((writes >> i & 1U) != 0) note_write(args[i], node);
-    }
-    if ((writes & kWritesKeywords) != 0) {
-      const auto pairs = table.kwargs(node);
-      for (size_t i = 1; i < pairs.size(); i += 2) note_write(pairs[i], node);
-    }
+    each_written(node, [&](NodeId value) { written_.emplace_back(base_[value], node); });
   }
   std::stable_sort(written_.begin(), written_.end(),
                    [](const auto& a, const auto& b) { return a.first < b.first; });
 }
 
-void Effects::note_write(Value written, NodeId writer) {
-  if (written.is_node()) {
-    written_.emplace_back(base_[written.payload], writer);
-  } else if (is_sequence(written.tag)) {
-    for (const Value item : table_.items(written)) {
-      if (item.is_node()) written_.emplace_back(base_[item.payload], writer);
+// Calls `note` with every value that the node may write to.
+template <typename Note>
+void Effects::each_written(NodeId node, Note&& note) const {
+  if ((table_.flags(node) & target_flag::kMutates) == 0) return;
+  const auto each_node = [&](std::span<const Value> values) {
+    for (const Value value : values) {
+      if (value.is_node()) note(value.payload);
     }
+  };
+  const uint32_t writes = target_writes(table_.target(node));
+  if (writes == kWritesAnything) {
+    each_node(table_.operands(node));
+    return;
   }
+  const auto note_value = [&](Value value) {
+    if (value.is_node()) note(value.payload);
+    if (is_sequence(value.tag)) each_node(table_.items(value));
+  };
+  const auto args = table_.args(node);
+  for (size_t i = 0; i < args.size(); ++i) {
+    if ((writes >> std::min(i, kLastWritePosition) & 1U) != 0) note_value(args[i]);
+  }
+  // An argument that has a position may be given by keyword all the same: which, the table does
+  // not know.
+  const bool by_keyword =
+      (writes & ~kWritesKeywords) >> std::min(args.size(), kLastWritePosition + 1) != 0;
+  if (!by_keyword && (writes & kWritesKeywords) == 0) return;
+  const auto pairs = table_.kwargs(node);
+  for (size_t i = 1; i < pairs.size(); i += 2) note_value(pairs[i]);
 }
 
-// Once for the table: a chain of views is as long as a user likes.
+// Once for the table, as disjoint sets: a chain of views is as long as a user likes.
 void Effects::find_bases() {
   base_.resize(table_.size());
+  std::iota(base_.begin(), base_.end(), NodeId{0});
+  const auto root = [&](NodeId node) {
+    while (base_[node] != node) {
+      base_[node] = base_[base_[node]];
+      node = base_[node];
+    }
+    return node;
+  };
   for (NodeId node = 0; node < table_.size(); ++node) {
     SPFAST_WORK(1);
+    const auto join = [&](NodeId other) { base_[root(node)] = root(other); };
+    // What an operator that writes returns is, as a rule, what it wrote to.
+    each_written(node, join);
+    if ((table_.flags(node) & target_flag::kAliases) == 0) continue;
     const auto args = table_.args(node);
-    const bool aliases =
-        (table_.flags(node) & target_flag::kAliases) != 0 && !args.empty() && args[0].is_node();
-    base_[node] = aliases ? base_[args[0].payload] : node;
+    if (!args.empty() && args[0].is_node()) {
+      join(args[0].payload);
+      continue;
+    }
+    for (const Value operand : table_.operands(node)) {
+      if (operand.is_node()) join(operand.payload);
+    }
   }
+  for (NodeId node = 0; node < table_.size(); ++node) base_[node] = root(node);
 }
 
 uint32_t Effects::region(NodeId node) const {

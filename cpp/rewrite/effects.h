@@ -20,7 +20,8 @@ class Effects {
 
  private:
   void find_bases();
-  void note_write(Value written, NodeId writer);
+  template <typename Note>
+  void each_written(NodeId node, Note&& note) const;
 
   const NodeTable& table_;
   std::vector<NodeId> base_;  // by node: whose storage it may share; empty if nothing is written to

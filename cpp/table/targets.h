@@ -3,6 +3,7 @@
 // as a live graph does. Properties of an operator come from whoever knows its schema (fx/).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -26,10 +27,12 @@ inline constexpr uint8_t kAliases = 128;  // the result may share its first argu
 [[nodiscard]] TargetId intern_target(std::string_view name);
 [[nodiscard]] std::string target_name(TargetId id);
 [[nodiscard]] uint8_t target_flags(TargetId id);
-// Which positional arguments the operator writes to, one bit each; the last bit: any keyword's.
+// Which positional arguments the operator writes to, one bit each; bit 30 stands for all further
+// ones, the last bit for any keyword's.
 [[nodiscard]] uint32_t target_writes(TargetId id);
 void describe_target(TargetId id, uint8_t flags, uint32_t writes);
 
+inline constexpr size_t kLastWritePosition = 30;
 inline constexpr uint32_t kWritesKeywords = uint32_t{1} << 31;
 // May write to whatever it can reach, however deep in its arguments.
 inline constexpr uint32_t kWritesAnything = ~uint32_t{0};

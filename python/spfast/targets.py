@@ -119,10 +119,11 @@ def _from_schema(target: torch._ops.OpOverload) -> tuple[int, int]:
         alias = argument.alias_info
         if alias is None:
             continue
-        if alias.is_write:
+        # What returns a later argument is taken to write to it: nobody follows such names.
+        if alias.is_write or position > 0:
             flags |= MUTATES
             writes |= WRITES_KEYWORDS if argument.kwarg_only else 1 << min(position, 30)
-        elif position == 0:
+        else:
             flags |= ALIASES
     if target.namespace == "streams":
         flags |= FENCE

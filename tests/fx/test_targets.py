@@ -23,6 +23,10 @@ from spfast.targets import (
 
 aten = torch.ops.aten
 
+library = torch.library.Library("spfast_targets_test", "FRAGMENT")
+library.define("second(Tensor x, Tensor(a) y) -> Tensor(a)")
+returns_second = torch.ops.spfast_targets_test.second.default
+
 
 def stranger(x: Any) -> Any:
     return x
@@ -36,6 +40,7 @@ def stranger(x: Any) -> Any:
         (aten.copy_.default, MUTATES, 1),
         (aten.add.out, MUTATES, WRITES_KEYWORDS),
         (aten.transpose.int, ALIASES, 0),
+        (returns_second, MUTATES, 2),
         (operator.getitem, 0, 0),
         (operator.iadd, MUTATES, 1),
         (operator.setitem, MUTATES, 1),

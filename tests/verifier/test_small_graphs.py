@@ -344,6 +344,44 @@ def test_a_value_read_before_instead_of_after_a_write() -> None:
     assert pair(read_after, through_a_view) == {}
 
 
+def _by_keyword(node: fx.Node) -> fx.Node:
+    """Gives every operand by its keyword instead of its position."""
+    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+    node.kwargs = dict(zip(names, node.args, strict=False)) | node.kwargs
+    node.args = ()
+    return node
+
+
+def _write(m: Maker) -> None:
+    m.call(aten.add_.Tensor, m.buffer, 1.0)
+
+
+def _write_by_keyword(m: Maker) -> None:
+    _by_keyword(m.call(aten.add_.Tensor, m.buffer, 1.0))
+
+
+def _write_to_a_view_by_keyword(m: Maker) -> None:
+    m.call(aten.add_.Tensor, _by_keyword(m.call(aten.view.default, m.buffer, [64])), 1.0)
+
+
+def _write_to_the_result_of_out(m: Maker) -> None:
+    m.call(aten.mul_.Tensor, m.call(aten.add.out, m.x, m.res, out=m.buffer), 2.0)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [_write, _write_by_keyword, _write_to_a_view_by_keyword, _write_to_the_result_of_out],
+)
+def test_a_copy_made_before_a_write_is_another_value(write: Callable[[Maker], None]) -> None:
+    def body(m: Maker, read_copy: bool) -> fx.Node:
+        copy = m.call(aten.clone.default, m.buffer)
+        write(m)
+        return m.add(copy if read_copy else m.buffer, m.res)
+
+    assert pair(lambda m: body(m, True), lambda m: body(m, True)) == {}
+    assert "add_tensor" in pair(lambda m: body(m, True), lambda m: body(m, False))
+
+
 def test_rows_of_a_value_that_was_written_in_between() -> None:
     def before(m: Maker) -> fx.Node:
         m.call(aten.add_.Tensor, m.res, m.x)

@@ -147,6 +147,7 @@ class Memory:
         self.position = {node: index for index, node in enumerate(graph.nodes)}
         self._fences: list[fx.Node] = []
         self._writers: dict[fx.Node, fx.Node] = {}
+        self._parents = _shared_storages(graph)
         for node in graph.nodes:
             written = list(_written(node))
             for value in written:
@@ -164,11 +165,31 @@ class Memory:
         """The first node that writes to the memory in which the value lies."""
         return self._writers.get(self._storage(value))
 
-    @staticmethod
-    def _storage(value: fx.Node) -> fx.Node:
-        while _may_alias(value) and value.args and isinstance(value.args[0], fx.Node):
-            value = value.args[0]
-        return value
+    def _storage(self, value: fx.Node) -> fx.Node:
+        return _root(self._parents, value)
+
+
+def _shared_storages(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """The values that may lie in the same memory, as disjoint sets: the parent of each."""
+    parents: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        shared = list(_written(node))
+        if _may_alias(node):
+            first = node.args[0] if node.args else None
+            shared += [first] if isinstance(first, fx.Node) else node.all_input_nodes
+        for other in shared:
+            one, two = _root(parents, node), _root(parents, other)
+            if one is not two:
+                parents[one] = two
+    return parents
+
+
+def _root(parents: dict[fx.Node, fx.Node], node: fx.Node) -> fx.Node:
+    while node in parents:
+        above = parents[node]
+        parents[node] = parents.get(above, above)
+        node = above
+    return node
 
 
 def _may_alias(node: fx.Node) -> bool:
@@ -180,16 +201,24 @@ def _may_alias(node: fx.Node) -> bool:
 
 
 def _written(node: fx.Node) -> Iterator[fx.Node]:
-    """The values that the node writes to."""
+    """The values that the node may write to, or returns though it is no view of its first."""
     held: list[Any] = []
     method = str(node.target) if node.op == "call_method" else ""
-    if method.endswith("_") and not method.endswith("__"):
+    if node.op == "call_module":
+        held = [node.args, node.kwargs]
+    elif method.endswith("_") and not method.endswith("__"):
         held = [node.args[0]]
     elif isinstance(node.target, torch._ops.OpOverload):
         for position, argument in enumerate(node.target._schema.arguments):
-            if argument.alias_info is not None and argument.alias_info.is_write:
+            alias = argument.alias_info
+            if alias is not None and (alias.is_write or position > 0):
                 given = node.args[position] if position < len(node.args) else None
                 held.append(node.kwargs.get(argument.name, given))
+    elif node.op == "call_function":
+        _, flags, writes, _, _ = targets.describe(node.target)
+        if flags & targets.MUTATES:
+            anything = writes == targets.WRITES_ANYTHING
+            held = [node.args, node.kwargs] if anything else [node.args[0]]
     found: list[fx.Node] = []
     fx.node.map_arg(held, found.append)
     yield from found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from spfast.verifier.context import Context
 from spfast.verifier.kinds import Writes, operator_name
 from spfast.verifier.values import Value
 
-__all__ = ["is_view", "perform", "returns_operand", "share_storage"]
+__all__ = ["is_view", "perform", "share_storage", "shared_operand"]
 
 
 def perform(
@@ -37,23 +37,54 @@ def perform(
     written = _written(node, writes, args, kwargs)
     for operand in written:
         ctx.written[ctx.roots.get(operand, operand)] = (term, place + 1)
-    if written and written[0] is (args[0] if args else None) and returns_operand(node.target):
-        ctx.roots[node] = ctx.roots.get(written[0], written[0])
-        return key, ctx.read(written[0])
+    returned = shared_operand(node.target, args, kwargs)
+    if returned is not None and returned in written:
+        ctx.roots[node] = ctx.roots.get(returned, returned)
+        return key, ctx.read(returned)
     return key, None
 
 
-def share_storage(ctx: Context, node: fx.Node, args: tuple[Any, ...]) -> None:
+def share_storage(
+    ctx: Context, node: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> None:
     """Notes whose storage ``node`` shares, in a graph that writes to tensors."""
     ctx.born[node] = len(ctx.effects)
-    source = args[0] if args else None
-    if not isinstance(source, fx.Node):
+    source = shared_operand(node.target, args, kwargs)
+    if source is None:
         return
     if node.target is operator.getitem:
         root = ctx.roots.get(source)
         ctx.roots[node] = ("item", source, args[1]) if root is None else root
-    elif is_view(node.target):
+    else:
         ctx.roots[node] = ctx.roots.get(source, source)
+
+
+def shared_operand(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> fx.Node | None:
+    """The operand in whose storage the result lies, given by position or by keyword; or none."""
+    place = _shared_argument(target)
+    if place is None:
+        return None
+    position, name = place
+    operand = args[position] if position < len(args) else kwargs.get(name)
+    return operand if isinstance(operand, fx.Node) else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _shared_argument(target: Any) -> tuple[int, str] | None:
+    if target is operator.getitem:
+        return 0, ""
+    if not isinstance(target, torch._ops.OpOverload):
+        return None
+    schema = target._schema
+    if is_view(target):
+        return 0, schema.arguments[0].name
+    alias = schema.returns[0].alias_info if len(schema.returns) == 1 else None
+    if alias is None:
+        return None
+    for position, argument in enumerate(schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.before_set & alias.before_set:
+            return position, argument.name
+    return None
 
 
 def _written(
@@ -70,15 +101,6 @@ def _written(
         listed = value if isinstance(value, (list, tuple)) else (value,)
         written.extend(item for item in listed if isinstance(item, fx.Node))
     return written
-
-
-@functools.lru_cache(maxsize=1024)
-def returns_operand(target: Any) -> bool:
-    """Says whether an operator's one result is an operand or a view of it, by its schema."""
-    if not isinstance(target, torch._ops.OpOverload):
-        return False
-    schema = target._schema
-    return len(schema.returns) == 1 and schema.returns[0].alias_info is not None
 
 
 @functools.lru_cache(maxsize=1024)

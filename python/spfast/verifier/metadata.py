@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import (
 )
 
 from spfast.verifier.dims import Dims
-from spfast.verifier.effects import is_view, returns_operand
+from spfast.verifier.effects import shared_operand
 from spfast.verifier.kinds import writes_of
 from spfast.verifier.snapshot import Entry
 
@@ -215,10 +215,11 @@ class Metadata:
             return
         owners: dict[int, fx.Node] = {}
         roots: dict[fx.Node, fx.Node] = {}
-        for node, op, target, args, _, val in self._after:
-            if op == "call_function" and args and isinstance(args[0], fx.Node):
-                if target is operator.getitem or is_view(target) or returns_operand(target):
-                    roots[node] = roots.get(args[0], args[0])
+        for node, op, target, args, kwargs, val in self._after:
+            if op == "call_function":
+                source = shared_operand(target, args, kwargs)
+                if source is not None:
+                    roots[node] = roots.get(source, source)
             if not isinstance(val, torch.Tensor):
                 continue
             storage = val.untyped_storage()._cdata

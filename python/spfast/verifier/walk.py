@@ -126,7 +126,7 @@ def walk(ctx: Context, entries: Iterable[Entry]) -> None:
             ctx.problems[node] = f"reads {missing.args[0].name!r} before it is computed"
             value = ctx.store.wrong
         if is_written:
-            share_storage(ctx, node, args)
+            share_storage(ctx, node, args, kwargs)
         if is_after:
             _spread(ctx, node, args)
         values[node] = value
