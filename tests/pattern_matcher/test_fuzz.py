@@ -27,6 +27,10 @@ REGRESSIONS: dict[int, str] = {}
 TRACED_REGRESSIONS: dict[int, str] = {
     13: "extra_check was asked twice where the replacement could not be kept as a template",
     40: "an argument is also an output: torch's graph was out of order",
+    1093: "one output is returned in place of another: taken for a cycle",
+    1186: "an output stays as it is, being an argument: taken for a cycle",
+    1259: "the same, for an output that the replacement does not need",
+    1479: "places of nodes noted while torch's graph was out of order",
 }
 
 

@@ -60,9 +60,6 @@ class ReplacementEntry(stock.ReplacementPatternEntry):
             Whatever the user's functions raise.
         """
         late = late_arguments(match)
-        if late and makes_cycle(match, late):
-            self.variants.count("the replacement would be its own input")
-            return False
         match.late = late  # type: ignore[attr-defined]
         leaves = self._leaves(match)
         bound = None
@@ -70,7 +67,7 @@ class ReplacementEntry(stock.ReplacementPatternEntry):
             bound = self.variants.find(leaves, session)
         if leaves is None or bound is None:
             self.variants.by_torch += 1
-            return bool(self.stock.extra_check(match))
+            return bool(self.stock.extra_check(match)) and not self._is_own_input(match)
         node = match.output_nodes()[0]
         assert node is not None
         check = self.spec.extra_check
@@ -87,9 +84,20 @@ class ReplacementEntry(stock.ReplacementPatternEntry):
         template = bound.template(leaves)
         if template is None:
             self._trace_for(match, bound, leaves)
-            return True
-        match.replacement_graph = template.graph_module
-        match.plan = Plan(bound, template, leaves)  # type: ignore[attr-defined]
+        else:
+            match.replacement_graph = template.graph_module
+            match.plan = Plan(bound, template, leaves)  # type: ignore[attr-defined]
+        return not self._is_own_input(match)
+
+    def _is_own_input(self, match: stock.Match) -> bool:
+        """Whether the replacement on the match cannot be put into the graph, and says so."""
+        traced = match.replacement_graph
+        if not match.late or traced is None:  # type: ignore[attr-defined]
+            return False
+        args = self.normalize_args(*match.args, **match.kwargs)
+        if not makes_cycle(match, traced, args):
+            return False
+        self.variants.count("the replacement would be its own input")
         return True
 
     def _trace_for(self, match: stock.Match, bound: Bound, leaves: list[Any]) -> None:
@@ -145,5 +153,7 @@ class ReplacementEntry(stock.ReplacementPatternEntry):
             template.returns,
             getattr(self, "pattern_name", None) or _NAME,
         )
-        if late and created:
-            restore_order(created[0], max(late))
+        # An argument that is an output may be gone; no new node reads it then.
+        left = [argument for argument in late if not argument._erased]
+        if left and created:
+            restore_order(created[0], max(left))

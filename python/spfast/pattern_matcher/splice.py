@@ -34,26 +34,56 @@ def late_arguments(match: Match) -> list[Node]:
     return late
 
 
-def makes_cycle(match: Match, late: Sequence[Node]) -> bool:
-    """Whether an argument depends on an output: then no place in the graph is legal.
+def makes_cycle(match: Match, traced: torch.fx.GraphModule, args: Sequence[Any]) -> bool:
+    """Whether a new value would be computed from itself: then no place in the graph is legal.
+
+    An argument may depend on an output, whose users are about to read the new value. The new nodes
+    themselves go on reading an output that is an argument as it was.
 
     Args:
-        match: The match.
-        late: Its late arguments.
+        match: A match with late arguments.
+        traced: The replacement.
+        args: Its arguments.
     """
-    outputs = match.output_nodes()
-    ends = {node for node in outputs if isinstance(node, Node)}
-    first = min(ends)
-    pending, seen = list(late), set(late)
-    while pending:
-        node = pending.pop()
-        if node in ends:
-            return True
-        for operand in node.all_input_nodes:
-            if operand not in seen and not operand < first:
-                seen.add(operand)
-                pending.append(operand)
-    return False
+    place = {node: i for i, node in enumerate(match.output_nodes()) if isinstance(node, Node)}
+    first = min(place)
+    reads: list[set[int]] = []
+    for index, (passed, needed) in enumerate(_sources(traced)):
+        given = args[passed] if passed is not None else None
+        found = {place[given]} - {index} if isinstance(given, Node) and given in place else set()
+        pending = [args[i] for i in needed if isinstance(args[i], Node)]
+        seen = set(pending)
+        while pending:
+            for operand in pending.pop().all_input_nodes:
+                if operand in place:
+                    found.add(place[operand])
+                if operand not in seen and not operand < first:
+                    seen.add(operand)
+                    pending.append(operand)
+        reads.append(found)
+    # Whatever reads only values that are free of cycles is so itself.
+    free: set[int] = set()
+    for _ in reads:
+        free |= {i for i, found in enumerate(reads) if found <= free}
+    return len(free) < len(reads)
+
+
+def _sources(traced: torch.fx.GraphModule) -> list[tuple[int | None, set[int]]]:
+    """For each returned value the argument that it is, if it is one, and all that it needs."""
+    needs: dict[Node, set[int]] = {}
+    passed: dict[Node, int] = {}
+    returned: Any = ()
+    for node in traced.graph.nodes:
+        if node.op == "placeholder":
+            passed[node] = len(passed)
+            needs[node] = {passed[node]}
+        elif node.op == "output":
+            returned = node.args[0]
+        else:
+            needs[node] = set().union(*(needs[operand] for operand in node.all_input_nodes))
+    values = returned if isinstance(returned, (list, tuple)) else [returned]
+    nodes = [value if isinstance(value, Node) else None for value in values]
+    return [(None, set()) if node is None else (passed.get(node), needs[node]) for node in nodes]
 
 
 def restore_order(first: Node, last: Node) -> None:
