@@ -34,6 +34,11 @@ class Committer {
         entries_(journal_.attr("entries")),
         create_node_(graph.attr("create_node")),
         erase_node_(graph.attr("erase_node")) {
+    // A hook that a module has for new nodes must see them whole.
+    const py::object module = py::getattr(graph, "owning_module", py::none());
+    const bool watched = py::bool_(py::getattr(module, "_create_node_hooks", py::none()));
+    const py::object node_type = py::module_::import("torch.fx").attr("Node");
+    sets_operands_ = !watched && py::hasattr(node_type, set_operands_);
     created_.resize(plan.created.size());
     for (const Edit& edit : plan.edits) {
       if (edit.kind == Edit::Kind::kRewire) ++rewires_of_[edit.a];
@@ -114,7 +119,7 @@ class Committer {
     const Created& made = plan_.created[index];
     py::tuple args(made.args.size());
     for (size_t i = 0; i < made.args.size(); ++i) args[i] = argument(made.args[i]);
-    py::object kwargs = py::none();
+    py::dict kwargs;
     if (made.kwargs_of != kNone) {
       kwargs = py::dict(access_.read(encoded_.nodes[made.kwargs_of], Field::kKwargs));
     }
@@ -122,9 +127,14 @@ class Committer {
       graph_.attr("_insert") = encoded_.nodes[made.before].attr("prepend");
       last_before_ = made.before;
     }
-    py::object node = create_node_("call_function", targets_.at(made.target), args, kwargs,
-                                   name_for(made.target));
+    // Operands that come with a new node are searched for raw symbols, which ours never hold, in
+    // more time than all else takes.
+    py::object node = sets_operands_ ? create_node_("call_function", targets_.at(made.target),
+                                                    py::tuple(), py::none(), name_for(made.target))
+                                     : create_node_("call_function", targets_.at(made.target), args,
+                                                    kwargs, name_for(made.target));
     entries_.append(py::make_tuple(create_, node));
+    if (sets_operands_) node.attr(set_operands_)(args, kwargs);
     const py::object meta = access_.read(node, Field::kMeta);
     inherit(meta, access_.read(encoded_.nodes[made.origin], Field::kMeta));
     set_item(meta, val_, values_.created[index]);
@@ -267,6 +277,8 @@ class Committer {
   std::unordered_set<PyObject*> noted_users_;
   std::unordered_set<TargetId> noted_tables_;
   std::unordered_map<TargetId, py::str> bases_;
+  bool sets_operands_ = false;  // after a node is created, not while
+  py::str set_operands_{"_update_args_kwargs"};
   py::str val_{"val"};
   py::str tensor_meta_{"tensor_meta"};
   py::str eager_{"eager_input_vals"};

@@ -13,6 +13,26 @@ py::object attribute(py::handle object, const py::str& name) {
   return py::reinterpret_steal<py::object>(value);
 }
 
+// While it lives, tensor subclasses have no __torch_function__: a fake tensor's is disabled anyway,
+// and to find that out for each attribute takes a third of the time in which sizes are read.
+class PlainAttributes {
+ public:
+  PlainAttributes() { guard_.attr("__enter__")(); }
+  ~PlainAttributes() {
+    try {
+      guard_.attr("__exit__")(py::none(), py::none(), py::none());
+    } catch (py::error_already_set& error) {
+      error.discard_as_unraisable("spfast");
+    }
+  }
+  PlainAttributes(const PlainAttributes&) = delete;
+  PlainAttributes& operator=(const PlainAttributes&) = delete;
+
+ private:
+  py::object guard_ =
+      py::module_::import("torch").attr("_C").attr("DisableTorchFunctionSubclass")();
+};
+
 bool is_contiguous(const std::vector<Dim>& dims, const std::vector<Dim>& strides) {
   int64_t expected = 1;
   for (size_t i = dims.size(); i-- > 0;) {
@@ -51,6 +71,8 @@ void MetaReader::read_all(NodeTable& table, std::span<const NodeId> wanted,
                           const std::vector<py::object>& nodes) {
   // From a node to its value it is four steps through memory that is in no cache: each is asked for
   // while the nodes before are read.
+  if (wanted.empty()) return;
+  const PlainAttributes plain;
   const NodeAccess& access = NodeAccess::instance();
   const auto meta_of = [&](size_t i) { return access.peek(nodes[wanted[i]].ptr(), Field::kMeta); };
   const auto dict_at = [&](size_t i) -> PyObject* {

@@ -32,6 +32,8 @@ __all__ = ["MissingValue", "TokenShare", "make_values"]
     GATHERED_BYTES,
 ) = range(9)
 
+_META = torch.device("meta")
+
 Size = Any  # int | torch.SymInt
 Spec = tuple[int, fx.Node, int, int]
 
@@ -89,7 +91,10 @@ def make_values(
         MissingValue: A node that a spec refers to has no value.
     """
     maker = _Maker(shares)
-    return [maker.make(spec) for spec in created], [maker.resize(spec) for spec in resized]
+    # A fake tensor's __torch_function__ is disabled; to find that out for each question that it is
+    # asked takes longer than the answer.
+    with torch._C.DisableTorchFunctionSubclass():
+        return [maker.make(spec) for spec in created], [maker.resize(spec) for spec in resized]
 
 
 class _Maker:
@@ -98,6 +103,8 @@ class _Maker:
         self._resized: dict[fx.Node, Any] = {}
         # Meta tensors of symbolic size, with the number of elements in the example.
         self._bases: dict[tuple[int, tuple[int, ...], torch.dtype], tuple[torch.Tensor, int]] = {}
+        # What is behind the rows of tensors without symbols, by their sizes and strides.
+        self._layouts: dict[Any, tuple[tuple[Size, ...], bool, tuple[int, ...] | None]] = {}
         # What a fresh fake tensor of a mode and device carries.
         self._states: dict[tuple[int, torch.device], dict[str, Any]] = {}
 
@@ -148,11 +155,8 @@ class _Maker:
         raise MissingValue(node)
 
     def _fresh(self, like: torch.Tensor, rows: Size, features: int) -> torch.Tensor:
-        # Dim by dim: asked for as a whole, a symbolic size would be made anew each time.
-        last = tuple(like.size(dim) for dim in range(like.dim() - features, like.dim()))
+        last, whole, strides = self._features(like, features)
         dtype = like.dtype
-        whole = all(type(size) is int for size in last)
-        strides = _row_strides(like, last) if whole else None
         if strides is not None:
             meta = torch.empty_strided((rows, *last), strides, dtype=dtype, device=_device(like))
             return self._wrap(like, meta)
@@ -166,12 +170,30 @@ class _Maker:
         base = self._bases.get(key)
         if base is None:
             size = rows.node.hint * math.prod(last) if rows.node.has_hint() else 0
-            base = torch.empty((rows, *last), dtype=dtype, device="meta"), size
+            base = torch.empty((rows, *last), dtype=dtype, device=_META), size
             self._bases[key] = base
         alias = base[0].detach()
-        own = torch.empty(base[1], dtype=dtype, device="meta")
+        own = torch.empty(base[1], dtype=dtype, device=_META)
         torch._functionalize_unsafe_set(alias, own)
         return self._wrap(like, alias)
+
+    def _features(
+        self, like: torch.Tensor, features: int
+    ) -> tuple[tuple[Size, ...], bool, tuple[int, ...] | None]:
+        """The sizes behind the rows, whether all are numbers, and strides other than the usual."""
+        key = None
+        if not like._has_symbolic_sizes_strides:
+            key = (like.shape, like.stride(), features)
+            known = self._layouts.get(key)
+            if known is not None:
+                return known
+        # Dim by dim: asked for as a whole, a symbolic size would be made anew each time.
+        last = tuple(like.size(dim) for dim in range(like.dim() - features, like.dim()))
+        whole = all(type(size) is int for size in last)
+        found = last, whole, _row_strides(like, last) if whole else None
+        if key is not None:
+            self._layouts[key] = found
+        return found
 
     def _wrap(self, like: torch.Tensor, meta: torch.Tensor) -> torch.Tensor:
         """The fake tensor around a meta tensor; a tensor of another kind is what it is."""
@@ -217,4 +239,4 @@ def _row_strides(like: torch.Tensor, last: tuple[int, ...]) -> tuple[int, ...] |
 
 
 def _device(like: torch.Tensor) -> Any:
-    return "meta" if isinstance(like, FakeTensor) else like.device
+    return _META if isinstance(like, FakeTensor) else like.device

@@ -198,15 +198,15 @@ def test_what_the_verifier_refuses_is_taken_back(monkeypatch: pytest.MonkeyPatch
     graph, config = golden("no_first_rank3_static_2layer")
     wrong = SequenceParallelConfig(tp_size=8, tp_rank=3, validate=True)
     before = picture(graph)
-    real = fx.Graph.create_node
+    real = fx.Node._update_args_kwargs
 
-    def rows_of_rank_0(self: fx.Graph, op: str, target: Any, args: Any, *rest: Any) -> fx.Node:
-        if target is torch.ops.aten.slice.Tensor:
+    def rows_of_rank_0(self: fx.Node, args: Any, kwargs: Any) -> None:
+        if self.target is torch.ops.aten.slice.Tensor and args:
             args = (args[0], 0, 0, 512)
-        return real(self, op, target, args, *rest)
+        real(self, args, kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(fx.Graph, "create_node", rows_of_rank_0)
+        patch.setattr(fx.Node, "_update_args_kwargs", rows_of_rank_0)
         with pytest.raises(spfast.VerificationError, match="reads rows 0:512 of 4096"):
             spfast.apply(graph, wrong)
     assert picture(graph) == before
