@@ -181,19 +181,29 @@ class _Maker:
         self, like: torch.Tensor, features: int
     ) -> tuple[tuple[Size, ...], bool, tuple[int, ...] | None]:
         """The sizes behind the rows, whether all are numbers, and strides other than the usual."""
-        key = None
+        key: Any
+        row = like.dim() - features - 1
         if not like._has_symbolic_sizes_strides:
             key = (like.shape, like.stride(), features)
+        elif row >= 0:
+            # Dim by dim: asked for as a whole, a symbolic size would be made anew each time.
+            dims = range(row, row + features + 1)
+            sizes, strides = [like.size(i) for i in dims], [like.stride(i) for i in dims]
+            # How many rows there are plays a part only where it is one.
+            key = (features, type(sizes[0]) is int and sizes[0], *sizes[1:], *strides)
+        else:
+            key = None
+        try:
             known = self._layouts.get(key)
-            if known is not None:
-                return known
-        # Dim by dim: asked for as a whole, a symbolic size would be made anew each time.
-        last = tuple(like.size(dim) for dim in range(like.dim() - features, like.dim()))
-        whole = all(type(size) is int for size in last)
-        found = last, whole, _row_strides(like, last) if whole else None
-        if key is not None:
-            self._layouts[key] = found
-        return found
+        except TypeError:  # symbolic features or strides do not hash
+            key, known = None, None
+        if known is None:
+            last = tuple(like.size(i) for i in range(row + 1, row + features + 1))
+            whole = all(type(size) is int for size in last)
+            known = last, whole, _row_strides(like, last) if whole else None
+            if key is not None:
+                self._layouts[key] = known
+        return known
 
     def _wrap(self, like: torch.Tensor, meta: torch.Tensor) -> torch.Tensor:
         """The fake tensor around a meta tensor; a tensor of another kind is what it is."""
