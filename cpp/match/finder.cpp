@@ -1,23 +1,13 @@
 #include "match/finder.h"
 
 #include <algorithm>
+#include <utility>
 
+#include "match/choice.h"
 #include "match/machine.h"
 
 namespace spfast {
 namespace {
-
-// A match is better by priority, then by how much it covers, then by coming first in the graph.
-bool better(const ProgramSet& programs, const Match& a, const Match& b) {
-  const auto& rules = programs.rules();
-  if (rules[a.rule].priority != rules[b.rule].priority) {
-    return rules[a.rule].priority > rules[b.rule].priority;
-  }
-  if (a.operations.size() != b.operations.size()) {
-    return a.operations.size() > b.operations.size();
-  }
-  return a.operations < b.operations;
-}
 
 Anchor anchor_at(const NodeTable& table, NodeId node, const AllReduceFamily& family) {
   Anchor anchor;
@@ -63,6 +53,7 @@ MatchResult find_matches(const NodeTable& table, const ProgramSet& programs,
   if (result.anchors.empty()) return result;
   result.roots = NameRoots(table);
   Machine machine(table, programs);
+  Choice choice(table, programs);
   std::vector<bool> claimed(table.size(), false);
   std::vector<Match> found;
   for (auto index = static_cast<uint32_t>(result.anchors.size()); index-- > 0;) {
@@ -90,19 +81,14 @@ MatchResult find_matches(const NodeTable& table, const ProgramSet& programs,
     found.clear();
     machine.run(result.look(width), anchor, index, static_cast<uint32_t>(dims.size()), found,
                 report.failure);
-    const Match* best = nullptr;
-    for (const Match& match : found) {
-      const bool free = std::none_of(match.operations.begin() + 1, match.operations.end(),
-                                     [&](NodeId node) { return claimed[node]; });
-      if (free && (best == nullptr || better(programs, match, *best))) best = &match;
-    }
-    if (best == nullptr) {
+    const uint32_t best = choice.best(found, result.look(width), claimed);
+    if (best == kNone) {
       report.outcome = found.empty() ? Outcome::kNoMatch : Outcome::kClaimed;
       continue;
     }
     report.outcome = Outcome::kMatched;
-    for (const NodeId node : best->operations) claimed[node] = true;
-    result.matches.push_back(*best);
+    for (const NodeId node : found[best].operations) claimed[node] = true;
+    result.matches.push_back(std::move(found[best]));
   }
   std::reverse(result.matches.begin(), result.matches.end());
   for (uint32_t i = 0; i < result.matches.size(); ++i) {

@@ -13,8 +13,9 @@ namespace spfast {
                                                std::span<const AllReduceFamily> families);
 
 // The meta of every anchor's all_reduce must be known. At one anchor the rule of highest priority
-// wins, then the longest. Where anchors want the same operation (an add of two all_reduces) the
-// later one gets it, for the earlier one's value is the residual there.
+// wins, then the longest that leaves the fewest values to be gathered (choice.h). Where anchors
+// want the same operation (an add of two all_reduces) the later one gets it, for the earlier one's
+// value is the residual there.
 [[nodiscard]] MatchResult find_matches(const NodeTable& table, const ProgramSet& programs,
                                        std::span<const AllReduceFamily> families);
 

@@ -62,6 +62,40 @@ TEST(finder_prefers_priority_then_length) {
   EXPECT_EQ(rule({quantised, plain, favoured}), "favoured");
 }
 
+// A norm whose value is read in full beside its quantisation is gathered once, not twice.
+TEST(finder_prefers_what_leaves_less_to_gather) {
+  Pattern quantised = ir_first();
+  quantised.rule = "quantised";
+  quantised.priority = 10;
+  quantised.operations.push_back(call_of({"test.quant.default"}, {operation(1)}));
+  const ProgramSet programs = programs_of({ir_first(), quantised});
+  const auto rule = [&](auto&& read) {
+    GraphBuilder b;
+    const Node x = b.call(kIrReduce, {b.placeholder("x", kShape), "tp"}, kShape);
+    const Node n = b.call(kIrNorm, {x, b.placeholder("w", {512}), 1e-5}, kShape);
+    const Node alias = b.call("aten.alias.default", {n}, kShape);
+    const Node q = b.call("test.quant.default", {alias}, kShape);
+    const Node m = b.call("test.mm.default", {q}, kShape);
+    read(b, x, n, alias);
+    b.output({m});
+    return rule_of(match(b.finish(), programs), programs, 0);
+  };
+  const auto call = [](GraphBuilder& b, const char* target, Node value) {
+    b.call(target, {value}, kShape);
+  };
+  EXPECT_EQ(rule([&](GraphBuilder&, Node, Node, Node) {}), "quantised");
+  EXPECT_EQ(rule([&](GraphBuilder& b, Node, Node n, Node) { call(b, "test.f", n); }), "first");
+  // By another name.
+  EXPECT_EQ(rule([&](GraphBuilder& b, Node, Node, Node a) { call(b, "test.f", a); }), "first");
+  // The residual is gathered either way.
+  EXPECT_EQ(rule([&](GraphBuilder& b, Node x, Node, Node) { call(b, "test.f", x); }), "quantised");
+  // Nothing is read of it but its size, or a name that nobody reads.
+  EXPECT_EQ(rule([&](GraphBuilder& b, Node, Node n, Node) { call(b, "aten.sym_size.int", n); }),
+            "quantised");
+  EXPECT_EQ(rule([&](GraphBuilder& b, Node, Node n, Node) { call(b, "aten.alias.default", n); }),
+            "quantised");
+}
+
 // add(all_reduce, all_reduce): the later one takes the add, the earlier one is its residual.
 TEST(finder_gives_a_shared_operation_to_the_later_anchor) {
   const ProgramSet programs = all_programs();

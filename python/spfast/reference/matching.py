@@ -85,7 +85,8 @@ def find_matches(
     """Settles which match each all_reduce gets.
 
     At one all_reduce the rule of highest priority wins, then the longest, then what comes first in
-    the graph. An operation that two of them want (an add of two all_reduces) goes to the later one,
+    the graph; but a shorter match that is part of it where that leaves fewer values to be gathered.
+    An operation that two of them want (an add of two all_reduces) goes to the later one,
     for the value of the earlier one is the residual there.
 
     Returns:
@@ -110,6 +111,8 @@ def find_matches(
         free = [match for match in found if claimed.isdisjoint(depending(match))]
         if free:
             best = min(free, key=rank)
+            parts = [match for match in free if match is best or _is_part(match, best)]
+            best = min(parts, key=lambda match: (_gathers(match, claimed), rank(match)))
             claimed.update(depending(best))
             matches.append(best)
         elif found:
@@ -144,6 +147,28 @@ def depending(match: Match) -> set[fx.Node]:
         if any(o.kind == "operation" and o.index in depend for o in operation.operands):
             depend.add(index)
     return {match.operations[index] for index in depend - {0}}
+
+
+def _is_part(part: Match, whole: Match) -> bool:
+    return set(part.operations.values()) < set(whole.operations.values())
+
+
+def _gathers(match: Match, claimed: set[fx.Node]) -> int:
+    """How many values of the match somebody else reads in full."""
+    assert match.anchor.reduced is not None
+    width = int(match.anchor.all_reduce.meta["val"].shape[-1])
+    inside = {root(match.anchor.reduced, width), *depending(match)}
+
+    def in_full(user: fx.Node) -> bool:
+        # A size is told by any value of that size, and a buffer holds nothing of the value.
+        told = operator_name(user) in ("aten.sym_size.int", "aten.empty_like.default")
+        return not told and user not in inside and user not in claimed
+
+    readers = {value: users_by_any_name(value, width) for value in inside}
+    return sum(
+        any(in_full(user) and root(user, width) is user for user in users)
+        for users in readers.values()
+    )
 
 
 # --- one pattern at one all_reduce ----------------------------------------------------------------

@@ -4,6 +4,8 @@
 - :func:`assert_equivalent` compares a graph with its rewritten copies, on every rank.
 - :func:`seeded_case` and :func:`cases` (for hypothesis) draw small irregular tensor-parallel graphs
   with inputs for every rank.
+- :mod:`spfast.testing.brute_force` finds out by running which sites of such a graph could be
+  rewritten at all, and with how few all_gathers.
 - :func:`run_ranks` runs a function on real processes joined by gloo.
 - :func:`declare` stands in for vLLM's ops where vLLM is not installed.
 

@@ -7,7 +7,7 @@ over them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -66,12 +66,14 @@ class Site:
         group: its group.
         has_norm: whether a norm follows, so that it can be rewritten where the token count allows.
         quantised: whether a quantisation follows the norm.
+        norm: what the norm yields; "" where there is none.
     """
 
     node: str
     group: str
     has_norm: bool
     quantised: bool = False
+    norm: str = ""
 
 
 @dataclass(frozen=True)
@@ -257,6 +259,10 @@ class _Drawing:
         self.sites.append(Site(anchor.name, group, has_norm, quantised))
         return add_noise(self, reduced) if self.irregular() else reduced
 
+    def note_norm(self, normed: fx.Node) -> None:
+        """Tells the latest site what its norm yields."""
+        self.sites[-1] = replace(self.sites[-1], norm=normed.name)
+
     def quantise(self, normed: fx.Node) -> fx.Node:
         scale = self.build.placeholder("scale", (1,), torch.float32, "constant", 0.02)
         self.fp8_used = self.fp8_used or self.native or self.quant_dtype == FP8
@@ -273,6 +279,7 @@ class _Drawing:
         embedded = self.shaped(self.linear(self.flat(x), self.hidden, "embedding"))
         reduced = self.reduce(embedded, True, quantised)
         normed = self.dialect.norm(reduced, self.gain(), self.epsilon)
+        self.note_norm(normed)
         return _Stream(reduced, self.quantise(normed) if quantised else normed)
 
     def half_layer(self, stream: _Stream) -> None:
@@ -288,6 +295,7 @@ class _Drawing:
         normed, residual = self.dialect.add_norm(
             reduced, stream.residual, self.gain(), self.epsilon
         )
+        self.note_norm(normed)
         plain = normed
         if self.irregular():
             normed = add_noise(self, normed)
@@ -302,7 +310,7 @@ class _Drawing:
                 tap(self, stream, value)
         if self.irregular() and self.irregular():
             self.notes.append("dead site")
-            self.dialect.norm(self.reduce(partial, True), self.gain(), self.epsilon)
+            self.note_norm(self.dialect.norm(self.reduce(partial, True), self.gain(), self.epsilon))
 
     def draw(self) -> TensorParallelCase:
         stream = self.first()
