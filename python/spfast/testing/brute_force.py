@@ -1,4 +1,4 @@
-"""What could be rewritten at all: sites put on shards by force, and run to see whether that is right.
+"""What could be rewritten at all: sites put on shards by force, and run to see if that is right.
 
 No rule of the planner stands behind it. Any set of nodes may be put on shards: an all_reduce among
 them becomes a reduce_scatter, what they read besides is cut to the rank's own rows, and whoever
