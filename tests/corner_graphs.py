@@ -316,3 +316,14 @@ def full_residual_under_another_name() -> GraphBuilder:
 def inputs(built: GraphBuilder) -> Sequence[list[Any]]:
     """Inputs for every rank."""
     return [[spec.make(rank, 8, seed=0) for spec in built.inputs] for rank in range(WORLD)]
+
+
+@corner(rewritten=1, gathers=1)
+def scale_of_each_token() -> GraphBuilder:
+    """What looks like a static quantisation has a scale a token: the norm alone is sharded."""
+    g = _Graph()
+    normed = g.norm(g.reduce(g.partial()))
+    scale = g.placeholder("scale", (TOKENS, 1), F32, "constant", 0.02)
+    scaled = g.call(aten.mul.Tensor, normed, g.call(aten.reciprocal.default, scale))
+    clamped = g.call(aten.clamp.default, scaled, -448.0, 448.0)
+    return g.done(g.call(aten._to_copy.default, clamped, dtype=torch.float8_e4m3fn))

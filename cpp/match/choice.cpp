@@ -44,6 +44,16 @@ uint32_t Choice::best(std::span<const Match> matches, LookThrough look,
   return chosen;
 }
 
+std::vector<uint32_t> Choice::parts(std::span<const Match> matches, uint32_t of) const {
+  std::vector<uint32_t> found;
+  for (uint32_t i = 0; i < matches.size(); ++i) {
+    if (i != of && is_part(matches[i], matches[of])) found.push_back(i);
+  }
+  std::stable_sort(found.begin(), found.end(),
+                   [&](uint32_t a, uint32_t b) { return better(matches[b], matches[a]); });
+  return found;
+}
+
 bool Choice::better(const Match& a, const Match& b) const {
   const auto& rules = programs_.rules();
   if (rules[a.rule].priority != rules[b.rule].priority) {
@@ -69,6 +79,17 @@ uint32_t Choice::gathers(const Match& match, LookThrough look, const std::vector
   for (const NodeId node : sorted_) {
     const auto operands = table_.operands(node);
     if (std::any_of(operands.begin(), operands.end(), is_inside)) stamp_[node] = inside;
+  }
+  // Each result of an operation with several is a value of its own.
+  for (size_t i = 0; i < sorted_.size(); ++i) {
+    const NodeId node = sorted_[i];
+    if (stamp_[node] != inside) continue;
+    for (const NodeId user : table_.users(node)) {
+      const bool part = (table_.flags(user) & target_flag::kGetItem) != 0;
+      if (!part || stamp_[user] == inside || claimed[user]) continue;
+      stamp_[user] = inside;
+      sorted_.push_back(user);
+    }
   }
   uint32_t count = read_in_full(reduced, look, claimed) ? 1 : 0;
   for (const NodeId node : sorted_) {

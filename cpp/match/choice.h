@@ -19,6 +19,8 @@ class Choice {
   // whether another site has it. kNone where another site has a part of every match.
   [[nodiscard]] uint32_t best(std::span<const Match> matches, LookThrough look,
                               const std::vector<bool>& claimed);
+  // The matches that are part of one of them, the best last.
+  [[nodiscard]] std::vector<uint32_t> parts(std::span<const Match> matches, uint32_t of) const;
 
  private:
   [[nodiscard]] bool better(const Match& a, const Match& b) const;

@@ -88,9 +88,13 @@ MatchResult find_matches(const NodeTable& table, const ProgramSet& programs,
     }
     report.outcome = Outcome::kMatched;
     for (const NodeId node : found[best].operations) claimed[node] = true;
+    for (const uint32_t part : choice.parts(found, best)) {
+      result.shorter.push_back(std::move(found[part]));
+    }
     result.matches.push_back(std::move(found[best]));
   }
   std::reverse(result.matches.begin(), result.matches.end());
+  std::reverse(result.shorter.begin(), result.shorter.end());
   for (uint32_t i = 0; i < result.matches.size(); ++i) {
     result.reports[result.matches[i].anchor].match = i;
   }

@@ -74,6 +74,9 @@ struct MatchResult {
   std::vector<Anchor> anchors;        // in graph order
   std::vector<AnchorReport> reports;  // one for each anchor
   std::vector<Match> matches;         // in graph order of their anchors
+  // Parts of them that hold as well, for where the whole turns out to ask too much; in the same
+  // order, at each anchor the best first.
+  std::vector<Match> shorter;
   NameRoots roots;
   [[nodiscard]] LookThrough look(int64_t width) const { return {roots, width}; }
 };

@@ -14,7 +14,7 @@ namespace {
 
 class Examiner {
  public:
-  Examiner(const NodeTable& table, const ProgramSet& programs, const MatchResult& matches,
+  Examiner(const NodeTable& table, const ProgramSet& programs, MatchResult& matches,
            std::span<const GroupInfo> groups, std::span<const RefusedClass> refused,
            const Effects& effects, std::span<const UnknownValue> unknown, const RowRules* rows)
       : table_(table),
@@ -28,13 +28,24 @@ class Examiner {
         stamp_(table.size(), kNone) {}
 
   Sites run() {
+    auto shorter = matches_.shorter.begin();
     for (uint32_t i = 0; i < matches_.matches.size(); ++i) {
-      Site site;
-      site.match = i;
-      match_ = &matches_.matches[i];
-      site.anchor = match_->anchor;
-      anchor_ = &matches_.anchors[match_->anchor];
-      examine(site);
+      Match& match = matches_.matches[i];
+      anchor_ = &matches_.anchors[match.anchor];
+      Site site = examined(i);
+      for (; shorter != matches_.shorter.end() && shorter->anchor == match.anchor; ++shorter) {
+        // What is told is why the longest stays. Without an interior its tokens were refused: all
+        // are.
+        if (site.reason.empty() || site.interior.empty()) continue;
+        forget(site);
+        std::swap(match, *shorter);
+        if (Site other = examined(i); other.reason.empty()) {
+          site = std::move(other);
+        } else {
+          forget(other);
+          std::swap(match, *shorter);
+        }
+      }
       note_unknown(site);
       out_.sites.push_back(std::move(site));
     }
@@ -46,6 +57,20 @@ class Examiner {
   }
 
  private:
+  Site examined(uint32_t index) {
+    Site site;
+    site.match = index;
+    match_ = &matches_.matches[index];
+    site.anchor = match_->anchor;
+    examine(site);
+    return site;
+  }
+
+  // Its values are no stream any more.
+  void forget(const Site& site) {
+    for (const NodeId node : site.interior) stamp_[node] = kNone;
+  }
+
   void examine(Site& site) {
     const auto dims = table_.dims(table_.meta(anchor_->all_reduce));
     site.flat = dims.size() > 2;
@@ -311,7 +336,7 @@ class Examiner {
 
   const NodeTable& table_;
   const ProgramSet& programs_;
-  const MatchResult& matches_;
+  MatchResult& matches_;
   const Effects& effects_;
   std::span<const UnknownValue> unknown_;
   const RowRules* rows_;
@@ -326,7 +351,7 @@ class Examiner {
 
 }  // namespace
 
-Sites examine_sites(const NodeTable& table, const ProgramSet& programs, const MatchResult& matches,
+Sites examine_sites(const NodeTable& table, const ProgramSet& programs, MatchResult& matches,
                     std::span<const GroupInfo> groups, std::span<const RefusedClass> refused,
                     const Effects& effects, std::span<const UnknownValue> unknown,
                     const RowRules* rows) {

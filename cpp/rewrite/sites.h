@@ -58,10 +58,11 @@ struct UnknownValue {
   NodeId node = kNone;
 };
 
+// A match that asks too much gives way to a shorter one that does not: they change places.
 // With `rows`, all_reduces that no rule matched are examined too, and every site's values are
 // followed through row-wise operators.
 [[nodiscard]] Sites examine_sites(const NodeTable& table, const ProgramSet& programs,
-                                  const MatchResult& matches, std::span<const GroupInfo> groups,
+                                  MatchResult& matches, std::span<const GroupInfo> groups,
                                   std::span<const RefusedClass> refused, const Effects& effects,
                                   std::span<const UnknownValue> unknown = {},
                                   const RowRules* rows = nullptr);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -51,12 +52,14 @@ class Match:
         anchor: The all_reduce.
         operations: The nodes, by operation of the pattern; the first is the reduced value.
         parameters: What the pattern's parameters stand for, by index.
+        shorter: Parts of it that hold as well, for where it asks too much; the best first.
     """
 
     pattern: Pattern
     anchor: Anchor
     operations: dict[int, fx.Node]
     parameters: dict[int, Any]
+    shorter: tuple[Match, ...] = ()
 
 
 def find_anchors(graph: fx.Graph, families: Sequence[CollectiveFamily]) -> list[Anchor]:
@@ -114,7 +117,8 @@ def find_matches(
             parts = [match for match in free if match is best or _is_part(match, best)]
             best = min(parts, key=lambda match: (_gathers(match, claimed), rank(match)))
             claimed.update(depending(best))
-            matches.append(best)
+            shorter = sorted((match for match in free if _is_part(match, best)), key=rank)
+            matches.append(replace(best, shorter=tuple(shorter)))
         elif found:
             reasons[anchor.all_reduce] = "another all_reduce's site has the operations that read it"
         else:
@@ -158,6 +162,9 @@ def _gathers(match: Match, claimed: set[fx.Node]) -> int:
     assert match.anchor.reduced is not None
     width = int(match.anchor.all_reduce.meta["val"].shape[-1])
     inside = {root(match.anchor.reduced, width), *depending(match)}
+    # Each result of an operation with several is a value of its own.
+    for node in depending(match):
+        inside.update(user for user in node.users if user.target is operator.getitem)
 
     def in_full(user: fx.Node) -> bool:
         # A size is told by any value of that size, and a buffer holds nothing of the value.

@@ -105,18 +105,28 @@ class _Stays(Exception):
 def examine(matches: Sequence[Match], memory: Memory, config: SequenceParallelConfig) -> list[Site]:
     """Examines each match; a site that cannot be proved right gets its reason.
 
+    A match that asks too much gives way to a shorter one that does not.
+
     Raises:
         ConfigError: A group cannot be looked up.
     """
     sharings: dict[Any, Sharing] = {}
-    sites = []
-    for match in matches:
+
+    def examined(match: Match) -> Site:
         site = Site(match)
         try:
             site.sharing = _share(site, sharings, config)
             _Examiner(site, site.sharing, memory).examine()
         except _Stays as stays:
             site.reason = str(stays)
+        return site
+
+    sites = []
+    for match in matches:
+        site = examined(match)
+        if site.reason and site.sharing is not None:
+            shorter = map(examined, match.shorter)
+            site = next((other for other in shorter if not other.reason), site)
         sites.append(site)
     return sites
 
