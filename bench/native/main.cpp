@@ -112,8 +112,7 @@ int run(uint32_t nodes, int repeats) {
   size_t sites = 0;
   size_t edits = 0;
   for (int i = 0; i < repeats; ++i) {
-    const MatchResult matches =
-        steps.time(0, [&] { return find_matches(table, programs, anchors); });
+    MatchResult matches = steps.time(0, [&] { return find_matches(table, programs, anchors); });
     std::vector<NodeId> missing;
     const Effects effects(table);
     Sites examined =

@@ -174,7 +174,7 @@ RowRule read_row_rule(py::handle from) {
 }
 
 Rules make_rules(const py::iterable& patterns, const py::iterable& families,
-                 const py::iterable& rowwise) {
+                 const py::iterable& rowwise, bool quantised) {
   Rules rules;
   try {
     for (const py::handle pattern : patterns) rules.programs.add(read_pattern(pattern));
@@ -182,6 +182,7 @@ Rules make_rules(const py::iterable& patterns, const py::iterable& families,
       rules.families.push_back(read_family(family, static_cast<uint32_t>(rules.families.size())));
       rules.anchors.push_back(rules.families.back().match);
     }
+    rules.rows.set_quantised(quantised);
     for (const py::handle rule : rowwise) {
       rules.rows.add(intern_target(rule.attr("op").cast<std::string>()), read_row_rule(rule));
     }
@@ -197,7 +198,7 @@ void bind_rules(py::module_& module) {
   py::class_<Rules, std::shared_ptr<Rules>>(
       module, "Rules", "Patterns, families of collectives and row-wise operators, compiled.")
       .def(py::init(&make_rules), py::arg("patterns"), py::arg("families"),
-           py::arg("rowwise") = py::tuple())
+           py::arg("rowwise") = py::tuple(), py::arg("quantised") = true)
       .def("__len__", [](const Rules& rules) { return rules.programs.rules().size(); })
       .def(
           "to_string", [](const Rules& rules) { return rules.programs.to_string(); },

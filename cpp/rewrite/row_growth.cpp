@@ -182,6 +182,7 @@ class Growth {
       if (meta.kind != MetaKind::kTensor || !reader.shapes().holds_tokens(meta, features)) {
         return false;
       }
+      if (!rules_.quantised() && is_quantised(meta)) return false;
       return element_count(table_.dims(meta).last(features)) >= 0 &&
              reader.shapes().can_restore(meta, features);
     };
@@ -202,6 +203,12 @@ class Growth {
     layout_.token_class[node] = reader.token_class();
     layout_.features[node] = static_cast<uint8_t>(features);
     return true;
+  }
+
+  [[nodiscard]] bool is_quantised(const Meta& meta) const {
+    const std::string_view dtype = table_.string(meta.dtype);
+    return dtype.find("float8") != std::string_view::npos ||
+           dtype.find("int8") != std::string_view::npos;
   }
 
   void grow_view(NodeId node, const RowReader& reader, const Meta& from, const Meta& to) {

@@ -41,9 +41,13 @@ class RowRules {
                : nullptr;
   }
   [[nodiscard]] bool empty() const { return rules_.empty(); }
+  // Whether an operator whose result is a quantised value is followed.
+  [[nodiscard]] bool quantised() const { return quantised_; }
+  void set_quantised(bool quantised) { quantised_ = quantised; }
 
  private:
   std::vector<RowRule> rules_;  // by target
+  bool quantised_ = true;
 };
 
 // Raises UserError for a name that is none.

@@ -177,11 +177,13 @@ class _Run:
         self._groups = [resolve_group(group, self._config) for group in job.groups()]
         job.set_groups([(group.size, group.rank, group.problem) for group in self._groups])
         clock = time.perf_counter()
-        recognise = self._config.recognise
+        recognise, as_bytes = self._config.recognise, self._config.gather_bytes
+        if as_bytes is None:
+            as_bytes = not all(group.takes_float8 for group in self._groups)
         job.match(
             patterns=recognise != "rowwise",
             rowwise=recognise != "patterns",
-            gather_bytes=self._config.gather_bytes,
+            gather_bytes=as_bytes,
         )
         self._count("match", clock)
         while True:

@@ -95,7 +95,8 @@ class SequenceParallelConfig:
         validate: Prove every rewritten graph with the verifier.
         debug_dump: A folder for the graph before and after and for the patterns; None asks the
             environment variable SPFAST_DEBUG_DUMP.
-        gather_bytes: Gather float8 values as bytes, for collectives that take no float8 (gloo).
+        gather_bytes: Gather float8 values as bytes, for collectives that take no float8; None does
+            so where the backend of a group is gloo.
         gather_quantized: Gather after a quantisation (half the bytes); False leaves quantisations
             outside the sites, so that each gather stands before its quantisation, as vLLM's pass
             left it.
@@ -124,7 +125,7 @@ class SequenceParallelConfig:
     recognise: Recognise = "patterns"
     validate: bool = False
     debug_dump: str | None = None
-    gather_bytes: bool = False
+    gather_bytes: bool | None = None
     gather_quantized: bool = True
     thresholds: tuple[Threshold, ...] = DEFAULT_THRESHOLDS
 
@@ -151,10 +152,10 @@ class SequenceParallelConfig:
         for name in (
             "use_inductor_graph_partition",
             "validate",
-            "gather_bytes",
             "gather_quantized",
         ):
             _check_choice(name, getattr(self, name), (True, False))
+        _check_choice("gather_bytes", self.gather_bytes, (True, False, None))
         self._set("splitting_ops", _as_tuple("splitting_ops", self.splitting_ops, str))
         self._set("thresholds", _as_tuple("thresholds", self.thresholds, Threshold))
         if self.debug_dump is not None:

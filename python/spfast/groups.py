@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from spfast.config import SequenceParallelConfig
 from spfast.errors import ConfigError
 
 __all__ = ["Group", "group_name", "known_groups", "resolve_group"]
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -21,12 +24,20 @@ class Group:
         size: Its number of ranks.
         rank: This process' rank in it.
         problem: Why its all_reduces stay as they are; empty where they do not.
+        backend: What carries its collectives, as torch.distributed names it; empty where it is not
+            known there.
     """
 
     name: str
     size: int
     rank: int
     problem: str = ""
+    backend: str = field(default="", repr=False)
+
+    @property
+    def takes_float8(self) -> bool:
+        """Whether its collectives take float8 values; gloo's do not."""
+        return self.backend != "gloo"
 
 
 def group_name(group: Any) -> str:
@@ -79,7 +90,7 @@ def resolve_group(group: Any, config: SequenceParallelConfig) -> Group:
             f"pass a rank from 0 to {size - 1}"
         )
     problem = f"its group '{name}' has one rank: there is nothing to share" if size == 1 else ""
-    return Group(name, size, rank, problem)
+    return Group(name, size, rank, problem, _backend(group, name))
 
 
 def _look_up(group: Any, name: str) -> tuple[int, int] | None:
@@ -87,14 +98,24 @@ def _look_up(group: Any, name: str) -> tuple[int, int] | None:
 
 
 def _from_torch(group: Any, name: str) -> tuple[int, int] | None:
+    return _ask(group, name, lambda found: (int(found.size()), int(found.rank())))
+
+
+def _backend(group: Any, name: str) -> str:
+    import torch.distributed as dist
+
+    return _ask(group, name, lambda found: str(dist.get_backend(found))) or ""
+
+
+def _ask(group: Any, name: str, what: Callable[[Any], _T]) -> _T | None:
+    """Asks torch's process group something; None where there is none of that name."""
     import torch.distributed as dist
 
     if not dist.is_available() or not dist.is_initialized():
         return None
     try:
         c10d: Any = dist.distributed_c10d
-        process_group = c10d._resolve_process_group(name) if isinstance(group, str) else group
-        return int(process_group.size()), int(process_group.rank())
+        return what(c10d._resolve_process_group(name) if isinstance(group, str) else group)
     except Exception:  # an unknown name raises whatever the C++ registry does
         return None
 
@@ -108,8 +129,8 @@ def _from_vllm(name: str) -> tuple[int, int] | None:
     return int(group.world_size), int(group.rank_in_group)
 
 
-def known_groups() -> tuple[tuple[str, int, int], ...]:
-    """Returns (name, size, rank) of each of torch's process groups that this process is in.
+def known_groups() -> tuple[tuple[str, int, int, str], ...]:
+    """Returns (name, size, rank, backend) of each of torch's groups that this process is in.
 
     Example:
         >>> known_groups()
@@ -121,4 +142,9 @@ def known_groups() -> tuple[tuple[str, int, int], ...]:
         return ()
     c10d: Any = dist.distributed_c10d
     names = c10d._world.pg_names
-    return tuple(sorted((name, group.size(), group.rank()) for group, name in names.items()))
+    return tuple(
+        sorted(
+            (name, group.size(), group.rank(), str(dist.get_backend(group)))
+            for group, name in names.items()
+        )
+    )

@@ -30,7 +30,7 @@ class _Compiled:
         self.operators: dict[str, Callable[..., Any]] = {}
 
     def rules(self, quantised: bool) -> _core.Rules:
-        """All rules, or those that do not end in a quantisation."""
+        """All rules, or those that neither end in a quantisation nor follow one."""
         if quantised not in self._rules:
             chosen = [
                 pattern
@@ -38,7 +38,7 @@ class _Compiled:
                 if quantised or not pattern.rule.endswith(_QUANTISED)
             ]
             self._rules[quantised] = _core.Rules(
-                chosen, self._registry.families(), self._registry.rowwise()
+                chosen, self._registry.families(), self._registry.rowwise(), quantised
             )
         return self._rules[quantised]
 
@@ -67,7 +67,8 @@ def rules_of(registry: Registry, *, quantised: bool = True) -> _core.Rules:
 
     Args:
         registry: The registry.
-        quantised: Whether rules that end in a quantisation take part.
+        quantised: Whether rules that end in a quantisation take part, and operators that make a
+            quantised value are followed.
 
     Raises:
         PatternError: A pattern is not well formed.

@@ -9,12 +9,15 @@ from goldens import CASES, Golden, load_golden, op_counts, wiring
 import spfast
 
 
-def rewrite(golden: Golden, gather_quantized: bool = True) -> spfast.Result:
+def rewrite(
+    golden: Golden, gather_quantized: bool = True, recognise: spfast.config.Recognise = "patterns"
+) -> spfast.Result:
     config = spfast.SequenceParallelConfig(
         tp_size=golden.tp_size,
         tp_rank=golden.tp_rank,
         divisibility="assume",
         gather_quantized=gather_quantized,
+        recognise=recognise,
     )
     return spfast.apply(golden.before, config)
 
@@ -39,11 +42,12 @@ def test_same_operators(case: str) -> None:
     }
 
 
+@pytest.mark.parametrize("recognise", ["patterns", "rowwise", "both"])
 @pytest.mark.parametrize("case", [case for case in CASES if "dynamic" not in case])
-def test_same_wiring(case: str) -> None:
+def test_same_wiring(case: str, recognise: spfast.config.Recognise) -> None:
     golden = load_golden(case)
     # The peer gathered before each quantisation.
-    rewrite(golden, gather_quantized=False)
+    rewrite(golden, gather_quantized=False, recognise=recognise)
     assert wiring(golden.before) == wiring(golden.after)
 
 

@@ -14,6 +14,7 @@ import spfast
 from spfast import SequenceParallelConfig
 from spfast.errors import PatternError
 from spfast.patterns import RowRule, default_registry
+from spfast.testing.gloo import run_ranks
 from spfast.testing.lockstep import run_lockstep
 from spfast.verifier import snapshot, verify
 
@@ -155,6 +156,51 @@ def test_float8_as_bytes() -> None:
     before, after = run_lockstep([original] * RANKS, inputs), run_lockstep(graphs, inputs)
     for a, b in zip(before, after, strict=True):
         assert torch.equal(a[0], b[0])
+
+
+def test_quantisations_stay_outside_where_the_gather_shall_stand_before_them() -> None:
+    def body(g: fx.Graph, x: fx.Node, weight: fx.Node, rows: fx.Node) -> fx.Node:
+        cast = torch.ops.prims.convert_element_type.default
+        low = g.call_function(cast, (norm(g, x), torch.float8_e4m3fn))
+        return g.call_function(cast, (g.call_function(aten.t.default, (low,)), torch.float32))
+
+    _, graphs, _ = rewrite(body)
+    assert gathered_dtypes(graphs[0]) == [torch.float8_e4m3fn]
+    assert gathered_dtypes(check_same(body, gather_quantized=False)) == [torch.float32]
+
+
+def _gathered_on_gloo(rank: int, world_size: int) -> dict[bool | None, list[torch.dtype]]:
+    """By `gather_bytes`: what is gathered; the graph runs where gloo can run it."""
+
+    def body(g: fx.Graph, x: fx.Node, weight: fx.Node, rows: fx.Node) -> fx.Node:
+        cast = torch.ops.prims.convert_element_type.default
+        low = g.call_function(cast, (x, torch.float8_e4m3fn))
+        return g.call_function(cast, (g.call_function(aten.t.default, (low,)), torch.float32))
+
+    x = torch.arange(TOKENS * WIDTH).reshape(TOKENS, WIDTH) * (rank + 1.0)
+    inputs = (x, torch.ones(WIDTH), torch.ones(TOKENS, WIDTH))
+    seen = {}
+    for gather_bytes in (None, True, False):
+        graph, original = make(body), make(body)
+        config = SequenceParallelConfig(recognise="rowwise", gather_bytes=gather_bytes)
+        assert int(spfast.apply(graph, config)) == 1
+        seen[gather_bytes] = gathered_dtypes(graph)
+        if gather_bytes is not False:
+            before, after = (
+                fx.Interpreter(fx.GraphModule(torch.nn.Module(), g)).run(*inputs)[0]
+                for g in (original, graph)
+            )
+            assert torch.equal(before, after)
+    return seen
+
+
+def test_float8_is_gathered_as_bytes_where_the_backend_is_gloo() -> None:
+    for seen in run_ranks(_gathered_on_gloo, 2):
+        assert seen == {
+            None: [torch.uint8],
+            True: [torch.uint8],
+            False: [torch.float8_e4m3fn],
+        }
 
 
 MIXING: dict[str, Callable[[fx.Graph, fx.Node], fx.Node]] = {
