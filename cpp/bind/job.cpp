@@ -86,6 +86,7 @@ void Job::match(bool patterns, bool rowwise, bool gather_bytes) {
   const py::gil_scoped_release released;
   matches_ =
       find_matches(encoded_.table, patterns ? rules_->programs : kNoPrograms, rules_->anchors);
+  patterns_ = patterns;
   rowwise_ = rowwise;
   gather_bytes_ = gather_bytes;
   effects_.emplace(encoded_.table);
@@ -216,7 +217,11 @@ py::list Job::reports() {
         rewritten = true;
         rule = kRowwise;
       } else if (row != nullptr && report.outcome != Outcome::kMatched) {
-        reason = reason_of(*row);
+        // Neither recogniser knows its reader: both say so.
+        const bool unknown = patterns_ && report.outcome == Outcome::kNoMatch &&
+                             (row->reason.kind == Reason::Kind::kNeedsAll ||
+                              row->reason.kind == Reason::Kind::kNoGain);
+        reason = (unknown ? reason + ", and " : "") + reason_of(*row);
       }
     }
     if (!rewritten && report.outcome == Outcome::kNoMatch && report.failure.rule != kNone) {

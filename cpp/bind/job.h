@@ -66,6 +66,7 @@ class Job {
   std::vector<UnknownValue> unknown_;
   bool rowwise_ = false;
   bool gather_bytes_ = false;
+  bool patterns_ = true;
   Plan plan_;
 };
 

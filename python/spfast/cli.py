@@ -99,7 +99,7 @@ def _add_config(command: argparse.ArgumentParser) -> None:
     group.add_argument("--tp-rank", type=int, metavar="R", help="this rank, 0 where --tp-size is")
     group.add_argument("--group-name", metavar="NAME", help="only this group's all_reduces")
     group.add_argument("--divisibility", default="guard", help="guard, prove or assume")
-    group.add_argument("--recognise", default="patterns", help="patterns, rowwise or both")
+    group.add_argument("--recognise", default="both", help="patterns, rowwise or both")
     group.add_argument("--validate", action="store_true", help="prove the result right")
 
 

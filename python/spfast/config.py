@@ -91,7 +91,9 @@ class SequenceParallelConfig:
         divisibility: What to do about a token count that is not known to be a multiple of
             tp_size: ``"guard"`` adds a guard, ``"prove"`` leaves the site, ``"assume"`` trusts
             the caller, who then pads.
-        recognise: ``"patterns"`` (the registered rules), ``"rowwise"`` or ``"both"``.
+        recognise: ``"patterns"`` (the registered rules), ``"rowwise"`` (whatever treats every
+            token alone), or ``"both"``: patterns name the sites, the row-wise view takes what no
+            pattern knows.
         validate: Prove every rewritten graph with the verifier.
         debug_dump: A folder for the graph before and after and for the patterns; None asks the
             environment variable SPFAST_DEBUG_DUMP.
@@ -122,7 +124,7 @@ class SequenceParallelConfig:
     splitting_ops: tuple[str, ...] = ()
     use_inductor_graph_partition: bool = False
     divisibility: Divisibility = "guard"
-    recognise: Recognise = "patterns"
+    recognise: Recognise = "both"
     validate: bool = False
     debug_dump: str | None = None
     gather_bytes: bool | None = None

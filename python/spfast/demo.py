@@ -10,11 +10,12 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from spfast.config import SequenceParallelConfig
+from spfast.explain import RECOGNISERS
 
 if TYPE_CHECKING:
     from torch import fx
@@ -68,6 +69,7 @@ class GraphReport:
         sites: all_reduces of the graph before the pass.
         rewritten: Rewritten sites by the rule's name.
         left: Sites left as they were, by reason.
+        recognised: Sites that each recogniser rewrites alone.
         collectives: Collective to (count before, count after).
         stages: Seconds by stage, of the run with the median total.
         total: Median seconds of the whole pass.
@@ -83,6 +85,7 @@ class GraphReport:
     sites: int
     rewritten: dict[str, int]
     left: dict[str, int]
+    recognised: dict[str, int]
     collectives: dict[str, tuple[int, int]]
     stages: dict[str, float]
     total: float
@@ -176,6 +179,10 @@ def _report(capture: Capture, steps: _Steps) -> GraphReport:
         sites=before["all_reduce"],
         rewritten=dict(middle.by_pattern),
         left=dict(Counter(site.reason for site in middle.skipped)),
+        recognised={
+            recognise: int(apply(table.to_graph(), replace(config, recognise=recognise)))
+            for recognise in RECOGNISERS
+        },
         collectives={kind: (before[kind], after[kind]) for kind in _KINDS},
         stages={
             stage: getattr(middle.timings, stage)
@@ -271,6 +278,8 @@ def _lines(report: GraphReport) -> Iterator[str]:
     yield f"    left           {sum(report.left.values()):>7,}"
     for reason, count in sorted(report.left.items()):
         yield f"                   {count:>7,}  {reason}"
+    alone = ", ".join(f"{name} {count:,}" for name, count in report.recognised.items())
+    yield f"  by one recogniser alone: {alone}"
     yield "  collectives       before   after"
     for kind, (before, after) in report.collectives.items():
         yield f"    {kind:<14} {before:>7,} {after:>7,}"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import fx
 
 from spfast.api import plan_graph
-from spfast.config import SequenceParallelConfig
+from spfast.config import Recognise, SequenceParallelConfig
 from spfast.patterns import Registry
 
 __all__ = ["Entry", "Explanation", "explain"]
+
+# Each by itself.
+RECOGNISERS: tuple[Recognise, ...] = ("patterns", "rowwise")
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Entry:
         reason: Why it stays; empty where it does not.
         nearest: Where no rule matches, the nearest one with its first mismatch: the node, what was
             expected there and what was found.
+        patterns: What the patterns alone would do with it.
+        rowwise: What the row-wise recogniser alone would do with it.
     """
 
     node: str
@@ -32,13 +37,25 @@ class Entry:
     rule: str = ""
     reason: str = ""
     nearest: str = ""
+    patterns: str = ""
+    rowwise: str = ""
+
+    @property
+    def outcome(self) -> str:
+        """What becomes of it, and why."""
+        if self.rewritten:
+            return f"rewritten by {self.rule}"
+        matched = f" (matches {self.rule})" if self.rule else ""
+        return f"left{matched}: {self.reason}"
 
     def __str__(self) -> str:
-        if self.rewritten:
-            return f"%{self.node}: rewritten by {self.rule}"
-        matched = f" (matches {self.rule})" if self.rule else ""
-        nearest = f"\n    nearest: {self.nearest}" if self.nearest else ""
-        return f"%{self.node}: left{matched}: {self.reason}{nearest}"
+        lines = [f"%{self.node}: {self.outcome}"]
+        if self.nearest and not self.rewritten:
+            lines.append(f"nearest: {self.nearest}")
+        # Told apart where the recognisers do not agree.
+        if _is_done(self.patterns) != _is_done(self.rowwise):
+            lines += [f"patterns alone: {self.patterns}", f"row-wise alone: {self.rowwise}"]
+        return "\n    ".join(lines)
 
 
 @dataclass(frozen=True)
@@ -60,7 +77,16 @@ class Explanation:
     def __str__(self) -> str:
         done = sum(entry.rewritten for entry in self.entries)
         head = f"{len(self.entries)} all_reduces, {done} rewritten"
-        return "\n".join([head, *(f"  {entry}" for entry in self.entries)])
+        lines = [head, *(f"  {entry}" for entry in self.entries)]
+        if self.entries:
+            patterns = sum(_is_done(entry.patterns) for entry in self.entries)
+            rowwise = sum(_is_done(entry.rowwise) for entry in self.entries)
+            lines.append(f"patterns alone rewrite {patterns}, the row-wise recogniser {rowwise}")
+        return "\n".join(lines)
+
+
+def _is_done(outcome: str) -> bool:
+    return outcome.startswith("rewritten")
 
 
 def explain(
@@ -70,6 +96,8 @@ def explain(
     registry: Registry | None = None,
 ) -> Explanation:
     """Says for every all_reduce what :func:`spfast.apply` would do with it, and why.
+
+    Beside it, what each recogniser would do alone.
 
     Args:
         graph: The graph; it is not changed.
@@ -84,5 +112,18 @@ def explain(
         >>> print(explain(fx.Graph()))
         0 all_reduces, 0 rewritten
     """
+    config = config if config is not None else SequenceParallelConfig()
     reports, plan = plan_graph(graph, config, registry=registry)
-    return Explanation(tuple(Entry(*report) for report in reports), plan)
+    patterns, rowwise = (
+        plan_graph(graph, replace(config, recognise=alone), registry=registry)[0]
+        for alone in RECOGNISERS
+    )
+    entries = [
+        replace(
+            Entry(*report),
+            patterns=Entry(*by_patterns).outcome,
+            rowwise=Entry(*by_rows).outcome,
+        )
+        for report, by_patterns, by_rows in zip(reports, patterns, rowwise, strict=True)
+    ]
+    return Explanation(tuple(entries), plan)

@@ -8,7 +8,7 @@ import spfast
 from spfast.testing.builder import GraphBuilder
 
 aten = torch.ops.aten
-CONFIG = spfast.SequenceParallelConfig(tp_size=4, tp_rank=0)
+CONFIG = spfast.SequenceParallelConfig(tp_size=4, tp_rank=0, recognise="patterns")
 
 
 def test_says_what_was_nearest_and_where_it_differs() -> None:
@@ -23,7 +23,15 @@ def test_says_what_was_nearest_and_where_it_differs() -> None:
     assert not entry.rewritten
     assert entry.reason == "no rule matches what reads it"
     assert "found %tanh_default = aten.tanh.default" in entry.nearest
-    assert str(explanation).startswith("1 all_reduces, 0 rewritten\n  %all_reduce_default: left:")
+    assert str(explanation).splitlines()[:2] == [
+        "1 all_reduces, 0 rewritten",
+        "  %all_reduce_default: left: no rule matches what reads it",
+    ]
+    assert str(explanation).splitlines()[-3:] == [
+        "    patterns alone: left: no rule matches what reads it",
+        "    row-wise alone: rewritten by rowwise",
+        "patterns alone rewrite 0, the row-wise recogniser 1",
+    ]
     assert [node.name for node in graph.nodes] == names
 
 
@@ -35,6 +43,35 @@ def test_rewritten_entry_names_the_rule() -> None:
     build.output([build.call(torch.ops.vllm_ir.rms_norm.default, reduced, weight, 1e-5)])
     explanation = spfast.explain(build.graph, CONFIG)
     assert str(explanation) == (
-        "1 all_reduces, 1 rewritten\n  %all_reduce_default: rewritten by first_all_reduce_rms_norm"
+        "1 all_reduces, 1 rewritten\n"
+        "  %all_reduce_default: rewritten by first_all_reduce_rms_norm\n"
+        "patterns alone rewrite 1, the row-wise recogniser 1"
     )
     assert explanation.to_json()["entries"][0]["rewritten"] is True
+
+
+def test_both_take_what_no_pattern_knows() -> None:
+    build = GraphBuilder(8, dynamic=False)
+    x = build.placeholder("x", (8, 16), torch.float32)
+    reduced = build.call(torch.ops.vllm.all_reduce.default, x, "tp:0")
+    build.output([build.call(aten.tanh.default, reduced)])
+    (entry,) = spfast.explain(
+        build.graph, spfast.SequenceParallelConfig(tp_size=4, tp_rank=0)
+    ).entries
+    assert entry.rewritten and entry.rule == "rowwise"
+    assert entry.patterns == "left: no rule matches what reads it"
+    assert entry.rowwise == "rewritten by rowwise"
+
+
+def test_both_say_why_neither_takes_it() -> None:
+    build = GraphBuilder(8, dynamic=False)
+    x = build.placeholder("x", (8, 16), torch.float32)
+    reduced = build.call(torch.ops.vllm.all_reduce.default, x, "tp:0")
+    build.output([build.call(aten.t.default, reduced)])
+    config = spfast.SequenceParallelConfig(tp_size=4, tp_rank=0)
+    (entry,) = spfast.explain(build.graph, config).entries
+    assert entry.reason == (
+        "no rule matches what reads it, "
+        "and %t_default = aten.t.default reads it and needs all tokens"
+    )
+    assert entry.rowwise == "left: %t_default = aten.t.default reads it and needs all tokens"

@@ -54,6 +54,7 @@ def test_goldens(case: str, quantised: bool) -> None:
         tp_rank=ours.tp_rank,
         divisibility="assume",
         gather_quantized=quantised,
+        recognise="patterns",
     )
     assert compare(ours.before, theirs.before, config) == ours.matched_count
 
@@ -63,7 +64,10 @@ def test_workloads(name: str) -> None:
     workload = WORKLOADS[name]
     setting = workload.setting
     config = spfast.SequenceParallelConfig(
-        tp_size=setting.tp_size, tp_rank=setting.tp_rank, divisibility="assume"
+        tp_size=setting.tp_size,
+        tp_rank=setting.tp_rank,
+        divisibility="assume",
+        recognise="patterns",
     )
     assert compare(workload.build(2), workload.build(2), config) == workload.sites(2)
 
@@ -71,7 +75,7 @@ def test_workloads(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(CORNERS))
 def test_corner(name: str) -> None:
     corner = CORNERS[name]
-    config = spfast.SequenceParallelConfig(tp_size=WORLD, tp_rank=1)
+    config = spfast.SequenceParallelConfig(tp_size=WORLD, tp_rank=1, recognise="patterns")
     assert compare(corner.build().graph, corner.build().graph, config) == corner.rewritten
 
 
@@ -86,7 +90,7 @@ def test_corner_numerics(name: str) -> None:
 
 
 def test_mean_over_tokens_is_no_norm() -> None:
-    config = spfast.SequenceParallelConfig(tp_size=WORLD, tp_rank=1)
+    config = spfast.SequenceParallelConfig(tp_size=WORLD, tp_rank=1, recognise="patterns")
     (left,) = spfast.apply(mean_over_tokens().graph, config).skipped
     assert left.reason == (
         "%mean_dim = aten.mean.dim reduces a dim of %pow_tensor_scalar [1, 8, 16] "
@@ -97,7 +101,9 @@ def test_mean_over_tokens_is_no_norm() -> None:
 
 def compare_seed(seed: int) -> None:
     case, same = seeded_case(seed), seeded_case(seed)
-    config = spfast.SequenceParallelConfig(tp_size=case.world_size, tp_rank=seed % case.world_size)
+    config = spfast.SequenceParallelConfig(
+        tp_size=case.world_size, tp_rank=seed % case.world_size, recognise="patterns"
+    )
     try:
         compare(case.graph, same.graph, config)
     except Exception as error:
@@ -121,7 +127,7 @@ def test_divisibility_is_decided_alike(divisibility: spfast.config.Divisibility)
     for seed in (17, 18, 24, 26):  # dynamic; the last with a count that is not divisible
         case, same = seeded_case(seed), seeded_case(seed)
         config = spfast.SequenceParallelConfig(
-            tp_size=case.world_size, tp_rank=0, divisibility=divisibility
+            tp_size=case.world_size, tp_rank=0, divisibility=divisibility, recognise="patterns"
         )
         sites = compare(case.graph, same.graph, config)
         rewritten = divisibility == "assume" or (divisibility == "guard" and case.divisible)

@@ -27,7 +27,10 @@ FORMS = max(len(each.forms) for pattern in PATTERNS for each in pattern.operatio
 
 
 def apply(site: Site, rank: int = 0) -> spfast.Result:
-    return spfast.apply(site.graph, spfast.SequenceParallelConfig(tp_size=TP_SIZE, tp_rank=rank))
+    return spfast.apply(
+        site.graph,
+        spfast.SequenceParallelConfig(tp_size=TP_SIZE, tp_rank=rank, recognise="patterns"),
+    )
 
 
 def rows(site: Site) -> int:
@@ -53,7 +56,9 @@ def test_every_pattern_computes_the_same_on_every_rank() -> None:
         groups = {GROUP: list(range(TP_SIZE))}
 
         def rewrite(graph: torch.fx.Graph, rank: int) -> int:
-            config = spfast.SequenceParallelConfig(tp_size=TP_SIZE, tp_rank=rank)
+            config = spfast.SequenceParallelConfig(
+                tp_size=TP_SIZE, tp_rank=rank, recognise="patterns"
+            )
             return int(spfast.apply(graph, config))
 
         counts = assert_equivalent(site.graph, rewrite, site.inputs(), TP_SIZE, 0.0, groups)

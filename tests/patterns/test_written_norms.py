@@ -121,7 +121,9 @@ def capture(module: nn.Module, dtype: torch.dtype, dynamic: bool = False) -> fx.
 
 
 def apply(graph: fx.Graph) -> spfast.Result:
-    config = spfast.SequenceParallelConfig(tp_size=TP_SIZE, tp_rank=0, divisibility="assume")
+    config = spfast.SequenceParallelConfig(
+        tp_size=TP_SIZE, tp_rank=0, divisibility="assume", recognise="patterns"
+    )
     return spfast.apply(graph, config)
 
 

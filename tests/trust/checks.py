@@ -13,30 +13,43 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 import spfast
 from spfast import Result, SequenceParallelConfig, reference
+from spfast.config import Recognise
 from spfast.testing import TensorParallelCase, assert_equivalent, copy_graph
 
 ALL_REDUCES = ("vllm.all_reduce.default", "_c10d_functional.all_reduce.default")
 
 
 def check_case(case: TensorParallelCase) -> Result:
-    """Runs the pass on every rank's copy of a drawn graph, and checks everything that must hold."""
+    """Runs the pass on every rank's copy of a drawn graph, and checks everything that must hold.
+
+    With the patterns alone, as the reference does; and with both recognisers.
+    """
     mark(case.graph)
+    by_patterns = check_ranks(case, "patterns")
+    as_the_reference_does(case, by_patterns)
+    both = check_ranks(case, "both")
+    assert int(both) >= int(by_patterns), "together they find less"
+    return both
+
+
+def check_ranks(case: TensorParallelCase, recognise: Recognise) -> Result:
     untouched = picture(case.graph)
     graphs, results = [], []
     for rank in range(case.world_size):
         graph = copy_graph(case.graph)
-        results.append(check_rank(case, graph, rank))
+        results.append(check_rank(case, graph, config_of(case, rank, recognise)))
         graphs.append(graph)
     assert picture(case.graph) == untouched, "a copy was rewritten, and the original changed"
     same_on_every_rank(graphs, results)
-    same_again(case, graphs[0])
-    as_the_reference_does(case, results[0])
-    same_numbers(case)
+    same_again(case, graphs[0], recognise)
+    same_numbers(case, recognise)
     return results[0]
 
 
-def config_of(case: TensorParallelCase, rank: int) -> SequenceParallelConfig:
-    return SequenceParallelConfig(tp_size=case.world_size, tp_rank=rank)
+def config_of(
+    case: TensorParallelCase, rank: int, recognise: Recognise = "patterns"
+) -> SequenceParallelConfig:
+    return SequenceParallelConfig(tp_size=case.world_size, tp_rank=rank, recognise=recognise)
 
 
 def mark(graph: fx.Graph) -> None:
@@ -46,9 +59,8 @@ def mark(graph: fx.Graph) -> None:
         node.meta["nn_module_stack"] = {node.name: ("layer", torch.nn.Module)}
 
 
-def check_rank(case: TensorParallelCase, graph: fx.Graph, rank: int) -> Result:
+def check_rank(case: TensorParallelCase, graph: fx.Graph, config: SequenceParallelConfig) -> Result:
     """One rank: the checks that look at one graph before and after."""
-    config = config_of(case, rank)
     before, interface = spfast.snapshot(graph), interface_of(graph)
     reduces = all_reduces(graph)
     result = spfast.apply(graph, config)
@@ -160,9 +172,9 @@ def skeleton(graph: fx.Graph) -> list[Any]:
     ]
 
 
-def same_again(case: TensorParallelCase, graph: fx.Graph) -> None:
+def same_again(case: TensorParallelCase, graph: fx.Graph, recognise: Recognise) -> None:
     again = copy_graph(case.graph)
-    spfast.apply(again, config_of(case, 0))
+    spfast.apply(again, config_of(case, 0, recognise))
     assert str(again) == str(graph), "the same graph was rewritten in two ways"
 
 
@@ -172,13 +184,13 @@ def as_the_reference_does(case: TensorParallelCase, result: Result) -> None:
     assert [site.node for site in result.skipped] == [site.node for site in expected.skipped]
 
 
-def same_numbers(case: TensorParallelCase) -> None:
+def same_numbers(case: TensorParallelCase, recognise: Recognise) -> None:
     counts = [case.tokens]
     if case.dynamic and case.divisible:
         counts += [case.tokens + case.world_size, case.world_size]
 
     def rewrite(graph: fx.Graph, rank: int) -> None:
-        spfast.apply(graph, config_of(case, rank))
+        spfast.apply(graph, config_of(case, rank, recognise))
 
     for tokens in filter(case.admits, counts):
         inputs = case.inputs(tokens)

@@ -17,6 +17,8 @@ _SIZES = {
     "head_dim": 16,
     "vocab_size": 256,
     "max_position_embeddings": 8192,
+    # Tied weights are one parameter, and the tensor-parallel plan names both.
+    "tie_word_embeddings": False,
 }
 # Their experts run as grouped matmuls; the default's loop over experts breaks the graph.
 _EXPERTS = {"experts_implementation": "grouped_mm"}
