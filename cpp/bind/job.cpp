@@ -40,6 +40,8 @@ const char* outcome_text(Outcome outcome) {
       return "it is called with keyword arguments where positions are expected";
     case Outcome::kGroup:
       return "its group is computed in the graph: only the ranks of a constant one are known";
+    case Outcome::kTooMany:
+      return "its value is read in more ways than are tried: too many of its users are alike";
   }
   return "";
 }

@@ -81,6 +81,10 @@ MatchResult find_matches(const NodeTable& table, const ProgramSet& programs,
     found.clear();
     machine.run(result.look(width), anchor, index, static_cast<uint32_t>(dims.size()), found,
                 report.failure);
+    if (machine.gave_up()) {
+      report.outcome = Outcome::kTooMany;
+      continue;
+    }
     const uint32_t best = choice.best(found, result.look(width), claimed);
     if (best == kNone) {
       report.outcome = found.empty() ? Outcome::kNoMatch : Outcome::kClaimed;

@@ -9,6 +9,14 @@
 #include "table/targets.h"
 
 namespace spfast {
+namespace {
+
+// Steps tried at one all_reduce. Real rules take some tens; a value with very many users, some
+// for each.
+constexpr size_t kSteps = size_t{1} << 16;
+constexpr size_t kStepsPerNode = 16;
+
+}  // namespace
 
 Machine::Machine(const NodeTable& table, const ProgramSet& programs)
     : table_(table),
@@ -24,6 +32,7 @@ void Machine::run(LookThrough look, const Anchor& anchor, uint32_t anchor_index,
   failure_ = &failure;
   std::fill(slots_.begin(), slots_.end(), Value{});
   registers_[0] = {anchor.reduced, rank};
+  steps_left_ = kSteps + kStepsPerNode * table_.size();
   explore(programs_.root_dispatch(), 1);
 }
 
@@ -88,6 +97,11 @@ void Machine::try_step(uint32_t tree_node, NodeId node, uint32_t filled) {
   const Step& step = tree.step;
   const TargetId target = table_.target(node);
   SPFAST_WORK(1);
+  if (steps_left_ <= 1) {
+    steps_left_ = 0;
+    return;
+  }
+  --steps_left_;
   for (const Form& form : step.forms) {
     if (form.target != target) continue;
     for (int order = 0; order < (step.commutative ? 2 : 1); ++order) {

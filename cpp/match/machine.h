@@ -20,6 +20,9 @@ class Machine {
   // appended in the order of the tree; the failure is the deepest.
   void run(LookThrough look, const Anchor& anchor, uint32_t anchor_index, uint32_t rank,
            std::vector<Match>& matches, Failure& failure);
+  // Whether the last run ended before it had tried everything. Of a value with n users of one
+  // operator a pattern of k such operations has n^k readings; what is tried grows with the graph.
+  [[nodiscard]] bool gave_up() const { return steps_left_ == 0; }
 
  private:
   struct Register {
@@ -55,6 +58,7 @@ class Machine {
   std::vector<NodeId> users_;  // of the values that are being explored, one stretch after the other
   std::vector<Match>* matches_ = nullptr;
   Failure* failure_ = nullptr;
+  size_t steps_left_ = 0;
   uint32_t failed_check_ = kNone;
   Value failed_value_;
 };

@@ -62,6 +62,7 @@ enum class Outcome : uint8_t {
   kUnknownSize,
   kKeywords,
   kGroup,
+  kTooMany,  // ways to read the value: not all of them were tried
 };
 
 struct AnchorReport {

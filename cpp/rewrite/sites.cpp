@@ -140,7 +140,8 @@ class Examiner {
   [[nodiscard]] bool may_be_rowwise(const AnchorReport& report) const {
     using Kind = Reason::Kind;
     if (report.outcome != Outcome::kMatched) {
-      return report.outcome == Outcome::kNoMatch || report.outcome == Outcome::kClaimed;
+      return report.outcome == Outcome::kNoMatch || report.outcome == Outcome::kClaimed ||
+             report.outcome == Outcome::kTooMany;
     }
     const Kind kind = out_.sites[report.match].reason.kind;
     return kind == Kind::kWholeTuple || kind == Kind::kReshaped || kind == Kind::kCopied ||

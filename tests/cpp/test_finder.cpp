@@ -96,6 +96,22 @@ TEST(finder_prefers_what_leaves_less_to_gather) {
             "quantised");
 }
 
+// 100 users that are alike have 100^4 readings as four operations of a pattern: not all are tried.
+TEST(finder_gives_up_where_too_many_users_are_alike) {
+  Pattern p = ir_first();
+  p.operations.resize(1);
+  for (int i = 0; i < 4; ++i) p.operations.push_back(call_of({"test.f"}, {operation(0)}));
+  const ProgramSet programs = programs_of({p});
+  const auto outcome = [&](int users) {
+    GraphBuilder b;
+    const Node x = b.call(kIrReduce, {b.placeholder("x", kShape), "tp"}, kShape);
+    for (int i = 0; i < users; ++i) b.call("test.f", {x}, kShape);
+    return match(b.finish(), programs).reports[0].outcome;
+  };
+  EXPECT(outcome(8) == Outcome::kMatched);
+  EXPECT(outcome(100) == Outcome::kTooMany);
+}
+
 // add(all_reduce, all_reduce): the later one takes the add, the earlier one is its residual.
 TEST(finder_gives_a_shared_operation_to_the_later_anchor) {
   const ProgramSet programs = all_programs();
