@@ -182,7 +182,9 @@ def _gathered_on_gloo(rank: int, world_size: int) -> dict[bool | None, list[torc
     seen = {}
     for gather_bytes in (None, True, False):
         graph, original = make(body), make(body)
-        config = SequenceParallelConfig(recognise="rowwise", gather_bytes=gather_bytes)
+        config = SequenceParallelConfig(
+            recognise="rowwise", gather_bytes=gather_bytes, validate=True
+        )
         assert int(spfast.apply(graph, config)) == 1
         seen[gather_bytes] = gathered_dtypes(graph)
         if gather_bytes is not False:

@@ -61,6 +61,9 @@ class Maker(GraphBuilder):
     def add(self, left: fx.Node, right: fx.Node) -> fx.Node:
         return self.call(aten.add.Tensor, left, right)
 
+    def bits(self, x: fx.Node, dtype: torch.dtype) -> fx.Node:
+        return self.call(aten.view.dtype, x, dtype)
+
 
 def pair(before: Body, after: Body, dynamic: bool = False, **fields: Any) -> dict[str, str]:
     """The problems of a pair of graphs, by node."""
@@ -124,6 +127,18 @@ def pair(before: Body, after: Body, dynamic: bool = False, **fields: Any) -> dic
             lambda m: m.call(aten.slice.Tensor, m.reduce(m.x), 1, 2, 6),
             lambda m: m.gather(m.call(aten.slice.Tensor, m.scatter(m.x), 1, 2, 6)),
             id="slice_features",
+        ),
+        pytest.param(
+            lambda m: m.reduce(m.x),
+            lambda m: m.bits(m.gather(m.bits(m.scatter(m.x), torch.int32)), torch.float32),
+            id="gathered_as_bits",
+        ),
+        pytest.param(
+            lambda m: m.bits(m.reduce(m.x), torch.int32),
+            lambda m: m.gather(
+                m.bits(m.bits(m.bits(m.scatter(m.x), torch.int32), torch.float32), torch.int32)
+            ),
+            id="bits_and_back",
         ),
         pytest.param(
             lambda m: m.call(aten.copy_.default, m.buffer, m.reduce(m.x)),
@@ -217,6 +232,27 @@ def test_working_along_tokens_needs_all_of_them(name: str, change: Body) -> None
     }
     found = pair(whole[name], lambda m: m.gather(change(m)) if name != "sum" else change(m))
     assert any(node.startswith(name) for node in found), found
+
+
+def test_bits_are_other_values_than_what_they_are_the_bits_of() -> None:
+    """Negated as integers and viewed back, or viewed back as something else."""
+    neg = aten.neg.default
+    found = pair(
+        lambda m: m.call(neg, m.reduce(m.x)),
+        lambda m: m.bits(m.gather(m.call(neg, m.bits(m.scatter(m.x), torch.int32))), torch.float32),
+    )
+    assert found
+    found = pair(
+        lambda m: m.call(neg, m.bits(m.reduce(m.x), torch.int32)),
+        lambda m: m.gather(m.call(neg, m.bits(m.scatter(m.x), torch.uint32))),
+    )
+    assert found
+    # Of another width, it is no matter of rows.
+    found = pair(
+        lambda m: m.reduce(m.x),
+        lambda m: m.bits(m.gather(m.bits(m.scatter(m.x), torch.int16)), torch.float32),
+    )
+    assert any("view" in node for node in found), found
 
 
 # --- known failures of the original pass ---

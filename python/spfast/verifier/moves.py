@@ -15,6 +15,7 @@ from spfast.verifier.kinds import COLLECTIVES
 from spfast.verifier.values import Kind, Shape, Value
 
 __all__ = [
+    "bits",
     "collective",
     "copy",
     "getitem",
@@ -145,6 +146,25 @@ def view(ctx: Context, node: fx.Node, target: Any, args: Args, kwargs: Kwargs) -
     if value.kind is Kind.SHARD:
         return ctx.store.shard(value.term, value.group, value.tp, shape)
     return ctx.store.full(value.term, shape)
+
+
+def bits(ctx: Context, node: fx.Node, target: Any, args: Args, kwargs: Kwargs) -> Value | None:
+    """aten.view.dtype, to the same width: another value, and the first on the way back."""
+    dtype = _at(args, kwargs, 1, "dtype")
+    value = ctx.read(args[0])
+    given = getattr(ctx.vals.get(args[0]), "dtype", None)
+    if given is None or given.itemsize != dtype.itemsize:
+        return None
+    if value.kind not in (Kind.FULL, Kind.SHARD) or value.shape is None:
+        return None
+    first = ctx.store.bits.get(value.term, (value.term, given))
+    term = first[0]
+    if dtype != first[1]:
+        term = ctx.store.term(("bits", term, str(dtype)))
+        ctx.store.bits[term] = first
+    if value.kind is Kind.SHARD:
+        return ctx.store.shard(term, value.group, value.tp, value.shape)
+    return ctx.store.full(term, value.shape)
 
 
 def _view_sizes(ctx: Context, name: str, shape: Shape, args: Args, kwargs: Kwargs) -> Shape | None:

@@ -84,6 +84,8 @@ class Store:
         self.known = 0
         # term of some rows of a value -> (the value's term, its rows, first row, end row)
         self.blocks: dict[int, tuple[int, Any, Any, Any]] = {}
+        # term of a value's bits under another dtype -> (the value's term, its dtype)
+        self.bits: dict[int, tuple[int, Any]] = {}
         self.wrong = Value(Kind.WRONG, self.term("wrong"), None)
 
     def term(self, key: Hashable) -> int:

@@ -54,6 +54,7 @@ _BY_NAME: dict[str, Rule] = {
     **dict.fromkeys(ALONG, along),
     **dict.fromkeys((name for name, norm in NORMS.items() if not norm.writes), norms.norm),
     "aten::copy": moves.copy,
+    "aten::view.dtype": moves.bits,
     "aten::slice.Tensor": _slice,
     "aten::narrow": moves.slice_rows,
     "aten::sym_size.int": moves.size,
