@@ -313,11 +313,6 @@ def full_residual_under_another_name() -> GraphBuilder:
     return g.done(normed)
 
 
-def inputs(built: GraphBuilder) -> Sequence[list[Any]]:
-    """Inputs for every rank."""
-    return [[spec.make(rank, 8, seed=0) for spec in built.inputs] for rank in range(WORLD)]
-
-
 @corner(rewritten=1, gathers=1)
 def scale_of_each_token() -> GraphBuilder:
     """What looks like a static quantisation has a scale a token: the norm alone is sharded."""
@@ -327,3 +322,8 @@ def scale_of_each_token() -> GraphBuilder:
     scaled = g.call(aten.mul.Tensor, normed, g.call(aten.reciprocal.default, scale))
     clamped = g.call(aten.clamp.default, scaled, -448.0, 448.0)
     return g.done(g.call(aten._to_copy.default, clamped, dtype=torch.float8_e4m3fn))
+
+
+def inputs(built: GraphBuilder) -> Sequence[list[Any]]:
+    """Inputs for every rank."""
+    return [[spec.make(rank, 8, seed=0) for spec in built.inputs] for rank in range(WORLD)]

@@ -31,7 +31,6 @@ class Examiner {
     auto shorter = matches_.shorter.begin();
     for (uint32_t i = 0; i < matches_.matches.size(); ++i) {
       Match& match = matches_.matches[i];
-      anchor_ = &matches_.anchors[match.anchor];
       Site site = examined(i);
       for (; shorter != matches_.shorter.end() && shorter->anchor == match.anchor; ++shorter) {
         // What is told is why the longest stays. Without an interior its tokens were refused: all
@@ -62,6 +61,7 @@ class Examiner {
     site.match = index;
     match_ = &matches_.matches[index];
     site.anchor = match_->anchor;
+    anchor_ = &matches_.anchors[match_->anchor];
     examine(site);
     return site;
   }

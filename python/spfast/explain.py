@@ -113,11 +113,12 @@ def explain(
         0 all_reduces, 0 rewritten
     """
     config = config if config is not None else SequenceParallelConfig()
-    reports, plan = plan_graph(graph, config, registry=registry)
-    patterns, rowwise = (
-        plan_graph(graph, replace(config, recognise=alone), registry=registry)[0]
-        for alone in RECOGNISERS
-    )
+    views = {
+        recognise: plan_graph(graph, replace(config, recognise=recognise), registry=registry)
+        for recognise in {config.recognise: None, **dict.fromkeys(RECOGNISERS)}
+    }
+    reports, plan = views[config.recognise]
+    patterns, rowwise = (views[alone][0] for alone in RECOGNISERS)
     entries = [
         replace(
             Entry(*report),

@@ -140,16 +140,18 @@ def test_per_token_quantisation_is_gathered_quantised() -> None:
     assert gathered_dtypes(check_same(body)) == [torch.int8]
 
 
-def test_float8_as_bytes() -> None:
-    def body(g: fx.Graph, x: fx.Node, weight: fx.Node, rows: fx.Node) -> fx.Node:
-        cast = torch.ops.prims.convert_element_type.default
-        low = g.call_function(cast, (x, torch.float8_e4m3fn))
-        flipped = g.call_function(aten.t.default, (low,))
-        return g.call_function(cast, (flipped, torch.float32))
+def through_float8(g: fx.Graph, x: fx.Node, weight: fx.Node, rows: fx.Node) -> fx.Node:
+    """Quantised, read by what needs all tokens, and back."""
+    cast = torch.ops.prims.convert_element_type.default
+    low = g.call_function(cast, (x, torch.float8_e4m3fn))
+    flipped = g.call_function(aten.t.default, (low,))
+    return g.call_function(cast, (flipped, torch.float32))
 
-    _, graphs, _ = rewrite(body)
+
+def test_float8_as_bytes() -> None:
+    _, graphs, _ = rewrite(through_float8)
     assert gathered_dtypes(graphs[0]) == [torch.float8_e4m3fn]
-    result, graphs, original = rewrite(body, gather_bytes=True)
+    result, graphs, original = rewrite(through_float8, gather_bytes=True)
     assert int(result) == 1
     assert gathered_dtypes(graphs[0]) == [torch.uint8]
     inputs = [[torch.randn(TOKENS, WIDTH), torch.ones(WIDTH), torch.ones(TOKENS, WIDTH)]] * RANKS
@@ -160,9 +162,7 @@ def test_float8_as_bytes() -> None:
 
 def test_quantisations_stay_outside_where_the_gather_shall_stand_before_them() -> None:
     def body(g: fx.Graph, x: fx.Node, weight: fx.Node, rows: fx.Node) -> fx.Node:
-        cast = torch.ops.prims.convert_element_type.default
-        low = g.call_function(cast, (norm(g, x), torch.float8_e4m3fn))
-        return g.call_function(cast, (g.call_function(aten.t.default, (low,)), torch.float32))
+        return through_float8(g, norm(g, x), weight, rows)
 
     _, graphs, _ = rewrite(body)
     assert gathered_dtypes(graphs[0]) == [torch.float8_e4m3fn]
@@ -171,17 +171,11 @@ def test_quantisations_stay_outside_where_the_gather_shall_stand_before_them() -
 
 def _gathered_on_gloo(rank: int, world_size: int) -> dict[bool | None, list[torch.dtype]]:
     """By `gather_bytes`: what is gathered; the graph runs where gloo can run it."""
-
-    def body(g: fx.Graph, x: fx.Node, weight: fx.Node, rows: fx.Node) -> fx.Node:
-        cast = torch.ops.prims.convert_element_type.default
-        low = g.call_function(cast, (x, torch.float8_e4m3fn))
-        return g.call_function(cast, (g.call_function(aten.t.default, (low,)), torch.float32))
-
     x = torch.arange(TOKENS * WIDTH).reshape(TOKENS, WIDTH) * (rank + 1.0)
     inputs = (x, torch.ones(WIDTH), torch.ones(TOKENS, WIDTH))
     seen = {}
     for gather_bytes in (None, True, False):
-        graph, original = make(body), make(body)
+        graph, original = make(through_float8), make(through_float8)
         config = SequenceParallelConfig(
             recognise="rowwise", gather_bytes=gather_bytes, validate=True
         )

@@ -143,9 +143,7 @@ def view(ctx: Context, node: fx.Node, target: Any, args: Args, kwargs: Kwargs) -
     if shape is None:
         ctx.why = f"views {value.describe()} in {args[0].name!r} as {list(sizes)}"
         return None
-    if value.kind is Kind.SHARD:
-        return ctx.store.shard(value.term, value.group, value.tp, shape)
-    return ctx.store.full(value.term, shape)
+    return _held_alike(ctx, value, value.term, shape)
 
 
 def bits(ctx: Context, node: fx.Node, target: Any, args: Args, kwargs: Kwargs) -> Value | None:
@@ -162,9 +160,14 @@ def bits(ctx: Context, node: fx.Node, target: Any, args: Args, kwargs: Kwargs) -
     if dtype != first[1]:
         term = ctx.store.term(("bits", term, str(dtype)))
         ctx.store.bits[term] = first
+    return _held_alike(ctx, value, term, value.shape)
+
+
+def _held_alike(ctx: Context, value: Value, term: int, shape: Shape) -> Value:
+    """Another term or shape, held as the value is: whole, or one rank's chunk."""
     if value.kind is Kind.SHARD:
-        return ctx.store.shard(term, value.group, value.tp, value.shape)
-    return ctx.store.full(term, value.shape)
+        return ctx.store.shard(term, value.group, value.tp, shape)
+    return ctx.store.full(term, shape)
 
 
 def _view_sizes(ctx: Context, name: str, shape: Shape, args: Args, kwargs: Kwargs) -> Shape | None:
