@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+import torch
 
 import spfast
 from spfast import result as results
 
 from .agreement import assert_agreement
 from .contenders import HAND, PEERS, SPFAST, absent, contenders
-from .harness import REPEATS, compare, ratios, timed
+from .harness import REPEATS, Contender, compare, ratios, timed
 from .workloads.catalogue import WORKLOADS, Workload
 
 Say = Callable[[str], None]
@@ -116,6 +119,37 @@ def _expected(curve: Sequence[Record], depth: int) -> float:
     return expected
 
 
+def proofs(scale: Scale, say: Say) -> Record:
+    """What the verifier costs: the pass as it is, and with each result proved."""
+    record: Record = {}
+    for workload in WORKLOADS.values():
+        plain = contenders(workload, (SPFAST,))[0]
+        config = dataclasses.replace(_config(workload), validate=True)
+        proved = Contender("proved", partial(_matched, config))
+        record[workload.name] = rows = {}
+        for depth in (2, scale.layers):
+            samples = compare(
+                (plain, proved),
+                partial(workload.fresh, depth),
+                workload.sites(depth),
+                scale.repeats,
+                say=say,
+            )
+            rows[str(depth)] = {
+                "pass_s": samples[plain.name].median,
+                "proved_s": samples[proved.name].median,
+                "noisy": any(sample.noisy for sample in samples.values()),
+                # The proof alone, in passes.
+                "proof": ratios(samples, plain.name)[proved.name] - 1,
+            }
+            say(f"{workload.name}, {depth} layers: a proof is {rows[str(depth)]['proof']:.2f}x")
+    return record
+
+
+def _matched(config: spfast.SequenceParallelConfig, graph: torch.fx.Graph) -> int:
+    return spfast.apply(graph, config).matched_count
+
+
 def stages(scale: Scale, say: Say) -> Record:
     """Where spfast's time goes, by its own clock (of time that passes)."""
     record: Record = {}
@@ -128,10 +162,14 @@ def stages(scale: Scale, say: Say) -> Record:
 
 
 def _stages_of(workload: Workload, depth: int) -> results.Timings:
-    config = spfast.SequenceParallelConfig(
-        tp_size=workload.setting.tp_size, tp_rank=0, divisibility="assume"
-    )
+    config = _config(workload)
     graph = workload.fresh(depth)
     _, found = timed(lambda g: spfast.apply(g, config), graph)
     timings: results.Timings = found.timings
     return timings
+
+
+def _config(workload: Workload) -> spfast.SequenceParallelConfig:
+    return spfast.SequenceParallelConfig(
+        tp_size=workload.setting.tp_size, tp_rank=0, divisibility="assume"
+    )

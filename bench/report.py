@@ -24,6 +24,7 @@ TARGETS = (
     ("bytes a node in the table", "<= 160", lambda r: _bytes(r)),
     ("1,000 patterns against 1", "<= 3x", lambda r: f"{r['patterns']['factor']:.2f}x"),
     ("nothing to do, largest graph", "< 50 us", lambda r: _nothing(r)),
+    ("the verifier against the pass, worst workload", "< 5x", lambda r: _worst_proof(r)),
 )
 
 
@@ -55,6 +56,7 @@ def _lines(record: Record) -> Iterator[str]:
     yield from _targets(record)
     yield from _comparison(record)
     yield from _stages(record)
+    yield from _proofs(record)
     yield from _layers(record)
     yield from _nodes(record)
     yield from _patterns(record)
@@ -128,6 +130,31 @@ def _stages(record: Record) -> Iterator[str]:
     for name, row in rows.items():
         yield f"| {name} | " + " | ".join(f"{row[k] * 1e3:.2f}" for k in names) + " |"
     yield "\n![stages](stages.png)"
+
+
+def _worst_proof(record: Record) -> str:
+    worst = max(
+        (row["proof"], f"{name}, {depth} layers")
+        for name, rows in record["proofs"].items()
+        for depth, row in rows.items()
+    )
+    return f"{worst[0]:.1f}x ({worst[1]})"
+
+
+def _proofs(record: Record) -> Iterator[str]:
+    rows = record["proofs"]
+    depths = list(next(iter(rows.values())))
+    yield "\n## What a proof costs\n"
+    yield "Milliseconds of the pass and of one with `validate=True`; the proof alone, in passes.\n"
+    yield "| workload | " + " | ".join(f"{depth} layers" for depth in depths) + " |"
+    yield "|---" * (len(depths) + 1) + "|"
+    for name, row in rows.items():
+        yield f"| {name} | " + " | ".join(_proof(row[depth]) for depth in depths) + " |"
+
+
+def _proof(row: Record) -> str:
+    mark = " (noisy)" if row["noisy"] else ""
+    return f"{row['pass_s'] * 1e3:.1f}, {row['proved_s'] * 1e3:.1f} ({row['proof']:.1f}x){mark}"
 
 
 def _layers(record: Record) -> Iterator[str]:

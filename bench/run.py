@@ -37,6 +37,7 @@ def measure(
         "agreement": lambda: experiments.agreement(3, say),
         "comparison": lambda: experiments.comparison(scale, say),
         "stages": lambda: experiments.stages(scale, say),
+        "proofs": lambda: experiments.proofs(scale, say),
         "patterns": lambda: growth.registered(growth.PATTERNS, scale.layers, say),
         "nothing_to_do": lambda: growth.nothing_to_do(growth.SIZES[::2], say),
         "nodes": lambda: growth.nodes(growth.SIZES, say),

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from bench import harness, report
+from bench import experiments, harness, report
 from bench.agreement import assert_agreement
 from bench.contenders import HAND, SPFAST, contenders
 from bench.equal import Different
@@ -89,3 +89,18 @@ def test_a_target_that_was_not_run_says_so() -> None:
     row = {"times_spfast": {"edits by hand": 1.0}}
     record = {"comparison": {"vLLM IR bf16, static": row}}
     assert report._times(record, "static", "vLLM's own pass") == "not run"
+
+
+def test_the_cost_of_a_proof_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiments, "WORKLOADS", {WORKLOAD.name: WORKLOAD})
+    record = {"proofs": experiments.proofs(experiments.Scale(layers=3, repeats=2), lambda _: None)}
+    rows = record["proofs"][WORKLOAD.name]
+    assert list(rows) == ["2", "3"]
+    assert all(row["proved_s"] > row["pass_s"] > 0 for row in rows.values())
+    assert rows["3"]["proof"] == pytest.approx(rows["3"]["proved_s"] / rows["3"]["pass_s"] - 1)
+    rows["2"] = {"pass_s": 0.001, "proved_s": 0.0041, "proof": 3.1, "noisy": False}
+    rows["3"] = {"pass_s": 0.002, "proved_s": 0.0062, "proof": 2.1, "noisy": True}
+    assert report._worst_proof(record) == f"3.1x ({WORKLOAD.name}, 2 layers)"
+    assert list(report._proofs(record))[-1] == (
+        f"| {WORKLOAD.name} | 1.0, 4.1 (3.1x) | 2.0, 6.2 (2.1x) (noisy) |"
+    )

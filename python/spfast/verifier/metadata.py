@@ -15,13 +15,12 @@ from torch import fx
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
-    FakeTensor,
-    FakeTensorMode,
     UnsupportedOperatorException,
 )
 
 from spfast.verifier.dims import Dims
 from spfast.verifier.effects import shared_operand
+from spfast.verifier.fake_runs import FakeRuns
 from spfast.verifier.kinds import writes_of
 from spfast.verifier.snapshot import Entry
 
@@ -34,6 +33,8 @@ _UNKNOWABLE = (
     UnsupportedOperatorException,
     NotImplementedError,
 )
+
+_RUNS = FakeRuns()
 
 
 class Metadata:
@@ -52,9 +53,7 @@ class Metadata:
         self._sample = dims.sample
         self._before = {entry[0]: entry for entry in before}
         self._after = after
-        self._mode = FakeTensorMode()
         self._described: dict[int, Hashable] = {}
-        self._stand_ins: dict[Hashable, torch.Tensor] = {}
         self._expected: dict[Hashable, Any] = {}
         self._has_vals = any(val is not None for *_, val in before)
 
@@ -94,7 +93,7 @@ class Metadata:
             return None
         expected = self._expected.get(key, self)
         if expected is self:
-            expected = self._expected[key] = self._compute(target, args, kwargs)
+            expected = self._expected[key] = self._compute(key, target, args, kwargs)
         if isinstance(expected, _Failure):
             problem: str | None = expected.reason
         else:
@@ -122,12 +121,16 @@ class Metadata:
             return f"takes item {args[1]} of {len(source)}"
         return self._difference(val, source[args[1]])
 
-    def _compute(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _compute(
+        self, key: Hashable, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        kept = _RUNS.kept(key)
+        if kept is not None:
+            return kept
         given = fx.node.map_aggregate((args, kwargs), self._stand_in)
         assert isinstance(given, tuple)
         try:
-            with self._mode:
-                return target(*given[0], **given[1])
+            return _RUNS.run(key, target, given[0], given[1])
         except _UNKNOWABLE:
             return None
         except Exception as error:  # whatever the operator's shape rule raises
@@ -138,13 +141,7 @@ class Metadata:
         """A tensor of sample sizes for a node's value."""
         value = argument.meta["val"] if isinstance(argument, fx.Node) else argument
         if isinstance(value, torch.Tensor):
-            described = self._describe(value)
-            found = self._stand_ins.get(described)
-            if found is None:
-                shape, stride, dtype, device = described
-                meta = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
-                found = self._stand_ins[described] = FakeTensor(self._mode, meta, device)
-            return found
+            return _RUNS.tensor(self._describe(value))
         if isinstance(value, (tuple, list)):
             return type(value)([self._stand_in(item) for item in value])
         return self._sample(value) if isinstance(value, torch.SymInt) else value
