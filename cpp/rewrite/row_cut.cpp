@@ -24,16 +24,19 @@ class Cutter {
         layout_(sites.layout),
         reader_(table, rules, effects, sites.classes),
         index_(table.size(), kNone),
-        state_(table.size(), State::kFree) {}
+        state_(table.size(), State::kFree),
+        full_(table.size(), false) {}
 
-  void run() {
+  bool run(bool may_grow_anew) {
     find_seeds();
     read_uses();
     for (uint32_t one = 0; one < sites_.classes.size(); ++one) {
       if (sites_.classes[one].refused.empty()) cut(one);
     }
+    if (may_grow_anew && bar_contested()) return false;
     settle_anchors();
     rename_operands();
+    return true;
   }
 
  private:
@@ -64,7 +67,9 @@ class Cutter {
         uses_.push_back({table_.args(node)[0].payload, node});
         continue;
       }
-      for (const RowOperand& operand : reader_.read(node, layout_)) {
+      const auto& operands = reader_.read(node, layout_);
+      if (reader_.contested()) contested_.push_back(node);
+      for (const RowOperand& operand : operands) {
         // Rows of another class of tokens are gathered and cut anew: no use of the shard.
         if (operand.role == RowRole::kRows && layout_.is_row(operand.root) &&
             layout_.token_class[operand.root] == layout_.token_class[node]) {
@@ -185,7 +190,7 @@ class Cutter {
     for (uint32_t i = 0; i < members_.size(); ++i) {
       const NodeId node = members_[i];
       if (!sharded[i]) {
-        full_.push_back(node);
+        full_[node] = true;
       } else if (any && state_[node] == State::kFree) {
         region.interior.push_back(node);
         add_operands(region, node);
@@ -205,13 +210,23 @@ class Cutter {
     }
   }
 
+  // The class of a node with rows of several is that of its first: where its rows are not worth
+  // having in that class, they may be in the next. A second run would find that out.
+  bool bar_contested() {
+    auto& barred = layout_.barred;
+    const size_t before = barred.size();
+    for (const NodeId node : contested_) {
+      if (full_[node]) barred.emplace_back(node, layout_.token_class[node]);
+    }
+    std::sort(barred.begin(), barred.end());
+    return barred.size() > before;
+  }
+
   void settle_anchors() {
-    std::vector<bool> full(table_.size(), false);
-    for (const NodeId node : full_) full[node] = true;
     for (Site& site : sites_.sites) {
       if (site.match != kNone || !site.reason.empty()) continue;
       const NodeId reduced = matches_.anchors[site.anchor].reduced;
-      if (full[reduced]) site.reason = why_kept(reduced);
+      if (full_[reduced]) site.reason = why_kept(reduced);
     }
     for (Site& region : regions_) sites_.sites.push_back(std::move(region));
   }
@@ -244,17 +259,18 @@ class Cutter {
   RowReader reader_;
   std::vector<uint32_t> index_;  // by node: its number among the members of its class
   std::vector<State> state_;
-  std::vector<Use> uses_;  // sorted
+  std::vector<Use> uses_;          // sorted
+  std::vector<bool> full_;         // by node: row-wise, but computed full
+  std::vector<NodeId> contested_;  // could be of another class as well
   std::vector<NodeId> members_;
-  std::vector<NodeId> full_;  // row-wise, but computed full
   std::vector<Site> regions_;
 };
 
 }  // namespace
 
-void cut_rows(const NodeTable& table, const RowRules& rules, const MatchResult& matches,
-              const Effects& effects, Sites& sites) {
-  Cutter(table, rules, matches, effects, sites).run();
+bool cut_rows(const NodeTable& table, const RowRules& rules, const MatchResult& matches,
+              const Effects& effects, Sites& sites, bool may_grow_anew) {
+  return Cutter(table, rules, matches, effects, sites).run(may_grow_anew);
 }
 
 }  // namespace spfast

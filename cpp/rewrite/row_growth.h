@@ -43,6 +43,8 @@ class RowReader {
   [[nodiscard]] const std::vector<RowOperand>& read(NodeId node, const RowLayout& layout);
   [[nodiscard]] uint32_t features() const { return features_; }
   [[nodiscard]] uint32_t token_class() const { return class_; }
+  // Whether the node could be of another class as well.
+  [[nodiscard]] bool contested() const { return contested_; }
   [[nodiscard]] const RowShapes& shapes() const { return shapes_.at(class_); }
 
  private:
@@ -62,6 +64,7 @@ class RowReader {
   std::vector<RowOperand> operands_;
   uint32_t features_ = 1;
   uint32_t class_ = kNone;
+  bool contested_ = false;
 };
 
 }  // namespace spfast

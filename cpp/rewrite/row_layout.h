@@ -1,7 +1,9 @@
 // Which values could be sharded along tokens beyond what patterns know, and how they lie.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "table/node_table.h"
@@ -23,10 +25,15 @@ struct RowLayout {
   std::vector<NodeId> source;         // the value that the node is another name of; kNone: none
   std::vector<bool> reshapes;         // made anew with the sizes of a shard
   std::vector<DimFix> dims;           // by node
+  // A node that reads rows of several classes is of one; of these, sorted, it is not to be.
+  std::vector<std::pair<NodeId, uint32_t>> barred;
 
   [[nodiscard]] bool active() const { return !source.empty(); }
   [[nodiscard]] bool is_row(NodeId node) const { return active() && token_class[node] != kNone; }
   [[nodiscard]] uint8_t features_of(NodeId node) const { return active() ? features[node] : 1; }
+  [[nodiscard]] bool is_barred(NodeId node, uint32_t from) const {
+    return std::binary_search(barred.begin(), barred.end(), std::pair{node, from});
+  }
   [[nodiscard]] NodeId root(NodeId node) const {
     if (!active()) return node;
     while (source[node] != kNone) node = source[node];

@@ -26,6 +26,7 @@ bool RowReader::is_row_here(NodeId node, NodeId root, const RowLayout& layout) c
 const std::vector<RowOperand>& RowReader::read(NodeId node, const RowLayout& layout) {
   operands_.clear();
   class_ = kNone;
+  contested_ = false;
   const RowRule* rule = rules_.find(table_.target(node));
   if (rule == nullptr) return operands_;
   for (const Value value : table_.operands(node)) {
@@ -36,10 +37,13 @@ const std::vector<RowOperand>& RowReader::read(NodeId node, const RowLayout& lay
     if (known) continue;
     const NodeId root = layout.root(name);
     operands_.push_back({name, root, RowRole::kNone});
-    if (class_ == kNone && is_row_here(node, root, layout)) {
-      class_ = layout.token_class[root];
-      features_ = layout.features[root];
-    }
+    if (!is_row_here(node, root, layout)) continue;
+    const uint32_t one = layout.token_class[root];
+    if (one == class_ || layout.is_barred(node, one)) continue;
+    contested_ = class_ != kNone;
+    if (contested_) continue;
+    class_ = one;
+    features_ = layout.features[root];
   }
   bool ok = class_ != kNone;
   for (RowOperand& operand : operands_) {

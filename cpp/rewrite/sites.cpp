@@ -12,6 +12,10 @@
 namespace spfast {
 namespace {
 
+// How often rows are grown anew: as often as groups take turns in a chain of sums. Each time costs
+// as much as the first.
+constexpr int kRounds = 16;
+
 class Examiner {
  public:
   Examiner(const NodeTable& table, const ProgramSet& programs, MatchResult& matches,
@@ -172,8 +176,9 @@ class Examiner {
       note_unknown(site);
       out_.sites.push_back(std::move(site));
     }
-    if (out_.missing.empty() && grow_rows(table_, *rows_, matches_, effects_, out_)) {
-      cut_rows(table_, *rows_, matches_, effects_, out_);
+    for (int round = 0; out_.missing.empty(); ++round) {
+      if (!grow_rows(table_, *rows_, matches_, effects_, out_)) break;
+      if (cut_rows(table_, *rows_, matches_, effects_, out_, round < kRounds)) break;
     }
   }
 

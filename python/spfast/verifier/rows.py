@@ -66,16 +66,18 @@ def join(ctx: Context, operands: Sequence[Operand]) -> Joined | None:
 def _join_full(ctx: Context, operands: Sequence[Operand]) -> Joined | None:
     leads = [_lead(value) for _, value in operands]
     widest = max(leads, key=len)
+    cut = [_is_block(ctx, value) for _, value in operands]
     items: list[tuple[int, Shape | None, bool]] = []
     blocks = set()
-    for (_, value), lead in zip(operands, leads, strict=True):
-        has_rows = lead == widest
+    for (_, value), lead, is_cut in zip(operands, leads, cut, strict=True):
+        # A single row has no dim to be told by: it is a row where it was cut out of others.
+        has_rows = lead == widest and (bool(widest) or is_cut or not any(cut))
         if not has_rows and lead:
             return None
         items.append((value.term, value.shape, has_rows))
         if has_rows:
-            blocks.add(ctx.store.blocks[value.term][1:] if _is_block(ctx, value) else None)
-    if len(blocks) == 1 and (block := blocks.pop()) is not None and widest:
+            blocks.add(ctx.store.blocks[value.term][1:] if is_cut else None)
+    if len(blocks) == 1 and (block := blocks.pop()) is not None:
         bases = ctx.store.blocks
         items = [(bases[t][0] if rows else t, shape, rows) for t, shape, rows in items]
         return Joined(items, block=block)
