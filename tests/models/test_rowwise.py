@@ -298,3 +298,61 @@ def test_tokens_that_are_not_divisible_stay() -> None:
     result, _, _ = rewrite(lambda g, x, weight, rows: norm(g, x), shape=(TOKENS + 1, WIDTH))
     assert int(result) == 0
     assert result.skipped[0].reason == "9 tokens are not divisible by tp_size 4"
+
+
+def give_values(graph: fx.Graph) -> None:
+    """Every value is of the stream's shape, on a storage of its own."""
+    with FakeTensorMode():
+        for node in graph.nodes:
+            node.meta["val"] = torch.empty(TOKENS, WIDTH)
+
+
+def test_a_sum_of_two_groups_is_sharded_in_the_one_where_it_is_worth_it() -> None:
+    """The first operand is needed in full anyway, so that its group gains nothing from the sum."""
+
+    def two_groups() -> fx.Graph:
+        graph = fx.Graph()
+        x, y = graph.placeholder("x"), graph.placeholder("y")
+        reduced = []
+        for value, group in ((x, "0"), (y, "1")):
+            started = graph.call_function(c10d.all_reduce.default, (value, "sum", group))
+            reduced.append(graph.call_function(c10d.wait_tensor.default, (started,)))
+        first = graph.call_function(aten.cumsum.default, (reduced[0], 0))
+        added = graph.call_function(aten.add.Tensor, tuple(reduced))
+        graph.output((first, graph.call_function(aten.tanh.default, (added,))))
+        give_values(graph)
+        return graph
+
+    graphs = [two_groups() for _ in range(RANKS)]
+    for rank, graph in enumerate(graphs):
+        config = SequenceParallelConfig(tp_size=RANKS, tp_rank=rank)
+        result = spfast.apply(graph, config)
+        assert [site.node for site in result.skipped] == ["all_reduce_default"]
+        text = str(graph)
+        assert int(spfast.apply(graph, config)) == 0
+        assert str(graph) == text
+        assert verify(two_groups(), graph, config)
+    inputs = [[torch.randn(TOKENS, WIDTH) for _ in range(2)] for _ in range(RANKS)]
+    groups = {"0": range(RANKS), "1": range(RANKS)}
+    before = run_lockstep([two_groups()] * RANKS, inputs, groups)
+    after = run_lockstep(graphs, inputs, groups)
+    for a, b in zip(before, after, strict=True):
+        torch.testing.assert_close(b, a)
+
+
+def test_groups_that_take_turns_in_a_chain_of_sums() -> None:
+    """However long: what one run leaves, the next leaves too."""
+    graph = fx.Graph()
+    total = graph.placeholder("x")
+    for turn in range(40):
+        value = graph.call_function(aten.relu.default, (total,))
+        started = graph.call_function(c10d.all_reduce.default, (value, "sum", str(turn % 2)))
+        reduced = graph.call_function(c10d.wait_tensor.default, (started,))
+        total = graph.call_function(aten.add.Tensor, (total, reduced))
+    graph.output((total,))
+    give_values(graph)
+    config = SequenceParallelConfig(tp_size=RANKS, tp_rank=1)
+    spfast.apply(graph, config)
+    text = str(graph)
+    assert int(spfast.apply(graph, config)) == 0
+    assert str(graph) == text

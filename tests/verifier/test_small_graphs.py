@@ -177,6 +177,34 @@ def test_a_flattened_stream_is_proved_and_the_batch_may_not_be_scattered_alone()
     )
 
 
+def test_one_row_of_each_rank_is_told_from_what_all_rows_share() -> None:
+    """Cut out of a full value of two rows, [1, 8] is a row; as a weight, it broadcasts."""
+
+    def body(sharded: bool) -> Body:
+        def make(m: Maker) -> fx.Node:
+            two = [m.placeholder(name, (2, 8), torch.float32) for name in ("partial", "residual")]
+            shared = m.placeholder("shared", (1, 8), torch.float32)
+            residual = m.rows(two[1], 1, 2) if sharded else two[1]
+            changed = m.call(aten.mul.Tensor, m.call(aten.relu.default, residual), shared)
+            if not sharded:
+                return m.add(m.reduce(two[0]), changed)
+            return m.gather(m.add(m.scatter(two[0]), changed))
+
+        return make
+
+    assert not pair(body(False), body(True))
+
+    def wrong(m: Maker) -> fx.Node:
+        two = [m.placeholder(name, (2, 8), torch.float32) for name in ("partial", "residual")]
+        shared = m.placeholder("shared", (1, 8), torch.float32)
+        changed = m.call(aten.mul.Tensor, m.call(aten.relu.default, m.rows(two[1], 0, 1)), shared)
+        return m.gather(m.add(m.scatter(two[0]), changed))
+
+    (reason,) = pair(body(False), wrong).values()
+    assert "rows 0:1 of 2" in reason
+    assert "needs rows 1:2" in reason
+
+
 def test_symbolic_rows_need_an_assumption_or_a_guard() -> None:
     def before(m: Maker) -> fx.Node:
         return m.norm(m.add(m.reduce(m.x), m.res))
