@@ -1,6 +1,6 @@
 #include "bind/bind.h"
-#include "expr/program.h"
-#include "expr/scanner.h"
+#include "fx/expr/program.h"
+#include "fx/expr/scanner.h"
 
 namespace spfast {
 namespace {

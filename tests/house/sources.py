@@ -25,7 +25,7 @@ def text_files() -> list[Path]:
     return sorted(found)
 
 
-def cpp_files(room: str = "*") -> list[Path]:
+def cpp_files(room: str = "**") -> list[Path]:
     """Headers and sources of one room of the core, or of all."""
     return sorted(path for path in ROOT.glob(f"cpp/{room}/*") if path.suffix in (".h", ".cpp"))
 

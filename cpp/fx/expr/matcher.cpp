@@ -1,8 +1,8 @@
-#include "expr/matcher.h"
+#include "fx/expr/matcher.h"
 
 #include <algorithm>
 
-#include "expr/torch_calls.h"
+#include "fx/expr/torch_calls.h"
 
 namespace spfast::expr {
 

@@ -1,4 +1,4 @@
-#include "expr/torch_calls.h"
+#include "fx/expr/torch_calls.h"
 
 #include <unordered_map>
 #include <vector>

@@ -1,4 +1,4 @@
-#include "expr/program.h"
+#include "fx/expr/program.h"
 
 #include <string>
 

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <utility>
 
-#include "expr/matcher.h"
+#include "fx/expr/matcher.h"
 
 namespace spfast::expr {
 

@@ -1,5 +1,4 @@
-// expr/: torch's pattern expressions as flat programs that run over FX nodes. Like fx/, it knows
-// Python and no torch header.
+// fx/expr/: torch's pattern expressions as flat programs that run over FX nodes.
 //
 // A program is an array of steps, one for each distinct expression of a pattern; steps refer to
 // each other by index. Python (pattern_matcher/lowering.py) lowers the expressions and refuses what

@@ -1,8 +1,8 @@
-#include "expr/scanner.h"
+#include "fx/expr/scanner.h"
 
 #include <cstdint>
 
-#include "expr/torch_calls.h"
+#include "fx/expr/torch_calls.h"
 
 namespace spfast::expr {
 namespace {

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "expr/program.h"
+#include "fx/expr/program.h"
 #include "fx/node_access.h"
 
 namespace spfast::expr {
