@@ -65,14 +65,17 @@ int64_t MaxFlow::push_one_path(uint32_t source, uint32_t sink) {
   return flow;
 }
 
-int64_t MaxFlow::run(uint32_t source, uint32_t sink) {
+bool MaxFlow::run(uint32_t source, uint32_t sink) {
   index();
   int64_t total = 0;
   while (find_levels(source, sink)) {
     current_.assign(begins_.begin(), begins_.end() - 1);
-    while (const int64_t flow = push_one_path(source, sink)) total += flow;
+    while (const int64_t flow = push_one_path(source, sink)) {
+      total += flow;
+      if (total >= kUncut) return false;  // more than what can be cut comes through
+    }
   }
-  return total;
+  return true;
 }
 
 std::vector<bool> MaxFlow::source_side(uint32_t sink) const {

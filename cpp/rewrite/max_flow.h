@@ -9,15 +9,15 @@ namespace spfast {
 
 class MaxFlow {
  public:
-  // An edge of this capacity is never cut.
+  // An edge of this capacity is never cut: the capacities of all others together stay below it.
   static constexpr int64_t kUncut = std::numeric_limits<int64_t>::max() / 4;
 
   explicit MaxFlow(uint32_t nodes) : nodes_(nodes) {}
   void add_edge(uint32_t from, uint32_t to, int64_t capacity);
-  // The capacity of the minimum cut between two nodes.
-  int64_t run(uint32_t source, uint32_t sink);
+  // Whether there is a cut between two nodes at all.
+  [[nodiscard]] bool run(uint32_t source, uint32_t sink);
   // Of all minimum cuts, the one with the most nodes on the source's side: true for those.
-  // After run().
+  // After a run() that found one.
   [[nodiscard]] std::vector<bool> source_side(uint32_t sink) const;
 
  private:

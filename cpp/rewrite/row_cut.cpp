@@ -4,7 +4,6 @@
 
 #include "base/check.h"
 #include "rewrite/max_flow.h"
-#include "table/targets.h"
 
 namespace spfast {
 namespace {
@@ -63,8 +62,8 @@ class Cutter {
   void read_uses() {
     for (NodeId node = 0; node < table_.size(); ++node) {
       if (!layout_.is_row(node) || state_[node] != State::kFree) continue;
-      if ((table_.flags(node) & target_flag::kGetItem) != 0) {
-        uses_.push_back({table_.args(node)[0].payload, node});
+      if (const NodeId whole = table_.whole_of(node); whole != kNone) {
+        uses_.push_back({whole, node});
         continue;
       }
       const auto& operands = reader_.read(node, layout_);
@@ -101,15 +100,18 @@ class Cutter {
     return {begin, end};
   }
 
-  [[nodiscard]] int64_t cost(NodeId node) const {
+  // At most `most`, so that all costs together stay below what is never cut.
+  [[nodiscard]] int64_t cost(NodeId node, int64_t most) const {
     const Meta& meta = table_.meta(node);
     if (meta.kind != MetaKind::kTensor) {
       // A value of a matched site that nobody had to look at: as large as what was reduced.
       return kBytes;
     }
     const auto dims = table_.dims(meta).last(layout_.features[node]);
-    const int64_t bytes = element_count(dims) * dtype_bytes(table_.string(meta.dtype));
-    return std::min(bytes, MaxFlow::kUncut / (4 * kBytes)) * kBytes + kGather;
+    const int64_t elements = element_count(dims);
+    if (elements < 0) return kBytes;  // of a width that is not known
+    const int64_t each = dtype_bytes(table_.string(meta.dtype)) * kBytes;
+    return std::min(elements, (most - kGather) / each) * each + kGather;
   }
 
   // Whether somebody under any name of the value needs it full whatever the cut says.
@@ -144,23 +146,28 @@ class Cutter {
     const uint32_t source = 2 * count;
     const uint32_t sink = source + 1;
     MaxFlow flow(sink + 1);
+    const int64_t most = MaxFlow::kUncut / (sink + 1);
     for (uint32_t i = 0; i < count; ++i) {
       const NodeId node = members_[i];
       const bool tuple = table_.meta(node).kind == MetaKind::kTuple;
       if (state_[node] == State::kSharded) flow.add_edge(source, 2 * i, MaxFlow::kUncut);
-      if (state_[node] == State::kReduced) flow.add_edge(source, 2 * i, cost(node));
-      flow.add_edge(2 * i, 2 * i + 1, tuple ? MaxFlow::kUncut : cost(node));
+      if (state_[node] == State::kReduced) flow.add_edge(source, 2 * i, cost(node, most));
+      flow.add_edge(2 * i, 2 * i + 1, tuple ? MaxFlow::kUncut : cost(node, most));
       for (const Use& use : uses_of(node)) {
         flow.add_edge(2 * i + 1, 2 * index_[use.user], MaxFlow::kUncut);
         // The parts of a tuple are where the tuple is.
         if (tuple) flow.add_edge(2 * index_[use.user], 2 * i, MaxFlow::kUncut);
       }
-      if (is_read_outside(node)) flow.add_edge(2 * i + 1, sink, MaxFlow::kUncut);
+      // The parts of a matched site's tuple are gathered, never the tuple.
+      const bool parts_alone = tuple && state_[node] == State::kSharded;
+      if (!parts_alone && is_read_outside(node)) flow.add_edge(2 * i + 1, sink, MaxFlow::kUncut);
     }
-    flow.run(source, sink);
-    const std::vector<bool> side = flow.source_side(sink);
-    std::vector<bool> sharded(count);
-    for (uint32_t i = 0; i < count; ++i) sharded[i] = side[2 * i];
+    // Without any cut nothing of what was grown is sharded.
+    std::vector<bool> sharded(count, false);
+    if (flow.run(source, sink)) {
+      const std::vector<bool> side = flow.source_side(sink);
+      for (uint32_t i = 0; i < count; ++i) sharded[i] = side[2 * i];
+    }
     keep_idle(sharded);
     emit(token_class, sharded);
   }
@@ -200,7 +207,7 @@ class Cutter {
   }
 
   void add_operands(Site& region, NodeId node) {
-    if ((table_.flags(node) & target_flag::kGetItem) != 0) return;
+    if (table_.whole_of(node) != kNone) return;
     for (const RowOperand& operand : reader_.read(node, layout_)) {
       using Kind = SiteOperand::Kind;
       if (operand.role == RowRole::kNone) continue;

@@ -35,8 +35,8 @@ class Growth {
     RowReader reader(table_, rules_, effects_, sites_.classes);
     for (NodeId node = 0; node < table_.size(); ++node) {
       if (seed_[node] || table_.op(node) != Op::kCallFunction || !reached_[node]) continue;
-      if ((table_.flags(node) & target_flag::kGetItem) != 0) {
-        grow_part(node);
+      if (const NodeId whole = table_.whole_of(node); whole != kNone) {
+        grow_part(node, whole);
       } else if (!grow_name(node)) {
         grow(node, reader);
       }
@@ -74,7 +74,7 @@ class Growth {
     auto& missing = sites_.missing;
     for (NodeId node = 0; node < table_.size(); ++node) {
       if (reached_[node] || table_.op(node) != Op::kCallFunction) continue;
-      const bool part = (table_.flags(node) & target_flag::kGetItem) != 0;
+      const bool part = table_.whole_of(node) != kNone;
       if (!part && rules_.find(table_.target(node)) == nullptr && !is_identity(node)) continue;
       const auto operands = table_.operands(node);
       reached_[node] = std::any_of(operands.begin(), operands.end(), [&](Value value) {
@@ -131,11 +131,12 @@ class Growth {
     return true;
   }
 
-  void grow_part(NodeId node) {
-    const Value tuple = table_.args(node)[0];
-    if (!tuple.is_node() || seed_[tuple.payload] || !layout_.is_row(tuple.payload)) return;
-    layout_.token_class[node] = layout_.token_class[tuple.payload];
-    layout_.features[node] = layout_.features[tuple.payload];
+  // A part of a tuple; what is taken of a tensor is one row of all.
+  void grow_part(NodeId node, NodeId whole) {
+    if (table_.meta(whole).kind != MetaKind::kTuple) return;
+    if (seed_[whole] || !layout_.is_row(whole)) return;
+    layout_.token_class[node] = layout_.token_class[whole];
+    layout_.features[node] = layout_.features[whole];
   }
 
   void grow(NodeId node, RowReader& reader) {
@@ -188,9 +189,8 @@ class Growth {
     };
     if (to.kind == MetaKind::kTuple) {
       const auto users = table_.users(node);
-      const bool parts = std::all_of(users.begin(), users.end(), [&](NodeId user) {
-        return (table_.flags(user) & target_flag::kGetItem) != 0;
-      });
+      const bool parts = std::all_of(users.begin(), users.end(),
+                                     [&](NodeId user) { return table_.whole_of(user) == node; });
       const auto metas = table_.parts(to);
       const bool all = std::all_of(metas.begin(), metas.end(), [&](uint32_t id) {
         return id == kNone || table_.meta_at(id).kind != MetaKind::kTensor ||

@@ -7,8 +7,7 @@ namespace spfast {
 int64_t element_count(std::span<const Dim> dims) {
   int64_t count = 1;
   for (const Dim dim : dims) {
-    if (dim.is_expr()) return -1;
-    count *= dim.raw;
+    if (dim.is_expr() || __builtin_mul_overflow(count, dim.raw, &count)) return -1;
   }
   return count;
 }

@@ -30,7 +30,7 @@ class RowShapes {
   std::span<const Dim> example_;
 };
 
-// The product of sizes; -1 if one is symbolic.
+// The product of sizes; -1 if one is symbolic or it is too large to be counted.
 [[nodiscard]] int64_t element_count(std::span<const Dim> dims);
 // Bytes of one element of a dtype such as "torch.bfloat16"; 8 for one that is not known.
 [[nodiscard]] int64_t dtype_bytes(const std::string& dtype);

@@ -208,12 +208,7 @@ class Examiner {
   // The parts of a tuple are values of the site like any other; a tuple can not be gathered whole.
   void adopt_parts(Site& site, NodeId node) {
     const auto users = table_.users(node);
-    const auto is_part = [&](NodeId user) {
-      const auto args = table_.args(user);
-      return (table_.flags(user) & target_flag::kGetItem) != 0 && args.size() == 2 &&
-             args[0] == Value{Tag::kNode, node} && args[1].tag == Tag::kInt &&
-             table_.kwargs(user).empty();
-    };
+    const auto is_part = [&](NodeId user) { return table_.whole_of(user) == node; };
     if (std::none_of(users.begin(), users.end(), is_part)) return;
     const Meta& meta = table_.meta(node);
     if (meta.kind == MetaKind::kUnknown) out_.missing.push_back(node);

@@ -86,6 +86,8 @@ class NodeTable {
   [[nodiscard]] std::span<const NodeId> users(NodeId node) const {
     return {users_.data() + user_begins_[node], users_.data() + user_begins_[node + 1]};
   }
+  // Whose part the node takes by getitem(value, number), be it a tuple or not; kNone: no such node.
+  [[nodiscard]] NodeId whole_of(NodeId node) const;
   // Absent when the node has no such keyword argument.
   [[nodiscard]] Value kwarg(NodeId node, uint32_t key) const;
   [[nodiscard]] std::span<const Value> items(Value container) const;

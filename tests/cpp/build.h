@@ -99,6 +99,15 @@ class GraphBuilder {
   void set_shape(Node node, const Shape& shape, const char* type = "torch.bfloat16") {
     table.set_meta(node.id, table.add_meta(tensor_meta(shape, type)));
   }
+  // A tuple of tensors.
+  void set_parts(Node node, const std::vector<Shape>& shapes) {
+    std::vector<uint32_t> ids;
+    for (const Shape& shape : shapes) ids.push_back(table.add_meta(tensor_meta(shape)));
+    Meta meta;
+    meta.kind = MetaKind::kTuple;
+    meta.parts = table.add_parts(ids);
+    table.set_meta(node.id, table.add_meta(meta));
+  }
   void set_missing(Node node) {
     Meta meta;
     meta.kind = MetaKind::kMissing;

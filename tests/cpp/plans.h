@@ -56,13 +56,15 @@ struct Planned {
 
 inline Planned plan_with(NodeTable table, std::vector<GroupInfo> groups,
                          const ProgramSet& programs = all_programs(),
-                         const std::vector<RefusedClass>& refused = {}) {
+                         const std::vector<RefusedClass>& refused = {},
+                         const RowRules* rows = nullptr) {
   Planned out{std::move(table), std::move(groups), {}, {}, {}, {}};
   const auto all = families();
   const auto anchors = anchor_families();
   out.matches = find_matches(out.table, programs, anchors);
   const Effects effects(out.table);
-  out.sites = examine_sites(out.table, programs, out.matches, out.groups, refused, effects);
+  out.sites =
+      examine_sites(out.table, programs, out.matches, out.groups, refused, effects, {}, rows);
   out.missing = out.sites.missing;
   out.plan =
       make_plan(out.table, programs, out.matches, all, out.groups, out.sites, effects, out.missing);
@@ -72,6 +74,13 @@ inline Planned plan_with(NodeTable table, std::vector<GroupInfo> groups,
 inline Planned plan_of(NodeTable table, Ranks ranks = {}) {
   std::vector<GroupInfo> groups = groups_of(table, ranks);
   return plan_with(std::move(table), std::move(groups));
+}
+
+// With the row-wise recogniser beside the patterns.
+inline Planned plan_of_both(NodeTable table, Ranks ranks = {}) {
+  static const RowRules rows = row_rules();
+  std::vector<GroupInfo> groups = groups_of(table, ranks);
+  return plan_with(std::move(table), std::move(groups), all_programs(), {}, &rows);
 }
 
 }  // namespace spfast::testing

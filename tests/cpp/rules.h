@@ -7,6 +7,7 @@
 
 #include "pattern/program.h"
 #include "rewrite/collectives.h"
+#include "rewrite/rowwise_rules.h"
 #include "table/targets.h"
 
 namespace spfast::testing {
@@ -148,6 +149,48 @@ inline std::vector<CollectiveFamily> families() {
   functional.all_gather = intern_target("_c10d_functional.all_gather_into_tensor.default");
   functional.all_gather_args = {{Kind::kInput}, {Kind::kWorldSize}, {Kind::kGroup}};
   return {ir, functional};
+}
+
+// Operators that treat every token alone, at least one of each family.
+inline RowRules row_rules() {
+  using Family = RowRule::Family;
+  RowRules rules;
+  const auto add = [&](const char* target, Family family, int32_t position = 1, int64_t dim = 0) {
+    RowRule rule;
+    rule.family = family;
+    rule.position = position;
+    rule.default_dim = dim;
+    rules.add(intern_target(target), rule);
+  };
+  for (const char* target :
+       {"aten.add.Tensor", "aten.add.Scalar", "aten.mul.Tensor", "aten.pow.Tensor_Scalar",
+        "aten.relu.default", "aten.rsqrt.default", "aten.alias.default", kCast}) {
+    add(target, Family::kPointwise);
+  }
+  add("aten.mean.dim", Family::kReduce);
+  add("aten._softmax.default", Family::kAlong);
+  add("aten.slice.Tensor", Family::kAlong);
+  add("aten.split.Tensor", Family::kAlong, 2);
+  add("aten.topk.default", Family::kAlong, 2, -1);
+  add("aten.cat.default", Family::kAlong);
+  add("aten._fused_rms_norm.default", Family::kNorm);
+  add("aten.view.default", Family::kView);
+  add("aten.reshape.default", Family::kView);
+  add("aten.unsqueeze.default", Family::kUnsqueeze);
+  add("aten.squeeze.dim", Family::kSqueeze);
+  add("aten.expand.default", Family::kExpand);
+  RowRule norm;
+  norm.family = Family::kRows;
+  norm.rows = {0};
+  rules.add(intern_target(kIrNorm), norm);
+  norm.rows = {0, 1};
+  rules.add(intern_target(kIrAddNorm), norm);
+  RowRule buffer;
+  buffer.family = Family::kRows;
+  buffer.keywords = {"x"};
+  buffer.buffers = {"out"};
+  rules.add(intern_target("test.into_buffer.default"), buffer);
+  return rules;
 }
 
 inline std::vector<AllReduceFamily> anchor_families() {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -107,7 +108,6 @@ def test_layer_norm_and_its_statistics() -> None:
         both = g.call_function(
             aten.var_mean.correction, (x, [1]), {"correction": 0, "keepdim": True}
         )
-        import operator
 
         variance = g.call_function(operator.getitem, (both, 0))
         mean = g.call_function(operator.getitem, (both, 1))
@@ -205,6 +205,9 @@ MIXING: dict[str, Callable[[fx.Graph, fx.Node], fx.Node]] = {
     "cumsum over tokens": lambda g, x: g.call_function(aten.cumsum.default, (x, 0)),
     "cumsum over tokens, from the back": lambda g, x: g.call_function(aten.cumsum.default, (x, -2)),
     "softmax over tokens": lambda g, x: g.call_function(aten._softmax.default, (x, 0, False)),
+    "one token": lambda g, x: g.call_function(operator.getitem, (x, 0)),
+    "the last token": lambda g, x: g.call_function(operator.getitem, (x, -1)),
+    "the first tokens": lambda g, x: g.call_function(operator.getitem, (x, slice(0, 2))),
     "a slice of tokens": lambda g, x: g.call_function(aten.slice.Tensor, (x, 0, 0, 4)),
     "a view that mixes tokens and features": lambda g, x: g.call_function(
         aten.reshape.default, (x, [TOKENS // 2, 3, WIDTH * 2 // 3])
@@ -240,7 +243,6 @@ def test_what_needs_all_tokens_ends_the_region(what: str) -> None:
 
 
 def test_topk_over_features_but_not_over_tokens() -> None:
-    import operator
 
     def body(dim: int) -> Body:
         def inner(g: fx.Graph, x: fx.Node, weight: fx.Node, rows: fx.Node) -> fx.Node:
