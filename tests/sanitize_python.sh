@@ -4,7 +4,8 @@
 #   tests/sanitize_python.sh [PYTEST ARGUMENT...]        PYTHON=... names the interpreter
 #
 # Leaks are not looked for: the interpreter keeps much until it ends. Whatever pytest is not told to
-# run otherwise is the tests of the rooms that cross between Python and C++.
+# run otherwise is the tests of the rooms that cross between Python and C++. What the sanitizers say
+# goes to the process's own stderr, so pytest may not take that: it would be lost with the process.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,8 +29,8 @@ cp -r python/spfast "$build/package/spfast"
 rm -f "$build"/package/spfast/_core*.so
 cp "$build"/_core*.so "$build/package/spfast/"
 
-[ $# -gt 0 ] || set -- tests/api tests/fx tests/passes tests/table tests/patterns
+[ $# -gt 0 ] || set -- tests/api tests/fx tests/passes tests/table tests/patterns tests/models/test_rowwise.py
 # The C++ library comes along: the sanitizer looks for its throw before the module brings it.
 LD_PRELOAD="$runtime $("$cxx" -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1 \
   PYTHONMALLOC=malloc PYTHONPATH="$PWD/$build/package" \
-  "$python" -m pytest -q -p no:cacheprovider "$@"
+  "$python" -m pytest -q -p no:cacheprovider --capture=sys "$@"

@@ -59,6 +59,31 @@ inline const std::vector<const char*>& fuzz_targets() {
   return all;
 }
 
+// What the row-wise recogniser knows beside: operators of each family, and sizes for them.
+inline const std::vector<const char*>& row_targets() {
+  static const std::vector<const char*> all = [] {
+    std::vector<const char*> out = fuzz_targets();
+    for (const char* target :
+         {"aten._softmax.default", "aten.split.Tensor", "aten.topk.default", "aten.cat.default",
+          "aten._fused_rms_norm.default", "aten.unsqueeze.default", "aten.squeeze.dim",
+          "aten.expand.default", "test.into_buffer.default"}) {
+      out.push_back(target);
+    }
+    return out;
+  }();
+  return all;
+}
+
+inline Shape row_shape(Bytes& in) {
+  static constexpr int64_t kHuge = int64_t{1} << 59;
+  static const std::vector<Shape> all = {
+      {8, 4},    {8, 4},          {8, 1},    {8, 2}, {8, 4, 1},  {8, 2, 2},
+      {8, 1, 4}, {2, 4, 4},       {"s0", 4}, {8},    {8, kHuge}, {8, kHuge, 32},
+      {1, 8, 4}, {"s0", "s1", 4}, {4},       {},
+  };
+  return all[in.below(static_cast<uint32_t>(all.size()))];
+}
+
 inline Shape fuzz_shape(Bytes& in) {
   static const std::vector<Shape> all = {
       {},     {8, 4}, {2, 4, 4}, {"s0", 4}, {2, "s0", 4}, {"s0", "s1", 4},
@@ -103,7 +128,8 @@ inline Arg fuzz_literal(Bytes& in) {
 
 class TableFuzzer {
  public:
-  TableFuzzer(Bytes& in, uint32_t max_nodes) : in_(in), max_nodes_(max_nodes) {}
+  TableFuzzer(Bytes& in, uint32_t max_nodes, bool row_wise = false)
+      : in_(in), max_nodes_(max_nodes), row_wise_(row_wise) {}
 
   NodeTable run() {
     while (!in_.empty() && b_.table.size() < max_nodes_) add();
@@ -138,7 +164,7 @@ class TableFuzzer {
   void add() {
     switch (in_.below(8)) {
       case 0:
-        nodes_.push_back(b_.placeholder("p", fuzz_shape(in_)));
+        nodes_.push_back(b_.placeholder("p", draw_shape()));
         return;
       case 1:
         nodes_.push_back(reduced());
@@ -155,9 +181,11 @@ class TableFuzzer {
     }
   }
 
+  Shape draw_shape() { return row_wise_ ? row_shape(in_) : fuzz_shape(in_); }
+
   Node reduced() {
     const Node x = node();
-    const Shape shape = fuzz_shape(in_);
+    const Shape shape = draw_shape();
     const char* group = in_.flag() ? "g" : "h";
     if (in_.flag()) return reduce(b_, x, shape, group);
     return b_.call(kIrReduce, {x, group}, shape);
@@ -165,12 +193,13 @@ class TableFuzzer {
 
   Node normed() {
     const Node x = node();
-    const Shape shape = fuzz_shape(in_);
+    const Shape shape = draw_shape();
     const Node weight = in_.flag() ? b_.placeholder("w", {4}) : node();
     const uint32_t kind = in_.below(4);
     if (kind == 0) return b_.call(kIrNorm, {x, weight, 1e-6}, shape);
     if (kind == 1) {
       const Node pair = b_.call(kIrAddNorm, {x, node(), weight, 1e-6});
+      if (row_wise_ && in_.flag()) b_.set_parts(pair, {shape, shape});
       const Node first = b_.call("_operator.getitem", {pair, 0}, shape);
       nodes_.push_back(b_.call("_operator.getitem", {pair, 1}, shape));
       return first;
@@ -192,7 +221,7 @@ class TableFuzzer {
 
   Node noise() {
     const Node x = node();
-    const Shape shape = fuzz_shape(in_);
+    const Shape shape = draw_shape();
     switch (in_.below(4)) {
       case 0:
         return b_.call("aten.alias.default", {x}, shape);
@@ -209,23 +238,25 @@ class TableFuzzer {
   }
 
   Node anything() {
-    const auto& targets = fuzz_targets();
+    const auto& targets = row_wise_ ? row_targets() : fuzz_targets();
     const char* target = targets[in_.below(static_cast<uint32_t>(targets.size()))];
     std::vector<Arg> args;
     for (uint32_t i = in_.below(5); i-- > 0;) args.push_back(arg(0));
     std::vector<std::pair<std::string, Arg>> kwargs;
-    static constexpr const char* kKeys[] = {"alpha", "x", "group_name", "dtype"};
+    static constexpr const char* kKeys[] = {"alpha", "x", "group_name", "dtype", "out", "dim"};
     for (uint32_t i = in_.below(8); i > 5; --i) {
-      const char* key = kKeys[in_.below(4)];
+      const char* key = kKeys[in_.below(row_wise_ ? 6 : 4)];
       kwargs.emplace_back(key, arg(0));
     }
-    const Node made = b_.call(target, args, fuzz_shape(in_), kwargs);
+    const Node made = b_.call(target, args, draw_shape(), kwargs);
     if (in_.below(32) == 31) b_.set_missing(made);
+    if (row_wise_ && in_.below(8) == 7) b_.set_parts(made, {draw_shape(), draw_shape()});
     return made;
   }
 
   Bytes& in_;
   const uint32_t max_nodes_;
+  const bool row_wise_;
   GraphBuilder b_;
   std::vector<Node> nodes_;
 };

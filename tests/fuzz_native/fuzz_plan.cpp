@@ -12,15 +12,17 @@ using namespace spfast::testing;
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Bytes in(data, size);
   static const ProgramSet programs = all_programs();
+  static const RowRules row_wise = row_rules();
+  const RowRules* rows = in.flag() ? &row_wise : nullptr;
   const int64_t ranks = 1 + in.below(4);
   const Ranks group{ranks, static_cast<int64_t>(in.below(static_cast<uint32_t>(ranks)))};
-  NodeTable table = TableFuzzer(in, 300).run();
+  NodeTable table = TableFuzzer(in, 300, rows != nullptr).run();
   std::vector<GroupInfo> groups = groups_of(table, group);
   Meta missing;
   missing.kind = MetaKind::kMissing;
   // As the pass does: what it asks for and nobody knows, it is told to be unknown.
   const uint32_t unknown = table.add_meta(missing);
-  Planned planned = plan_with(std::move(table), groups, programs);
+  Planned planned = plan_with(std::move(table), groups, programs, {}, rows);
   for (int round = 0; !planned.missing.empty() && round < 50; ++round) {
     bool asked = false;
     for (const NodeId node : planned.missing) {
@@ -29,7 +31,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
     if (!asked) break;
     NodeTable again = std::move(planned.table);
-    planned = plan_with(std::move(again), groups, programs);
+    planned = plan_with(std::move(again), groups, programs, {}, rows);
   }
   for (size_t i = 0; i < planned.sites.sites.size(); ++i) (void)planned.reason(i);
   const std::string text = planned.text();
