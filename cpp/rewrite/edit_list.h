@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "base/check.h"
 #include "rewrite/plan.h"
 
 namespace spfast {
@@ -19,7 +20,10 @@ class EditList {
   void set_dim(NodeId node, uint32_t argument, uint32_t rank = kNone);
   void resize(NodeId node, MetaSpec meta);
   // Erased at the end, if nothing uses it then.
-  void may_die(NodeId node) { mortal_[node] = true; }
+  void may_die(NodeId node) {
+    SPFAST_CHECK(node < mortal_.size());
+    mortal_[node] = true;
+  }
   // Erases what died, users first.
   void finish();
 

@@ -158,7 +158,11 @@ class Planner {
     for (NodeId name = operand.name; name != operand.root && released_.insert(name).second;) {
       SPFAST_WORK(1);
       draft_.edits.may_die(name);
-      name = LookThrough::source(table_, name, width);
+      NodeId source = LookThrough::source(table_, name, width);
+      // Behind what patterns look through there may be names that the row-wise view knows.
+      if (source == kNone && sites_.layout.active()) source = sites_.layout.source[name];
+      if (source == kNone) return;
+      name = source;
     }
   }
 

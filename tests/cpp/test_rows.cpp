@@ -60,6 +60,25 @@ TEST(rows_are_cut_beside_many_tuples_of_matched_sites) {
   EXPECT_EQ(planned.created("vllm.all_gather.default"), 10U);
 }
 
+// A residual whose names the row-wise view knows, beyond those that patterns look through.
+TEST(rows_lead_to_a_residual_by_names_of_their_own) {
+  GraphBuilder b;
+  const Shape shape{8, 4};
+  const Node weight = b.placeholder("weight", {4});
+  const Node x = b.placeholder("x", shape);
+  const Node first = b.call("aten.relu.default", {b.call(kIrReduce, {x, "tp"}, shape)}, shape);
+  const Node wide = b.call("aten.unsqueeze.default", {first, 0}, {1, 8, 4});
+  const Node narrow = b.call("aten.squeeze.dim", {wide, 0}, shape);
+  const Node second = b.call(kIrReduce, {b.call("aten.mm.default", {x, x}, shape), "tp"}, shape);
+  const Node pair = b.call(kIrAddNorm, {second, narrow, weight, 1e-5});
+  b.set_parts(pair, {shape, shape});
+  b.output({b.call("_operator.getitem", {pair, 0}, shape)});
+  const Planned planned = plan_of_both(b.finish());
+  EXPECT_EQ(check_plan(planned.table, planned.plan), "");
+  EXPECT_EQ(planned.created("vllm.reduce_scatter.default"), 2U);
+  EXPECT_EQ(planned.created("vllm.all_gather.default"), 1U);
+}
+
 // However wide a value is, it costs less than what is never cut.
 TEST(rows_of_an_absurd_width) {
   const Planned planned = plan_of_both(stack_with_a_row_wise_end(3, {8, int64_t{1} << 59}));

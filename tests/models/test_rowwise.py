@@ -358,3 +358,23 @@ def test_groups_that_take_turns_in_a_chain_of_sums() -> None:
     text = str(graph)
     assert int(spfast.apply(graph, config)) == 0
     assert str(graph) == text
+
+
+def test_a_residual_is_found_behind_names_that_only_the_row_wise_view_knows() -> None:
+    def body(g: fx.Graph, x: fx.Node, weight: fx.Node, rows: fx.Node) -> fx.Node:
+        positive = g.call_function(aten.relu.default, (x,))
+        wide = g.call_function(aten.unsqueeze.default, (positive, 0))
+        residual = g.call_function(aten.squeeze.dim, (wide, 0))
+        started = g.call_function(c10d.all_reduce.default, (rows, "sum", "0"))
+        reduced = g.call_function(c10d.wait_tensor.default, (started,))
+        added = g.call_function(aten.add.Tensor, (reduced, residual))
+        normed = g.call_function(aten._fused_rms_norm.default, (added, [WIDTH], weight, 1e-6))
+        return g.call_function(operator.getitem, (normed, 0))
+
+    graph = make(body)
+    before = snapshot(graph)
+    config = SequenceParallelConfig(tp_size=RANKS, tp_rank=1)
+    result = spfast.apply(graph, config)
+    assert result.by_pattern == {"middle_all_reduce_rms_norm": 1, "rowwise": 1}
+    assert verify(before, graph, config)
+    assert len(gathered_dtypes(graph)) == 1
