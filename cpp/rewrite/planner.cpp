@@ -234,7 +234,13 @@ Plan make_plan(const NodeTable& table, const ProgramSet& programs, const MatchRe
     Planner(draft).run();
     if (draft.unknown.empty()) return std::move(draft.plan);
     for (const auto& [site, node] : draft.unknown) {
-      sites.sites[site].reason = {Reason::Kind::kUnknownSize, node, kNone, 0, 0};
+      const Reason why{Reason::Kind::kUnknownSize, node, kNone, 0, 0};
+      sites.sites[site].reason = why;
+      // What was grown in its class was cut in view of its shard: without, it stays full.
+      for (Site& other : sites.sites) {
+        const bool grown = !other.scatters && other.token_class == sites.sites[site].token_class;
+        if (grown) other.reason = why;
+      }
     }
   }
 }
