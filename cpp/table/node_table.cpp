@@ -4,7 +4,6 @@
 #include <bit>
 
 #include "base/check.h"
-#include "table/targets.h"
 
 namespace spfast {
 
@@ -159,14 +158,6 @@ void NodeTable::shrink_to_fit() {
   spans_.shrink_to_fit();
   metas_.shrink_to_fit();
   dim_pool_.shrink_to_fit();
-}
-
-NodeId NodeTable::whole_of(NodeId node) const {
-  if ((flags(node) & target_flag::kGetItem) == 0) return kNone;
-  const auto operands = args(node);
-  const bool plain = operands.size() == 2 && operands[0].is_node() &&
-                     operands[1].tag == Tag::kInt && kwargs(node).empty();
-  return plain ? operands[0].payload : kNone;
 }
 
 Value NodeTable::kwarg(NodeId node, uint32_t key) const {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/interner.h"
+#include "table/targets.h"
 #include "table/value.h"
 
 namespace spfast {
@@ -87,7 +88,14 @@ class NodeTable {
     return {users_.data() + user_begins_[node], users_.data() + user_begins_[node + 1]};
   }
   // Whose part the node takes by getitem(value, number), be it a tuple or not; kNone: no such node.
-  [[nodiscard]] NodeId whole_of(NodeId node) const;
+  // Asked of every user of a site's values: here, so that most are told by their flags alone.
+  [[nodiscard]] NodeId whole_of(NodeId node) const {
+    if ((flags(node) & target_flag::kGetItem) == 0) return kNone;
+    const auto operands = args(node);
+    const bool plain = operands.size() == 2 && operands[0].is_node() &&
+                       operands[1].tag == Tag::kInt && kwargs(node).empty();
+    return plain ? operands[0].payload : kNone;
+  }
   // Absent when the node has no such keyword argument.
   [[nodiscard]] Value kwarg(NodeId node, uint32_t key) const;
   [[nodiscard]] std::span<const Value> items(Value container) const;
