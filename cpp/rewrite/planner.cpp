@@ -211,7 +211,7 @@ class Planner {
   // Its parts are values of the site; all of its users are.
   [[nodiscard]] bool is_tuple(NodeId node) const {
     const auto users = table_.users(node);
-    return !users.empty() && (table_.flags(users[0]) & target_flag::kGetItem) != 0 &&
+    return !users.empty() && table_.whole_of(users[0]) == node &&
            draft_.site_of[users[0]] == draft_.site_of[node];
   }
 
@@ -237,9 +237,9 @@ Plan make_plan(const NodeTable& table, const ProgramSet& programs, const MatchRe
       const Reason why{Reason::Kind::kUnknownSize, node, kNone, 0, 0};
       sites.sites[site].reason = why;
       // What was grown in its class was cut in view of its shard: without, it stays full.
+      const uint32_t token_class = sites.sites[site].token_class;
       for (Site& other : sites.sites) {
-        const bool grown = !other.scatters && other.token_class == sites.sites[site].token_class;
-        if (grown) other.reason = why;
+        if (!other.scatters && other.token_class == token_class) other.reason = why;
       }
     }
   }

@@ -71,16 +71,15 @@ inline Planned plan_with(NodeTable table, std::vector<GroupInfo> groups,
   return out;
 }
 
-inline Planned plan_of(NodeTable table, Ranks ranks = {}) {
+inline Planned plan_of(NodeTable table, Ranks ranks = {}, const RowRules* rows = nullptr) {
   std::vector<GroupInfo> groups = groups_of(table, ranks);
-  return plan_with(std::move(table), std::move(groups));
+  return plan_with(std::move(table), std::move(groups), all_programs(), {}, rows);
 }
 
 // With the row-wise recogniser beside the patterns.
 inline Planned plan_of_both(NodeTable table, Ranks ranks = {}) {
   static const RowRules rows = row_rules();
-  std::vector<GroupInfo> groups = groups_of(table, ranks);
-  return plan_with(std::move(table), std::move(groups), all_programs(), {}, &rows);
+  return plan_of(std::move(table), ranks, &rows);
 }
 
 }  // namespace spfast::testing

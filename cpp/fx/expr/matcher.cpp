@@ -8,26 +8,21 @@ namespace spfast::expr {
 
 using fx::Field;
 
-bool equal(PyObject* a, PyObject* b) {
-  if (a == b && !PyFloat_Check(a)) return true;
-  const auto result = py::reinterpret_steal<py::object>(PyObject_RichCompare(a, b, Py_EQ));
+namespace {
+
+// A float that is not a number is not even equal to itself.
+bool is_surely_itself(PyObject* a, PyObject* b) { return a == b && !PyFloat_Check(a); }
+
+bool holds(PyObject* a, int comparison, PyObject* b) {
+  const auto result = py::reinterpret_steal<py::object>(PyObject_RichCompare(a, b, comparison));
   if (!result) throw py::error_already_set();
   const int truth = PyObject_IsTrue(result.ptr());
   if (truth < 0) throw py::error_already_set();
   return truth != 0;
 }
 
-namespace {
-
 // !(a != b), which Python lets a type define apart from ==.
-bool not_unequal(PyObject* a, PyObject* b) {
-  if (a == b && !PyFloat_Check(a)) return true;
-  const auto result = py::reinterpret_steal<py::object>(PyObject_RichCompare(a, b, Py_NE));
-  if (!result) throw py::error_already_set();
-  const int truth = PyObject_IsTrue(result.ptr());
-  if (truth < 0) throw py::error_already_set();
-  return truth == 0;
-}
+bool not_unequal(PyObject* a, PyObject* b) { return is_surely_itself(a, b) || !holds(a, Py_NE, b); }
 
 bool contains(const std::vector<int32_t>& items, int32_t item) {
   return std::find(items.begin(), items.end(), item) != items.end();
@@ -38,6 +33,8 @@ bool is_number_or_text(PyObject* value) {
 }
 
 }  // namespace
+
+bool equal(PyObject* a, PyObject* b) { return is_surely_itself(a, b) || holds(a, Py_EQ, b); }
 
 Outcome Matcher::run(py::handle node) {
   found_ = {};
