@@ -79,6 +79,27 @@ TEST(rows_lead_to_a_residual_by_names_of_their_own) {
   EXPECT_EQ(planned.created("vllm.all_gather.default"), 1U);
 }
 
+// A rank's number of rows is read from a shard: before the first, values stay full, a tuple whole.
+TEST(rows_of_symbolic_tokens_before_the_first_shard) {
+  GraphBuilder b;
+  const Shape shape{"s0", 4};
+  const Node x = b.placeholder("x", shape);
+  const Node first = b.call(kIrReduce, {x, "tp"}, shape);
+  const Node wide = b.call("aten.cat.default", {list({first, first, first}), -1}, {"s0", 12});
+  const Node mean = b.call("aten.mean.dim", {wide, list({-1}), true}, {"s0", 1});
+  const Node most = b.call("aten.topk.default", {wide, 4, -1});
+  b.set_parts(most, {shape, shape});
+  const Node second = b.call(kIrReduce, {b.call("aten.sin.default", {x}, shape), "tp"}, shape);
+  const Node part = b.call("_operator.getitem", {most, 0}, shape);
+  const Node sum = b.call("aten.add.Tensor", {mean, second}, shape);
+  const Node all = b.call("aten.add.Tensor", {sum, part}, shape);
+  b.output({wide, b.call("aten.relu.default", {all}, shape)});
+  const Planned planned = plan_of_both(b.finish());
+  EXPECT_EQ(check_plan(planned.table, planned.plan), "");
+  EXPECT_EQ(planned.created("vllm.reduce_scatter.default"), 1U);
+  EXPECT_EQ(planned.created("vllm.all_gather.default"), 1U);
+}
+
 // However wide a value is, it costs less than what is never cut.
 TEST(rows_of_an_absurd_width) {
   const Planned planned = plan_of_both(stack_with_a_row_wise_end(3, {8, int64_t{1} << 59}));

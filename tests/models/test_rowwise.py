@@ -15,8 +15,10 @@ import spfast
 from spfast import SequenceParallelConfig
 from spfast.errors import PatternError
 from spfast.patterns import RowRule, default_registry
+from spfast.testing.builder import TOKENS as TOKEN_DIM
+from spfast.testing.builder import GraphBuilder
 from spfast.testing.gloo import run_ranks
-from spfast.testing.lockstep import run_lockstep
+from spfast.testing.lockstep import assert_equivalent, run_lockstep
 from spfast.verifier import snapshot, verify
 
 RANKS, TOKENS, WIDTH = 4, 8, 6
@@ -378,3 +380,30 @@ def test_a_residual_is_found_behind_names_that_only_the_row_wise_view_knows() ->
     assert result.by_pattern == {"middle_all_reduce_rms_norm": 1, "rowwise": 1}
     assert verify(before, graph, config)
     assert len(gathered_dtypes(graph)) == 1
+
+
+def test_symbolic_tokens_before_the_first_shard() -> None:
+    """Nothing tells a rank's number of rows yet: what is row-wise there stays full."""
+
+    def build() -> GraphBuilder:
+        g = GraphBuilder(tokens=TOKENS, dynamic=True)
+        reduced = []
+        for name in ("x", "y"):
+            value = g.placeholder(name, (TOKEN_DIM, WIDTH), torch.float32, "per_rank")
+            started = g.call(c10d.all_reduce.default, value, "sum", "0")
+            reduced.append(g.call(c10d.wait_tensor.default, started))
+            if name == "x":
+                wide = g.call(aten.cat.default, [reduced[0]] * 4, -1)
+                mean = g.call(aten.mean.dim, wide, [-1], True)
+        added = g.call(aten.add.Tensor, mean, reduced[1])
+        g.output((wide, g.call(aten.sigmoid.default, added)))
+        return g
+
+    def rewrite(graph: fx.Graph, rank: int) -> spfast.Result:
+        return spfast.apply(graph, SequenceParallelConfig(tp_size=RANKS, tp_rank=rank))
+
+    built = build()
+    inputs = [[one.make(rank, TOKENS, seed=0) for one in built.inputs] for rank in range(RANKS)]
+    results = assert_equivalent(built.graph, rewrite, inputs, RANKS)
+    assert [int(result) for result in results] == [1] * RANKS
+    assert "would move more bytes" in results[0].skipped[0].reason
