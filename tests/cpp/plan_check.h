@@ -106,7 +106,7 @@ class PlanCheck {
           if (!is_node(edit.a) || edit.b >= plan_.metas.size()) {
             return fail("resizes no node", &edit);
           }
-          resized_.insert(edit.a);
+          resized_.emplace(edit.a, plan_.metas[edit.b].factor);
           break;
         case Edit::Kind::kErase:
           if (!is_node(edit.a) || !erased_.insert(edit.a).second) {
@@ -138,13 +138,15 @@ class PlanCheck {
     if (sharded(operand) && !sharded(user)) {
       fail("node " + name(user) + " needs a full value and reads the shard " + name(operand));
     }
-    // What a resized node reads is a shard, or the same for every row, gathered or not.
+    // What a resized node reads is a shard, or the same for every row, gathered or not: it has no
+    // more dims than there are features, or a single row.
     if (!sharded(user) || sharded(operand)) return;
     const NodeId value =
         is_node(operand) ? operand : plan_.created[operand - table_.size()].meta.like;
     const Meta& meta = table_.meta(value);
     const auto dims = table_.dims(meta);
-    if (meta.kind == MetaKind::kTensor && dims.size() > 1 && dims[0] != Dim::of(1)) {
+    const auto features = static_cast<size_t>(resized_.at(user));
+    if (meta.kind == MetaKind::kTensor && dims.size() > features && dims[0] != Dim::of(1)) {
       fail("node " + name(user) + " reads the full rows of " + name(operand));
     }
   }
@@ -158,7 +160,7 @@ class PlanCheck {
   std::string error_;
   std::vector<Place> places_;
   std::map<NodeRef, std::set<NodeRef>> reads_;
-  std::set<NodeId> resized_;
+  std::map<NodeId, int64_t> resized_;  // how many last dims of each are features
   std::set<NodeId> erased_;
 };
 
