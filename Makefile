@@ -26,7 +26,7 @@ CPP_FILES = $(shell find cpp tests/cpp tests/fuzz_native -name '*.h' -o -name '*
 # One stamp for each torch that was asked for, so that another one is installed when asked.
 TORCH_STAMP := $(VENV)/.stamp-torch-$(shell printf '%s' '$(TORCH)' | cksum | cut -d' ' -f1)
 
-.PHONY: help demo test test-cpp test-python bench lint format fuzz fuzz-native sanitize sanitize-python wheel clean distclean
+.PHONY: help demo test test-cpp test-python bench lint format fuzz fuzz-native sanitize sanitize-python wheel set-up tools clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -46,7 +46,7 @@ demo: $(VENV)/.stamp-package
 
 test: test-cpp test-python
 
-test-python: $(VENV)/.stamp-test $(VENV)/.stamp-package
+test-python: set-up
 	$(PY) -m pytest -n $(JOBS) $(PYTEST_FLAGS)
 
 test-cpp: $(VENV)/.stamp-tools
@@ -86,6 +86,10 @@ sanitize-python: $(VENV)/.stamp-test
 wheel: $(VENV)/.stamp-tools
 	$(PIP) build
 	$(PY) -m build --outdir dist
+
+# What `make test` installs; tools: what building needs.
+set-up: $(VENV)/.stamp-test $(VENV)/.stamp-package
+tools: $(VENV)/.stamp-tools
 
 # --- set-up, each step once -----------------------------------------------------------------
 
