@@ -16,7 +16,7 @@ from spfast import reference
 from spfast.testing.graphs import seeded_case
 from spfast.testing.lockstep import assert_equivalent
 
-FUZZ = int(os.environ.get("SPFAST_FUZZ", "200"))
+FUZZ = int(os.environ.get("SPFAST_FUZZ", "80"))
 
 
 def compare(ours: fx.Graph, theirs: fx.Graph, config: spfast.SequenceParallelConfig) -> int:
