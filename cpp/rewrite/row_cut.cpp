@@ -169,8 +169,9 @@ class Cutter {
       for (uint32_t i = 0; i < count; ++i) sharded[i] = side[2 * i];
     }
     keep_idle(sharded);
-    keep_early(token_class, sharded);
-    emit(token_class, sharded);
+    const uint32_t first = first_sharded(token_class, sharded);
+    keep_early(token_class, first, sharded);
+    emit(token_class, first, sharded);
   }
 
   // An all_reduce whose shard nobody would read stays: so does all that only it would feed.
@@ -183,45 +184,42 @@ class Cutter {
     }
   }
 
+  // The anchor of the earliest all_reduce of the class that becomes a reduce_scatter.
+  [[nodiscard]] uint32_t first_sharded(uint32_t token_class,
+                                       const std::vector<bool>& sharded) const {
+    const auto begins = [&](uint32_t anchor) { return matches_.anchors[anchor].all_reduce; };
+    uint32_t first = kNone;
+    for (const Site& site : sites_.sites) {
+      if (!site.reason.empty() || site.token_class != token_class) continue;
+      const uint32_t i = index_[matches_.anchors[site.anchor].reduced];
+      if (i == kNone || !sharded[i]) continue;
+      if (first == kNone || begins(site.anchor) < begins(first)) first = site.anchor;
+    }
+    return first;
+  }
+
   // How many rows a rank has of symbolic tokens is read from a shard: before the first there is
   // nothing to cut a full value by.
-  void keep_early(uint32_t token_class, std::vector<bool>& sharded) {
-    if (!sites_.classes[token_class].tokens.is_expr()) return;
-    NodeId first = kNone;
-    for (const Site& site : sites_.sites) {
-      if (!is_sharded(site, token_class, sharded)) continue;
-      first = std::min(first, matches_.anchors[site.anchor].all_reduce);
-    }
+  void keep_early(uint32_t token_class, uint32_t first, std::vector<bool>& sharded) {
+    if (!sites_.classes[token_class].tokens.is_expr() || first == kNone) return;
+    const NodeId begin = matches_.anchors[first].all_reduce;
     for (uint32_t i = 0; i < members_.size(); ++i) {
       if (state_[members_[i]] != State::kFree) continue;
       const NodeId whole = table_.whole_of(members_[i]);
-      if (whole == kNone ? members_[i] < first : !sharded[index_[whole]]) sharded[i] = false;
+      if (whole == kNone ? members_[i] < begin : !sharded[index_[whole]]) sharded[i] = false;
     }
   }
 
-  // Whether the site's all_reduce becomes a reduce_scatter.
-  [[nodiscard]] bool is_sharded(const Site& site, uint32_t token_class,
-                                const std::vector<bool>& sharded) const {
-    if (!site.reason.empty() || site.token_class != token_class) return false;
-    const uint32_t i = index_[matches_.anchors[site.anchor].reduced];
-    return i != kNone && sharded[i];
-  }
-
-  void emit(uint32_t token_class, const std::vector<bool>& sharded) {
+  void emit(uint32_t token_class, uint32_t first, const std::vector<bool>& sharded) {
     Site region;
     region.scatters = false;
     region.token_class = token_class;
-    bool any = false;
-    for (const Site& site : sites_.sites) {
-      if (any || !is_sharded(site, token_class, sharded)) continue;
-      region.anchor = site.anchor;
-      any = true;
-    }
+    region.anchor = first;
     for (uint32_t i = 0; i < members_.size(); ++i) {
       const NodeId node = members_[i];
       if (!sharded[i]) {
         full_[node] = true;
-      } else if (any && state_[node] == State::kFree) {
+      } else if (first != kNone && state_[node] == State::kFree) {
         region.interior.push_back(node);
         add_operands(region, node);
       }

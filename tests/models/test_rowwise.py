@@ -387,15 +387,15 @@ def test_symbolic_tokens_before_the_first_shard() -> None:
 
     def build() -> GraphBuilder:
         g = GraphBuilder(tokens=TOKENS, dynamic=True)
-        reduced = []
-        for name in ("x", "y"):
+
+        def reduced(name: str) -> fx.Node:
             value = g.placeholder(name, (TOKEN_DIM, WIDTH), torch.float32, "per_rank")
             started = g.call(c10d.all_reduce.default, value, "sum", "0")
-            reduced.append(g.call(c10d.wait_tensor.default, started))
-            if name == "x":
-                wide = g.call(aten.cat.default, [reduced[0]] * 4, -1)
-                mean = g.call(aten.mean.dim, wide, [-1], True)
-        added = g.call(aten.add.Tensor, mean, reduced[1])
+            return g.call(c10d.wait_tensor.default, started)
+
+        wide = g.call(aten.cat.default, [reduced("x")] * 4, -1)
+        mean = g.call(aten.mean.dim, wide, [-1], True)
+        added = g.call(aten.add.Tensor, mean, reduced("y"))
         g.output((wide, g.call(aten.sigmoid.default, added)))
         return g
 
