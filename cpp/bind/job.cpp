@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "bind/bind.h"
 #include "fx/commit.h"
+#include "rewrite/assumptions.h"
 #include "rewrite/planner.h"
 #include "table/targets.h"
 
@@ -83,7 +84,13 @@ void Job::set_groups(const py::sequence& infos) {
   }
 }
 
-void Job::match(bool patterns, bool rowwise, bool gather_bytes) {
+void Job::match(bool patterns, bool rowwise, bool gather_bytes, bool trust_unknown,
+                const py::sequence& replicated) {
+  Trust trust{trust_unknown, {}};
+  for (const py::handle place : replicated) {
+    trust.replicated.push_back(place.cast<NodeId>());
+    SPFAST_CHECK(trust.replicated.back() < encoded_.table.size());
+  }
   static const ProgramSet kNoPrograms;
   const py::gil_scoped_release released;
   matches_ =
@@ -92,6 +99,8 @@ void Job::match(bool patterns, bool rowwise, bool gather_bytes) {
   rowwise_ = rowwise;
   gather_bytes_ = gather_bytes;
   effects_.emplace(encoded_.table);
+  replication_.emplace(encoded_.table, *effects_, rules_->rows, rules_->families, groups_,
+                       std::move(trust));
 }
 
 void Job::read_missing(std::vector<NodeId>& missing) {
@@ -104,7 +113,8 @@ void Job::examine() {
     {
       const py::gil_scoped_release released;
       sites_ = examine_sites(encoded_.table, rules_->programs, matches_, groups_, refused_,
-                             *effects_, unknown_, rowwise_ ? &rules_->rows : nullptr);
+                             *effects_, *replication_, unknown_,
+                             rowwise_ ? &rules_->rows : nullptr);
     }
     if (sites_.missing.empty()) break;
     read_missing(sites_.missing);
@@ -235,6 +245,16 @@ py::list Job::reports() {
   return out;
 }
 
+py::list Job::assumptions() {
+  const std::vector<Assumption> found =
+      find_assumptions(encoded_.table, matches_.anchors, sites_, *replication_);
+  py::list out;
+  for (const Assumption& one : found) {
+    out.append(py::make_tuple(encoded_.name(one.value), encoded_.name(one.reader), one.group));
+  }
+  return out;
+}
+
 size_t Job::planned_sites() const {
   return static_cast<size_t>(
       std::count_if(sites_.sites.begin(), sites_.sites.end(),
@@ -252,7 +272,9 @@ void bind_job(py::module_& module) {
       .def("groups", &Job::groups)
       .def("set_groups", &Job::set_groups, py::arg("infos"))
       .def("match", &Job::match, py::arg("patterns") = true, py::arg("rowwise") = false,
-           py::arg("gather_bytes") = false)
+           py::arg("gather_bytes") = false, py::arg("trust_unknown") = true,
+           py::arg("replicated") = py::tuple())
+      .def("assumptions", &Job::assumptions)
       .def("examine", &Job::examine)
       .def("classes", &Job::classes)
       .def("refuse_class", &Job::refuse_class, py::arg("index"), py::arg("why"))

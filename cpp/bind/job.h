@@ -15,6 +15,7 @@
 #include "match/finder.h"
 #include "rewrite/effects.h"
 #include "rewrite/plan.h"
+#include "rewrite/replication.h"
 #include "rewrite/sites.h"
 
 namespace spfast {
@@ -30,8 +31,10 @@ class Job {
   [[nodiscard]] py::list groups() const;
   // For each of them (size, rank, problem); a problem that is not empty leaves its sites alone.
   void set_groups(const py::sequence& infos);
-  // With the rules, and whether examine() follows row-wise operators too.
-  void match(bool patterns, bool rowwise, bool gather_bytes);
+  // With the rules, and whether examine() follows row-wise operators too. `replicated`: inputs, by
+  // their place in the graph, that all ranks have the same.
+  void match(bool patterns, bool rowwise, bool gather_bytes, bool trust_unknown,
+             const py::sequence& replicated);
   // Finds the sites and their token classes; reads what it needs to know of values.
   void examine();
   // (tokens as an int or SymInt, index of the group) of each class that was not refused.
@@ -46,6 +49,8 @@ class Job {
 
   // (node, whether it is rewritten, rule, reason, nearest) of each all_reduce.
   [[nodiscard]] py::list reports();
+  // (value, the first that reads it beside a shard, group's index) of what the plan takes on trust.
+  [[nodiscard]] py::list assumptions();
   [[nodiscard]] size_t planned_sites() const;
   [[nodiscard]] std::string plan_text();
   [[nodiscard]] uint32_t size() const { return encoded_.table.size(); }
@@ -61,6 +66,7 @@ class Job {
   std::vector<NodeId> group_examples_;
   MatchResult matches_;
   std::optional<Effects> effects_;
+  std::optional<Replication> replication_;
   Sites sites_;
   std::vector<RefusedClass> refused_;
   std::vector<UnknownValue> unknown_;

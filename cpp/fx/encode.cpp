@@ -117,6 +117,8 @@ class Encoder {
     const auto wanted = options_.meta_of;
     if (options_.complete || std::find(wanted.begin(), wanted.end(), entry.id) != wanted.end()) {
       wanted_.push_back(id);
+    } else if (op == Op::kPlaceholder) {
+      out_.metas.read_number(table, id, node);
     }
   }
 

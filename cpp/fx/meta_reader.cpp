@@ -67,6 +67,13 @@ void MetaReader::read(NodeTable& table, NodeId id, py::handle node) {
   table.set_meta(id, read_value(table, value));
 }
 
+void MetaReader::read_number(NodeTable& table, NodeId id, py::handle node) {
+  const py::object meta = NodeAccess::instance().read(node, Field::kMeta);
+  PyObject* value = PyDict_GetItemWithError(meta.ptr(), val_.ptr());
+  if (value == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
+  if (value != nullptr && is_number(value)) table.set_meta(id, read_value(table, value));
+}
+
 void MetaReader::read_all(NodeTable& table, std::span<const NodeId> wanted,
                           const std::vector<py::object>& nodes) {
   // From a node to its value it is four steps through memory that is in no cache: each is asked for
@@ -96,6 +103,11 @@ void MetaReader::read_all(NodeTable& table, std::span<const NodeId> wanted,
   }
 }
 
+bool MetaReader::is_number(py::handle value) const {
+  return has_type(value, symint_type_) ||
+         (PyLong_Check(value.ptr()) != 0 && PyBool_Check(value.ptr()) == 0);
+}
+
 uint32_t MetaReader::read_value(NodeTable& table, py::handle value) {
   if (has_type(value, tensor_type_)) return read_tensor(table, value);
   if (PyTuple_Check(value.ptr()) != 0 || PyList_Check(value.ptr()) != 0) {
@@ -103,8 +115,7 @@ uint32_t MetaReader::read_value(NodeTable& table, py::handle value) {
   }
   Meta meta;
   meta.kind = MetaKind::kMissing;
-  if (has_type(value, symint_type_) ||
-      (PyLong_Check(value.ptr()) != 0 && PyBool_Check(value.ptr()) == 0)) {
+  if (is_number(value)) {
     meta.kind = MetaKind::kSym;
     const Dim dim = dim_of(table, value);
     meta.dims = table.add_dims(std::span(&dim, 1));

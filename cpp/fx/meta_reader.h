@@ -20,6 +20,8 @@ class MetaReader {
   // With `layout`, devices and strides are read too.
   explicit MetaReader(bool layout);
   void read(NodeTable& table, NodeId id, py::handle node);
+  // Only if the node is a number: whether an input is one tells sizes from what a rank holds.
+  void read_number(NodeTable& table, NodeId id, py::handle node);
   // The meta of all of `wanted` that is not read yet; `nodes` by id.
   void read_all(NodeTable& table, std::span<const NodeId> wanted,
                 const std::vector<py::object>& nodes);
@@ -29,6 +31,7 @@ class MetaReader {
   [[nodiscard]] Dim dim_of(NodeTable& table, py::handle size);
 
  private:
+  [[nodiscard]] bool is_number(py::handle value) const;
   uint32_t read_value(NodeTable& table, py::handle value);
   uint32_t read_tensor(NodeTable& table, py::handle tensor);
   uint32_t read_tuple(NodeTable& table, py::handle values);

@@ -49,6 +49,15 @@ std::string format_reason(const NodeTable& table, std::span<const GroupInfo> gro
       return call(reason.node) + " reads it and needs all tokens";
     case Reason::Kind::kUnread:
       return "nobody reads " + label(reason.node);
+    case Reason::Kind::kRankOwn:
+      return label(reason.node) + " is this rank's own, as " + call(reason.other) +
+             (reason.other < reason.node || reason.other == reason.node
+                  ? " gives each rank another one"
+                  : " over all ranks shows") +
+             ", and would be read beside shards";
+    case Reason::Kind::kNotProved:
+      return label(reason.node) + " is not proved to be the same on every rank, " +
+             "and config.replicated does not let it be taken on trust";
     case Reason::Kind::kNoGain:
       return "gathering what is computed from it would move more bytes than its all_reduce does";
     case Reason::Kind::kDim:

@@ -29,6 +29,8 @@ struct Reason {
     kDim,            // node: reduces a dim of other that is not its last
     kNeedsAll,       // node: who reads the reduced value and needs all tokens
     kUnread,         // node: a reduced value that nobody reads
+    kRankOwn,        // node: a value that one rank alone has, other: the collective that tells
+    kNotProved,      // node: a value of which nothing says that all ranks have the same
     kNoGain,         // what the row-wise view would gather is no less than the all_reduce moves
   };
   Kind kind = Kind::kNone;

@@ -16,12 +16,13 @@ constexpr int64_t kGather = 1;
 class Cutter {
  public:
   Cutter(const NodeTable& table, const RowRules& rules, const MatchResult& matches,
-         const Effects& effects, Sites& sites)
+         const Effects& effects, const Replication& replication, Sites& sites)
       : table_(table),
         matches_(matches),
+        replication_(replication),
         sites_(sites),
         layout_(sites.layout),
-        reader_(table, rules, effects, sites.classes),
+        reader_(table, rules, effects, replication, sites.classes),
         index_(table.size(), kNone),
         state_(table.size(), State::kFree),
         full_(table.size(), false) {}
@@ -254,18 +255,23 @@ class Cutter {
     for (Site& site : sites_.sites) {
       if (site.match != kNone || !site.reason.empty()) continue;
       const NodeId reduced = matches_.anchors[site.anchor].reduced;
-      if (full_[reduced]) site.reason = why_kept(reduced);
+      if (full_[reduced]) site.reason = why_kept(site, reduced);
     }
     for (Site& region : regions_) sites_.sites.push_back(std::move(region));
   }
 
-  [[nodiscard]] Reason why_kept(NodeId reduced) const {
+  [[nodiscard]] Reason why_kept(const Site& site, NodeId reduced) {
     if (!uses_of(reduced).empty()) return {Reason::Kind::kNoGain, reduced, kNone, 0, 0};
     std::vector<NodeId> names{reduced};
     for (size_t i = 0; i < names.size(); ++i) {
       for (const NodeId user : table_.users(names[i])) {
-        if (layout_.source[user] != names[i]) return {Reason::Kind::kNeedsAll, user, kNone, 0, 0};
-        names.push_back(user);
+        if (layout_.source[user] == names[i]) {
+          names.push_back(user);
+          continue;
+        }
+        static_cast<void>(reader_.read(user, layout_));
+        if (reader_.apart() == kNone) return {Reason::Kind::kNeedsAll, user, kNone, 0, 0};
+        return why_apart(replication_, reader_.apart(), sites_.classes[site.token_class].group);
       }
     }
     return {Reason::Kind::kUnread, reduced, kNone, 0, 0};
@@ -282,6 +288,7 @@ class Cutter {
 
   const NodeTable& table_;
   const MatchResult& matches_;
+  const Replication& replication_;
   Sites& sites_;
   RowLayout& layout_;
   RowReader reader_;
@@ -297,8 +304,9 @@ class Cutter {
 }  // namespace
 
 bool cut_rows(const NodeTable& table, const RowRules& rules, const MatchResult& matches,
-              const Effects& effects, Sites& sites, bool may_grow_anew) {
-  return Cutter(table, rules, matches, effects, sites).run(may_grow_anew);
+              const Effects& effects, const Replication& replication, Sites& sites,
+              bool may_grow_anew) {
+  return Cutter(table, rules, matches, effects, replication, sites).run(may_grow_anew);
 }
 
 }  // namespace spfast

@@ -11,7 +11,7 @@ namespace spfast {
 // nothing settled, when values that are better full in their class could be sharded in another:
 // they are barred from it, and the rows are to be grown anew.
 [[nodiscard]] bool cut_rows(const NodeTable& table, const RowRules& rules,
-                            const MatchResult& matches, const Effects& effects, Sites& sites,
-                            bool may_grow_anew);
+                            const MatchResult& matches, const Effects& effects,
+                            const Replication& replication, Sites& sites, bool may_grow_anew);
 
 }  // namespace spfast

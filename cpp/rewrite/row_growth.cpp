@@ -13,11 +13,12 @@ using Family = RowRule::Family;
 class Growth {
  public:
   Growth(const NodeTable& table, const RowRules& rules, const MatchResult& matches,
-         const Effects& effects, Sites& sites)
+         const Effects& effects, const Replication& replication, Sites& sites)
       : table_(table),
         rules_(rules),
         matches_(matches),
         effects_(effects),
+        replication_(replication),
         sites_(sites),
         layout_(sites.layout) {
     layout_.token_class.assign(table.size(), kNone);
@@ -32,7 +33,7 @@ class Growth {
     if (!know_values()) return false;
     layout_.source.assign(table_.size(), kNone);
     sizes_known_ = true;
-    RowReader reader(table_, rules_, effects_, sites_.classes);
+    RowReader reader(table_, rules_, effects_, replication_, sites_.classes);
     for (NodeId node = 0; node < table_.size(); ++node) {
       if (seed_[node] || table_.op(node) != Op::kCallFunction || !reached_[node]) continue;
       if (const NodeId whole = table_.whole_of(node); whole != kNone) {
@@ -316,6 +317,7 @@ class Growth {
   const RowRules& rules_;
   const MatchResult& matches_;
   const Effects& effects_;
+  const Replication& replication_;
   Sites& sites_;
   RowLayout& layout_;
   std::vector<int64_t> widths_;  // of the streams
@@ -327,8 +329,8 @@ class Growth {
 }  // namespace
 
 bool grow_rows(const NodeTable& table, const RowRules& rules, const MatchResult& matches,
-               const Effects& effects, Sites& sites) {
-  return Growth(table, rules, matches, effects, sites).run();
+               const Effects& effects, const Replication& replication, Sites& sites) {
+  return Growth(table, rules, matches, effects, replication, sites).run();
 }
 
 }  // namespace spfast

@@ -17,7 +17,8 @@ namespace spfast {
 // already, the reduced values of the others may be. Returns false when it has to know more values
 // first (`sites.missing`).
 [[nodiscard]] bool grow_rows(const NodeTable& table, const RowRules& rules,
-                             const MatchResult& matches, const Effects& effects, Sites& sites);
+                             const MatchResult& matches, const Effects& effects,
+                             const Replication& replication, Sites& sites);
 
 // How one operand of a row-wise operator is read.
 enum class RowRole : uint8_t {
@@ -36,7 +37,7 @@ struct RowOperand {
 class RowReader {
  public:
   RowReader(const NodeTable& table, const RowRules& rules, const Effects& effects,
-            std::span<const TokenClass> classes);
+            const Replication& replication, std::span<const TokenClass> classes);
   // The operands of a node that a rule covers, each once; empty if some operand makes the node need
   // all tokens, or none is row-wise. `features` and `token_class` are those of its row-wise
   // operands.
@@ -46,6 +47,9 @@ class RowReader {
   // Whether the node could be of another class as well.
   [[nodiscard]] bool contested() const { return contested_; }
   [[nodiscard]] const RowShapes& shapes() const { return shapes_.at(class_); }
+  // What made the node that was read last need all tokens, where that is a value that must not meet
+  // shards; kNone otherwise.
+  [[nodiscard]] NodeId apart() const { return apart_; }
 
  private:
   [[nodiscard]] RowRole role_of(NodeId node, const RowRule& rule, const RowOperand& operand,
@@ -59,12 +63,15 @@ class RowReader {
   const NodeTable& table_;
   const RowRules& rules_;
   const Effects& effects_;
+  const Replication& replication_;
+  std::span<const TokenClass> classes_;
   std::vector<RowShapes> shapes_;  // by token class
   std::vector<uint32_t> streams_;  // by node: stream changes before it; empty: none at all
   std::vector<RowOperand> operands_;
   uint32_t features_ = 1;
   uint32_t class_ = kNone;
   bool contested_ = false;
+  mutable NodeId apart_ = kNone;
 };
 
 }  // namespace spfast

@@ -6,8 +6,12 @@
 namespace spfast {
 
 RowReader::RowReader(const NodeTable& table, const RowRules& rules, const Effects& effects,
-                     std::span<const TokenClass> classes)
-    : table_(table), rules_(rules), effects_(effects) {
+                     const Replication& replication, std::span<const TokenClass> classes)
+    : table_(table),
+      rules_(rules),
+      effects_(effects),
+      replication_(replication),
+      classes_(classes) {
   for (const TokenClass& one : classes) shapes_.emplace_back(table, one.tokens, one.example);
   uint32_t changes = 0;
   for (NodeId node = 0; node < table.size(); ++node) {
@@ -27,6 +31,7 @@ const std::vector<RowOperand>& RowReader::read(NodeId node, const RowLayout& lay
   operands_.clear();
   class_ = kNone;
   contested_ = false;
+  apart_ = kNone;
   const RowRule* rule = rules_.find(table_.target(node));
   if (rule == nullptr) return operands_;
   for (const Value value : table_.operands(node)) {
@@ -107,6 +112,10 @@ RowRole RowReader::tensor_role(const RowOperand& operand, const RowLayout& layou
   if (meta.kind != MetaKind::kTensor) return RowRole::kNeedsAll;
   if (layout.is_row(operand.root) && layout.token_class[operand.root] == class_) {
     return layout.features[operand.root] == features_ ? RowRole::kRows : RowRole::kNeedsAll;
+  }
+  if (!replication_.may_meet_shards(operand.name, classes_[class_].group)) {
+    apart_ = operand.name;
+    return RowRole::kNeedsAll;
   }
   const auto dims = table_.dims(meta);
   if (dims.size() <= features_) return RowRole::kNone;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "rewrite/assumptions.h"
 #include "rewrite/name_checks.h"
 #include "rewrite/row_cut.h"
 #include "rewrite/row_growth.h"
@@ -15,16 +16,21 @@ namespace {
 // How often rows are grown anew: as often as groups take turns in a chain of sums. Each time costs
 // as much as the first.
 constexpr int kRounds = 16;
+// How often sites are examined anew because what they took on trust contradicts the graph. After
+// that nothing is taken on trust.
+constexpr int kRefutals = 8;
 
 class Examiner {
  public:
   Examiner(const NodeTable& table, const ProgramSet& programs, MatchResult& matches,
            std::span<const GroupInfo> groups, std::span<const RefusedClass> refused,
-           const Effects& effects, std::span<const UnknownValue> unknown, const RowRules* rows)
+           const Effects& effects, const Replication& replication,
+           std::span<const UnknownValue> unknown, const RowRules* rows)
       : table_(table),
         programs_(programs),
         matches_(matches),
         effects_(effects),
+        replication_(replication),
         unknown_(unknown),
         rows_(rows),
         classes_(table, groups, refused, out_.classes),
@@ -149,7 +155,8 @@ class Examiner {
     }
     const Kind kind = out_.sites[report.match].reason.kind;
     return kind == Kind::kWholeTuple || kind == Kind::kReshaped || kind == Kind::kCopied ||
-           kind == Kind::kResidualShape || kind == Kind::kBroadcast || kind == Kind::kBuffer;
+           kind == Kind::kResidualShape || kind == Kind::kBroadcast || kind == Kind::kBuffer ||
+           kind == Kind::kRankOwn || kind == Kind::kNotProved;
   }
 
   void note_unknown(Site& site) const {
@@ -177,8 +184,8 @@ class Examiner {
       out_.sites.push_back(std::move(site));
     }
     for (int round = 0; out_.missing.empty(); ++round) {
-      if (!grow_rows(table_, *rows_, matches_, effects_, out_)) break;
-      if (cut_rows(table_, *rows_, matches_, effects_, out_, round < kRounds)) break;
+      if (!grow_rows(table_, *rows_, matches_, effects_, replication_, out_)) break;
+      if (cut_rows(table_, *rows_, matches_, effects_, replication_, out_, round < kRounds)) break;
     }
   }
 
@@ -260,7 +267,9 @@ class Examiner {
       site.operands.push_back({SiteOperand::Kind::kStream, user, name, root});
       return;
     }
-    switch (role_of(name)) {
+    const Role role = role_of(name);
+    if (role != Role::kBuffer && !may_be_read(site, root)) return;
+    switch (role) {
       case Role::kBuffer:
         check_buffer(site, name);
         site.operands.push_back({SiteOperand::Kind::kBuffer, user, name, name});
@@ -274,6 +283,14 @@ class Examiner {
         }
         return;
     }
+  }
+
+  // Beside shards: what only this rank has would make each rank finish another value.
+  bool may_be_read(Site& site, NodeId value) const {
+    const uint32_t group = out_.classes[site.token_class].group;
+    if (replication_.may_meet_shards(value, group)) return true;
+    site.reason = why_apart(replication_, value, group);
+    return false;
   }
 
   [[nodiscard]] Role role_of(NodeId name) const {
@@ -339,6 +356,7 @@ class Examiner {
   const ProgramSet& programs_;
   MatchResult& matches_;
   const Effects& effects_;
+  const Replication& replication_;
   std::span<const UnknownValue> unknown_;
   const RowRules* rows_;
   Sites out_;
@@ -352,11 +370,25 @@ class Examiner {
 
 }  // namespace
 
+Reason why_apart(const Replication& replication, NodeId value, uint32_t group) {
+  if (replication.of(value, group) == Sharing::kOwn) {
+    return {Reason::Kind::kRankOwn, value, replication.evidence(value), 0, 0};
+  }
+  return {Reason::Kind::kNotProved, value, kNone, 0, 0};
+}
+
 Sites examine_sites(const NodeTable& table, const ProgramSet& programs, MatchResult& matches,
                     std::span<const GroupInfo> groups, std::span<const RefusedClass> refused,
-                    const Effects& effects, std::span<const UnknownValue> unknown,
-                    const RowRules* rows) {
-  return Examiner(table, programs, matches, groups, refused, effects, unknown, rows).run();
+                    const Effects& effects, Replication& replication,
+                    std::span<const UnknownValue> unknown, const RowRules* rows) {
+  for (int round = 0;; ++round) {
+    Sites sites =
+        Examiner(table, programs, matches, groups, refused, effects, replication, unknown, rows)
+            .run();
+    if (!sites.missing.empty()) return sites;
+    if (!refute_assumptions(table, matches.anchors, sites, replication)) return sites;
+    if (round >= kRefutals) replication.trust_nothing();
+  }
 }
 
 }  // namespace spfast

@@ -7,6 +7,7 @@
 #include "match/finder.h"
 #include "rewrite/effects.h"
 #include "rewrite/reason.h"
+#include "rewrite/replication.h"
 #include "rewrite/row_layout.h"
 #include "rewrite/rowwise_rules.h"
 
@@ -58,12 +59,16 @@ struct UnknownValue {
   NodeId node = kNone;
 };
 
+// Why a value may not be read beside shards, where it may not.
+[[nodiscard]] Reason why_apart(const Replication& replication, NodeId value, uint32_t group);
+
 // A match that asks too much gives way to a shorter one that does not: they change places.
 // With `rows`, all_reduces that no rule matched are examined too, and every site's values are
-// followed through row-wise operators.
+// followed through row-wise operators. What the graph contradicts is refuted in `replication`.
 [[nodiscard]] Sites examine_sites(const NodeTable& table, const ProgramSet& programs,
                                   MatchResult& matches, std::span<const GroupInfo> groups,
                                   std::span<const RefusedClass> refused, const Effects& effects,
+                                  Replication& replication,
                                   std::span<const UnknownValue> unknown = {},
                                   const RowRules* rows = nullptr);
 

@@ -23,6 +23,7 @@ from spfast.meta import MissingValue, TokenShare, make_values
 from spfast.patterns import Registry, default_registry
 from spfast.result import Result, SkippedSite, Timings
 from spfast.rules import anchors_in, rules_of
+from spfast.trust import Assumption
 
 __all__ = ["Report", "apply", "plan_graph"]
 
@@ -184,6 +185,8 @@ class _Run:
             patterns=recognise != "rowwise",
             rowwise=recognise != "patterns",
             gather_bytes=as_bytes,
+            trust_unknown=self._config.replicated == "infer",
+            replicated=_vouched_for(self._graph, self._config),
         )
         self._count("match", clock)
         while True:
@@ -238,6 +241,10 @@ class _Run:
             matched_count=sum(rewritten.values()),
             by_pattern=rewritten,
             skipped=tuple(skipped),
+            assumptions=tuple(
+                Assumption(value, f"is read beside the rows that %{reader} computes")
+                for value, reader, _ in self.job.assumptions()
+            ),
             plan=self.job.plan_text() if record_plan else "",
         )
 
@@ -270,6 +277,17 @@ class _Run:
 
     def _count(self, stage: str, clock: float) -> None:
         self.seconds[stage] += time.perf_counter() - clock
+
+
+def _vouched_for(graph: fx.Graph, config: SequenceParallelConfig) -> list[int]:
+    """The inputs that the caller says are the same on every rank, by their place in the graph."""
+    if isinstance(config.replicated, str):
+        return []
+    return [
+        place
+        for place, node in enumerate(graph.nodes)
+        if node.op in ("placeholder", "get_attr") and config.names_replicated(node)
+    ]
 
 
 def _tell(result: Result) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Assumption"]
+__all__ = ["Assumption", "names_of"]
 
 
 @dataclass(frozen=True, order=True)
@@ -25,3 +26,19 @@ class Assumption:
 
     def __str__(self) -> str:
         return f"{self.value}: {self.reason}"
+
+
+# More are counted only: a model has a weight for each of its norms.
+_NAMED = 8
+
+
+def names_of(assumptions: Sequence[Assumption]) -> str:
+    """The values in one line: the first few by name, the others by their number.
+
+    Example:
+        >>> names_of([Assumption("x"), Assumption("weight")])
+        'x, weight'
+    """
+    names = ", ".join(each.value for each in assumptions[:_NAMED])
+    more = len(assumptions) - _NAMED
+    return f"{names} and {more} more" if more > 0 else names

@@ -94,36 +94,37 @@ TEST(planner_cuts_a_full_residual_once) {
   Node x = b.placeholder("x", kShape);
   const Node w = b.placeholder("w", {512});
   const Node residual = b.placeholder("res", kShape);
+  const Node matrix = b.placeholder("matrix", {512, 512});
   for (int i = 0; i < 2; ++i) {
     const Node r = b.call(kIrReduce, {x, "tp"}, kShape);
     const Node pair = b.call(kIrAddNorm, {r, residual, w, 1e-5});
     b.set_missing(pair);
     const Node n = b.call("_operator.getitem", {pair, 0}, kShape);
     b.call("_operator.getitem", {pair, 1}, kShape);
-    x = b.call("aten.mm.default", {n, w}, kShape);
+    x = b.call("aten.mm.default", {n, matrix}, kShape);
   }
   b.output({x});
   expect_plan(
       plan_of(b.finish()), 2,
-      "create %new_0 = vllm.reduce_scatter.default(%x, 0, 4, 'tp') local like %3 before %3\n"
-      "rewire %4: %3 -> %new_0\n"
-      "create %new_1 = aten.slice.Tensor(%res, 0, 1024, 2048) local like %res before %4\n"
-      "rewire %4: %res -> %new_1\n"
-      "resize %4 local like %4\n"
+      "create %new_0 = vllm.reduce_scatter.default(%x, 0, 4, 'tp') local like %4 before %4\n"
+      "rewire %5: %4 -> %new_0\n"
+      "create %new_1 = aten.slice.Tensor(%res, 0, 1024, 2048) local like %res before %5\n"
+      "rewire %5: %res -> %new_1\n"
       "resize %5 local like %5\n"
-      "create %new_2 = vllm.all_gather.default(%5, 0, 4, 'tp') gathered like %5 before %7\n"
-      "rewire %7: %5 -> %new_2\n"
       "resize %6 local like %6\n"
-      "create %new_3 = vllm.reduce_scatter.default(%7, 0, 4, 'tp') local like %8 before %8\n"
-      "rewire %9: %8 -> %new_3\n"
-      "rewire %9: %res -> %new_1\n"
-      "resize %9 local like %9\n"
+      "create %new_2 = vllm.all_gather.default(%6, 0, 4, 'tp') gathered like %6 before %8\n"
+      "rewire %8: %6 -> %new_2\n"
+      "resize %7 local like %7\n"
+      "create %new_3 = vllm.reduce_scatter.default(%8, 0, 4, 'tp') local like %9 before %9\n"
+      "rewire %10: %9 -> %new_3\n"
+      "rewire %10: %res -> %new_1\n"
       "resize %10 local like %10\n"
-      "create %new_4 = vllm.all_gather.default(%10, 0, 4, 'tp') gathered like %10 before %12\n"
-      "rewire %12: %10 -> %new_4\n"
       "resize %11 local like %11\n"
-      "erase %8\n"
-      "erase %3\n");
+      "create %new_4 = vllm.all_gather.default(%11, 0, 4, 'tp') gathered like %11 before %13\n"
+      "rewire %13: %11 -> %new_4\n"
+      "resize %12 local like %12\n"
+      "erase %9\n"
+      "erase %4\n");
 }
 
 TEST(planner_shares_no_shard_between_groups) {
@@ -400,7 +401,8 @@ TEST(planner_reduces_a_value_of_an_earlier_site) {
   for (const Shape& shape : {Shape{4096, 512}, Shape{4, 1024, 512}}) {
     for (const Name kind : {Name::kItself, Name::kView, Name::kWideView, Name::kWrittenCopy}) {
       GraphBuilder b;
-      const Node w = b.placeholder("w", {512});
+      // Were it an input, its reaching the second all_reduce would show that each rank has its own.
+      const Node w = b.call("aten.full.default", {list({512}), 1.5}, {512});
       const Node other = b.placeholder("other", shape);
       Node x = site(b, b.placeholder("x", shape), w, shape);
       Shape next = shape;
