@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/work.h"
 #include "rewrite/max_flow.h"
 
 namespace spfast {
@@ -30,6 +31,7 @@ class Cutter {
   bool run(bool may_grow_anew) {
     find_seeds();
     read_uses();
+    sort_by_class();
     for (uint32_t one = 0; one < sites_.classes.size(); ++one) {
       if (sites_.classes[one].refused.empty()) cut(one);
     }
@@ -56,6 +58,19 @@ class Cutter {
       const State state = site.match == kNone ? State::kReduced : State::kSharded;
       state_[matches_.anchors[site.anchor].reduced] = state;
       for (const NodeId node : site.interior) state_[node] = State::kSharded;
+    }
+  }
+
+  // A graph may have as many classes as sites: each looks at its own alone.
+  void sort_by_class() {
+    rows_of_.resize(sites_.classes.size());
+    sites_of_.resize(sites_.classes.size());
+    for (NodeId node = 0; node < table_.size(); ++node) {
+      if (layout_.is_row(node)) rows_of_[layout_.token_class[node]].push_back(node);
+    }
+    for (uint32_t i = 0; i < sites_.sites.size(); ++i) {
+      const Site& site = sites_.sites[i];
+      if (site.reason.empty()) sites_of_[site.token_class].push_back(i);
     }
   }
 
@@ -125,9 +140,10 @@ class Cutter {
           names.push_back(user);
           continue;
         }
-        const bool row =
-            std::any_of(uses.begin(), uses.end(), [&](const Use& use) { return use.user == user; });
-        if (!row) return true;
+        SPFAST_WORK(1);
+        const auto use = std::lower_bound(uses.begin(), uses.end(), user,
+                                          [](const Use& one, NodeId id) { return one.user < id; });
+        if (use == uses.end() || use->user != user) return true;
       }
     }
     return false;
@@ -136,8 +152,8 @@ class Cutter {
   void cut(uint32_t token_class) {
     members_.clear();
     bool any = false;
-    for (NodeId node = 0; node < table_.size(); ++node) {
-      if (!layout_.is_row(node) || layout_.token_class[node] != token_class) continue;
+    for (const NodeId node : rows_of_[token_class]) {
+      SPFAST_WORK(1);
       index_[node] = static_cast<uint32_t>(members_.size());
       members_.push_back(node);
       any = any || state_[node] != State::kSharded;
@@ -190,8 +206,9 @@ class Cutter {
                                        const std::vector<bool>& sharded) const {
     const auto begins = [&](uint32_t anchor) { return matches_.anchors[anchor].all_reduce; };
     uint32_t first = kNone;
-    for (const Site& site : sites_.sites) {
-      if (!site.reason.empty() || site.token_class != token_class) continue;
+    for (const uint32_t of_class : sites_of_[token_class]) {
+      SPFAST_WORK(1);
+      const Site& site = sites_.sites[of_class];
       const uint32_t i = index_[matches_.anchors[site.anchor].reduced];
       if (i == kNone || !sharded[i]) continue;
       if (first == kNone || begins(site.anchor) < begins(first)) first = site.anchor;
@@ -294,9 +311,11 @@ class Cutter {
   RowReader reader_;
   std::vector<uint32_t> index_;  // by node: its number among the members of its class
   std::vector<State> state_;
-  std::vector<Use> uses_;          // sorted
-  std::vector<bool> full_;         // by node: row-wise, but computed full
-  std::vector<NodeId> contested_;  // could be of another class as well
+  std::vector<Use> uses_;                        // sorted
+  std::vector<bool> full_;                       // by node: row-wise, but computed full
+  std::vector<NodeId> contested_;                // could be of another class as well
+  std::vector<std::vector<NodeId>> rows_of_;     // by class: its row-wise values
+  std::vector<std::vector<uint32_t>> sites_of_;  // by class: its sites that are rewritten
   std::vector<NodeId> members_;
   std::vector<Site> regions_;
 };

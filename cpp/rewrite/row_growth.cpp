@@ -1,6 +1,7 @@
 #include "rewrite/row_growth.h"
 
 #include <algorithm>
+#include <unordered_set>
 
 #include "base/check.h"
 #include "table/targets.h"
@@ -23,7 +24,7 @@ class Growth {
         layout_(sites.layout) {
     layout_.token_class.assign(table.size(), kNone);
     layout_.features.assign(table.size(), 1);
-    layout_.source.assign(table.size(), kNone);
+    layout_.forget_names(table.size());
     layout_.reshapes.assign(table.size(), false);
     layout_.dims.clear();
   }
@@ -31,7 +32,7 @@ class Growth {
   bool run() {
     plant();
     if (!know_values()) return false;
-    layout_.source.assign(table_.size(), kNone);
+    layout_.forget_names(table_.size());
     sizes_known_ = true;
     RowReader reader(table_, rules_, effects_, replication_, sites_.classes);
     for (NodeId node = 0; node < table_.size(); ++node) {
@@ -51,9 +52,7 @@ class Growth {
     seed_.assign(table_.size(), false);
     for (const Site& site : sites_.sites) {
       const auto dims = table_.dims(table_.meta(matches_.anchors[site.anchor].all_reduce));
-      if (std::find(widths_.begin(), widths_.end(), dims.back().raw) == widths_.end()) {
-        widths_.push_back(dims.back().raw);
-      }
+      widths_.insert(dims.back().raw);
     }
     for (const Site& site : sites_.sites) {
       if (!site.reason.empty()) continue;
@@ -83,7 +82,7 @@ class Growth {
       });
       if (!reached_[node]) continue;
       if (const NodeId source = by_width(node); source != kNone) {
-        layout_.source[node] = source;
+        layout_.add_name(node, source);
         want(layout_.root(source), missing);
         continue;
       }
@@ -107,17 +106,18 @@ class Growth {
   [[nodiscard]] NodeId by_width(NodeId node) const {
     constexpr uint8_t kNames = target_flag::kView | target_flag::kIdentity;
     if ((table_.flags(node) & kNames) == 0) return kNone;
-    for (const int64_t width : widths_) {
-      const NodeId source = LookThrough::source(table_, node, width);
-      if (source != kNone && reached_[source]) {
-        const NodeId root = layout_.root(source);
-        const Meta& meta = table_.meta(root);
-        const auto dims = table_.dims(meta);
-        const bool known = meta.kind == MetaKind::kTensor && !dims.empty();
-        if (known ? dims.back() == Dim::of(width) : !sizes_known_ && seed_[root]) return source;
-      }
+    const auto width = LookThrough::width_of(table_, node);
+    const NodeId source = LookThrough::source(table_, node, width.value_or(0));
+    if (source == kNone || !reached_[source]) return kNone;
+    const NodeId root = layout_.root(source);
+    const Meta& meta = table_.meta(root);
+    const auto dims = table_.dims(meta);
+    if (meta.kind == MetaKind::kTensor && !dims.empty()) {
+      const bool same = !width || dims.back() == Dim::of(*width);
+      return same && widths_.contains(dims.back().raw) ? source : kNone;
     }
-    return kNone;
+    const bool streams = !width || widths_.contains(*width);
+    return streams && !sizes_known_ && seed_[root] ? source : kNone;
   }
 
   // --- growing ----------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ class Growth {
     const NodeId root = layout_.root(source);
     if (!layout_.is_row(root) || layout_.features[root] != 1) return false;
     if (effects_.writer_of(node) != kNone) return true;
-    layout_.source[node] = source;
+    layout_.add_name(node, source);
     return true;
   }
 
@@ -219,7 +219,7 @@ class Growth {
     const auto before = table_.dims(from).last(reader.features());
     const auto after = table_.dims(to).last(features);
     if (std::equal(before.begin(), before.end(), after.begin(), after.end())) {
-      layout_.source[node] = table_.args(node)[0].payload;
+      layout_.add_name(node, table_.args(node)[0].payload);
     } else if (accept(node, reader, to, features)) {
       layout_.reshapes[node] = true;
     }
@@ -287,7 +287,7 @@ class Growth {
     const int64_t at = dim < 0 ? dim + static_cast<int64_t>(counted) : dim;
     if (at < static_cast<int64_t>(lead)) {  // among the tokens' dims: nothing to a shard
       if (reader.shapes().holds_tokens(to, reader.features())) {
-        layout_.source[node] = table_.args(node)[0].payload;
+        layout_.add_name(node, table_.args(node)[0].payload);
       }
       return;
     }
@@ -320,9 +320,9 @@ class Growth {
   const Replication& replication_;
   Sites& sites_;
   RowLayout& layout_;
-  std::vector<int64_t> widths_;  // of the streams
-  std::vector<bool> seed_;       // sharded, or the value of an all_reduce that may be
-  std::vector<bool> reached_;    // by a chain of operators with a rule
+  std::unordered_set<int64_t> widths_;  // of the streams
+  std::vector<bool> seed_;              // sharded, or the value of an all_reduce that may be
+  std::vector<bool> reached_;           // by a chain of operators with a rule
   bool sizes_known_ = false;
 };
 

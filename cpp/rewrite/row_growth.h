@@ -68,6 +68,8 @@ class RowReader {
   std::vector<RowShapes> shapes_;  // by token class
   std::vector<uint32_t> streams_;  // by node: stream changes before it; empty: none at all
   std::vector<RowOperand> operands_;
+  std::vector<uint32_t> read_by_;  // by node: the call of read() that met it last
+  uint32_t reads_ = 0;
   uint32_t features_ = 1;
   uint32_t class_ = kNone;
   bool contested_ = false;

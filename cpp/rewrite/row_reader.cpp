@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "base/work.h"
 #include "rewrite/row_growth.h"
 #include "table/targets.h"
 
@@ -11,7 +12,8 @@ RowReader::RowReader(const NodeTable& table, const RowRules& rules, const Effect
       rules_(rules),
       effects_(effects),
       replication_(replication),
-      classes_(classes) {
+      classes_(classes),
+      read_by_(table.size(), 0) {
   for (const TokenClass& one : classes) shapes_.emplace_back(table, one.tokens, one.example);
   uint32_t changes = 0;
   for (NodeId node = 0; node < table.size(); ++node) {
@@ -29,6 +31,7 @@ bool RowReader::is_row_here(NodeId node, NodeId root, const RowLayout& layout) c
 
 const std::vector<RowOperand>& RowReader::read(NodeId node, const RowLayout& layout) {
   operands_.clear();
+  ++reads_;
   class_ = kNone;
   contested_ = false;
   apart_ = kNone;
@@ -37,9 +40,9 @@ const std::vector<RowOperand>& RowReader::read(NodeId node, const RowLayout& lay
   for (const Value value : table_.operands(node)) {
     if (!value.is_node()) continue;
     const NodeId name = value.payload;
-    const bool known = std::any_of(operands_.begin(), operands_.end(),
-                                   [&](const RowOperand& one) { return one.name == name; });
-    if (known) continue;
+    SPFAST_WORK(1);
+    if (read_by_[name] == reads_) continue;
+    read_by_[name] = reads_;
     const NodeId root = layout.root(name);
     operands_.push_back({name, root, RowRole::kNone});
     if (!is_row_here(node, root, layout)) continue;

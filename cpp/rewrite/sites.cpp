@@ -1,6 +1,7 @@
 #include "rewrite/sites.h"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "rewrite/assumptions.h"
@@ -31,11 +32,12 @@ class Examiner {
         matches_(matches),
         effects_(effects),
         replication_(replication),
-        unknown_(unknown),
         rows_(rows),
         classes_(table, groups, refused, out_.classes),
         names_(table, effects, out_.missing),
-        stamp_(table.size(), kNone) {}
+        stamp_(table.size(), kNone) {
+    for (const UnknownValue& one : unknown) unknown_.try_emplace(one.anchor, one.node);
+  }
 
   Sites run() {
     auto shorter = matches_.shorter.begin();
@@ -160,10 +162,9 @@ class Examiner {
   }
 
   void note_unknown(Site& site) const {
-    for (const UnknownValue& one : unknown_) {
-      if (one.anchor != site.anchor || !site.reason.empty()) continue;
-      site.reason = {Reason::Kind::kUnknownSize, one.node, kNone, 0, 0};
-    }
+    const auto known = unknown_.find(site.anchor);
+    if (known == unknown_.end() || !site.reason.empty()) return;
+    site.reason = {Reason::Kind::kUnknownSize, known->second, kNone, 0, 0};
   }
 
   // What no rule matched may be row-wise all the same.
@@ -357,7 +358,7 @@ class Examiner {
   MatchResult& matches_;
   const Effects& effects_;
   const Replication& replication_;
-  std::span<const UnknownValue> unknown_;
+  std::map<uint32_t, NodeId> unknown_;  // by anchor: a value of its site that has no meta
   const RowRules* rows_;
   Sites out_;
   TokenClasses classes_;

@@ -201,8 +201,8 @@ class _Run:
                 self._values = make_values(created, resized, shares)
                 return
             except MissingValue as missing:
-                # Its site stays, and the plan is made anew without it.
-                if not job.refuse_node(missing.node):
+                # Their sites stay, and the plan is made anew without it.
+                if not job.refuse_nodes(missing.nodes):
                     raise
             finally:
                 self._count("meta", clock)

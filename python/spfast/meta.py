@@ -39,15 +39,15 @@ Spec = tuple[int, fx.Node, int, int]
 
 
 class MissingValue(Exception):
-    """A node whose value must be known has none.
+    """Nodes whose values must be known have none.
 
     Attributes:
-        node: The node.
+        nodes: The nodes.
     """
 
-    def __init__(self, node: fx.Node) -> None:
-        super().__init__(node.name)
-        self.node = node
+    def __init__(self, nodes: Sequence[fx.Node]) -> None:
+        super().__init__(", ".join(node.name for node in nodes))
+        self.nodes = tuple(nodes)
 
 
 @dataclass(frozen=True)
@@ -88,18 +88,22 @@ def make_values(
         The values of the created nodes and those of the resized ones.
 
     Raises:
-        MissingValue: A node that a spec refers to has no value.
+        MissingValue: Nodes that specs refer to have no value.
     """
     maker = _Maker(shares)
     # A fake tensor's __torch_function__ is disabled; to find that out for each question that it is
     # asked takes longer than the answer.
     with torch._C.DisableTorchFunctionSubclass():
-        return [maker.make(spec) for spec in created], [maker.resize(spec) for spec in resized]
+        values = [maker.make(spec) for spec in created], [maker.resize(spec) for spec in resized]
+    if maker.missing:
+        raise MissingValue(list(maker.missing))
+    return values
 
 
 class _Maker:
     def __init__(self, shares: Sequence[TokenShare | None]) -> None:
         self._shares = shares
+        self.missing: dict[fx.Node, None] = {}  # nodes without a value, all of them
         self._resized: dict[fx.Node, Any] = {}
         # Meta tensors of symbolic size, with the number of elements in the example.
         self._bases: dict[tuple[int, tuple[int, ...], torch.dtype], tuple[torch.Tensor, int]] = {}
@@ -129,7 +133,8 @@ class _Maker:
             return share.local * factor
         full = node.meta.get("val")
         if full is None:
-            raise MissingValue(node)
+            self.missing[node] = None
+            return None
         if form == DIM_SIZE:
             return full.shape[factor]
         if form == LOCAL:
@@ -152,7 +157,8 @@ class _Maker:
             return type(full)(
                 None if part is None else self._rows(node, part, rows, features) for part in full
             )
-        raise MissingValue(node)
+        self.missing[node] = None
+        return None
 
     def _fresh(self, like: torch.Tensor, rows: Size, features: int) -> torch.Tensor:
         last, whole, strides = self._features(like, features)
