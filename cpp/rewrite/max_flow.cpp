@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/work.h"
 #include "table/value.h"
 
 namespace spfast {
@@ -27,6 +28,7 @@ bool MaxFlow::find_levels(uint32_t source, uint32_t sink) {
   for (size_t head = 0; head < queue.size(); ++head) {
     const uint32_t node = queue[head];
     for (uint32_t at = begins_[node]; at < begins_[node + 1]; ++at) {
+      SPFAST_WORK(1);
       const Edge& edge = edges_[order_[at]];
       if (edge.left == 0 || levels_[edge.to] != kNone) continue;
       levels_[edge.to] = levels_[node] + 1;
@@ -40,6 +42,7 @@ int64_t MaxFlow::push_one_path(uint32_t source, uint32_t sink) {
   path_.clear();
   uint32_t node = source;
   while (node != sink) {
+    SPFAST_WORK(1);
     if (current_[node] == begins_[node + 1]) {  // a dead end: back by one edge, past it
       if (node == source) return 0;
       node = edges_[path_.back()].from;

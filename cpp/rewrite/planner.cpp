@@ -86,12 +86,24 @@ class Planner {
     const CollectiveFamily& family = draft_.families[anchor.family];
     const Value operand = table_.args(anchor.all_reduce)[0];
     SPFAST_CHECK(operand.is_node());
-    const NodeRef input =
-        site.flat ? flatten(site, operand.payload) : draft_.full_value(operand.payload);
+    NodeRef input = site.flat ? flatten(site, operand.payload) : draft_.full_value(operand.payload);
+    if (!lies_fresh(site, operand.payload, input)) {
+      input = draft_.fresh(input, anchor.all_reduce, anchor.all_reduce,
+                           {MetaForm::kFlat, anchor.all_reduce, site.token_class, 1});
+    }
     draft_.local[anchor.reduced] = draft_.collective(
         site, family.reduce_scatter, family.reduce_scatter_args, input, anchor.all_reduce,
         anchor.all_reduce, {MetaForm::kLocal, anchor.all_reduce, site.token_class, 1});
     draft_.scattered.try_emplace(site.token_class, draft_.local[anchor.reduced]);
+  }
+
+  // What is gathered does; what was made of a value by a view may lie as the value did.
+  [[nodiscard]] bool lies_fresh(const Site& site, NodeId value, NodeRef input) {
+    if (input < table_.size()) value = input;
+    const bool view = input < table_.size() ||
+                      draft_.plan.created[input - table_.size()].target == draft_.reshape;
+    const Meta* meta = view ? draft_.need(site, value) : nullptr;
+    return meta == nullptr || draft_.layouts.is_dense(*meta);
   }
 
   // The 2D value behind the views of a 3D one, or a new view.
@@ -158,6 +170,12 @@ class Planner {
       case SiteOperand::Kind::kRows:
         draft_.edits.rewire(operand.user, operand.name, rows_.shard_of(site, operand));
         release_names(site, operand);
+        return;
+      case SiteOperand::Kind::kSame:
+        draft_.edits.rewire(operand.user, operand.name, rows_.one_row(site, operand));
+        return;
+      case SiteOperand::Kind::kSpread:
+        draft_.edits.rewire(operand.user, operand.name, rows_.spread_rows(site, operand));
         return;
       case SiteOperand::Kind::kBuffer:
         draft_.edits.rewire(operand.user, operand.name,
@@ -250,11 +268,16 @@ Plan make_plan(const NodeTable& table, const ProgramSet& programs, const MatchRe
   while (true) {
     Draft draft(table, programs, matches, families, groups, sites, effects, missing);
     Planner(draft).run();
-    if (draft.unknown.empty()) return std::move(draft.plan);
+    if (draft.refused.empty()) return std::move(draft.plan);
+    // Values that are not known yet may be what is asked for in vain.
+    const bool asked = std::any_of(missing.begin(), missing.end(), [&](NodeId node) {
+      return table.meta(node).kind == MetaKind::kUnknown;
+    });
+    if (asked) return std::move(draft.plan);
     std::map<uint32_t, Reason> why;  // by class
-    for (const auto& [site, node] : draft.unknown) {
-      sites.sites[site].reason = {Reason::Kind::kUnknownSize, node, kNone, 0, 0};
-      why[sites.sites[site].token_class] = sites.sites[site].reason;
+    for (const auto& [site, reason] : draft.refused) {
+      sites.sites[site].reason = reason;
+      why[sites.sites[site].token_class] = reason;
     }
     // What was grown in its class was cut in view of its shard: without, it stays full.
     for (Site& other : sites.sites) {

@@ -1,9 +1,11 @@
 #include "rewrite/row_cut.h"
 
 #include <algorithm>
+#include <unordered_set>
 
 #include "base/check.h"
 #include "base/work.h"
+#include "rewrite/layouts.h"
 #include "rewrite/max_flow.h"
 
 namespace spfast {
@@ -14,16 +16,19 @@ namespace {
 constexpr int64_t kBytes = 1024;
 constexpr int64_t kGather = 1;
 
+// How far a value is followed to say why its all_reduce stays: a reason is asked for each.
+constexpr size_t kLookedAt = 64;
+
 class Cutter {
  public:
   Cutter(const NodeTable& table, const RowRules& rules, const MatchResult& matches,
          const Effects& effects, const Replication& replication, Sites& sites)
       : table_(table),
         matches_(matches),
-        replication_(replication),
         sites_(sites),
         layout_(sites.layout),
         reader_(table, rules, effects, replication, sites.classes),
+        layouts_(table, &rules),
         index_(table.size(), kNone),
         state_(table.size(), State::kFree),
         full_(table.size(), false) {}
@@ -130,6 +135,27 @@ class Cutter {
     return std::min(elements, (most - kGather) / each) * each + kGather;
   }
 
+  // Whether every reader takes a fresh tensor for a value that lies otherwise.
+  [[nodiscard]] bool may_gather(NodeId root) const {
+    return table_.strides(table_.meta(root)).empty() || strided_reader(root).empty();
+  }
+
+  // Who does not.
+  [[nodiscard]] Reason strided_reader(NodeId root) const {
+    std::vector<NodeId> names{root};
+    for (size_t i = 0; i < names.size(); ++i) {
+      for (const NodeId user : table_.users(names[i])) {
+        SPFAST_WORK(1);
+        if (layout_.source[user] == names[i]) {
+          names.push_back(user);
+        } else if (!layouts_.may_read_fresh(user, names[i])) {
+          return {Reason::Kind::kStrides, user, names[i], 0, 0};
+        }
+      }
+    }
+    return {};
+  }
+
   // Whether somebody under any name of the value needs it full whatever the cut says.
   [[nodiscard]] bool is_read_outside(NodeId root) const {
     const auto uses = uses_of(root);
@@ -169,7 +195,8 @@ class Cutter {
       const bool tuple = table_.meta(node).kind == MetaKind::kTuple;
       if (state_[node] == State::kSharded) flow.add_edge(source, 2 * i, MaxFlow::kUncut);
       if (state_[node] == State::kReduced) flow.add_edge(source, 2 * i, cost(node, most));
-      flow.add_edge(2 * i, 2 * i + 1, tuple ? MaxFlow::kUncut : cost(node, most));
+      const bool whole = tuple || (state_[node] != State::kSharded && !may_gather(node));
+      flow.add_edge(2 * i, 2 * i + 1, whole ? MaxFlow::kUncut : cost(node, most));
       for (const Use& use : uses_of(node)) {
         flow.add_edge(2 * i + 1, 2 * index_[use.user], MaxFlow::kUncut);
         // The parts of a tuple are where the tuple is.
@@ -250,7 +277,10 @@ class Cutter {
     for (const RowOperand& operand : reader_.read(node, layout_)) {
       using Kind = SiteOperand::Kind;
       if (operand.role == RowRole::kNone) continue;
-      const Kind kind = operand.role == RowRole::kBuffer ? Kind::kBuffer : Kind::kRows;
+      const Kind kind = operand.role == RowRole::kBuffer   ? Kind::kBuffer
+                        : operand.role == RowRole::kSame   ? Kind::kSame
+                        : operand.role == RowRole::kSpread ? Kind::kSpread
+                                                           : Kind::kRows;
       region.operands.push_back(
           {kind, node, operand.name, operand.root, static_cast<uint8_t>(reader_.features())});
     }
@@ -272,26 +302,42 @@ class Cutter {
     for (Site& site : sites_.sites) {
       if (site.match != kNone || !site.reason.empty()) continue;
       const NodeId reduced = matches_.anchors[site.anchor].reduced;
-      if (full_[reduced]) site.reason = why_kept(site, reduced);
+      if (full_[reduced]) site.reason = why_kept(reduced);
     }
     for (Site& region : regions_) sites_.sites.push_back(std::move(region));
   }
 
-  [[nodiscard]] Reason why_kept(const Site& site, NodeId reduced) {
-    if (!uses_of(reduced).empty()) return {Reason::Kind::kNoGain, reduced, kNone, 0, 0};
+  [[nodiscard]] Reason why_kept(NodeId reduced) const {
+    if (!uses_of(reduced).empty()) return why_no_gain(reduced);
     std::vector<NodeId> names{reduced};
     for (size_t i = 0; i < names.size(); ++i) {
       for (const NodeId user : table_.users(names[i])) {
-        if (layout_.source[user] == names[i]) {
-          names.push_back(user);
-          continue;
+        SPFAST_WORK(1);
+        if (layout_.source[user] != names[i]) {
+          const auto known = sites_.not_grown.find(user);
+          return known != sites_.not_grown.end()
+                     ? known->second
+                     : Reason{Reason::Kind::kNeedsAll, user, kNone, 0, 0};
         }
-        static_cast<void>(reader_.read(user, layout_));
-        if (reader_.apart() == kNone) return {Reason::Kind::kNeedsAll, user, kNone, 0, 0};
-        return why_apart(replication_, reader_.apart(), sites_.classes[site.token_class].group);
+        names.push_back(user);
       }
     }
     return {Reason::Kind::kUnread, reduced, kNone, 0, 0};
+  }
+
+  // It may be that what is computed from the value can't be gathered, or that to do so costs more.
+  [[nodiscard]] Reason why_no_gain(NodeId reduced) const {
+    std::vector<NodeId> reached{reduced};
+    std::unordered_set<NodeId> seen{reduced};
+    for (size_t i = 0; i < reached.size() && i < kLookedAt; ++i) {
+      if (!table_.strides(table_.meta(reached[i])).empty()) {
+        if (const Reason why = strided_reader(reached[i]); !why.empty()) return why;
+      }
+      for (const Use& use : uses_of(reached[i])) {
+        if (seen.insert(use.user).second) reached.push_back(use.user);
+      }
+    }
+    return {Reason::Kind::kNoGain, reduced, kNone, 0, 0};
   }
 
   // Matched sites look through fewer names than the row-wise view does.
@@ -305,10 +351,10 @@ class Cutter {
 
   const NodeTable& table_;
   const MatchResult& matches_;
-  const Replication& replication_;
   Sites& sites_;
   RowLayout& layout_;
   RowReader reader_;
+  Layouts layouts_;
   std::vector<uint32_t> index_;  // by node: its number among the members of its class
   std::vector<State> state_;
   std::vector<Use> uses_;                        // sorted
