@@ -85,7 +85,7 @@ void Job::set_groups(const py::sequence& infos) {
 }
 
 void Job::match(bool patterns, bool rowwise, bool gather_bytes, bool trust_unknown,
-                const py::sequence& replicated) {
+                const py::sequence& replicated, int64_t collective_cost) {
   Trust trust{trust_unknown, {}};
   for (const py::handle place : replicated) {
     trust.replicated.push_back(place.cast<NodeId>());
@@ -98,6 +98,7 @@ void Job::match(bool patterns, bool rowwise, bool gather_bytes, bool trust_unkno
   patterns_ = patterns;
   rowwise_ = rowwise;
   gather_bytes_ = gather_bytes;
+  costs_.collective = collective_cost;
   effects_.emplace(encoded_.table);
   replication_.emplace(encoded_.table, *effects_, rules_->rows, rules_->families, groups_,
                        std::move(trust));
@@ -112,9 +113,9 @@ void Job::examine() {
   while (true) {
     {
       const py::gil_scoped_release released;
-      sites_ = examine_sites(encoded_.table, rules_->programs, matches_, groups_, refused_,
-                             *effects_, *replication_, unknown_,
-                             rowwise_ ? &rules_->rows : nullptr);
+      sites_ =
+          examine_sites(encoded_.table, rules_->programs, matches_, groups_, refused_, *effects_,
+                        *replication_, unknown_, rowwise_ ? &rules_->rows : nullptr, costs_);
     }
     if (sites_.missing.empty()) break;
     read_missing(sites_.missing);
@@ -273,7 +274,7 @@ void bind_job(py::module_& module) {
       .def("set_groups", &Job::set_groups, py::arg("infos"))
       .def("match", &Job::match, py::arg("patterns") = true, py::arg("rowwise") = false,
            py::arg("gather_bytes") = false, py::arg("trust_unknown") = true,
-           py::arg("replicated") = py::tuple())
+           py::arg("replicated") = py::tuple(), py::arg("collective_cost") = Costs{}.collective)
       .def("assumptions", &Job::assumptions)
       .def("examine", &Job::examine)
       .def("classes", &Job::classes)

@@ -34,7 +34,7 @@ class Job {
   // With the rules, and whether examine() follows row-wise operators too. `replicated`: inputs, by
   // their place in the graph, that all ranks have the same.
   void match(bool patterns, bool rowwise, bool gather_bytes, bool trust_unknown,
-             const py::sequence& replicated);
+             const py::sequence& replicated, int64_t collective_cost);
   // Finds the sites and their token classes; reads what it needs to know of values.
   void examine();
   // (tokens as an int or SymInt, index of the group) of each class that was not refused.
@@ -72,6 +72,7 @@ class Job {
   std::vector<UnknownValue> unknown_;
   bool rowwise_ = false;
   bool gather_bytes_ = false;
+  Costs costs_;
   bool patterns_ = true;
   Plan plan_;
 };

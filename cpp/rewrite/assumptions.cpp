@@ -91,7 +91,7 @@ class Consequences {
     for (const Value value : table_.operands(node)) {
       if (!value.is_node()) continue;
       const uint32_t one = shared_[value.payload] != kNone ? shared_[value.payload]
-                                                            : replication_.proved(value.payload);
+                                                           : replication_.proved(value.payload);
       if (one != kEvery) group = one;
       if (one == kNone) return kNone;
     }
@@ -157,8 +157,8 @@ std::vector<Assumption> find_assumptions(const NodeTable& table, std::span<const
   return Consequences(table, anchors, sites, replication).assumptions();
 }
 
-bool refute_assumptions(const NodeTable& table, std::span<const Anchor> anchors,
-                        const Sites& sites, Replication& replication) {
+bool refute_assumptions(const NodeTable& table, std::span<const Anchor> anchors, const Sites& sites,
+                        Replication& replication) {
   return Consequences(table, anchors, sites, replication).refute(replication);
 }
 

@@ -73,11 +73,11 @@ NodeRef Draft::create(TargetId target, std::vector<PlanArg> args, NodeId before,
 
 NodeRef Draft::collective(const Site& site, TargetId target,
                           const std::vector<CollectiveArg>& slots, NodeRef input, NodeId before,
-                          NodeId origin, MetaSpec meta) {
+                          NodeId wait_before, NodeId origin, MetaSpec meta) {
   const TargetId wait = families[anchor_of(site).family].match.wait;
   const NodeRef result = create(target, collective_args(slots, site, input), before, origin, meta);
   if (wait == kNone) return result;
-  return create(wait, {PlanArg::of(result)}, before, origin, meta);
+  return create(wait, {PlanArg::of(result)}, wait_before, origin, meta);
 }
 
 NodeRef Draft::full_value(NodeId root) const {

@@ -131,8 +131,8 @@ NodeRef Gatherer::gather(const Site& site, NodeId value, NodeId before) {
   const int64_t kept = draft_.features_of(value);
   const auto spec = [&](MetaForm form) { return MetaSpec{form, value, site.token_class, kept}; };
   const auto all_gather = [&](NodeRef shard, MetaForm form) {
-    return draft_.collective(site, family.all_gather, family.all_gather_args, shard, before, value,
-                             spec(form));
+    return draft_.collective(site, family.all_gather, family.all_gather_args, shard, before, before,
+                             value, spec(form));
   };
   const NodeRef shard = draft_.local[value];
   if (!as_bytes(site, value)) return all_gather(shard, MetaForm::kGathered);

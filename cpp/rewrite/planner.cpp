@@ -87,9 +87,10 @@ class Planner {
     SPFAST_CHECK(operand.is_node());
     const NodeRef input =
         site.flat ? flatten(site, operand.payload) : draft_.full_value(operand.payload);
-    draft_.local[anchor.reduced] = draft_.collective(
-        site, family.reduce_scatter, family.reduce_scatter_args, input, anchor.all_reduce,
-        anchor.all_reduce, {MetaForm::kLocal, anchor.all_reduce, site.token_class, 1});
+    draft_.local[anchor.reduced] =
+        draft_.collective(site, family.reduce_scatter, family.reduce_scatter_args, input,
+                          anchor.all_reduce, anchor.reduced, anchor.all_reduce,
+                          {MetaForm::kLocal, anchor.all_reduce, site.token_class, 1});
     draft_.scattered.try_emplace(site.token_class, draft_.local[anchor.reduced]);
   }
 

@@ -1,5 +1,5 @@
-// What the ranks of a group are known to share. A value may meet a shard, cut to this rank's rows or
-// as it is, only if every rank holds the same: else each rank would finish another value.
+// What the ranks of a group are known to share. A value may meet a shard, cut to this rank's rows
+// or as it is, only if every rank holds the same: else each rank would finish another value.
 #pragma once
 
 #include <span>
@@ -25,10 +25,10 @@ struct Trust {
   std::vector<NodeId> replicated;  // inputs that somebody vouches for
 };
 
-// An all_reduce, a gather or a scatter of a value that all ranks share would be for nothing. So what
-// one reaches is taken for a rank's own: through operators that treat rows alone, where the blame
-// goes to the operands most likely to be partial, and through any deterministic operator whose other
-// operands are shared.
+// An all_reduce, a gather or a scatter of a value that all ranks share would be for nothing. So
+// what one reaches is taken for a rank's own: through operators that treat rows alone, where the
+// blame goes to the operands most likely to be partial, and through any deterministic operator
+// whose other operands are shared.
 class Replication {
  public:
   // In place of a group's index: whatever the group.
@@ -78,7 +78,8 @@ class Replication {
   void rate();
   void give_away(NodeId value, uint32_t group, NodeId collective);
   void blame_operands(NodeId node);
-  // The group over which all of the node's operands are proved to be the same; kNone: there is none.
+  // The group over which all of the node's operands are proved to be the same; kNone: there is
+  // none.
   [[nodiscard]] uint32_t common_group(NodeId node) const;
   [[nodiscard]] bool treats_rows_alone(NodeId node) const;
   [[nodiscard]] Value group_of(NodeId node) const;

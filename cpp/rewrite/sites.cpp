@@ -25,7 +25,7 @@ class Examiner {
   Examiner(const NodeTable& table, const ProgramSet& programs, MatchResult& matches,
            std::span<const GroupInfo> groups, std::span<const RefusedClass> refused,
            const Effects& effects, const Replication& replication,
-           std::span<const UnknownValue> unknown, const RowRules* rows)
+           std::span<const UnknownValue> unknown, const RowRules* rows, Costs costs)
       : table_(table),
         programs_(programs),
         matches_(matches),
@@ -33,6 +33,7 @@ class Examiner {
         replication_(replication),
         unknown_(unknown),
         rows_(rows),
+        costs_(costs),
         classes_(table, groups, refused, out_.classes),
         names_(table, effects, out_.missing),
         stamp_(table.size(), kNone) {}
@@ -156,7 +157,7 @@ class Examiner {
     const Kind kind = out_.sites[report.match].reason.kind;
     return kind == Kind::kWholeTuple || kind == Kind::kReshaped || kind == Kind::kCopied ||
            kind == Kind::kResidualShape || kind == Kind::kBroadcast || kind == Kind::kBuffer ||
-           kind == Kind::kRankOwn || kind == Kind::kNotProved;
+           kind == Kind::kRankOwn || kind == Kind::kNotProved || kind == Kind::kNoGain;
   }
 
   void note_unknown(Site& site) const {
@@ -168,25 +169,34 @@ class Examiner {
 
   // What no rule matched may be row-wise all the same.
   void examine_unmatched() {
-    for (uint32_t i = 0; i < matches_.anchors.size(); ++i) {
-      if (!may_be_rowwise(matches_.reports[i])) continue;
-      Site site;
-      site.anchor = i;
-      anchor_ = &matches_.anchors[i];
-      site.flat = table_.dims(table_.meta(anchor_->all_reduce)).size() > 2;
-      if (classes_.find(site, *anchor_)) {
-        for (const NodeId value : {anchor_->all_reduce, anchor_->reduced}) {
-          const NodeId writer = effects_.writer_of(value);
-          if (writer != kNone) site.reason = {Reason::Kind::kWritten, value, writer, 0, 0};
-        }
-      }
-      note_unknown(site);
-      out_.sites.push_back(std::move(site));
-    }
+    std::vector<bool> examined(matches_.anchors.size(), false);
     for (int round = 0; out_.missing.empty(); ++round) {
+      for (uint32_t i = 0; i < matches_.anchors.size(); ++i) {
+        if (examined[i] || !may_be_rowwise(matches_.reports[i])) continue;
+        examined[i] = true;
+        examine_rows(i);
+      }
       if (!grow_rows(table_, *rows_, matches_, effects_, replication_, out_)) break;
-      if (cut_rows(table_, *rows_, matches_, effects_, replication_, out_, round < kRounds)) break;
+      if (cut_rows(table_, *rows_, matches_, effects_, replication_, out_, costs_,
+                   round < kRounds)) {
+        break;
+      }
     }
+  }
+
+  void examine_rows(uint32_t anchor) {
+    Site site;
+    site.anchor = anchor;
+    anchor_ = &matches_.anchors[anchor];
+    site.flat = table_.dims(table_.meta(anchor_->all_reduce)).size() > 2;
+    if (classes_.find(site, *anchor_)) {
+      for (const NodeId value : {anchor_->all_reduce, anchor_->reduced}) {
+        const NodeId writer = effects_.writer_of(value);
+        if (writer != kNone) site.reason = {Reason::Kind::kWritten, value, writer, 0, 0};
+      }
+    }
+    note_unknown(site);
+    out_.sites.push_back(std::move(site));
   }
 
   [[nodiscard]] bool in_stream(NodeId node) const {
@@ -359,6 +369,7 @@ class Examiner {
   const Replication& replication_;
   std::span<const UnknownValue> unknown_;
   const RowRules* rows_;
+  Costs costs_;
   Sites out_;
   TokenClasses classes_;
   NameChecks names_;
@@ -380,11 +391,11 @@ Reason why_apart(const Replication& replication, NodeId value, uint32_t group) {
 Sites examine_sites(const NodeTable& table, const ProgramSet& programs, MatchResult& matches,
                     std::span<const GroupInfo> groups, std::span<const RefusedClass> refused,
                     const Effects& effects, Replication& replication,
-                    std::span<const UnknownValue> unknown, const RowRules* rows) {
+                    std::span<const UnknownValue> unknown, const RowRules* rows, Costs costs) {
   for (int round = 0;; ++round) {
-    Sites sites =
-        Examiner(table, programs, matches, groups, refused, effects, replication, unknown, rows)
-            .run();
+    Sites sites = Examiner(table, programs, matches, groups, refused, effects, replication, unknown,
+                           rows, costs)
+                      .run();
     if (!sites.missing.empty()) return sites;
     if (!refute_assumptions(table, matches.anchors, sites, replication)) return sites;
     if (round >= kRefutals) replication.trust_nothing();
