@@ -141,21 +141,26 @@ void Job::refuse_class(uint32_t index, std::string why) {
   refused_.push_back({one.tokens, one.group, std::move(why)});
 }
 
-bool Job::refuse_node(py::handle node) {
-  const auto found = std::find_if(encoded_.nodes.begin(), encoded_.nodes.end(),
-                                  [&](const py::object& one) { return one.is(node); });
-  SPFAST_CHECK(found != encoded_.nodes.end());
-  const auto id = static_cast<NodeId>(found - encoded_.nodes.begin());
+bool Job::refuse_nodes(const py::sequence& nodes) {
+  std::unordered_set<PyObject*> wanted;
+  for (const py::handle node : nodes) wanted.insert(node.ptr());
+  std::vector<bool> refused(encoded_.nodes.size(), false);
+  for (size_t i = 0; i < refused.size(); ++i) refused[i] = wanted.contains(encoded_.nodes[i].ptr());
+  const auto is_refused = [&](NodeId id) { return id < refused.size() && refused[id]; };
   bool any = false;
   for (const Site& site : sites_.sites) {
     if (!site.reason.empty() || !site.scatters) continue;
-    const bool here =
-        matches_.anchors[site.anchor].reduced == id ||
-        std::find(site.interior.begin(), site.interior.end(), id) != site.interior.end() ||
-        std::any_of(site.operands.begin(), site.operands.end(),
-                    [&](const SiteOperand& one) { return one.root == id || one.name == id; });
-    if (!here) continue;
-    unknown_.push_back({site.anchor, id});
+    NodeId why = matches_.anchors[site.anchor].reduced;
+    const auto look = [&](NodeId id) {
+      if (!is_refused(why) && is_refused(id)) why = id;
+    };
+    for (const NodeId id : site.interior) look(id);
+    for (const SiteOperand& one : site.operands) {
+      look(one.root);
+      look(one.name);
+    }
+    if (!is_refused(why)) continue;
+    unknown_.push_back({site.anchor, why});
     any = true;
   }
   return any;
@@ -279,7 +284,7 @@ void bind_job(py::module_& module) {
       .def("examine", &Job::examine)
       .def("classes", &Job::classes)
       .def("refuse_class", &Job::refuse_class, py::arg("index"), py::arg("why"))
-      .def("refuse_node", &Job::refuse_node, py::arg("node"))
+      .def("refuse_nodes", &Job::refuse_nodes, py::arg("nodes"))
       .def("plan", &Job::plan)
       .def("value_specs", &Job::value_specs)
       .def("commit", &Job::commit, py::arg("created"), py::arg("resized"))

@@ -40,8 +40,8 @@ class Job {
   // (tokens as an int or SymInt, index of the group) of each class that was not refused.
   [[nodiscard]] py::list classes() const;
   void refuse_class(uint32_t index, std::string why);
-  // A node whose value turned out to be unknown: the site that it is in stays.
-  bool refuse_node(py::handle node);
+  // Nodes whose values turned out to be unknown: the sites that they are in stay.
+  bool refuse_nodes(const py::sequence& nodes);
   void plan();
   // (form, node that it is like, class, factor) of each created and each resized node.
   [[nodiscard]] py::tuple value_specs() const;

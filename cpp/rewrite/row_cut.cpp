@@ -1,8 +1,11 @@
 #include "rewrite/row_cut.h"
 
 #include <algorithm>
+#include <unordered_set>
 
 #include "base/check.h"
+#include "base/work.h"
+#include "rewrite/layouts.h"
 #include "rewrite/max_flow.h"
 
 namespace spfast {
@@ -16,17 +19,20 @@ constexpr int64_t kTokens = 8192;
 // An all_reduce of fewer numbers a token is not worth two collectives that move the same bytes.
 constexpr int64_t kFew = 4;
 
+// How far a value is followed to say why its all_reduce stays: a reason is asked for each.
+constexpr size_t kLookedAt = 64;
+
 class Cutter {
  public:
   Cutter(const NodeTable& table, const RowRules& rules, const MatchResult& matches,
          const Effects& effects, const Replication& replication, Sites& sites, Costs costs)
       : table_(table),
         matches_(matches),
-        replication_(replication),
         sites_(sites),
         layout_(sites.layout),
         costs_(costs),
         reader_(table, rules, effects, replication, sites.classes),
+        layouts_(table, &rules),
         index_(table.size(), kNone),
         state_(table.size(), State::kFree),
         site_of_(table.size(), kNone),
@@ -35,6 +41,7 @@ class Cutter {
   bool run(bool may_grow_anew) {
     find_seeds();
     read_uses();
+    sort_by_class();
     for (uint32_t one = 0; one < sites_.classes.size(); ++one) {
       if (sites_.classes[one].refused.empty()) cut(one);
     }
@@ -67,6 +74,20 @@ class Cutter {
       const auto index = static_cast<uint32_t>(&site - sites_.sites.data());
       site_of_[matches_.anchors[site.anchor].reduced] = index;
       for (const NodeId node : site.interior) site_of_[node] = index;
+    }
+  }
+
+  // A graph may have as many classes as sites: each looks at its own alone.
+  void sort_by_class() {
+    spent_.resize(sites_.sites.size());
+    rows_of_.resize(sites_.classes.size());
+    sites_of_.resize(sites_.classes.size());
+    for (NodeId node = 0; node < table_.size(); ++node) {
+      if (layout_.is_row(node)) rows_of_[layout_.token_class[node]].push_back(node);
+    }
+    for (uint32_t i = 0; i < sites_.sites.size(); ++i) {
+      const Site& site = sites_.sites[i];
+      if (site.reason.empty()) sites_of_[site.token_class].push_back(i);
     }
   }
 
@@ -151,6 +172,27 @@ class Cutter {
            std::min(costs_.collective, most_) % shared_by * kBytes / shared_by;
   }
 
+  // Whether every reader takes a fresh tensor for a value that lies otherwise.
+  [[nodiscard]] bool may_gather(NodeId root) const {
+    return table_.strides(table_.meta(root)).empty() || strided_reader(root).empty();
+  }
+
+  // Who does not.
+  [[nodiscard]] Reason strided_reader(NodeId root) const {
+    std::vector<NodeId> names{root};
+    for (size_t i = 0; i < names.size(); ++i) {
+      for (const NodeId user : table_.users(names[i])) {
+        SPFAST_WORK(1);
+        if (layout_.source[user] == names[i]) {
+          names.push_back(user);
+        } else if (!layouts_.may_read_fresh(user, names[i])) {
+          return {Reason::Kind::kStrides, user, names[i], 0, 0};
+        }
+      }
+    }
+    return {};
+  }
+
   // Whether somebody under any name of the value needs it full whatever the cut says.
   [[nodiscard]] bool is_read_outside(NodeId root) const {
     const auto uses = uses_of(root);
@@ -161,9 +203,10 @@ class Cutter {
           names.push_back(user);
           continue;
         }
-        const bool row =
-            std::any_of(uses.begin(), uses.end(), [&](const Use& use) { return use.user == user; });
-        if (!row) return true;
+        SPFAST_WORK(1);
+        const auto use = std::lower_bound(uses.begin(), uses.end(), user,
+                                          [](const Use& one, NodeId id) { return one.user < id; });
+        if (use == uses.end() || use->user != user) return true;
       }
     }
     return false;
@@ -172,8 +215,8 @@ class Cutter {
   void cut(uint32_t token_class) {
     members_.clear();
     bool any = false;
-    for (NodeId node = 0; node < table_.size(); ++node) {
-      if (!layout_.is_row(node) || layout_.token_class[node] != token_class) continue;
+    for (const NodeId node : rows_of_[token_class]) {
+      SPFAST_WORK(1);
       index_[node] = static_cast<uint32_t>(members_.size());
       members_.push_back(node);
       any = any || state_[node] != State::kSharded;
@@ -216,16 +259,14 @@ class Cutter {
   // Where each matched site by itself costs no more than its all_reduce, nothing is cheaper than
   // all of them.
   [[nodiscard]] bool each_site_pays(uint32_t token_class, int64_t fixed) {
-    std::vector<int64_t> spent(sites_.sites.size(), 0);
+    for (const uint32_t i : sites_of_[token_class]) spent_[i] = 0;
     for (uint32_t i = 0; i < members_.size(); ++i) {
-      if (gathered_[i]) spent[site_of_[members_[i]]] += bytes_of(members_[i]) + fixed;
+      if (gathered_[i]) spent_[site_of_[members_[i]]] += bytes_of(members_[i]) + fixed;
     }
-    for (uint32_t i = 0; i < sites_.sites.size(); ++i) {
-      const Site& site = sites_.sites[i];
-      if (!site.reason.empty() || site.token_class != token_class) continue;
-      if (spent[i] > bytes_of(matches_.anchors[site.anchor]) + fixed) return false;
-    }
-    return true;
+    const auto& sites = sites_of_[token_class];
+    return std::all_of(sites.begin(), sites.end(), [&](uint32_t i) {
+      return spent_[i] <= bytes_of(matches_.anchors[sites_.sites[i].anchor]) + fixed;
+    });
   }
 
   // By member: whether it is sharded in the cheapest cut; of several, the one with the most shards.
@@ -234,8 +275,8 @@ class Cutter {
     const uint32_t source = 2 * count;
     const uint32_t sink = source + 1;
     MaxFlow flow(sink + 1);
-    for (const Site& site : sites_.sites) {
-      if (!site.reason.empty() || !site.scatters || site.token_class != token_class) continue;
+    for (const uint32_t of_class : sites_of_[token_class]) {
+      const Site& site = sites_.sites[of_class];
       const Anchor& anchor = matches_.anchors[site.anchor];
       const uint32_t reduced = 2 * index_[anchor.reduced];
       // What is matched is sharded as a whole or not at all.
@@ -249,7 +290,8 @@ class Cutter {
     for (uint32_t i = 0; i < count; ++i) {
       const NodeId node = members_[i];
       const bool tuple = is_tuple(node);
-      flow.add_edge(2 * i, 2 * i + 1, tuple ? MaxFlow::kUncut : bytes_of(node) + fixed);
+      const bool whole = tuple || (state_[node] != State::kSharded && !may_gather(node));
+      flow.add_edge(2 * i, 2 * i + 1, whole ? MaxFlow::kUncut : bytes_of(node) + fixed);
       for (const Use& use : uses_of(node)) {
         flow.add_edge(2 * i + 1, 2 * index_[use.user], MaxFlow::kUncut);
         // The parts of a tuple are where the tuple is.
@@ -270,8 +312,8 @@ class Cutter {
   [[nodiscard]] bool moves_more(uint32_t token_class, const std::vector<bool>& sharded) {
     int64_t before = 0;
     int64_t after = 0;
-    for (const Site& site : sites_.sites) {
-      if (!site.reason.empty() || !site.scatters || site.token_class != token_class) continue;
+    for (const uint32_t of_class : sites_of_[token_class]) {
+      const Site& site = sites_.sites[of_class];
       const Anchor& anchor = matches_.anchors[site.anchor];
       if (sharded[index_[anchor.reduced]]) before += bytes_of(anchor);
     }
@@ -301,8 +343,9 @@ class Cutter {
                                        const std::vector<bool>& sharded) const {
     const auto begins = [&](uint32_t anchor) { return matches_.anchors[anchor].reduced; };
     uint32_t first = kNone;
-    for (const Site& site : sites_.sites) {
-      if (!site.reason.empty() || site.token_class != token_class) continue;
+    for (const uint32_t of_class : sites_of_[token_class]) {
+      SPFAST_WORK(1);
+      const Site& site = sites_.sites[of_class];
       const uint32_t i = index_[matches_.anchors[site.anchor].reduced];
       if (i == kNone || !sharded[i]) continue;
       if (first == kNone || begins(site.anchor) < begins(first)) first = site.anchor;
@@ -344,7 +387,10 @@ class Cutter {
     for (const RowOperand& operand : reader_.read(node, layout_)) {
       using Kind = SiteOperand::Kind;
       if (operand.role == RowRole::kNone) continue;
-      const Kind kind = operand.role == RowRole::kBuffer ? Kind::kBuffer : Kind::kRows;
+      const Kind kind = operand.role == RowRole::kBuffer   ? Kind::kBuffer
+                        : operand.role == RowRole::kSame   ? Kind::kSame
+                        : operand.role == RowRole::kSpread ? Kind::kSpread
+                                                           : Kind::kRows;
       region.operands.push_back(
           {kind, node, operand.name, operand.root, static_cast<uint8_t>(reader_.features())});
     }
@@ -378,26 +424,42 @@ class Cutter {
     for (Site& site : sites_.sites) {
       if (site.match != kNone || !site.reason.empty()) continue;
       const NodeId reduced = matches_.anchors[site.anchor].reduced;
-      if (full_[reduced]) site.reason = why_kept(site, reduced);
+      if (full_[reduced]) site.reason = why_kept(reduced);
     }
     for (Site& region : regions_) sites_.sites.push_back(std::move(region));
   }
 
-  [[nodiscard]] Reason why_kept(const Site& site, NodeId reduced) {
-    if (!uses_of(reduced).empty()) return {Reason::Kind::kNoGain, reduced, kNone, 0, 0};
+  [[nodiscard]] Reason why_kept(NodeId reduced) const {
+    if (!uses_of(reduced).empty()) return why_no_gain(reduced);
     std::vector<NodeId> names{reduced};
     for (size_t i = 0; i < names.size(); ++i) {
       for (const NodeId user : table_.users(names[i])) {
-        if (layout_.source[user] == names[i]) {
-          names.push_back(user);
-          continue;
+        SPFAST_WORK(1);
+        if (layout_.source[user] != names[i]) {
+          const auto known = sites_.not_grown.find(user);
+          return known != sites_.not_grown.end()
+                     ? known->second
+                     : Reason{Reason::Kind::kNeedsAll, user, kNone, 0, 0};
         }
-        static_cast<void>(reader_.read(user, layout_));
-        if (reader_.apart() == kNone) return {Reason::Kind::kNeedsAll, user, kNone, 0, 0};
-        return why_apart(replication_, reader_.apart(), sites_.classes[site.token_class].group);
+        names.push_back(user);
       }
     }
     return {Reason::Kind::kUnread, reduced, kNone, 0, 0};
+  }
+
+  // It may be that what is computed from the value can't be gathered, or that to do so costs more.
+  [[nodiscard]] Reason why_no_gain(NodeId reduced) const {
+    std::vector<NodeId> reached{reduced};
+    std::unordered_set<NodeId> seen{reduced};
+    for (size_t i = 0; i < reached.size() && i < kLookedAt; ++i) {
+      if (!table_.strides(table_.meta(reached[i])).empty()) {
+        if (const Reason why = strided_reader(reached[i]); !why.empty()) return why;
+      }
+      for (const Use& use : uses_of(reached[i])) {
+        if (seen.insert(use.user).second) reached.push_back(use.user);
+      }
+    }
+    return {Reason::Kind::kNoGain, reduced, kNone, 0, 0};
   }
 
   // Matched sites look through fewer names than the row-wise view does.
@@ -411,20 +473,23 @@ class Cutter {
 
   const NodeTable& table_;
   const MatchResult& matches_;
-  const Replication& replication_;
   Sites& sites_;
   RowLayout& layout_;
   Costs costs_;
   RowReader reader_;
+  Layouts layouts_;
   std::vector<uint32_t> index_;  // by node: its number among the members of its class
   std::vector<State> state_;
-  std::vector<uint32_t> site_of_;  // by node: the site of a matched value
-  int64_t most_ = 0;               // that a single cost may be
-  std::vector<bool> gathered_;     // by member
-  std::vector<NodeId> unsure_;     // whose size was only guessed
-  std::vector<Use> uses_;          // sorted
-  std::vector<bool> full_;         // by node: row-wise, but computed full
-  std::vector<NodeId> contested_;  // could be of another class as well
+  std::vector<uint32_t> site_of_;                // by node: the site of a matched value
+  std::vector<int64_t> spent_;                   // by site: what its gathers cost
+  int64_t most_ = 0;                             // that a single cost may be
+  std::vector<bool> gathered_;                   // by member, if it is sharded
+  std::vector<NodeId> unsure_;                   // whose size was only guessed
+  std::vector<Use> uses_;                        // sorted
+  std::vector<bool> full_;                       // by node: row-wise, but computed full
+  std::vector<NodeId> contested_;                // could be of another class as well
+  std::vector<std::vector<NodeId>> rows_of_;     // by class: its row-wise values
+  std::vector<std::vector<uint32_t>> sites_of_;  // by class: its sites that are rewritten
   std::vector<NodeId> members_;
   std::vector<Site> regions_;
 };

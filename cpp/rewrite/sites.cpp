@@ -1,9 +1,12 @@
 #include "rewrite/sites.h"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
+#include "base/work.h"
 #include "rewrite/assumptions.h"
+#include "rewrite/layouts.h"
 #include "rewrite/name_checks.h"
 #include "rewrite/row_cut.h"
 #include "rewrite/row_growth.h"
@@ -31,12 +34,14 @@ class Examiner {
         matches_(matches),
         effects_(effects),
         replication_(replication),
-        unknown_(unknown),
         rows_(rows),
         costs_(costs),
         classes_(table, groups, refused, out_.classes),
         names_(table, effects, out_.missing),
-        stamp_(table.size(), kNone) {}
+        layouts_(table, rows),
+        stamp_(table.size(), kNone) {
+    for (const UnknownValue& one : unknown) unknown_.try_emplace(one.anchor, one.node);
+  }
 
   Sites run() {
     auto shorter = matches_.shorter.begin();
@@ -59,6 +64,7 @@ class Examiner {
       note_unknown(site);
       out_.sites.push_back(std::move(site));
     }
+    check_strides();
     if (rows_ != nullptr) examine_unmatched();
     auto& missing = out_.missing;
     std::sort(missing.begin(), missing.end());
@@ -87,6 +93,8 @@ class Examiner {
     site.flat = dims.size() > 2;
     look_ = matches_.look(dims.back().raw);
     if (!classes_.find(site, *anchor_)) return;
+    want_input();
+    site.strided = !layouts_.is_dense(table_.meta(anchor_->all_reduce));
     collect_interior(site);
     if (!site.reason.empty()) return;
     check_effects(site);
@@ -157,14 +165,14 @@ class Examiner {
     const Kind kind = out_.sites[report.match].reason.kind;
     return kind == Kind::kWholeTuple || kind == Kind::kReshaped || kind == Kind::kCopied ||
            kind == Kind::kResidualShape || kind == Kind::kBroadcast || kind == Kind::kBuffer ||
-           kind == Kind::kRankOwn || kind == Kind::kNotProved || kind == Kind::kNoGain;
+           kind == Kind::kRankOwn || kind == Kind::kNotProved || kind == Kind::kNoGain ||
+           kind == Kind::kFormat || kind == Kind::kStrides;
   }
 
   void note_unknown(Site& site) const {
-    for (const UnknownValue& one : unknown_) {
-      if (one.anchor != site.anchor || !site.reason.empty()) continue;
-      site.reason = {Reason::Kind::kUnknownSize, one.node, kNone, 0, 0};
-    }
+    const auto known = unknown_.find(site.anchor);
+    if (known == unknown_.end() || !site.reason.empty()) return;
+    site.reason = {Reason::Kind::kUnknownSize, known->second, kNone, 0, 0};
   }
 
   // What no rule matched may be row-wise all the same.
@@ -190,6 +198,7 @@ class Examiner {
     anchor_ = &matches_.anchors[anchor];
     site.flat = table_.dims(table_.meta(anchor_->all_reduce)).size() > 2;
     if (classes_.find(site, *anchor_)) {
+      want_input();
       for (const NodeId value : {anchor_->all_reduce, anchor_->reduced}) {
         const NodeId writer = effects_.writer_of(value);
         if (writer != kNone) site.reason = {Reason::Kind::kWritten, value, writer, 0, 0};
@@ -252,6 +261,9 @@ class Examiner {
       if (writer != kNone && site.reason.empty()) {
         site.reason = {Reason::Kind::kWritten, value, writer, 0, 0};
       }
+      if (LookThrough::wants_format(table_, value) && site.reason.empty()) {
+        site.reason = {Reason::Kind::kFormat, value, kNone, 0, 0};
+      }
     };
     check(first);
     check(anchor_->reduced);
@@ -288,7 +300,7 @@ class Examiner {
         read_rows(site, user, name, root);
         return;
       case Role::kReplicated:
-        if (!is_replicated(site, name) && site.reason.empty()) {
+        if (!read_replicated(site, user, name) && site.reason.empty()) {
           site.reason = {Reason::Kind::kBroadcast, name, kNone, 0, 0};
         }
         return;
@@ -324,18 +336,72 @@ class Examiner {
       const auto stream = table_.dims(table_.meta(anchor_->all_reduce));
       site.views =
           site.views || !std::equal(dims.begin(), dims.end() - 1, stream.begin(), stream.end() - 1);
+      site.strided = site.strided || !layouts_.is_dense(*meta);
       site.operands.push_back({SiteOperand::Kind::kRows, user, name, root});
-    } else if (!is_replicated(site, name)) {
+    } else if (!read_replicated(site, user, name)) {
       site.reason = {Reason::Kind::kResidualShape, root, anchor_->all_reduce, 0, 0};
     }
   }
 
-  // The same for every token: it broadcasts over the rows, however many there are.
-  bool is_replicated(Site& site, NodeId node) {
+  // The same for every token: it broadcasts over the rows, however many there are. With more
+  // leading dims than a shard has, all of one, it is read without them.
+  bool read_replicated(Site& site, NodeId user, NodeId node) {
     const Meta* meta = need(site, node);
     if (meta == nullptr || meta->kind != MetaKind::kTensor) return true;
     const auto dims = table_.dims(*meta);
-    return dims.size() <= 1 || (dims.size() == 2 && dims[0] == Dim::of(1));
+    const bool ones = dims.empty() || std::all_of(dims.begin(), dims.end() - 1,
+                                                  [](Dim dim) { return dim == Dim::of(1); });
+    if (!ones || dims.size() <= 2) return ones;
+    if (dims.back().is_expr()) return false;
+    site.views = true;
+    site.operands.push_back({SiteOperand::Kind::kSame, user, node, node});
+    return true;
+  }
+
+  // A collective takes its memory as it lies: what is scattered may have to be copied first.
+  void want_input() {
+    const NodeId input = table_.args(anchor_->all_reduce)[0].payload;
+    if (table_.meta(input).kind == MetaKind::kUnknown) out_.missing.push_back(input);
+  }
+
+  // Values that do not lie as fresh tensors do are gathered only for readers that see no
+  // difference.
+  void check_strides() {
+    std::vector<bool> local;
+    for (size_t i = out_.sites.size(); i-- > 0;) {  // later sites first: they read earlier ones
+      Site& site = out_.sites[i];
+      if (!site.strided || !site.reason.empty()) continue;
+      if (local.empty()) {
+        local.resize(table_.size());
+        for (const Site& other : out_.sites) {
+          if (!other.reason.empty()) continue;
+          for (const NodeId node : other.interior) local[node] = true;
+        }
+      }
+      anchor_ = &matches_.anchors[site.anchor];
+      look_ = matches_.look(table_.dims(table_.meta(anchor_->all_reduce)).back().raw);
+      check_readers(site, anchor_->reduced, local);
+      for (const NodeId node : site.interior) check_readers(site, node, local);
+      if (site.reason.empty()) continue;
+      for (const NodeId node : site.interior) local[node] = false;
+    }
+  }
+
+  void check_readers(Site& site, NodeId value, const std::vector<bool>& local) {
+    std::vector<NodeId> names{value};
+    for (size_t i = 0; i < names.size(); ++i) {
+      if (!site.reason.empty() || need(site, names[i]) == nullptr) return;
+      for (const NodeId user : table_.users(names[i])) {
+        SPFAST_WORK(1);
+        if (local[user]) continue;
+        if (LookThrough::source(table_, user, look_.width()) == names[i]) {
+          names.push_back(user);
+        } else if (!layouts_.may_read_fresh(user, names[i])) {
+          site.reason = {Reason::Kind::kStrides, user, names[i], 0, 0};
+          return;
+        }
+      }
+    }
   }
 
   [[nodiscard]] Dim last_dim(const Meta& meta) const {
@@ -367,12 +433,13 @@ class Examiner {
   MatchResult& matches_;
   const Effects& effects_;
   const Replication& replication_;
-  std::span<const UnknownValue> unknown_;
+  std::map<uint32_t, NodeId> unknown_;  // by anchor: a value of its site that has no meta
   const RowRules* rows_;
   Costs costs_;
   Sites out_;
   TokenClasses classes_;
   NameChecks names_;
+  Layouts layouts_;
   std::vector<uint32_t> stamp_;  // by node: the anchor whose stream it is in
   const Match* match_ = nullptr;
   const Anchor* anchor_ = nullptr;

@@ -19,7 +19,8 @@ from spfast.config import SequenceParallelConfig
 from spfast.divisibility import Decision, decide
 from spfast.graphs import graph_of
 from spfast.groups import Group, resolve_group
-from spfast.meta import MissingValue, TokenShare, make_values
+from spfast.journal import Journal
+from spfast.meta import MissingValue, TokenShare, Values, make_values
 from spfast.patterns import Registry, default_registry
 from spfast.result import Result, SkippedSite, Timings
 from spfast.rules import anchors_in, rules_of
@@ -170,7 +171,7 @@ class _Run:
         self.seconds["encode"] = time.perf_counter() - clock
         self._groups: list[Group] = []
         self._decisions: list[Decision] = []
-        self._values: tuple[list[Any], list[Any]] = ([], [])
+        self._values = Values([], [], [])
 
     def plan(self) -> None:
         """Matches, plans and makes the new values; nothing in the graph is changed."""
@@ -201,8 +202,8 @@ class _Run:
                 self._values = make_values(created, resized, shares)
                 return
             except MissingValue as missing:
-                # Its site stays, and the plan is made anew without it.
-                if not job.refuse_node(missing.node):
+                # Their sites stay, and the plan is made anew without it.
+                if not job.refuse_nodes(missing.nodes):
                     raise
             finally:
                 self._count("meta", clock)
@@ -223,7 +224,7 @@ class _Run:
                 self.job.refuse_class(index, decision.refused)
                 refused = True
             else:
-                shares[index] = TokenShare.of(tokens, size)
+                shares[index] = TokenShare.of(tokens, size, self._groups[group].rank)
         if refused:
             self.job.examine()
         return shares
@@ -252,8 +253,11 @@ class _Run:
         """Makes the edits; with ``validate``, takes them back where they cannot be proved right."""
         before = self._snapshot()
         clock = time.perf_counter()
-        journal = self.job.commit(*self._values)
+        values = self._values
+        journal = self.job.commit(values.created, values.resized)
         try:
+            if values.strided:
+                self._settle(journal)
             for decision in self._decisions:  # a guard cannot be taken back: the edits come first
                 decision.commit()
             self._count("commit", clock)
@@ -262,6 +266,14 @@ class _Run:
         except BaseException:
             journal.undo()
             raise
+
+    def _settle(self, journal: Journal) -> None:
+        """Strides other than the usual ones are as FakeTensorMode computes them."""
+        from spfast.strides import settle
+
+        created = [entry[1] for entry in journal.entries if entry[0] == "create"]
+        touched = created + [spec[1] for spec in self.job.value_specs()[1]]
+        settle(self._graph, journal, touched, [touched[i] for i in self._values.strided])
 
     def _snapshot(self) -> Any:
         if not self._config.validate:

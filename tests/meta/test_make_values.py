@@ -70,4 +70,4 @@ def test_missing_value_names_the_node() -> None:
     del node.meta["val"]
     with pytest.raises(MissingValue) as error:
         make_values([(LOCAL, node, 0, 1)], [], [TokenShare.of(16, 4)])
-    assert error.value.node is node
+    assert error.value.nodes == (node,)
