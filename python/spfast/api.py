@@ -18,7 +18,7 @@ from spfast import _core
 from spfast.config import SequenceParallelConfig
 from spfast.divisibility import Decision, decide
 from spfast.graphs import graph_of
-from spfast.groups import Group, resolve_group
+from spfast.groups import Group, resolve_groups
 from spfast.meta import MissingValue, TokenShare, make_values
 from spfast.patterns import Registry, default_registry
 from spfast.result import Result, SkippedSite, Timings
@@ -59,7 +59,8 @@ def apply(
 
     Raises:
         GraphError: ``graph`` is not a graph, or is not well formed.
-        ConfigError: A process group cannot be looked up.
+        ConfigError: A process group cannot be looked up, or the config gives one rank and the graph
+            reduces over several groups.
         VerificationError: ``config.validate`` is set and the result could not be proved right.
 
         Whatever is raised, the graph is exactly as it was.
@@ -175,7 +176,7 @@ class _Run:
     def plan(self) -> None:
         """Matches, plans and makes the new values; nothing in the graph is changed."""
         job = self.job
-        self._groups = [resolve_group(group, self._config) for group in job.groups()]
+        self._groups = resolve_groups(job.groups(), self._config)
         job.set_groups([(group.size, group.rank, group.problem) for group in self._groups])
         clock = time.perf_counter()
         recognise, as_bytes = self._config.recognise, self._config.gather_bytes

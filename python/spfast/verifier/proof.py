@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
+from spfast.groups import group_name
 from spfast.verifier.blame import Blame
 from spfast.verifier.context import Context
 from spfast.verifier.dims import Dims
 from spfast.verifier.groups import Groups
+from spfast.verifier.kinds import COLLECTIVES, operator_name
 from spfast.verifier.metadata import Metadata
 from spfast.verifier.report import Problem, Verification
 from spfast.verifier.snapshot import Entry, Snapshot, snapshot
@@ -56,6 +58,7 @@ def verify(
 
     Raises:
         GraphError: One of the two is not a graph.
+        ConfigError: The graph reduces over several groups, and the config's rank may be of any.
 
     Example:
         >>> import torch
@@ -84,7 +87,7 @@ def verify(
     """
     old = before.entries if isinstance(before, Snapshot) else snapshot(before).entries
     new = snapshot(after).entries
-    store, dims, groups = Store(), Dims(), Groups(config)
+    store, dims, groups = Store(), Dims(), Groups(config, _reduced_over(old))
     original = Context(store, dims, groups, is_after=False)
     walk(original, old)
     store.known = len(store.terms)
@@ -112,6 +115,16 @@ def verify(
         sharded=sum(value.kind is Kind.SHARD for value in rewritten.values.values()),
         nodes=len(new),
     )
+
+
+def _reduced_over(entries: Sequence[Entry]) -> set[str]:
+    """The groups that a graph reduces over."""
+    found = set()
+    for _, _, target, args, _, _ in entries:
+        what = COLLECTIVES.get(operator_name(target))
+        if what is not None and what.what == "reduce" and len(args) > what.group:
+            found.add(group_name(args[what.group]))
+    return found
 
 
 Findings = Iterator[tuple[fx.Node, str]]
