@@ -58,6 +58,7 @@ class Planner {
       gatherer_.gather_outputs(site, anchor.reduced);
       draft_.edits.may_die(anchor.reduced);
       draft_.edits.may_die(anchor.all_reduce);
+      draft_.edits.may_die(anchor.call);
       return;
     }
     const NodeId node = turn.node;
@@ -83,10 +84,8 @@ class Planner {
   void scatter(const Site& site) {
     const Anchor& anchor = draft_.anchor_of(site);
     const CollectiveFamily& family = draft_.families[anchor.family];
-    const Value operand = table_.args(anchor.all_reduce)[0];
-    SPFAST_CHECK(operand.is_node());
-    const NodeRef input =
-        site.flat ? flatten(site, operand.payload) : draft_.full_value(operand.payload);
+    SPFAST_CHECK(anchor.input != kNone);
+    const NodeRef input = site.flat ? flatten(site, anchor.input) : draft_.full_value(anchor.input);
     draft_.local[anchor.reduced] =
         draft_.collective(site, family.reduce_scatter, family.reduce_scatter_args, input,
                           anchor.all_reduce, anchor.reduced, anchor.all_reduce,

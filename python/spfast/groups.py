@@ -107,10 +107,12 @@ def check_unambiguous(names: Iterable[str], config: SequenceParallelConfig) -> N
     several = _spoken_of(names, config)
     if config.tp_rank is None or len(several) < 2:
         return
+    named = [name for name in several if name]
+    shown = [*map(repr, named), *(["one without a name"] if "" in several else [])]
     raise ConfigError(
-        f"the graph reduces over the groups {', '.join(map(repr, several))}, and "
+        f"the graph reduces over the groups {', '.join(shown)}, and "
         f"tp_rank={config.tp_rank} does not say of which: pass group_name, or "
-        f"groups={{{', '.join(f'{name!r}: (size, rank)' for name in several)}}}"
+        f"groups={{{', '.join(f'{name!r}: (size, rank)' for name in named)}}}"
     )
 
 

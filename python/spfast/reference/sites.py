@@ -132,7 +132,7 @@ def examine(matches: Sequence[Match], memory: Memory, config: SequenceParallelCo
 
 
 def _share(site: Site, sharings: dict[Any, Sharing], config: SequenceParallelConfig) -> Sharing:
-    group = resolve_group(site.match.anchor.group, config)
+    group = resolve_group(site.match.anchor.group or None, config)
     if group.problem:
         raise _Stays(group.problem)
     tokens = rows_of(site.all_reduce.meta["val"])

@@ -281,6 +281,8 @@ def writes_of(op: str, target: Any) -> Writes:
     if op != "call_function":
         return Writes(None, True)
     if isinstance(target, torch._ops.OpOverload):
+        if target.namespace == "c10d":  # writes to tensors of which its schemas do not say so
+            return Writes(None, True)
         schema = target._schema
         written = tuple(
             (i, a.name)
