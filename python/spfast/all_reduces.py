@@ -61,18 +61,29 @@ class Forms:
 
     def __init__(self, forms: Mapping[str, str]) -> None:
         self._forms = forms
-        self._known: dict[Any, str | None] = {}
+        self._known: dict[Any, str] = {}
+        self._others: set[Any] = {None}  # no all_reduces
+
+    def among(self, targets: Iterable[Any]) -> list[tuple[Any, str]]:
+        """Those targets of ``call_function`` nodes that all_reduce, each with its form."""
+        others = self._others
+        found = []
+        for target in [target for target in targets if target not in others]:
+            form = self.of(target)
+            if form is not None:
+                found.append((target, form))
+        return found
 
     def of(self, target: Any) -> str | None:
-        """How the target of a ``call_function`` node all_reduces; None where it does not."""
-        try:
-            return self._known[target]
-        except KeyError:
-            found = self._look_at(target)
-            # Operators live as long as torch does; a user's function may not.
-            if isinstance(target, (torch._ops.OpOverload, torch._ops.HigherOrderOperator)):
+        """How one target all_reduces; None where it does not."""
+        found = self._known.get(target) or self._look_at(target)
+        # Operators live as long as torch does; a user's function may not.
+        if isinstance(target, (torch._ops.OpOverload, torch._ops.HigherOrderOperator)):
+            if found is None:
+                self._others.add(target)
+            else:
                 self._known[target] = found
-            return found
+        return found
 
     def _look_at(self, target: Any) -> str | None:
         if isinstance(target, torch._ops.HigherOrderOperator):
@@ -99,7 +110,7 @@ def find_all_reduces(graph: fx.Graph, forms: Forms) -> AllReduces:
         >>> bool(find_all_reduces(fx.Graph(), Forms({})))
         False
     """
-    found = [(target, form) for target in _targets(graph) if (form := forms.of(target))]
+    found = forms.among(_targets(graph))
     if not found:
         return AllReduces(False, (), {})
     plain = False
@@ -107,10 +118,11 @@ def find_all_reduces(graph: fx.Graph, forms: Forms) -> AllReduces:
     listed: list[fx.Node] = []
     left: dict[fx.Node, str] = {}
     for target, form in found:
+        nodes = graph.find_nodes(op="call_function", target=target, sort=False)
         if form == PLAIN:
-            plain = True
+            plain = plain or bool(nodes)
             continue
-        for node in graph.find_nodes(op="call_function", target=target, sort=False):
+        for node in nodes:
             if form in (OTHER, WRAPPER):
                 reason = _why_unknown(node) if form == OTHER else _why_wrapped(node)
             else:
@@ -123,11 +135,11 @@ def find_all_reduces(graph: fx.Graph, forms: Forms) -> AllReduces:
 
 
 def _targets(graph: fx.Graph) -> Iterable[Any]:
-    """The targets of the calls of functions, each once."""
+    """What functions are called, each once; of other nodes there is None."""
     table = getattr(getattr(graph, "_find_nodes_lookup_table", None), "table", None)
     if table is None:
         return dict.fromkeys(node.target for node in graph.nodes if node.op == "call_function")
-    return [target for (op, target), nodes in table.items() if op == "call_function" and nodes]
+    return [target for _, target in table]
 
 
 def _why_unknown(node: fx.Node) -> str:

@@ -66,9 +66,11 @@ def _children(graph: fx.Graph) -> Iterator[tuple[str, fx.GraphModule]]:
     if not modules:
         return
     for op in ("call_module", "get_attr"):
-        for node in graph.find_nodes(op=op):
+        for node in graph.find_nodes(op=op, sort=False):
             first, _, rest = str(node.target).partition(".")
             module = modules.get(first)
+            if module is None:
+                continue
             for name in rest.split(".") if rest else ():
                 module = getattr(module, name, None)
             if isinstance(module, fx.GraphModule):
