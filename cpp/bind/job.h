@@ -24,8 +24,11 @@ namespace py = pybind11;
 
 class Job {
  public:
-  // Encodes the graph.
-  Job(py::object graph, std::shared_ptr<const Rules> rules);
+  // Encodes the graph. `listed` are its calls of all_reduces in place or of several tensors that
+  // are all_reduces like any other: what they write to nobody else sees, and every part of a result
+  // is taken once, by a getitem.
+  Job(py::object graph, std::shared_ptr<const Rules> rules,
+      const std::vector<py::object>& listed = {});
 
   // The groups that the all_reduces name, each once, as the graph spells them.
   [[nodiscard]] py::list groups() const;
@@ -47,6 +50,8 @@ class Job {
   [[nodiscard]] py::tuple value_specs() const;
   py::object commit(const py::list& created, const py::list& resized);
 
+  // The collective call behind each of the reports.
+  [[nodiscard]] py::list calls() const;
   // (node, whether it is rewritten, rule, reason, nearest) of each all_reduce.
   [[nodiscard]] py::list reports();
   // (value, the first that reads it beside a shard, group's index) of what the plan takes on trust.

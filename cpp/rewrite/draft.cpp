@@ -54,10 +54,10 @@ std::vector<PlanArg> Draft::collective_args(const std::vector<CollectiveArg>& sl
         args.push_back(PlanArg::integer(group_of(site).size));
         break;
       case CollectiveArg::Kind::kGroup:
-        args.push_back(PlanArg::copy(anchor.all_reduce, family.match.group));
+        args.push_back(PlanArg::copy(anchor.call, family.match.group));
         break;
       case CollectiveArg::Kind::kReduceOp:
-        args.push_back(PlanArg::copy(anchor.all_reduce, family.match.reduce_op));
+        args.push_back(PlanArg::copy(anchor.call, family.match.reduce_op));
         break;
     }
   }

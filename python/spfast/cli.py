@@ -15,7 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spfast.errors import FileFormatError, InternalError, SpfastError, VerificationError
+from spfast.errors import (
+    ConfigError,
+    FileFormatError,
+    InternalError,
+    SpfastError,
+    VerificationError,
+)
 
 if TYPE_CHECKING:
     from torch import fx
@@ -98,6 +104,13 @@ def _add_config(command: argparse.ArgumentParser) -> None:
     group.add_argument("--tp-size", type=int, metavar="N", help="ranks of the group")
     group.add_argument("--tp-rank", type=int, metavar="R", help="this rank, 0 where --tp-size is")
     group.add_argument("--group-name", metavar="NAME", help="only this group's all_reduces")
+    group.add_argument(
+        "--group",
+        action="append",
+        default=[],
+        metavar="NAME=SIZE:RANK",
+        help="ranks of one group, and this rank in it; may be repeated",
+    )
     group.add_argument("--divisibility", default="guard", help="guard, prove or assume")
     group.add_argument("--recognise", default="both", help="patterns, rowwise or both")
     group.add_argument("--validate", action="store_true", help="prove the result right")
@@ -113,10 +126,29 @@ def _config(arguments: argparse.Namespace) -> SequenceParallelConfig:
         tp_size=arguments.tp_size,
         tp_rank=rank,
         group_name=arguments.group_name,
+        groups=_groups(arguments.group),
         divisibility=arguments.divisibility,
         recognise=arguments.recognise,
         validate=arguments.validate,
     )
+
+
+def _groups(texts: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Each NAME=SIZE:RANK; a name may hold any character."""
+    found: dict[str, tuple[int, int]] = {}
+    for text in texts:
+        name, _, numbers = text.rpartition("=")
+        size, _, rank = numbers.partition(":")
+        try:
+            given = (int(size), int(rank))
+        except ValueError:
+            raise ConfigError(
+                f"--group {text} is not NAME=SIZE:RANK: pass one such as tp=8:0"
+            ) from None
+        if name in found:
+            raise ConfigError(f"--group {text} names a group twice: pass it once")
+        found[name] = given
+    return found
 
 
 # --- commands ---------------------------------------------------------------------------------

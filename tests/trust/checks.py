@@ -49,7 +49,7 @@ def check_ranks(case: TensorParallelCase, recognise: Recognise) -> Result:
 def config_of(
     case: TensorParallelCase, rank: int, recognise: Recognise = "patterns"
 ) -> SequenceParallelConfig:
-    return SequenceParallelConfig(tp_size=case.world_size, tp_rank=rank, recognise=recognise)
+    return case.config(rank, recognise=recognise)
 
 
 def mark(graph: fx.Graph) -> None:

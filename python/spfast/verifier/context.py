@@ -49,7 +49,9 @@ class Context:
     # term, and how many writes there had been), and how many there had been at each node.
     roots: dict[fx.Node, Hashable] = field(default_factory=dict)
     born: dict[fx.Node, int] = field(default_factory=dict)
-    written: dict[Hashable, tuple[int, int]] = field(default_factory=dict)
+    written: dict[Hashable, tuple[int, float]] = field(default_factory=dict)
+    # Collectives in place, where what they return may as well lie elsewhere.
+    apart: set[fx.Node] = field(default_factory=set)
 
     def read(self, node: fx.Node) -> Value:
         """Returns what ``node`` holds when it is read now, after the writes so far.

@@ -18,7 +18,14 @@ from spfast.verifier.context import Context
 from spfast.verifier.kinds import Writes, operator_name
 from spfast.verifier.values import Value
 
-__all__ = ["is_view", "perform", "share_storage", "shared_operand"]
+__all__ = [
+    "is_made_here",
+    "is_view",
+    "overwrite",
+    "perform",
+    "share_storage",
+    "shared_operand",
+]
 
 
 def perform(
@@ -44,13 +51,39 @@ def perform(
     return key, None
 
 
+def is_made_here(ctx: Context, node: fx.Node) -> bool:
+    """Whether the memory of a value was made by an operator of this graph, and by which is known.
+
+    Nobody outside the graph sees what is written to such memory.
+    """
+    root = ctx.roots.get(node, node)
+    if not isinstance(root, fx.Node) or root.op != "call_function":
+        return False
+    target = root.target
+    return isinstance(target, torch._ops.OpOverload) and all(
+        result.alias_info is None for result in target._schema.returns
+    )
+
+
+def overwrite(ctx: Context, node: fx.Node, operand: fx.Node, term: int) -> None:
+    """Notes that ``operand``'s memory holds something else from now on, which is no effect.
+
+    What ``node`` returns is taken to lie elsewhere.
+    """
+    # After every effect so far, and before the next.
+    place = len(ctx.effects) + 0.5
+    root = ctx.roots.get(operand, operand)
+    ctx.written[root] = (ctx.store.term(("overwritten", term)), place)
+    ctx.apart.add(node)
+
+
 def share_storage(
     ctx: Context, node: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> None:
     """Notes whose storage ``node`` shares, in a graph that writes to tensors."""
     ctx.born[node] = len(ctx.effects)
     source = shared_operand(node.target, args, kwargs)
-    if source is None:
+    if source is None or node in ctx.apart:
         return
     if node.target is operator.getitem:
         root = ctx.roots.get(source)

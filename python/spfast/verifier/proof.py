@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
+from spfast.groups import group_name
 from spfast.verifier.blame import Blame
 from spfast.verifier.context import Context
 from spfast.verifier.dims import Dims
 from spfast.verifier.groups import Groups
+from spfast.verifier.kinds import COLLECTIVES, operator_name
 from spfast.verifier.metadata import Metadata
 from spfast.verifier.report import Problem, Verification
 from spfast.verifier.snapshot import Entry, Snapshot, snapshot
@@ -42,20 +44,22 @@ def verify(
     Args:
         before: The original graph, or the :func:`snapshot` of it that was taken before it was
             changed in place.
-        after: The rewritten graph.
+        after: The rewritten graph. The GraphModules that the two call are compared by path.
         config: Says the size of the tensor-parallel group and this process' rank in it, and
             whether token counts may be assumed divisible. What it does not say is asked of
             torch.distributed, and else taken from the rewritten graph, which must then at least
             agree with itself.
         replicated: Names of the inputs that are the same on every rank. When given, everything
             that meets one rank's rows whole (norm weights, scales, residuals) must be proved to
-            be the same on every rank from these; otherwise that is assumed, and listed.
+            be the same on every rank from these; otherwise that is assumed, and listed. An input
+            of a graph that is called goes by its path and name, such as "body.x".
 
     Returns:
         The verdict. It holds for every value of the inputs and every size that the graph admits.
 
     Raises:
         GraphError: One of the two is not a graph.
+        ConfigError: The graph reduces over several groups, and the config's rank may be of any.
 
     Example:
         >>> import torch
@@ -82,9 +86,43 @@ def verify(
         not proved:
           output: returns 'reduce_scatter_default', which is one rank's chunk [2, 8] of group 'tp:0'
     """
-    old = before.entries if isinstance(before, Snapshot) else snapshot(before).entries
-    new = snapshot(after).entries
-    store, dims, groups = Store(), Dims(), Groups(config)
+    was = before if isinstance(before, Snapshot) else snapshot(before)
+    now = snapshot(after)
+    pairs = [("", was.entries, now.entries)]
+    alone: set[str] = set()
+    if was.called is not None and now.called is not None:
+        alone = was.called.keys() ^ now.called.keys()
+        pairs += [
+            (f"{path}.", was.called[path].entries, inner.entries)
+            for path, inner in now.called.items()
+            if path not in alone
+        ]
+    reduced = {name for _, old, _ in pairs for name in _reduced_over(old)}
+    verdicts = []
+    for path, old, new in pairs:
+        names = replicated
+        if names is not None and path:
+            names = [name.removeprefix(path) for name in names if name.startswith(path)]
+        verdicts.append((path, _verify(old, new, Groups(config, reduced), names)))
+    other = [Problem(path, "is a graph that one of the two calls alone") for path in sorted(alone)]
+    problems = [
+        Problem(path + each.node, each.reason)
+        for path, verdict in verdicts
+        for each in verdict.problems
+    ]
+    return Verification(
+        problems=(*other, *problems),
+        assumptions=tuple(path + name for path, each in verdicts for name in each.assumptions),
+        sharded=sum(verdict.sharded for _, verdict in verdicts),
+        nodes=sum(verdict.nodes for _, verdict in verdicts),
+    )
+
+
+def _verify(
+    old: Sequence[Entry], new: Sequence[Entry], groups: Groups, replicated: Collection[str] | None
+) -> Verification:
+    """Of one graph; what it calls is the same by its name."""
+    store, dims = Store(), Dims()
     original = Context(store, dims, groups, is_after=False)
     walk(original, old)
     store.known = len(store.terms)
@@ -112,6 +150,16 @@ def verify(
         sharded=sum(value.kind is Kind.SHARD for value in rewritten.values.values()),
         nodes=len(new),
     )
+
+
+def _reduced_over(entries: Sequence[Entry]) -> set[str]:
+    """The groups that a graph reduces over."""
+    found = set()
+    for _, _, target, args, _, _ in entries:
+        what = COLLECTIVES.get(operator_name(target))
+        if what is not None and what.what == "reduce" and len(args) > what.group:
+            found.add(group_name(args[what.group]))
+    return found
 
 
 Findings = Iterator[tuple[fx.Node, str]]

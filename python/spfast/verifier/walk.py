@@ -78,7 +78,9 @@ def _rule_of(target: Any) -> Rule | None:
 @functools.lru_cache(maxsize=1024)
 def _look_up(op: str, target: Any) -> tuple[Rule | None, Writes]:
     writes = writes_of(op, target)
-    is_ruled = op == "call_function" and not writes.ordered
+    is_ruled = op == "call_function" and (
+        not writes.ordered or operator_name(target) in COLLECTIVES
+    )
     return (_rule_of(target) if is_ruled else None, writes)
 
 
