@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import fx
 
 from spfast.config import (
     Applicability,
@@ -47,6 +48,21 @@ from spfast.thresholds import DEFAULT_THRESHOLDS, Threshold
         (
             {"recognise": "all"},
             "recognise='all' is unknown: pass one of 'patterns', 'rowwise', 'both'",
+        ),
+        (
+            {"replicated": "all"},
+            "replicated='all' is unknown: pass 'infer', 'prove', names of graph inputs, "
+            "or a predicate of their nodes",
+        ),
+        (
+            {"replicated": ("x", 1)},
+            "replicated=('x', 1) is unknown: pass 'infer', 'prove', names of graph inputs, "
+            "or a predicate of their nodes",
+        ),
+        (
+            {"replicated": True},
+            "replicated=True is unknown: pass 'infer', 'prove', names of graph inputs, "
+            "or a predicate of their nodes",
         ),
         ({"validate": 1}, "validate=1 is unknown: pass one of True, False"),
         (
@@ -127,12 +143,38 @@ def test_a_dtype_may_be_named_and_a_folder_may_be_a_path() -> None:
     assert SequenceParallelConfig(dtype="torch.float16").dtype is torch.float16
 
 
+def is_weight(node: fx.Node) -> bool:
+    return str(node.target).startswith("weight")
+
+
+def test_what_is_replicated_is_a_mode_names_or_a_predicate() -> None:
+    graph = fx.Graph()
+    weight, x = graph.placeholder("weight_1"), graph.placeholder("x")
+    lifted = graph.get_attr("scales.0")
+    for mode in ("infer", "prove"):
+        assert not SequenceParallelConfig(replicated=mode).names_replicated(weight)  # type: ignore[arg-type]
+    named = SequenceParallelConfig(replicated={"x", "scales.0"})
+    assert named.replicated == ("scales.0", "x")
+    assert [named.names_replicated(node) for node in (weight, x, lifted)] == [False, True, True]
+    assert named == SequenceParallelConfig(replicated=["x", "scales.0", "x"])
+    assert hash(named) == hash(pickle.loads(pickle.dumps(named)))
+    asked = SequenceParallelConfig(replicated=is_weight)
+    assert asked.names_replicated(weight) and not asked.names_replicated(x)
+    assert pickle.loads(pickle.dumps(asked)) == asked
+    assert SequenceParallelConfig(replicated=()) != SequenceParallelConfig()
+
+
 def test_to_dict_is_plain_and_tells_configs_apart() -> None:
     config = SequenceParallelConfig(dtype=torch.bfloat16, splitting_ops=("a",))
     plain = config.to_dict()
     assert plain["dtype"] == "torch.bfloat16" and plain["splitting_ops"] == ["a"]
     assert set(plain) == {f.name for f in dataclasses.fields(config)}
-    for field, value in {"tp_size": 2, "validate": True, "thresholds": ()}.items():
+    assert plain["replicated"] == "infer"
+    assert dataclasses.replace(config, replicated=("b", "a")).to_dict()["replicated"] == ["a", "b"]
+    predicate = dataclasses.replace(config, replicated=is_weight).to_dict()["replicated"]
+    assert predicate == f"{__name__}.is_weight"
+    changed = {"tp_size": 2, "validate": True, "thresholds": (), "replicated": "prove"}
+    for field, value in changed.items():
         assert dataclasses.replace(config, **{field: value}).to_dict() != plain
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -17,12 +17,14 @@ from spfast.thresholds import DEFAULT_THRESHOLDS, DeviceKind, Threshold, thresho
 
 if TYPE_CHECKING:
     import torch
+    from torch import fx
 
 __all__ = [
     "Applicability",
     "Divisibility",
     "Range",
     "Recognise",
+    "Replicated",
     "SequenceParallelConfig",
     "applicability",
     "minimum_tokens",
@@ -30,6 +32,8 @@ __all__ = [
 
 Divisibility = Literal["guard", "prove", "assume"]
 Recognise = Literal["patterns", "rowwise", "both"]
+# Also a collection of names of graph inputs, or a predicate of input nodes.
+Replicated = Literal["infer", "prove"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,12 @@ class SequenceParallelConfig:
         recognise: ``"patterns"`` (the registered rules), ``"rowwise"`` (whatever treats every
             token alone), or ``"both"``: patterns name the sites, the row-wise view takes what no
             pattern knows.
+        replicated: What may be taken to be the same on every rank. ``"infer"``: what is proved, and
+            an input (or what is computed from inputs) that stands where a residual, a weight or a
+            scale does, unless the graph itself says that it differs; each is listed in the result.
+            ``"prove"``: only what is proved. Names of graph inputs, or a predicate of their nodes:
+            what is proved from these inputs. A predicate's answer is nothing that a compile cache
+            can be keyed by, so graphs are then cached for this process alone.
         validate: Prove every rewritten graph with the verifier.
         debug_dump: A folder for the graph before and after and for the patterns; None asks the
             environment variable SPFAST_DEBUG_DUMP.
@@ -125,6 +135,7 @@ class SequenceParallelConfig:
     use_inductor_graph_partition: bool = False
     divisibility: Divisibility = "guard"
     recognise: Recognise = "both"
+    replicated: Replicated | Collection[str] | Callable[[fx.Node], bool] = "infer"
     validate: bool = False
     debug_dump: str | None = None
     gather_bytes: bool | None = None
@@ -151,6 +162,7 @@ class SequenceParallelConfig:
             )
         _check_choice("divisibility", self.divisibility, get_args(Divisibility))
         _check_choice("recognise", self.recognise, get_args(Recognise))
+        self._set("replicated", _as_replicated(self.replicated))
         for name in (
             "use_inductor_graph_partition",
             "validate",
@@ -175,6 +187,25 @@ class SequenceParallelConfig:
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
+    def names_replicated(self, node: fx.Node) -> bool:
+        """Says whether ``replicated`` names a graph input, by its node's name or its target.
+
+        Args:
+            node: A placeholder or a get_attr node.
+
+        Example:
+            >>> from torch import fx
+            >>> weight = fx.Graph().placeholder("weight")
+            >>> SequenceParallelConfig(replicated=["weight"]).names_replicated(weight)
+            True
+            >>> SequenceParallelConfig().names_replicated(weight)
+            False
+        """
+        chosen = self.replicated
+        if callable(chosen):
+            return bool(chosen(node))
+        return not isinstance(chosen, str) and (node.name in chosen or node.target in chosen)
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as plain data (numbers, strings, lists) in a fixed order.
 
@@ -186,6 +217,11 @@ class SequenceParallelConfig:
         for name in ("dtype", "device"):
             fields[name] = None if fields[name] is None else str(fields[name])
         fields["splitting_ops"] = list(self.splitting_ops)
+        if callable(self.replicated):
+            name = getattr(self.replicated, "__qualname__", type(self.replicated).__qualname__)
+            fields["replicated"] = f"{self.replicated.__module__}.{name}"
+        elif not isinstance(self.replicated, str):
+            fields["replicated"] = list(self.replicated)
         fields["thresholds"] = [dataclasses.asdict(row) for row in self.thresholds]
         return fields
 
@@ -321,6 +357,19 @@ def _as_tuple(name: str, value: object, kind: type) -> tuple[Any, ...]:
     if items is None or not all(isinstance(item, kind) for item in items):
         raise ConfigError(f"{name}={value!r} must be a tuple of {kind.__name__}: pass one, or ()")
     return items
+
+
+def _as_replicated(value: object) -> object:
+    """Names in one order, so that equal choices are equal configs; anything else as it is."""
+    if callable(value) or (isinstance(value, str) and value in get_args(Replicated)):
+        return value
+    names = None if isinstance(value, str) or not isinstance(value, Iterable) else set(value)
+    if names is None or not all(isinstance(name, str) for name in names):
+        raise ConfigError(
+            f"replicated={value!r} is unknown: pass 'infer', 'prove', names of graph inputs, "
+            f"or a predicate of their nodes"
+        )
+    return tuple(sorted(names))
 
 
 def _check_int(name: str, value: object, minimum: int) -> None:
