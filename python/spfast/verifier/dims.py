@@ -17,10 +17,11 @@ import sympy
 import torch
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.utils._sympy.functions import FloorDiv, Mod
+from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from spfast.verifier.values import Shape
 
-__all__ = ["SYMBOLIC_OPERATORS", "Dims", "strip_leading"]
+__all__ = ["SYMBOLIC_OPERATORS", "Dims", "is_data", "strip_leading"]
 
 SYMBOLIC_OPERATORS: dict[Callable[..., Any], Callable[[Any, Any], Any]] = {
     operator.add: operator.add,
@@ -178,6 +179,16 @@ class Dims:
                     self._points[symbol] = step * (1009 + 2 * len(self._points))
             found = self._sampled[expression] = int(expression.xreplace(self._points))
         return found
+
+
+_DATA = (SymT.UNBACKED_INT, SymT.UNBACKED_FLOAT)
+
+
+def is_data(number: Any) -> bool:
+    """Says whether a number was read out of a tensor; all others are sizes and literals."""
+    if isinstance(number, int):
+        return False
+    return any(symbol_is_type(symbol, _DATA) for symbol in number.free_symbols)
 
 
 def strip_leading(lead: Shape) -> Shape:

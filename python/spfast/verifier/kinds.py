@@ -282,6 +282,8 @@ def writes_of(op: str, target: Any) -> Writes:
         return Writes(None, True)
     if isinstance(target, torch._ops.OpOverload):
         schema = target._schema
+        if target.namespace == "c10d":
+            return Writes(None, True)  # they write to what they are given, and do not say so
         written = tuple(
             (i, a.name)
             for i, a in enumerate(schema.arguments)

@@ -9,12 +9,14 @@ and do must then be equal, value by value. Nothing here knows of patterns, sites
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import fx
 
+from spfast.config import Replicated, SequenceParallelConfig
 from spfast.verifier.blame import Blame
 from spfast.verifier.context import Context
 from spfast.verifier.dims import Dims
@@ -22,11 +24,9 @@ from spfast.verifier.groups import Groups
 from spfast.verifier.metadata import Metadata
 from spfast.verifier.report import Problem, Verification
 from spfast.verifier.snapshot import Entry, Snapshot, snapshot
+from spfast.verifier.trust import judge
 from spfast.verifier.values import Kind, Store
 from spfast.verifier.walk import walk
-
-if TYPE_CHECKING:
-    from spfast.config import SequenceParallelConfig
 
 __all__ = ["verify"]
 
@@ -35,7 +35,7 @@ def verify(
     before: Snapshot | fx.Graph | fx.GraphModule,
     after: fx.Graph | fx.GraphModule,
     config: SequenceParallelConfig | None = None,
-    replicated: Collection[str] | None = None,
+    replicated: Replicated | Collection[str] | Callable[[fx.Node], bool] | None = None,
 ) -> Verification:
     """Proves that a rewritten graph computes on every rank what the original one did.
 
@@ -47,15 +47,17 @@ def verify(
             whether token counts may be assumed divisible. What it does not say is asked of
             torch.distributed, and else taken from the rewritten graph, which must then at least
             agree with itself.
-        replicated: Names of the inputs that are the same on every rank. When given, everything
-            that meets one rank's rows whole (norm weights, scales, residuals) must be proved to
-            be the same on every rank from these; otherwise that is assumed, and listed.
+        replicated: As the config's field of that name, which it then stands for. ``"infer"``: what
+            meets one rank's rows (norm weights, scales, residuals) and is not proved to be the
+            same on every rank is assumed to be, and listed, unless the original graph contradicts
+            it. Otherwise it must be proved, from the inputs that are named.
 
     Returns:
         The verdict. It holds for every value of the inputs and every size that the graph admits.
 
     Raises:
         GraphError: One of the two is not a graph.
+        ConfigError: ``replicated`` is not what the config's field may be.
 
     Example:
         >>> import torch
@@ -82,19 +84,22 @@ def verify(
         not proved:
           output: returns 'reduce_scatter_default', which is one rank's chunk [2, 8] of group 'tp:0'
     """
+    said = config if config is not None else SequenceParallelConfig()
+    if replicated is not None:
+        said = dataclasses.replace(said, replicated=replicated)
+    infers = said.replicated == "infer"
     old = before.entries if isinstance(before, Snapshot) else snapshot(before).entries
     new = snapshot(after).entries
     store, dims, groups = Store(), Dims(), Groups(config)
     original = Context(store, dims, groups, is_after=False)
     walk(original, old)
     store.known = len(store.terms)
-    inputs = None
-    if replicated is not None:
-        named = set(replicated)
-        inputs = {node for node, op, *_ in new if op == "placeholder" and node.name in named}
-    rewritten = Context(store, dims, groups, is_after=True, replicated=inputs)
+    rewritten = Context(store, dims, groups, is_after=True)
     walk(rewritten, new)
     found = dict(rewritten.problems)
+    trust = judge(original, old, {**original.met, **rewritten.met}, said.names_replicated, infers)
+    for node, reason in trust.problems:
+        found.setdefault(node, reason)
     blame = Blame(original, rewritten, old, new)
     for finding in (
         _inputs(dims, old, new),
@@ -108,7 +113,7 @@ def verify(
     ordered = sorted(found.items(), key=lambda item: order.get(item[0], len(order)))
     return Verification(
         problems=tuple(Problem(node.name, reason) for node, reason in ordered),
-        assumptions=tuple(node.name for node in rewritten.assumed),
+        assumptions=trust.assumptions,
         sharded=sum(value.kind is Kind.SHARD for value in rewritten.values.values()),
         nodes=len(new),
     )

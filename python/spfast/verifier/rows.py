@@ -11,6 +11,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import fx
 
 from spfast.verifier.context import Context
@@ -110,11 +111,14 @@ def _join_shards(ctx: Context, operands: Sequence[Operand], first: Value) -> Joi
             base = _chunk(ctx, node, value, group, tp)
             if base is None:
                 return None
-            ctx.assume(node)
+            ctx.meet(node, base, group, has_rows=True)
             items.append((base, value.shape, True))
         elif value.shape is not None and not _lead(value):
-            ctx.assume(node)
+            ctx.meet(node, value.term, group)
             items.append((value.term, value.shape, False))
+        elif value.shape is None and isinstance(ctx.vals.get(node), (float, torch.SymFloat)):
+            ctx.meet(node, value.term, group)
+            items.append((value.term, None, False))
         else:
             ctx.why = f"reads {value.describe()} in {node.name!r} together with {first.describe()}"
             return None
@@ -252,7 +256,7 @@ def row_operator(
                 ctx.why = f"needs one row for every token in {operand.name!r}: {value.describe()}"
             return None
         if joined.group:
-            ctx.assume(operand)
+            ctx.meet(operand, value.term, joined.group)
         keys.append((value.term, value.shape[-1] if value.shape else None))
     terms = tuple([(term, first[-1]) for term, _, _ in joined.items])
     base = ctx.store.term(("rows", tag, terms, tuple(keys), literals))
