@@ -54,7 +54,6 @@ class Context:
         reads: What nodes read, where something had been written before.
         node: The node that is looked at now.
         vals: meta["val"] of each node of this graph.
-        has_data: Whether there are numbers that were read out of tensors.
         why: The reason of the rule that runs now.
     """
 
@@ -70,7 +69,6 @@ class Context:
     opaque: set[fx.Node] = field(default_factory=set)
     reads: dict[fx.Node, dict[fx.Node, Value]] = field(default_factory=dict)
     node: fx.Node | None = None
-    has_data: bool = False
     why: str | None = None
     # Of graphs that write to tensors: the storage each node shares, each storage's last write (its
     # term, and how many writes there had been), and how many there had been at each node.

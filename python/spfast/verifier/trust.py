@@ -112,7 +112,7 @@ def judge(
 
 
 def _local(name: str, ranks: _Ranks, term: int) -> str:
-    source = ranks.sources.get(term, name)
+    source = ranks.sources.get((term, Kind.FULL), name)
     return (
         f"meets rows of one rank, but {name!r} is another value on every rank: "
         f"it comes from {source!r}"
@@ -235,7 +235,8 @@ class _Ranks:
     seeds: Mapping[int, Meeting] = field(default_factory=dict)
     known: dict[int, Same] = field(default_factory=dict)
     effects: dict[int, Same] = field(default_factory=dict)
-    sources: dict[int, str] = field(default_factory=dict)  # of a LOCAL term: the node it is from
+    # Of a term that is LOCAL, held whole or as a chunk: the node that it is from.
+    sources: dict[tuple[int, Kind], str] = field(default_factory=dict)
     parents: dict[int, list[int]] = field(default_factory=dict)  # of an assumed term
     contradictions: list[_Contradiction] = field(default_factory=list)
 
@@ -302,20 +303,22 @@ class _Ranks:
 
     def _set(self, call: _Call, part: Value, found: Same) -> None:
         term = part.term
+        if found is Same.LOCAL:
+            came = (self._source(value) for value in call.operands)
+            source = next((name for name in came if name), call.node.name)
+            self.sources.setdefault((term, part.kind), source)
         if part.kind is Kind.SHARD or term in self.ctx.store.writes:
             return  # told by what it is
         found = self._seeded(term, found)
         if found is Same.UNKNOWN or self.known.get(term) is Same.PROVED:
             return
         self.known[term] = found
-        if found is Same.LOCAL:
-            came = (self._source(value) for value in call.operands)
-            self.sources[term] = next((name for name in came if name), call.node.name)
-        elif found in (Same.ROWS, Same.WHOLE) and term not in self.seeds:
+        if found in (Same.ROWS, Same.WHOLE) and term not in self.seeds:
             self.parents[term] = self._assumed(call.operands)
 
     def _source(self, value: Value) -> str:
-        return next((s for p in _parts(value) if (s := self.sources.get(p.term))), "")
+        found = (self.sources.get((part.term, part.kind)) for part in _parts(value))
+        return next((name for name in found if name), "")
 
     def _assumed(self, values: Collection[Value]) -> list[int]:
         """The terms among values, and under what was written to them, that are assumed."""

@@ -98,6 +98,8 @@ class Store:
         self._values: dict[Hashable, Value] = {}
         # Terms below this were in the original graph.
         self.known = 0
+        # Whether there are numbers that were read out of tensors.
+        self.has_data = False
         # term of some rows of a value -> (the value's term, its rows, first row, end row)
         self.blocks: dict[int, tuple[int, Any, Any, Any]] = {}
         # term of a value that was written to -> what it was, and what was done to it

@@ -129,7 +129,7 @@ def walk(ctx: Context, entries: Iterable[Entry]) -> None:
             value = ctx.store.wrong
         if is_written:
             share_storage(ctx, node, args, kwargs)
-        if ctx.has_data:
+        if ctx.store.has_data:
             _meet_numbers(ctx, node, args, kwargs, value)
         values[node] = value
 
@@ -190,7 +190,7 @@ def _made(ctx: Context, key: Hashable, val: Any) -> Value:
         )
     if isinstance(val, torch.SymInt) or type(val) is int:
         number = ctx.dims.of(val)
-        ctx.has_data = ctx.has_data or is_data(number)
+        ctx.store.has_data = ctx.store.has_data or is_data(number)
         return ctx.store.scalar(number)
     return ctx.store.full(ctx.store.term(key), ctx.dims.shape_of(val))
 
