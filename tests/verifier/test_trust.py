@@ -332,7 +332,7 @@ def test_what_says_nothing_about_a_value_leaves_it_assumed(evidence: str) -> Non
     found = verdict(site, readers)
     assert found.problems == ()
     assert found.assumptions == (
-        Assumption("tanh_default", f"one rank's rows of it are cut out for '{readers[0]}'"),
+        Assumption("tanh_default", f"one rank's rows of it are cut out for '{readers[0]}'", G),
     )
 
 

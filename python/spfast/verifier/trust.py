@@ -105,7 +105,7 @@ def judge(
         for term, meeting in seeds.items():
             if term not in accused:
                 name = names.of(term, meeting)
-                assumed.setdefault(name, Assumption(name, meeting.describe()))
+                assumed.setdefault(name, Assumption(name, meeting.describe(), group))
     order = names.order()
     listed = sorted(assumed.values(), key=lambda one: order.get(one.value, len(order)))
     return Trust(tuple(problems), tuple(listed))

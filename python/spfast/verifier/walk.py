@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import fx
 
-from spfast.verifier import moves, norms, rows
+from spfast.verifier import moves, norms
 from spfast.verifier.along import along
 from spfast.verifier.context import Context, Rule
 from spfast.verifier.dims import SYMBOLIC_OPERATORS, is_data
 from spfast.verifier.effects import perform, share_storage
+from spfast.verifier.elementwise import elementwise
 from spfast.verifier.kinds import (
     ALONG,
     COLLECTIVES,
@@ -71,7 +72,7 @@ def _rule_of(target: Any) -> Rule | None:
     name = operator_name(target)
     rule = _BY_NAME.get(name)
     if rule is None and (name in LIKE or is_elementwise(target)):
-        return rows.elementwise
+        return elementwise
     return rule
 
 
