@@ -20,7 +20,7 @@ from spfast.verifier.dims import Dims
 from spfast.verifier.rows import Operand, chunk
 from spfast.verifier.values import Kind, Shape, Value
 
-__all__ = ["elementwise"]
+__all__ = ["broadcast_key", "elementwise"]
 
 
 def elementwise(
@@ -114,13 +114,13 @@ def _align(ctx: Context, operands: Sequence[Operand]) -> _Aligned | None:
         is_by_rows = ctx.dims.equal(shape[row], ctx.dims.plain(block[2] - block[1]))
         if is_by_rows and all(_is_same_for_rows(value, shape, row) for value in others):
             keys = [
-                _key(ctx.dims, blocks[value.term][0], value, shape, row, is_cut=True)
+                _key(ctx, blocks[value.term][0], value, shape, row, is_cut=True)
                 if value.term in blocks
-                else _key(ctx.dims, value.term, value, shape, row)
+                else _key(ctx, value.term, value, shape, row)
                 for _, value in operands
             ]
             return _Aligned(keys, shape, block=block)
-    return _Aligned([_key(ctx.dims, value.term, value, shape) for _, value in operands], shape)
+    return _Aligned([_key(ctx, value.term, value, shape) for _, value in operands], shape)
 
 
 def _align_chunks(ctx: Context, operands: Sequence[Operand], first: Value) -> _Aligned | None:
@@ -158,10 +158,13 @@ def _align_chunks(ctx: Context, operands: Sequence[Operand], first: Value) -> _A
                 term, is_cut = base, True
         elif not is_cut and is_shared:
             ctx.meet(node, term, group)
+        elif not is_cut and _is_repeated(ctx, value, shape, row):
+            ctx.meet(node, term, group)
+            is_cut = True
         if not is_cut and not is_shared:
             ctx.why = f"reads {value.describe()} in {node.name!r} together with {first.describe()}"
             return None
-        keys.append(_key(ctx.dims, term, value, shape, row, is_cut=is_cut))
+        keys.append(_key(ctx, term, value, shape, row, is_cut=is_cut))
     return _Aligned(keys, shape, group, tp)
 
 
@@ -206,15 +209,45 @@ def _is_same_for_rows(value: Value, shape: Shape, row: int) -> bool:
     return all(size == 1 for size in own[: max(row + 1 - (len(shape) - len(own)), 0)])
 
 
-def _key(
-    dims: Dims, term: int, value: Value, shape: Shape, row: int = -1, *, is_cut: bool = False
-) -> Hashable:
-    """A term with the way in which it goes through the elements of a result.
+def _is_repeated(ctx: Context, value: Value, shape: Shape, row: int) -> bool:
+    """Whether a full value's rows are all alike, and it has as many as this rank has."""
+    period = ctx.store.repeated.get(value.term)
+    if period is None or value.shape is None or _row_of(ctx.dims, [value], shape) is None:
+        return False
+    place = row - (len(shape) - len(value.shape))
+    if place < 0 or not ctx.dims.equal(value.shape[place], shape[row]):
+        return False
+    inner = ctx.dims.product(value.shape[place + 1 :])
+    if isinstance(inner, int) and isinstance(period, int):
+        return inner % period == 0
+    return ctx.dims.equal(inner, period)
 
-    Stretches of the result's dims along which the operand goes (True) or stays (False), each with
-    its number of elements, but for the first.
+
+def _key(
+    ctx: Context, term: int, value: Value, shape: Shape, row: int = -1, *, is_cut: bool = False
+) -> Hashable:
+    key: Hashable = broadcast_key(ctx.dims, term, value.shape or (), shape, row, is_cut=is_cut)
+    return key
+
+
+def broadcast_key(
+    dims: Dims, term: int, own: Shape, shape: Shape, row: int = -1, *, is_cut: bool = False
+) -> Any:
+    """Returns a term with the way in which it goes through the elements of a result.
+
+    Args:
+        dims: Sizes.
+        term: The operand's.
+        own: Its shape.
+        shape: The result's.
+        row: The result's dim along which this rank holds some rows; -1 where it holds all.
+        is_cut: Whether the operand has rows there.
+
+    Returns:
+        The term itself where it goes along with every element. Else the term, whether it goes
+        along (True) or stays (False) in the outermost stretch of dims, the number of elements of
+        the inner stretches, where it does so in turn, and whether it has dims at all.
     """
-    own = value.shape or ()
     before = len(shape) - len(own)
     stretches: list[list[Any]] = []
     for place, size in enumerate(shape):
@@ -227,6 +260,6 @@ def _key(
             stretches.append([goes, size])
     if not stretches or (len(stretches) == 1 and stretches[0][0]):
         # A tensor without dims takes no part in type promotion, one of a single element does.
-        return term if own else (term, "no dims")
+        return term if own else (term, True, (), False)
     lengths = tuple([dims.plain(size) for _, size in stretches[1:]])
     return (term, stretches[0][0], lengths, bool(own))

@@ -104,6 +104,8 @@ class Store:
         self.blocks: dict[int, tuple[int, Any, Any, Any]] = {}
         # term of a value that was written to -> what it was, and what was done to it
         self.writes: dict[int, Write] = {}
+        # term of a value that repeats itself from end to end -> after how many elements
+        self.repeated: dict[int, Any] = {}
         # term of a value's bits under another dtype -> (the value's term, its dtype)
         self.bits: dict[int, tuple[int, Any]] = {}
         self.wrong = Value(Kind.WRONG, self.term("wrong"), None)

@@ -16,6 +16,7 @@ from spfast.verifier.context import Context, Rule
 from spfast.verifier.dims import SYMBOLIC_OPERATORS, is_data
 from spfast.verifier.effects import perform, share_storage
 from spfast.verifier.elementwise import elementwise
+from spfast.verifier.expand import expand
 from spfast.verifier.kinds import (
     ALONG,
     COLLECTIVES,
@@ -55,6 +56,7 @@ _BY_NAME: dict[str, Rule] = {
     **dict.fromkeys(ALONG, along),
     **dict.fromkeys((name for name, norm in NORMS.items() if not norm.writes), norms.norm),
     "aten::copy": moves.copy,
+    "aten::expand": expand,
     "aten::view.dtype": moves.bits,
     "aten::slice.Tensor": _slice,
     "aten::narrow": moves.slice_rows,
