@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import logging
 import time
@@ -24,7 +25,7 @@ from spfast.patterns import Registry, default_registry
 from spfast.result import Result, SkippedSite, Timings
 from spfast.rules import anchors_in, rules_of
 
-__all__ = ["Report", "apply", "plan_graph"]
+__all__ = ["Report", "apply", "plan_graph", "preview"]
 
 logger = logging.getLogger("spfast")
 
@@ -118,6 +119,32 @@ def plan_graph(
     run = _Run(*begun)
     run.plan()
     return run.job.reports(), run.job.plan_text()
+
+
+def preview(
+    graph: fx.Graph | fx.GraphModule,
+    config: SequenceParallelConfig | None = None,
+    *,
+    registry: Registry | None = None,
+) -> fx.Graph:
+    """Returns a copy of a graph as :func:`apply` would make it; nothing is guarded or proved.
+
+    Raises:
+        GraphError: As :func:`apply`.
+        ConfigError: As :func:`apply`.
+
+    Example:
+        >>> len(preview(fx.Graph()).nodes)
+        0
+    """
+    copied = copy.deepcopy(graph_of(graph))
+    begun = _begin(copied, config, registry)
+    if begun is not None:
+        with _collector_off():
+            run = _Run(*begun)
+            run.plan()
+            run.commit_unguarded()
+    return copied
 
 
 def _begin(
@@ -255,6 +282,11 @@ class _Run:
         except BaseException:
             journal.undo()
             raise
+
+    def commit_unguarded(self) -> None:
+        """Makes the edits alone."""
+        if self.job.planned_sites():
+            self.job.commit(*self._values)
 
     def _snapshot(self) -> Any:
         if not self._config.validate:
