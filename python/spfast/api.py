@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import logging
 import time
@@ -23,7 +24,7 @@ from spfast.result import Result, SkippedSite, Timings
 from spfast.rules import forms_of
 from spfast.run import STAGES, Report, Run
 
-__all__ = ["Report", "apply", "plan_graph"]
+__all__ = ["Report", "apply", "plan_graph", "preview"]
 
 logger = logging.getLogger("spfast")
 
@@ -148,6 +149,33 @@ class _Begun:
         for run in runs:
             run.set_groups([next(resolved) for _ in run.job.groups()])
         return runs
+
+
+def preview(
+    graph: fx.Graph | fx.GraphModule,
+    config: SequenceParallelConfig | None = None,
+    *,
+    registry: Registry | None = None,
+) -> fx.Graph:
+    """Returns a copy of a graph as :func:`apply` would make it; nothing is guarded or proved.
+
+    Raises:
+        GraphError: As :func:`apply`.
+        ConfigError: As :func:`apply`.
+
+    Example:
+        >>> len(preview(fx.Graph()).nodes)
+        0
+    """
+    copied = copy.deepcopy(graph_of(graph))
+    begun = _begin(copied, config, registry)
+    if begun is not None:
+        with _collector_off():
+            for run in begun.runs():
+                run.plan()
+                if run.job.planned_sites():
+                    run.edit()
+    return copied
 
 
 def _begin(

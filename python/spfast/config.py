@@ -217,6 +217,23 @@ class SequenceParallelConfig:
             return bool(chosen(node))
         return not isinstance(chosen, str) and (node.name in chosen or node.target in chosen)
 
+    def inside(self, path: str) -> SequenceParallelConfig:
+        """Returns the config for a graph that is called: names lose what leads to it.
+
+        Args:
+            path: What the names of its inputs begin with, such as ``"body."``; empty for the
+                graph itself.
+
+        Example:
+            >>> SequenceParallelConfig(replicated=["x", "body.y"]).inside("body.").replicated
+            ('y',)
+        """
+        chosen = self.replicated
+        if not path or isinstance(chosen, str) or callable(chosen):
+            return self
+        names = [name.removeprefix(path) for name in chosen if name.startswith(path)]
+        return dataclasses.replace(self, replicated=names)
+
     def _check_group_name(self) -> None:
         """Where two fields speak of one group they must say the same."""
         given = dict(self.groups).get(self.group_name or "")

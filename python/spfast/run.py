@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 from torch import fx
 
@@ -49,6 +48,7 @@ class Run:
         self.seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         self._graph = graph
         self._config = config
+        self._inside = config.inside(f"{path}." if path else "")
         self._rules = rules_of(registry, quantised=config.gather_quantized)
         self._listed = dict.fromkeys(found.listed)
         self._left: list[Report] = [
@@ -112,7 +112,7 @@ class Run:
             rowwise=recognise != "patterns",
             gather_bytes=as_bytes,
             trust_unknown=self._config.replicated == "infer",
-            replicated=_vouched_for(self._graph, self._config, self.path),
+            replicated=_vouched_for(self._graph, self._inside),
             collective_cost=self._config.collective_cost,
         )
         self._count("match", clock)
@@ -206,17 +206,10 @@ class Run:
         self.seconds[stage] += time.perf_counter() - clock
 
 
-def _vouched_for(graph: fx.Graph, config: SequenceParallelConfig, path: str) -> list[int]:
-    """The inputs that the caller says are the same on every rank, by their place in the graph.
-
-    Those of a graph that is called go by its path and their names.
-    """
-    chosen = config.replicated
-    if isinstance(chosen, str):
+def _vouched_for(graph: fx.Graph, config: SequenceParallelConfig) -> list[int]:
+    """The inputs that the caller says are the same on every rank, by their place in the graph."""
+    if isinstance(config.replicated, str):
         return []
-    if path and not callable(chosen):
-        inner = [name.removeprefix(f"{path}.") for name in chosen if name.startswith(f"{path}.")]
-        config = replace(config, replicated=inner)
     return [
         place
         for place, node in enumerate(graph.nodes)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from spfast.verifier.across import what_it_does
 from spfast.verifier.context import Context
 from spfast.verifier.kinds import Writes, operator_name
 from spfast.verifier.values import Value
@@ -42,6 +43,9 @@ def perform(
     term = ctx.store.term(key)
     ctx.effects.append((term, node))
     written = _written(node, writes, args, kwargs)
+    if what_it_does(node.op, node.target).overwrites:
+        whole = (ctx.values[operand].term for operand in written)
+        ctx.overwritten[term] = frozenset(whole)
     for operand in written:
         ctx.written[ctx.roots.get(operand, operand)] = (term, place + 1)
     returned = shared_operand(node.target, args, kwargs)
