@@ -12,7 +12,13 @@ from spfast.integrations.vllm.host_config import config_from_vllm, read
 from spfast.integrations.vllm.hosts import Host
 from spfast.integrations.vllm.settings import Settings
 
-__all__ = ["Obstacle", "in_the_config", "in_the_result", "is_split"]
+__all__ = [
+    "Obstacle",
+    "in_the_config",
+    "in_the_environment",
+    "in_the_result",
+    "is_split",
+]
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,8 @@ def in_the_config(vllm_config: Any, host: Host) -> Obstacle | None:
         )
     if read(vllm_config, "parallel_config", "tensor_parallel_size") == 1:
         return Obstacle("there is one tensor-parallel rank", "pass --tensor-parallel-size")
-    if os.environ.get("VLLM_BATCH_INVARIANT", "0") not in ("", "0"):
-        return Obstacle(
-            "a reduce_scatter's order is not batch invariant", "unset VLLM_BATCH_INVARIANT"
-        )
+    for obstacle in in_the_environment():
+        return obstacle
     if read(vllm_config, "model_config", "enforce_eager"):
         return Obstacle("nothing is compiled", "leave --enforce-eager out")
     if read(vllm_config, "parallel_config", "use_ubatching"):
@@ -57,7 +61,7 @@ def in_the_config(vllm_config: Any, host: Host) -> Obstacle | None:
             "dynamic speculative decoding captures token counts that not every rank can share",
             "leave num_speculative_tokens_per_batch_size out of --speculative-config",
         )
-    if host.own_pass and os.environ.get("VLLM_USE_V2_MODEL_RUNNER", "0") not in ("", "0"):
+    if host.own_pass and _is_set("VLLM_USE_V2_MODEL_RUNNER"):
         return Obstacle(
             f"vLLM {host} pads no batch in model runner V2", "unset VLLM_USE_V2_MODEL_RUNNER"
         )
@@ -67,12 +71,20 @@ def in_the_config(vllm_config: Any, host: Host) -> Obstacle | None:
     return None
 
 
+def in_the_environment() -> tuple[Obstacle, ...]:
+    """What stands in the way of every config of this process."""
+    if _is_set("VLLM_BATCH_INVARIANT"):
+        reason = "a reduce_scatter's order is not batch invariant"
+        return (Obstacle(reason, "unset VLLM_BATCH_INVARIANT"),)
+    return ()
+
+
 def in_the_result(vllm_config: Any) -> Obstacle | None:
     """What stands in the way of the config that vLLM has worked out."""
     compilation = read(vllm_config, "compilation_config")
     mode = getattr(compilation.mode, "name", compilation.mode)
     if mode != "VLLM_COMPILE":
-        if os.environ.get("VLLM_USE_BREAKABLE_CUDAGRAPH", "0") not in ("", "0"):
+        if _is_set("VLLM_USE_BREAKABLE_CUDAGRAPH"):
             remedy = "set VLLM_USE_BREAKABLE_CUDAGRAPH=0"
         else:
             remedy = "pass -O2, and no --compilation-config with another mode"
@@ -92,6 +104,10 @@ def in_the_result(vllm_config: Any) -> Obstacle | None:
             "use_inductor_graph_partition there",
         )
     return None
+
+
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "0") not in ("", "0")
 
 
 def is_split(compilation: Any) -> bool:

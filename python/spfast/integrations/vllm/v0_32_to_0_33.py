@@ -106,13 +106,18 @@ def _with_our_pass(original: Callable[..., Any]) -> Callable[..., Any]:
         original(self, config)
         if not is_enabled(config):
             return
-        from spfast.integrations.vllm.sp import SequenceParallelismPass
-
         names = [type(each).__name__ for each in self.passes]
         place = names.index(_BEFORE) + 1 if _BEFORE in names else 0
-        self.passes.insert(place, SequenceParallelismPass(config, pads=pads(config)))
+        self.passes[place:place] = _our_passes(config)
 
     return configure
+
+
+def _our_passes(vllm_config: Any) -> list[Any]:
+    """In the order in which they run: what fuses GEMMs with their collectives comes second."""
+    from spfast.integrations.vllm.sp import SequenceParallelismPass
+
+    return [SequenceParallelismPass(vllm_config, pads=pads(vllm_config))]
 
 
 def _padded_v1(original: Callable[..., Any]) -> Callable[..., Any]:

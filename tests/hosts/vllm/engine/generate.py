@@ -16,6 +16,7 @@ BATCH = (1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 33, 63, 64, 101)
 
 def make_model(folder: Path, kind: str = "llama") -> str:
     """A tiny checkpoint with random weights, the same each time."""
+    import tokenizers
     import torch
     import transformers
 
@@ -44,6 +45,9 @@ def make_model(folder: Path, kind: str = "llama") -> str:
             if "norm" in name:
                 parameter.data.uniform_(0.5, 1.5)
         model.save_pretrained(path)
+        words = {f"w{number}": number for number in range(config["vocab_size"])}
+        tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0"))
+        transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(path)
     return str(path)
 
 
