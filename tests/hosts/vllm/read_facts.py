@@ -22,6 +22,7 @@ NAMES = {
     "vllm.config.compilation": ("CompilationConfig", "PassConfig"),
     "vllm.config.parallel": ("ParallelConfig",),
     "vllm.config.scheduler": ("SchedulerConfig",),
+    "vllm.compilation.backends": ("VllmBackend",),
     "vllm.compilation.passes.inductor_pass": ("InductorPass", "PassContext", "pass_context"),
     "vllm.compilation.passes.pass_manager": ("PostGradPassManager",),
     "vllm.v1.cudagraph_dispatcher": ("CudagraphDispatcher",),

@@ -71,6 +71,9 @@ BODIES = {
         if self.pass_config.fuse_allreduce_rms:
             self.passes += [AllReduceFusionPass(config)]
         """,
+    "VllmBackend.configure_post_pass": """
+        self.pass_manager.configure(self.vllm_config)
+        """,
     "PassContext.__init__": """
         self.compile_range = compile_range
         """,

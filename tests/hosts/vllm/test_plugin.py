@@ -166,6 +166,23 @@ def test_without_padding_a_guard_would_never_be_asked(vllm: Any, version: str) -
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(("is_encoder", "divisibility"), [(False, "assume"), (True, "prove")])
+def test_an_encoders_batches_are_not_padded(
+    vllm: Any, version: str, is_encoder: bool, divisibility: str
+) -> None:
+    stub = vllm(version)
+    stub.module("vllm.v1.cudagraph_dispatcher")
+    backend = stub.module("vllm.compilation.backends").VllmBackend()
+    backend.is_encoder = is_encoder
+    backend.vllm_config = stub.config(ON)
+    manager = stub.module("vllm.compilation.passes.pass_manager").PostGradPassManager()
+    backend.pass_manager = manager
+    backend.configure_post_pass()
+    (ours,) = [each for each in manager.passes if hasattr(each, "config")]
+    assert ours.config.divisibility == divisibility
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 def test_the_cache_key_tells_versions_and_settings_apart(
     vllm: Any, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

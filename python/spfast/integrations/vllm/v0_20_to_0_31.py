@@ -6,11 +6,13 @@ compile ranges from the threshold on, and keep the graph whole. Ours only takes 
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from spfast.config import minimum_tokens
+from spfast.integrations.vllm import encoder
 from spfast.integrations.vllm.changes import Change
 from spfast.integrations.vllm.host_config import config_from_vllm
 from spfast.integrations.vllm.hosts import HOSTS
@@ -46,7 +48,8 @@ def _with_our_pass(original: Callable[..., Any]) -> Callable[..., Any]:
         names = vars(sys.modules[MANAGER])
         absent = object()
         theirs = names.get(_PASS, absent)
-        names[_PASS] = SequenceParallelismPass
+        pads = not encoder.is_compiled()
+        names[_PASS] = functools.partial(SequenceParallelismPass, pads=pads)
         try:
             original(self, config)
         finally:
@@ -96,6 +99,7 @@ CHANGES = (
         _with_our_pass,
         "spfast's pass stands where vLLM's own would",
     ),
+    encoder.NOTED,
     Change(
         "vllm.v1.worker.utils",
         "is_residual_scattered_for_sp",

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from spfast.config import minimum_tokens
+from spfast.integrations.vllm import encoder
 from spfast.integrations.vllm.changes import Change, is_made
 from spfast.integrations.vllm.host_config import config_from_vllm
 from spfast.integrations.vllm.hosts import HOSTS
@@ -28,9 +29,9 @@ _BEFORE = "NoOpEliminationPass"
 
 
 def pads(vllm_config: Any) -> bool:
-    """Whether the model runner of this process pads every batch to a multiple of tp_size."""
+    """Whether what is compiled now gets no batch but multiples of tp_size."""
     runner = _V2 if getattr(vllm_config, "use_v2_model_runner", False) else _V1
-    return is_enabled(vllm_config) and is_made(*runner)
+    return is_enabled(vllm_config) and is_made(*runner) and not encoder.is_compiled()
 
 
 def _tp_size(vllm_config: Any) -> int:
@@ -184,6 +185,7 @@ CHANGES = (
         _with_our_pass,
         f"spfast's pass runs right after {_BEFORE}",
     ),
+    encoder.NOTED,
     Change(
         *_V1,
         ("self", "num_tokens"),
