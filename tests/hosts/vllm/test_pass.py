@@ -65,21 +65,17 @@ def piece(sums: int, ends: int) -> fx.Graph:
 
 def test_a_piece_that_would_get_more_collectives_stays() -> None:
     split = SequenceParallelismPass(config(splitting_ops=["vllm::attention"]))
-    middle = piece(sums=2, ends=2)
+    middle = piece(sums=2, ends=2)  # two reduce_scatters and three all_gathers would stand there
     before = middle.python_code("self").src
     split(middle)
     assert middle.python_code("self").src == before
     assert split.matched_count == 0
-    assert {site.reason for site in split.result.skipped} == {
-        "its piece of the graph would have 5 collectives in place of 2 all_reduces, each worth two"
+    assert split.result is not None and {site.reason for site in split.result.skipped} == {
+        "gathering what is computed from it would move more bytes than its all_reduce does"
     }
     last = piece(sums=2, ends=1)
     split(last)
     assert split.matched_count == 2
-    whole = SequenceParallelismPass(config(splitting_ops=[]))
-    same = piece(sums=2, ends=2)
-    whole(same)
-    assert whole.matched_count == 2
 
 
 def test_sites_of_other_groups_stay() -> None:
@@ -103,7 +99,7 @@ def test_rank_0_says_what_was_rewritten(
     monkeypatch.setitem(sys.modules, version.__name__, version)
     sp = SequenceParallelismPass(config(compile_ranges_endpoints=[7, 64]))
     with caplog.at_level(logging.INFO, logger="vllm.spfast"):
-        sp(piece(sums=2, ends=2))
+        sp(piece(sums=2, ends=1))
     (line,) = [each.getMessage() for each in caplog.records if each.name == "vllm.spfast"]
     assert line.endswith(
         "in vLLM 0.32.0: 2 of 2 all_reduces rewritten in the graph for 8 to 64 tokens, tp_size 2, "
@@ -112,5 +108,5 @@ def test_rank_0_says_what_was_rewritten(
     caplog.clear()
     sys.modules["vllm.distributed.parallel_state"]._TP.rank_in_group = 1
     with caplog.at_level(logging.INFO, logger="vllm.spfast"):
-        sp(piece(sums=2, ends=2))
+        sp(piece(sums=2, ends=1))
     assert not [each for each in caplog.records if each.name == "vllm.spfast"]

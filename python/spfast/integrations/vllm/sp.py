@@ -14,7 +14,6 @@ from typing import Any
 from torch import fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
-from spfast.api import plan_graph
 from spfast.config import Applicability, Range, SequenceParallelConfig, applicability
 from spfast.groups import known_groups
 from spfast.integrations.vllm import said
@@ -22,7 +21,7 @@ from spfast.integrations.vllm.host_config import config_from_vllm
 from spfast.integrations.vllm.imports import when_imported
 from spfast.integrations.vllm.takeover import identity
 from spfast.passes.sequence_parallelism import SequenceParallelismPass as _Pass
-from spfast.result import Result, SkippedSite
+from spfast.result import Result
 
 __all__ = ["SequenceParallelismPass"]
 
@@ -81,18 +80,11 @@ class SequenceParallelismPass(CustomGraphPass):
         return self.result.matched_count if self.result is not None else 0
 
     def __call__(self, graph: fx.Graph) -> None:
-        """Rewrites ``graph`` in place; the range is asked by whoever schedules the pass.
-
-        A piece of a graph that the host has split stays where it would get more collectives than
-        it has: a rewritten all_reduce is a reduce_scatter and an all_gather, and a piece may need
-        more of these at its ends.
-        """
+        """Rewrites ``graph`` in place; the range is asked by whoever schedules the pass."""
         config = self._resolved()
-        self.result = self._left_alone(graph, config)
-        if self.result is None:
-            inner = _Pass(config)
-            inner(graph)
-            self.result = inner.result
+        inner = _Pass(config)
+        inner(graph)
+        self.result = inner.result
         assert self.result is not None
         if (config.tp_rank or 0) == 0 and (self.result.matched_count or self.result.skipped):
             said.rewritten(config, self._ends, _compiled_range(), self.result)
@@ -145,28 +137,6 @@ class SequenceParallelismPass(CustomGraphPass):
         return dataclasses.replace(
             self.config, group_name=group.unique_name, tp_rank=group.rank_in_group
         )
-
-    def _left_alone(self, graph: fx.Graph, config: SequenceParallelConfig) -> Result | None:
-        """The result for a piece that stays as it is; None for what is rewritten."""
-        if not config.splitting_ops or config.use_inductor_graph_partition:
-            return None
-        reports, plan = plan_graph(graph, config)
-        sites = sum(report[1] for report in reports)
-        collectives = sum(
-            line.startswith("create ") and ("reduce_scatter" in line or "all_gather" in line)
-            for line in plan.splitlines()
-        )
-        if collectives <= 2 * sites:
-            return None
-        reason = (
-            f"its piece of the graph would have {collectives} collectives in place of "
-            f"{sites} all_reduces, each worth two"
-        )
-        skipped = (
-            SkippedSite(node, reason if rewritten else why, "" if rewritten else nearest)
-            for node, rewritten, _, why, nearest in reports
-        )
-        return Result(skipped=tuple(skipped))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"config": self.config, "result": None, "_ends": self._ends}

@@ -104,7 +104,9 @@ class Engines:
         return {
             **os.environ,
             "LIKE_GPU": "1",
-            "PYTHONPATH": str(HERE / "like_gpu"),
+            "PYTHONPATH": os.pathsep.join(
+                filter(None, [str(HERE / "like_gpu"), os.environ.get("PYTHONPATH")])
+            ),
             "CXX": str(HERE / "c++"),
             "VLLM_CACHE_ROOT": str(self.folder / f"cache {self.version} {cache}"),
             "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "inductor"),
