@@ -1,7 +1,7 @@
-"""The command line: spfast demo | apply | explain | inspect | bench.
+"""The command line: spfast demo | apply | explain | inspect | bench | doctor.
 
-Exit codes: 0 done, 1 nothing rewritten although --strict asked for it, 2 bad input, 3 a fault
-inside spfast. Only this file prints.
+Exit codes: 0 done, 1 nothing rewritten (or something missing) although --strict asked for it, 2 bad
+input, 3 a fault inside spfast. Only this file prints.
 """
 
 from __future__ import annotations
@@ -90,11 +90,18 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--quick", action="store_true", help="less of everything, in a minute")
     bench.set_defaults(run=_bench)
 
+    doctor = commands.add_parser("doctor", help="say what is found of a host, and what is missing")
+    doctor.add_argument("host", choices=["vllm"], help="the host to look at")
+    doctor.add_argument(
+        "--strict", action="store_true", help="exit with 1 where something is missing"
+    )
+    doctor.set_defaults(run=_doctor)
+
     for command in (apply, explain, inspect):
         command.add_argument("file", type=Path, metavar="FILE", help="a .spfx table or a .pt2")
     for command in (apply, explain):
         _add_config(command)
-    for command in (demo, apply, explain, inspect, bench):
+    for command in (demo, apply, explain, inspect, bench, doctor):
         command.add_argument("--json", action="store_true", help="write JSON to stdout")
     return parser
 
@@ -244,6 +251,14 @@ def _bench(arguments: argparse.Namespace) -> int:
 
     print(bench.run(quick=arguments.quick, json=arguments.json, say=say))
     return DONE
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from spfast.integrations.vllm.doctor import examine
+
+    report = examine()
+    _emit(arguments, report.to_json(), str(report))
+    return NOTHING_REWRITTEN if arguments.strict and report.problems else DONE
 
 
 # --- files ------------------------------------------------------------------------------------

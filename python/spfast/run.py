@@ -177,7 +177,7 @@ class Run:
         """Makes the edits; returns the journal that takes them back."""
         clock = time.perf_counter()
         values = self._values
-        journal = self.job.commit(values.created, values.resized)
+        journal: Journal = self.job.commit(values.created, values.resized)
         if values.strided:
             try:
                 self._settle(journal)

@@ -31,9 +31,11 @@ NOT_RUN: dict[tuple[str, str], str] = {}
 def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Eight ranks of which this is the first, a vLLM that has the pass, a folder to write to."""
     monkeypatch.chdir(tmp_path)
-    manager = types.ModuleType("vllm.compilation.passes.pass_manager")
-    manager.SequenceParallelismPass = object  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, manager.__name__, manager)
+    version = types.ModuleType("vllm.version")
+    version.__version__ = "0.31.0"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, version.__name__, version)
+    monkeypatch.setenv("SPFAST_VLLM_INSTALL", "0")  # so that it is taken back
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     stock = sys.modules["torch._inductor.pattern_matcher"].PatternMatcherPass
     monkeypatch.setattr(stock, "apply", stock.apply)
     monkeypatch.setattr(assumptions, "Rendezvous", _alone)

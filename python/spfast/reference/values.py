@@ -159,7 +159,7 @@ def is_dense(value: torch.Tensor) -> bool:
         if size_key(size) == 1:
             continue
         if size_key(stride) != size_key(expected):
-            return size_key(value.numel()) == 0
+            return bool(size_key(value.numel()) == 0)
         expected = expected * size
     return True
 

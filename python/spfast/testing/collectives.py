@@ -155,7 +155,7 @@ def perform(calls: Sequence[CollectiveCall]) -> list[torch.Tensor]:
         results = [whole.clone() for _ in calls]
     elif first.kind == "all_to_all":
         parts = [
-            call.tensor.split(call.splits) if call.splits else call.tensor.chunk(ranks)
+            torch.split(call.tensor, list(call.splits)) if call.splits else call.tensor.chunk(ranks)
             for call in calls
         ]
         results = [torch.cat([sent[rank] for sent in parts]) for rank in range(ranks)]
