@@ -70,6 +70,38 @@ from spfast.thresholds import DEFAULT_THRESHOLDS, Threshold
             "group_name='' is not a group's name: "
             "pass the string that the graph's all_reduce carries, or None",
         ),
+        *(
+            ({"groups": groups}, message + ": pass a dict such as {'tp': (8, 0)}")
+            for groups, message in (
+                (3, "groups=3 does not map names to (size, rank)"),
+                ({"": (8, 0)}, "groups has the key '', which is no group's name"),
+                ({3: (8, 0)}, "groups has the key 3, which is no group's name"),
+                ({"tp": 8}, "groups['tp']=8 is not (size, rank)"),
+                ({"tp": (8, 0, 1)}, "groups['tp']=(8, 0, 1) is not (size, rank)"),
+                ({"tp": (None, 0)}, "groups['tp'] has no size"),
+                ({"tp": (8, None)}, "groups['tp'] has no rank"),
+            )
+        ),
+        (
+            {"groups": {"tp": (8, 8)}},
+            "groups['tp'] has rank 8 of 8: pass a rank from 0 to 7",
+        ),
+        (
+            {"groups": {"tp": (0, 0)}},
+            "the size of groups['tp']=0 is too small: pass 1 or more",
+        ),
+        (
+            {"groups": {"tp": (8, 1.0)}},
+            "the rank of groups['tp']=1.0 is not a whole number: pass an int",
+        ),
+        (
+            {"groups": {"tp": (8, 1)}, "group_name": "tp", "tp_rank": 2},
+            "tp_rank=2 contradicts groups['tp']=(8, 1): pass one of them",
+        ),
+        (
+            {"groups": {"tp": (8, 1)}, "group_name": "tp", "tp_size": 4},
+            "tp_size=4 contradicts groups['tp']=(8, 1): pass one of them",
+        ),
         (
             {"splitting_ops": "vllm.attention"},
             "splitting_ops='vllm.attention' must be a tuple of str: pass one, or ()",
@@ -135,6 +167,27 @@ def test_it_is_a_value() -> None:
     assert hash(config) == hash(pickle.loads(pickle.dumps(config)))
     assert config.splitting_ops == ("a", "b")
     assert config != dataclasses.replace(config, tp_size=4)
+
+
+def test_groups_are_a_value_in_any_order() -> None:
+    groups = {"tp": (8, 3), "ep": (4, 0)}
+    config = SequenceParallelConfig(groups=groups)
+    assert dict(config.groups) == groups
+    assert config == SequenceParallelConfig(groups=dict(reversed(groups.items())))
+    assert config == pickle.loads(pickle.dumps(config)) == dataclasses.replace(config)
+    assert hash(config) == hash(copy.deepcopy(config))
+    assert config.to_dict()["groups"] == {"ep": [4, 0], "tp": [8, 3]}
+    # What says the same twice is no contradiction.
+    assert dataclasses.replace(config, group_name="tp", tp_size=8, tp_rank=3).tp_size == 8
+
+
+def test_a_threshold_takes_the_size_of_the_only_group() -> None:
+    fields: dict[str, Any] = {"hidden_size": 8192, "dtype": torch.bfloat16, "device": "sm90"}
+    several = {"tp": (8, 0), "ep": (4, 0)}
+    for given in ({"groups": {"tp": (8, 0)}}, {"groups": several, "group_name": "tp"}):
+        assert minimum_tokens(SequenceParallelConfig(**given, **fields))[0] == 4096
+    with pytest.raises(ConfigError, match="tp_size is not given, and the threshold depends on it"):
+        minimum_tokens(SequenceParallelConfig(groups=several, **fields))
 
 
 def test_a_dtype_may_be_named_and_a_folder_may_be_a_path() -> None:

@@ -24,8 +24,11 @@ namespace py = pybind11;
 
 class Job {
  public:
-  // Encodes the graph.
-  Job(py::object graph, std::shared_ptr<const Rules> rules);
+  // Encodes the graph. `listed` are its calls of all_reduces in place or of several tensors that
+  // are all_reduces like any other: what they write to nobody else sees, and every part of a result
+  // is taken once, by a getitem.
+  Job(py::object graph, std::shared_ptr<const Rules> rules,
+      const std::vector<py::object>& listed = {});
 
   // The groups that the all_reduces name, each once, as the graph spells them.
   [[nodiscard]] py::list groups() const;
@@ -34,7 +37,7 @@ class Job {
   // With the rules, and whether examine() follows row-wise operators too. `replicated`: inputs, by
   // their place in the graph, that all ranks have the same.
   void match(bool patterns, bool rowwise, bool gather_bytes, bool trust_unknown,
-             const py::sequence& replicated);
+             const py::sequence& replicated, int64_t collective_cost);
   // Finds the sites and their token classes; reads what it needs to know of values.
   void examine();
   // (tokens as an int or SymInt, index of the group) of each class that was not refused.
@@ -47,6 +50,8 @@ class Job {
   [[nodiscard]] py::tuple value_specs() const;
   py::object commit(const py::list& created, const py::list& resized);
 
+  // The collective call behind each of the reports.
+  [[nodiscard]] py::list calls() const;
   // (node, whether it is rewritten, rule, reason, nearest) of each all_reduce.
   [[nodiscard]] py::list reports();
   // (value, the first that reads it beside a shard, group's index) of what the plan takes on trust.
@@ -72,6 +77,7 @@ class Job {
   std::vector<UnknownValue> unknown_;
   bool rowwise_ = false;
   bool gather_bytes_ = false;
+  Costs costs_;
   bool patterns_ = true;
   Plan plan_;
 };

@@ -54,10 +54,10 @@ std::vector<PlanArg> Draft::collective_args(const std::vector<CollectiveArg>& sl
         args.push_back(PlanArg::integer(group_of(site).size));
         break;
       case CollectiveArg::Kind::kGroup:
-        args.push_back(PlanArg::copy(anchor.all_reduce, family.match.group));
+        args.push_back(PlanArg::copy(anchor.call, family.match.group));
         break;
       case CollectiveArg::Kind::kReduceOp:
-        args.push_back(PlanArg::copy(anchor.all_reduce, family.match.reduce_op));
+        args.push_back(PlanArg::copy(anchor.call, family.match.reduce_op));
         break;
     }
   }
@@ -82,11 +82,11 @@ NodeRef Draft::create(TargetId target, std::vector<PlanArg> args, NodeId before,
 
 NodeRef Draft::collective(const Site& site, TargetId target,
                           const std::vector<CollectiveArg>& slots, NodeRef input, NodeId before,
-                          NodeId origin, MetaSpec meta) {
+                          NodeId wait_before, NodeId origin, MetaSpec meta) {
   const TargetId wait = families[anchor_of(site).family].match.wait;
   const NodeRef result = create(target, collective_args(slots, site, input), before, origin, meta);
   if (wait == kNone) return result;
-  return create(wait, {PlanArg::of(result)}, before, origin, meta);
+  return create(wait, {PlanArg::of(result)}, wait_before, origin, meta);
 }
 
 NodeRef Draft::full_value(NodeId root) const {

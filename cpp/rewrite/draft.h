@@ -66,9 +66,11 @@ struct Draft {
   [[nodiscard]] static PlanArg flat_sizes(std::span<const Dim> features);
   NodeRef create(TargetId target, std::vector<PlanArg> args, NodeId before, NodeId origin,
                  MetaSpec meta, NodeId kwargs_of = kNone);
-  // The collective and, where the family has one, its wait.
+  // The collective and, where the family has one, its wait: what stands between the two nodes that
+  // they are put before goes on meanwhile.
   NodeRef collective(const Site& site, TargetId target, const std::vector<CollectiveArg>& slots,
-                     NodeRef input, NodeId before, NodeId origin, MetaSpec meta);
+                     NodeRef input, NodeId before, NodeId wait_before, NodeId origin,
+                     MetaSpec meta);
 
   const NodeTable& table;
   const ProgramSet& programs;

@@ -37,7 +37,7 @@ Gatherer::Names Gatherer::collect_names(const Site& site, NodeId value) {
 bool Gatherer::asks_for_size(const Site& site, NodeId user, NodeId name) {
   if (table_.target(user) != draft_.sym_size || !site.scatters) return false;
   const NodeId all_reduce = draft_.anchor_of(site).all_reduce;
-  const NodeId input = table_.args(all_reduce)[0].payload;
+  const NodeId input = draft_.anchor_of(site).input;
   if (draft_.site_of[draft_.look_of(site).root(input)] != kNone) return false;
   const Meta* meta = draft_.need(site, name);
   if (meta == nullptr) return false;
@@ -64,7 +64,7 @@ void Gatherer::gather_outputs(const Site& site, NodeId value) {
   const Names names = collect_names(site, value);
   for (size_t i = 1; i < names.list.size(); ++i) draft_.edits.may_die(names.list[i].node);
   for (const auto& [user, name] : names.sizes) {
-    draft_.edits.rewire(user, name, table_.args(draft_.anchor_of(site).all_reduce)[0].payload);
+    draft_.edits.rewire(user, name, draft_.anchor_of(site).input);
   }
   if (!names.list[0].live) return;
   const std::optional<Reads> reads = collect_reads(site, value, names);
@@ -131,8 +131,8 @@ NodeRef Gatherer::gather(const Site& site, NodeId value, NodeId before) {
   const int64_t kept = draft_.features_of(value);
   const auto spec = [&](MetaForm form) { return MetaSpec{form, value, site.token_class, kept}; };
   const auto all_gather = [&](NodeRef shard, MetaForm form) {
-    return draft_.collective(site, family.all_gather, family.all_gather_args, shard, before, value,
-                             spec(form));
+    return draft_.collective(site, family.all_gather, family.all_gather_args, shard, before, before,
+                             value, spec(form));
   };
   NodeRef shard = draft_.local[value];
   if (!draft_.is_dense(site, value)) {

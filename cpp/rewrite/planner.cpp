@@ -59,6 +59,7 @@ class Planner {
       gatherer_.gather_outputs(site, anchor.reduced);
       draft_.edits.may_die(anchor.reduced);
       draft_.edits.may_die(anchor.all_reduce);
+      draft_.edits.may_die(anchor.call);
       return;
     }
     const NodeId node = turn.node;
@@ -84,16 +85,16 @@ class Planner {
   void scatter(const Site& site) {
     const Anchor& anchor = draft_.anchor_of(site);
     const CollectiveFamily& family = draft_.families[anchor.family];
-    const Value operand = table_.args(anchor.all_reduce)[0];
-    SPFAST_CHECK(operand.is_node());
-    NodeRef input = site.flat ? flatten(site, operand.payload) : draft_.full_value(operand.payload);
-    if (!lies_fresh(site, operand.payload, input)) {
+    SPFAST_CHECK(anchor.input != kNone);
+    NodeRef input = site.flat ? flatten(site, anchor.input) : draft_.full_value(anchor.input);
+    if (!lies_fresh(site, anchor.input, input)) {
       input = draft_.fresh(input, anchor.all_reduce, anchor.all_reduce,
                            {MetaForm::kFlat, anchor.all_reduce, site.token_class, 1});
     }
-    draft_.local[anchor.reduced] = draft_.collective(
-        site, family.reduce_scatter, family.reduce_scatter_args, input, anchor.all_reduce,
-        anchor.all_reduce, {MetaForm::kLocal, anchor.all_reduce, site.token_class, 1});
+    draft_.local[anchor.reduced] =
+        draft_.collective(site, family.reduce_scatter, family.reduce_scatter_args, input,
+                          anchor.all_reduce, anchor.reduced, anchor.all_reduce,
+                          {MetaForm::kLocal, anchor.all_reduce, site.token_class, 1});
     draft_.scattered.try_emplace(site.token_class, draft_.local[anchor.reduced]);
   }
 

@@ -9,7 +9,7 @@ bool asks_too_much(Reason::Kind kind) {
   return kind == Kind::kWholeTuple || kind == Kind::kReshaped || kind == Kind::kCopied ||
          kind == Kind::kResidualShape || kind == Kind::kBroadcast || kind == Kind::kBuffer ||
          kind == Kind::kRankOwn || kind == Kind::kNotProved || kind == Kind::kFormat ||
-         kind == Kind::kStrides;
+         kind == Kind::kStrides || kind == Kind::kNoGain;
 }
 
 std::string format_reason(const NodeTable& table, std::span<const GroupInfo> groups,

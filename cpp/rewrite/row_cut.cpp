@@ -11,10 +11,13 @@
 namespace spfast {
 namespace {
 
-// What a gather costs beside its bytes (for each token), in 1/1024 bytes: of cuts that move the
-// same, the one with fewer gathers.
+// Costs are told for each token, in 1/1024 bytes.
 constexpr int64_t kBytes = 1024;
-constexpr int64_t kGather = 1;
+// What a collective costs beside its bytes is shared by all tokens, by so many at least: graphs of
+// fewer are examples of such that are worth a rewrite.
+constexpr int64_t kTokens = 8192;
+// An all_reduce of fewer numbers a token is not worth two collectives that move the same bytes.
+constexpr int64_t kFew = 4;
 
 // How far a value is followed to say why its all_reduce stays: a reason is asked for each.
 constexpr size_t kLookedAt = 64;
@@ -22,15 +25,17 @@ constexpr size_t kLookedAt = 64;
 class Cutter {
  public:
   Cutter(const NodeTable& table, const RowRules& rules, const MatchResult& matches,
-         const Effects& effects, const Replication& replication, Sites& sites)
+         const Effects& effects, const Replication& replication, Sites& sites, Costs costs)
       : table_(table),
         matches_(matches),
         sites_(sites),
         layout_(sites.layout),
+        costs_(costs),
         reader_(table, rules, effects, replication, sites.classes),
         layouts_(table, &rules),
         index_(table.size(), kNone),
         state_(table.size(), State::kFree),
+        site_of_(table.size(), kNone),
         full_(table.size(), false) {}
 
   bool run(bool may_grow_anew) {
@@ -40,7 +45,10 @@ class Cutter {
     for (uint32_t one = 0; one < sites_.classes.size(); ++one) {
       if (sites_.classes[one].refused.empty()) cut(one);
     }
-    if (may_grow_anew && bar_contested()) return false;
+    if (!sites_.missing.empty()) return true;
+    const bool contested = may_grow_anew && bar_contested();
+    const bool gave_way = leave_costly() && may_grow_anew;
+    if (contested || gave_way) return false;
     settle_anchors();
     rename_operands();
     return true;
@@ -49,7 +57,7 @@ class Cutter {
  private:
   enum class State : uint8_t {
     kFree,     // sharded or full, as the cut says
-    kSharded,  // a value of a matched site
+    kSharded,  // a value of a matched site: sharded as a whole, or not at all
     kReduced,  // of an all_reduce without a match
   };
   struct Use {
@@ -63,11 +71,15 @@ class Cutter {
       const State state = site.match == kNone ? State::kReduced : State::kSharded;
       state_[matches_.anchors[site.anchor].reduced] = state;
       for (const NodeId node : site.interior) state_[node] = State::kSharded;
+      const auto index = static_cast<uint32_t>(&site - sites_.sites.data());
+      site_of_[matches_.anchors[site.anchor].reduced] = index;
+      for (const NodeId node : site.interior) site_of_[node] = index;
     }
   }
 
   // A graph may have as many classes as sites: each looks at its own alone.
   void sort_by_class() {
+    spent_.resize(sites_.sites.size());
     rows_of_.resize(sites_.classes.size());
     sites_of_.resize(sites_.classes.size());
     for (NodeId node = 0; node < table_.size(); ++node) {
@@ -121,18 +133,43 @@ class Cutter {
     return {begin, end};
   }
 
-  // At most `most`, so that all costs together stay below what is never cut.
-  [[nodiscard]] int64_t cost(NodeId node, int64_t most) const {
+  // What gathering a value moves. At most `most_`, so that all costs together stay below what is
+  // never cut.
+  [[nodiscard]] int64_t bytes_of(NodeId node) {
     const Meta& meta = table_.meta(node);
-    if (meta.kind != MetaKind::kTensor) {
-      // A value of a matched site that nobody had to look at: as large as what was reduced.
-      return kBytes;
+    if (meta.kind == MetaKind::kUnknown && state_[node] == State::kSharded) {
+      // A value of a matched site that nobody had to look at is, as a rule, as large as what was
+      // reduced. Whoever needs to know asks.
+      unsure_.push_back(node);
+      return bytes_of_meta(
+          table_.meta(matches_.anchors[sites_.sites[site_of_[node]].anchor].all_reduce), 1);
     }
-    const auto dims = table_.dims(meta).last(layout_.features[node]);
-    const int64_t elements = element_count(dims);
+    if (meta.kind != MetaKind::kTensor) return kBytes;
+    return bytes_of_meta(meta, layout_.features[node]);
+  }
+
+  [[nodiscard]] int64_t bytes_of_meta(const Meta& meta, size_t features) const {
+    const int64_t elements = element_count(table_.dims(meta).last(features));
     if (elements < 0) return kBytes;  // of a width that is not known
     const int64_t each = dtype_bytes(table_.string(meta.dtype)) * kBytes;
-    return std::min(elements, (most - kGather) / each) * each + kGather;
+    return std::min(elements, most_ / each) * each;
+  }
+
+  // What an all_reduce that stays moves more than its reduce_scatter would.
+  [[nodiscard]] int64_t bytes_of(const Anchor& anchor) const {
+    return bytes_of_meta(table_.meta(anchor.all_reduce), 1);
+  }
+
+  [[nodiscard]] bool is_few(const Anchor& anchor) const {
+    const int64_t elements = element_count(table_.dims(table_.meta(anchor.all_reduce)).last(1));
+    return elements >= 0 && elements < kFew;
+  }
+
+  [[nodiscard]] int64_t fixed_cost(uint32_t token_class) const {
+    const Dim tokens = sites_.classes[token_class].tokens;
+    const int64_t shared_by = tokens.is_expr() ? kTokens : std::max(tokens.raw, kTokens);
+    return std::min(costs_.collective, most_) / shared_by * kBytes +
+           std::min(costs_.collective, most_) % shared_by * kBytes / shared_by;
   }
 
   // Whether every reader takes a fresh tensor for a value that lies otherwise.
@@ -184,38 +221,111 @@ class Cutter {
       members_.push_back(node);
       any = any || state_[node] != State::kSharded;
     }
-    if (!any) return;
+    if (members_.empty()) return;
+    most_ = MaxFlow::kUncut / (2 * static_cast<int64_t>(members_.size()) + 2) / 4;
+    find_gathered();
+    unsure_.clear();
+    const int64_t fixed = fixed_cost(token_class);
+    if (!any && each_site_pays(token_class, fixed)) return;
+    unsure_.clear();
+    std::vector<bool> sharded = cheapest(token_class, fixed);
+    if (!unsure_.empty()) {
+      sites_.missing.insert(sites_.missing.end(), unsure_.begin(), unsure_.end());
+      return;
+    }
+    // Fewer collectives, but more bytes: of the cuts with the fewest bytes, the one with the fewest
+    // collectives then.
+    if (moves_more(token_class, sharded)) sharded = cheapest(token_class, 1);
+    keep_idle(sharded);
+    const uint32_t first = first_sharded(token_class, sharded);
+    keep_early(token_class, first, sharded);
+    emit(token_class, first, sharded);
+  }
+
+  // Whether each member is gathered if it is sharded, whatever the cut says.
+  void find_gathered() {
+    gathered_.assign(members_.size(), false);
+    for (uint32_t i = 0; i < members_.size(); ++i) {
+      // The parts of a matched site's tuple are gathered, never the tuple.
+      const bool parts_alone = is_tuple(members_[i]) && state_[members_[i]] == State::kSharded;
+      gathered_[i] = !parts_alone && is_read_outside(members_[i]);
+    }
+  }
+
+  [[nodiscard]] bool is_tuple(NodeId node) const {
+    return table_.meta(node).kind == MetaKind::kTuple;
+  }
+
+  // Where each matched site by itself costs no more than its all_reduce, nothing is cheaper than
+  // all of them.
+  [[nodiscard]] bool each_site_pays(uint32_t token_class, int64_t fixed) {
+    for (const uint32_t i : sites_of_[token_class]) spent_[i] = 0;
+    for (uint32_t i = 0; i < members_.size(); ++i) {
+      if (gathered_[i]) spent_[site_of_[members_[i]]] += bytes_of(members_[i]) + fixed;
+    }
+    const auto& sites = sites_of_[token_class];
+    return std::all_of(sites.begin(), sites.end(), [&](uint32_t i) {
+      return spent_[i] <= bytes_of(matches_.anchors[sites_.sites[i].anchor]) + fixed;
+    });
+  }
+
+  // By member: whether it is sharded in the cheapest cut; of several, the one with the most shards.
+  [[nodiscard]] std::vector<bool> cheapest(uint32_t token_class, int64_t fixed) {
     const auto count = static_cast<uint32_t>(members_.size());
     const uint32_t source = 2 * count;
     const uint32_t sink = source + 1;
     MaxFlow flow(sink + 1);
-    const int64_t most = MaxFlow::kUncut / (sink + 1);
+    for (const uint32_t of_class : sites_of_[token_class]) {
+      const Site& site = sites_.sites[of_class];
+      const Anchor& anchor = matches_.anchors[site.anchor];
+      const uint32_t reduced = 2 * index_[anchor.reduced];
+      // What is matched is sharded as a whole or not at all.
+      for (const NodeId node : site.interior) {
+        flow.add_edge(reduced, 2 * index_[node], MaxFlow::kUncut);
+        flow.add_edge(2 * index_[node], reduced, MaxFlow::kUncut);
+      }
+      const bool few = site.match == kNone && is_few(anchor);
+      flow.add_edge(source, reduced, bytes_of(anchor) + fixed - (few ? 1 : 0));
+    }
     for (uint32_t i = 0; i < count; ++i) {
       const NodeId node = members_[i];
-      const bool tuple = table_.meta(node).kind == MetaKind::kTuple;
-      if (state_[node] == State::kSharded) flow.add_edge(source, 2 * i, MaxFlow::kUncut);
-      if (state_[node] == State::kReduced) flow.add_edge(source, 2 * i, cost(node, most));
+      const bool tuple = is_tuple(node);
       const bool whole = tuple || (state_[node] != State::kSharded && !may_gather(node));
-      flow.add_edge(2 * i, 2 * i + 1, whole ? MaxFlow::kUncut : cost(node, most));
+      flow.add_edge(2 * i, 2 * i + 1, whole ? MaxFlow::kUncut : bytes_of(node) + fixed);
       for (const Use& use : uses_of(node)) {
         flow.add_edge(2 * i + 1, 2 * index_[use.user], MaxFlow::kUncut);
         // The parts of a tuple are where the tuple is.
         if (tuple) flow.add_edge(2 * index_[use.user], 2 * i, MaxFlow::kUncut);
       }
-      // The parts of a matched site's tuple are gathered, never the tuple.
-      const bool parts_alone = tuple && state_[node] == State::kSharded;
-      if (!parts_alone && is_read_outside(node)) flow.add_edge(2 * i + 1, sink, MaxFlow::kUncut);
+      if (gathered_[i]) flow.add_edge(2 * i + 1, sink, MaxFlow::kUncut);
     }
-    // Without any cut nothing of what was grown is sharded.
+    // Without any cut nothing is sharded.
     std::vector<bool> sharded(count, false);
-    if (flow.run(source, sink)) {
-      const std::vector<bool> side = flow.source_side(sink);
-      for (uint32_t i = 0; i < count; ++i) sharded[i] = side[2 * i];
+    if (!flow.run(source, sink)) return sharded;
+    const std::vector<bool> side = flow.source_side(sink);
+    for (uint32_t i = 0; i < count; ++i) sharded[i] = side[2 * i];
+    return sharded;
+  }
+
+  // Whether what would be gathered is more than what the all_reduces move beside their
+  // reduce_scatters.
+  [[nodiscard]] bool moves_more(uint32_t token_class, const std::vector<bool>& sharded) {
+    int64_t before = 0;
+    int64_t after = 0;
+    for (const uint32_t of_class : sites_of_[token_class]) {
+      const Site& site = sites_.sites[of_class];
+      const Anchor& anchor = matches_.anchors[site.anchor];
+      if (sharded[index_[anchor.reduced]]) before += bytes_of(anchor);
     }
-    keep_idle(sharded);
-    const uint32_t first = first_sharded(token_class, sharded);
-    keep_early(token_class, first, sharded);
-    emit(token_class, first, sharded);
+    for (uint32_t i = 0; i < members_.size(); ++i) {
+      if (!sharded[i] || is_tuple(members_[i])) continue;
+      const auto uses = uses_of(members_[i]);
+      const bool full = gathered_[i] || std::any_of(uses.begin(), uses.end(), [&](const Use& use) {
+                          return !sharded[index_[use.user]];
+                        });
+      if (full) after += bytes_of(members_[i]);
+    }
+    return after > before;
   }
 
   // An all_reduce whose shard nobody would read stays: so does all that only it would feed.
@@ -231,7 +341,7 @@ class Cutter {
   // The anchor of the earliest all_reduce of the class that becomes a reduce_scatter.
   [[nodiscard]] uint32_t first_sharded(uint32_t token_class,
                                        const std::vector<bool>& sharded) const {
-    const auto begins = [&](uint32_t anchor) { return matches_.anchors[anchor].all_reduce; };
+    const auto begins = [&](uint32_t anchor) { return matches_.anchors[anchor].reduced; };
     uint32_t first = kNone;
     for (const uint32_t of_class : sites_of_[token_class]) {
       SPFAST_WORK(1);
@@ -247,7 +357,7 @@ class Cutter {
   // nothing to cut a full value by.
   void keep_early(uint32_t token_class, uint32_t first, std::vector<bool>& sharded) {
     if (!sites_.classes[token_class].tokens.is_expr() || first == kNone) return;
-    const NodeId begin = matches_.anchors[first].all_reduce;
+    const NodeId begin = matches_.anchors[first].reduced;
     for (uint32_t i = 0; i < members_.size(); ++i) {
       if (state_[members_[i]] != State::kFree) continue;
       const NodeId whole = table_.whole_of(members_[i]);
@@ -296,6 +406,18 @@ class Cutter {
     }
     std::sort(barred.begin(), barred.end());
     return barred.size() > before;
+  }
+
+  // Matched sites that would cost more than their all_reduces do.
+  bool leave_costly() {
+    bool any = false;
+    for (Site& site : sites_.sites) {
+      if (site.match == kNone || !site.reason.empty()) continue;
+      if (!full_[matches_.anchors[site.anchor].reduced]) continue;
+      site.reason = {Reason::Kind::kNoGain, matches_.anchors[site.anchor].reduced, kNone, 0, 0};
+      any = true;
+    }
+    return any;
   }
 
   void settle_anchors() {
@@ -353,10 +475,16 @@ class Cutter {
   const MatchResult& matches_;
   Sites& sites_;
   RowLayout& layout_;
+  Costs costs_;
   RowReader reader_;
   Layouts layouts_;
   std::vector<uint32_t> index_;  // by node: its number among the members of its class
   std::vector<State> state_;
+  std::vector<uint32_t> site_of_;                // by node: the site of a matched value
+  std::vector<int64_t> spent_;                   // by site: what its gathers cost
+  int64_t most_ = 0;                             // that a single cost may be
+  std::vector<bool> gathered_;                   // by member, if it is sharded
+  std::vector<NodeId> unsure_;                   // whose size was only guessed
   std::vector<Use> uses_;                        // sorted
   std::vector<bool> full_;                       // by node: row-wise, but computed full
   std::vector<NodeId> contested_;                // could be of another class as well
@@ -369,9 +497,9 @@ class Cutter {
 }  // namespace
 
 bool cut_rows(const NodeTable& table, const RowRules& rules, const MatchResult& matches,
-              const Effects& effects, const Replication& replication, Sites& sites,
+              const Effects& effects, const Replication& replication, Sites& sites, Costs costs,
               bool may_grow_anew) {
-  return Cutter(table, rules, matches, effects, replication, sites).run(may_grow_anew);
+  return Cutter(table, rules, matches, effects, replication, sites, costs).run(may_grow_anew);
 }
 
 }  // namespace spfast

@@ -28,13 +28,14 @@ class Examiner {
   Examiner(const NodeTable& table, const ProgramSet& programs, MatchResult& matches,
            std::span<const GroupInfo> groups, std::span<const RefusedClass> refused,
            const Effects& effects, const Replication& replication,
-           std::span<const UnknownValue> unknown, const RowRules* rows)
+           std::span<const UnknownValue> unknown, const RowRules* rows, Costs costs)
       : table_(table),
         programs_(programs),
         matches_(matches),
         effects_(effects),
         replication_(replication),
         rows_(rows),
+        costs_(costs),
         classes_(table, groups, refused, out_.classes),
         names_(table, effects, out_.missing),
         layouts_(table, rows),
@@ -156,11 +157,11 @@ class Examiner {
 
   // No rule holds there, or one that turned out to ask too much of its operands.
   [[nodiscard]] bool may_be_rowwise(const AnchorReport& report) const {
-    if (report.outcome != Outcome::kMatched) {
-      return report.outcome == Outcome::kNoMatch || report.outcome == Outcome::kClaimed ||
-             report.outcome == Outcome::kTooMany;
-    }
-    return asks_too_much(out_.sites[report.match].reason.kind);
+    const Outcome outcome = report.outcome;
+    return outcome == Outcome::kMatched
+               ? asks_too_much(out_.sites[report.match].reason.kind)
+               : outcome == Outcome::kNoMatch || outcome == Outcome::kClaimed ||
+                     outcome == Outcome::kTooMany;
   }
 
   void note_unknown(Site& site) const {
@@ -171,24 +172,33 @@ class Examiner {
 
   // What no rule matched may be row-wise all the same.
   void examine_unmatched() {
-    for (uint32_t i = 0; i < matches_.anchors.size(); ++i) {
-      if (!may_be_rowwise(matches_.reports[i])) continue;
-      Site site;
-      site.anchor = i;
-      anchor_ = &matches_.anchors[i];
-      site.flat = table_.dims(table_.meta(anchor_->all_reduce)).size() > 2;
-      if (classes_.find(site, *anchor_)) {
-        want_input();
-        check_value(site, anchor_->reduced);
-        check_value(site, anchor_->all_reduce);
-      }
-      note_unknown(site);
-      out_.sites.push_back(std::move(site));
-    }
+    std::vector<bool> examined(matches_.anchors.size(), false);
     for (int round = 0; out_.missing.empty(); ++round) {
+      for (uint32_t i = 0; i < matches_.anchors.size(); ++i) {
+        if (examined[i] || !may_be_rowwise(matches_.reports[i])) continue;
+        examined[i] = true;
+        examine_rows(i);
+      }
       if (!grow_rows(table_, *rows_, matches_, effects_, replication_, out_)) break;
-      if (cut_rows(table_, *rows_, matches_, effects_, replication_, out_, round < kRounds)) break;
+      if (cut_rows(table_, *rows_, matches_, effects_, replication_, out_, costs_,
+                   round < kRounds)) {
+        break;
+      }
     }
+  }
+
+  void examine_rows(uint32_t anchor) {
+    Site site;
+    site.anchor = anchor;
+    anchor_ = &matches_.anchors[anchor];
+    site.flat = table_.dims(table_.meta(anchor_->all_reduce)).size() > 2;
+    if (classes_.find(site, *anchor_)) {
+      want_input();
+      check_value(site, anchor_->reduced);
+      check_value(site, anchor_->all_reduce);
+    }
+    note_unknown(site);
+    out_.sites.push_back(std::move(site));
   }
 
   [[nodiscard]] bool in_stream(NodeId node) const {
@@ -255,12 +265,9 @@ class Examiner {
 
   void read_operands(Site& site, NodeId node) {
     const auto operands = table_.operands(node);
-    for (size_t i = 0; i < operands.size(); ++i) {
-      if (!operands[i].is_node()) continue;
-      const bool seen = std::find(operands.begin(), operands.begin() + static_cast<ptrdiff_t>(i),
-                                  operands[i]) != operands.begin() + static_cast<ptrdiff_t>(i);
-      if (seen) continue;
-      read_operand(site, node, operands[i].payload);
+    for (auto at = operands.begin(); at != operands.end(); ++at) {
+      if (!at->is_node() || std::find(operands.begin(), at, *at) != at) continue;
+      read_operand(site, node, at->payload);
       if (!site.reason.empty()) return;
     }
   }
@@ -363,6 +370,7 @@ class Examiner {
   const Replication& replication_;
   std::map<uint32_t, NodeId> unknown_;  // by anchor: a value of its site that has no meta
   const RowRules* rows_;
+  Costs costs_;
   Sites out_;
   TokenClasses classes_;
   NameChecks names_;
@@ -375,21 +383,14 @@ class Examiner {
 
 }  // namespace
 
-Reason why_apart(const Replication& replication, NodeId value, uint32_t group) {
-  if (replication.of(value, group) == Sharing::kOwn) {
-    return {Reason::Kind::kRankOwn, value, replication.evidence(value), 0, 0};
-  }
-  return {Reason::Kind::kNotProved, value, kNone, 0, 0};
-}
-
 Sites examine_sites(const NodeTable& table, const ProgramSet& programs, MatchResult& matches,
                     std::span<const GroupInfo> groups, std::span<const RefusedClass> refused,
                     const Effects& effects, Replication& replication,
-                    std::span<const UnknownValue> unknown, const RowRules* rows) {
+                    std::span<const UnknownValue> unknown, const RowRules* rows, Costs costs) {
   for (int round = 0;; ++round) {
-    Sites sites =
-        Examiner(table, programs, matches, groups, refused, effects, replication, unknown, rows)
-            .run();
+    Sites sites = Examiner(table, programs, matches, groups, refused, effects, replication, unknown,
+                           rows, costs)
+                      .run();
     if (!sites.missing.empty()) return sites;
     if (!refute_assumptions(table, matches.anchors, sites, replication)) return sites;
     if (round >= kRefutals) replication.trust_nothing();

@@ -56,6 +56,11 @@ struct Sites {
   std::vector<NodeId> missing;         // values whose meta is needed; ask again when it is there
 };
 
+// What collectives cost beside the bytes that they move.
+struct Costs {
+  int64_t collective = 65536;  // of one more collective, in bytes
+};
+
 // A class that somebody outside refused, with the reason.
 struct RefusedClass {
   Dim tokens;
@@ -80,6 +85,6 @@ struct UnknownValue {
                                   std::span<const RefusedClass> refused, const Effects& effects,
                                   Replication& replication,
                                   std::span<const UnknownValue> unknown = {},
-                                  const RowRules* rows = nullptr);
+                                  const RowRules* rows = nullptr, Costs costs = {});
 
 }  // namespace spfast

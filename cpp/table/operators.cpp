@@ -20,38 +20,71 @@ constexpr std::string_view kDeterministicNamespaces[] = {
 
 // Without the underscore of their in-place forms.
 constexpr std::string_view kRandom[] = {
-    "_cudnn_rnn",       "_fused_dropout",    "_sample_dirichlet",
-    "_standard_gamma",  "alpha_dropout",     "bernoulli",
-    "binomial",         "cauchy",            "dropout",
-    "exponential",      "feature_dropout",   "feature_alpha_dropout",
-    "geometric",        "gru",               "inductor_random",
-    "inductor_randint", "inductor_seed",     "inductor_seeds",
-    "log_normal",       "lstm",              "miopen_rnn",
-    "multinomial",      "native_dropout",    "normal",
-    "normal_functional", "poisson",          "rand",
-    "rand_like",        "randint",           "randint_like",
-    "randn",            "randn_like",        "random",
-    "randperm",         "rnn_relu",          "rnn_tanh",
-    "rrelu",            "rrelu_with_noise",  "rrelu_with_noise_functional",
+    "_cudnn_rnn",
+    "_fused_dropout",
+    "_sample_dirichlet",
+    "_standard_gamma",
+    "alpha_dropout",
+    "bernoulli",
+    "binomial",
+    "cauchy",
+    "dropout",
+    "exponential",
+    "feature_dropout",
+    "feature_alpha_dropout",
+    "geometric",
+    "gru",
+    "inductor_random",
+    "inductor_randint",
+    "inductor_seed",
+    "inductor_seeds",
+    "log_normal",
+    "lstm",
+    "miopen_rnn",
+    "multinomial",
+    "native_dropout",
+    "normal",
+    "normal_functional",
+    "poisson",
+    "rand",
+    "rand_like",
+    "randint",
+    "randint_like",
+    "randn",
+    "randn_like",
+    "random",
+    "randperm",
+    "rnn_relu",
+    "rnn_tanh",
+    "rrelu",
+    "rrelu_with_noise",
+    "rrelu_with_noise_functional",
     "uniform",
 };
 
 // What is in fresh memory, nobody knows.
 constexpr std::string_view kUninitialised[] = {
-    "empty",     "empty_like",        "empty_permuted",  "empty_quantized", "empty_strided",
-    "new_empty", "new_empty_strided", "_efficientzerotensor",
+    "empty",         "empty_like", "empty_permuted",    "empty_quantized",
+    "empty_strided", "new_empty",  "new_empty_strided", "_efficientzerotensor",
 };
 
 constexpr std::string_view kSizes[] = {
-    "size",       "stride",     "numel",      "storage_offset",     "dim",
-    "sym_size",   "sym_stride", "sym_numel",  "sym_storage_offset", "sym_is_contiguous",
+    "size",          "stride",     "numel",     "storage_offset",     "dim",
+    "sym_size",      "sym_stride", "sym_numel", "sym_storage_offset", "sym_is_contiguous",
     "is_contiguous",
 };
 
 constexpr std::string_view kDataSized[] = {
-    "_local_scalar_dense", "_unique2",     "bincount",    "item",
-    "masked_select",       "nonzero",      "unique_dim",  "unique_consecutive",
-    "repeat_interleave",   "unique_dim_consecutive",
+    "_local_scalar_dense",
+    "_unique2",
+    "bincount",
+    "item",
+    "masked_select",
+    "nonzero",
+    "unique_dim",
+    "unique_consecutive",
+    "repeat_interleave",
+    "unique_dim_consecutive",
 };
 
 struct Dropout {
@@ -103,8 +136,8 @@ OperatorTraits operator_traits(std::string_view name) {
     return traits;
   }
   traits.deterministic = any_of(kDeterministicNamespaces, space);
-  traits.rank = !traits.deterministic && (has(op, "get_rank") || has(op, "local_rank") ||
-                                          has(op, "coordinate"));
+  traits.rank = !traits.deterministic &&
+                (has(op, "get_rank") || has(op, "local_rank") || has(op, "coordinate"));
   if (!traits.deterministic) return traits;
   std::string_view plain = op;
   while (plain.size() > 1 && plain.back() == '_') plain.remove_suffix(1);

@@ -1,5 +1,5 @@
-// What an operator is, told from its name alone, so that a table from a file says the same as a live
-// graph does: whether it is a collective, and whether equal operands give every rank the same.
+// What an operator is, told from its name alone, so that a table from a file says the same as a
+// live graph does: whether it is a collective, and whether equal operands give every rank the same.
 #pragma once
 
 #include <cstdint>

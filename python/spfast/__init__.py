@@ -26,10 +26,12 @@ from spfast.explain import Explanation, explain
 from spfast.passes import NoOpEliminationPass, SequenceParallelismPass
 from spfast.result import Result, SkippedSite, Timings
 from spfast.table import NodeTable
+from spfast.trust import Assumption
 from spfast.verifier import Problem, Snapshot, Verification, snapshot, verify
 
 __all__ = [
     "Applicability",
+    "Assumption",
     "ConfigError",
     "Explanation",
     "FileFormatError",

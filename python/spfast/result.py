@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from spfast.trust import Assumption
+from spfast.trust import Assumption, names_of
 
 __all__ = ["Result", "SkippedSite", "Timings"]
 

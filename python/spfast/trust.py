@@ -15,6 +15,7 @@ class Assumption:
     Attributes:
         value: Name of its node, in the graph as it was before the pass.
         reason: Where it meets them, in one sentence.
+        group: Name of the group on whose ranks it has to be the same; empty where that is plain.
 
     Example:
         >>> str(Assumption("weight", "is read whole beside the rows of 'norm'"))
@@ -23,6 +24,7 @@ class Assumption:
 
     value: str
     reason: str = ""
+    group: str = ""
 
     def __str__(self) -> str:
         return f"{self.value}: {self.reason}"

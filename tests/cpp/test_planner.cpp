@@ -52,7 +52,7 @@ TEST(planner_keeps_a_residual_that_is_a_shard) {
       plan_of(functional_stack(2, kShape)), 2,
       "create %new_0 = _c10d_functional.reduce_scatter_tensor.default(%3, 'sum', 4, '0') local "
       "like %4 before %4\n"
-      "create %new_1 = _c10d_functional.wait_tensor.default(%new_0) local like %4 before %4\n"
+      "create %new_1 = _c10d_functional.wait_tensor.default(%new_0) local like %4 before %5\n"
       "rewire %6: %5 -> %new_1\n"
       "resize %6 local like %6\n"
       "resize %7 local like %7\n"
@@ -68,7 +68,7 @@ TEST(planner_keeps_a_residual_that_is_a_shard) {
       "rewire %14: %13 -> %new_3\n"
       "create %new_4 = _c10d_functional.reduce_scatter_tensor.default(%14, 'sum', 4, '0') local "
       "like %15 before %15\n"
-      "create %new_5 = _c10d_functional.wait_tensor.default(%new_4) local like %15 before %15\n"
+      "create %new_5 = _c10d_functional.wait_tensor.default(%new_4) local like %15 before %16\n"
       "rewire %17: %5 -> %new_1\n"
       "rewire %17: %16 -> %new_5\n"
       "resize %17 local like %17\n"
@@ -172,7 +172,7 @@ TEST(planner_of_a_symbolic_number_of_tokens) {
       plan_of(b.finish()), 1,
       "create %new_0 = _c10d_functional.reduce_scatter_tensor.default(%x, 'sum', 4, '0') local "
       "like %3 before %3\n"
-      "create %new_1 = _c10d_functional.wait_tensor.default(%new_0) local like %3 before %3\n"
+      "create %new_1 = _c10d_functional.wait_tensor.default(%new_0) local like %3 before %4\n"
       "create %new_2 = aten.sym_size.int(%new_1, 0) local size before %5\n"
       "create %new_3 = _operator.mul(%new_2, 1) 1 * local size before %5\n"
       "create %new_4 = _operator.mul(%new_2, 2) 2 * local size before %5\n"
@@ -216,7 +216,7 @@ TEST(planner_flattens_a_stream_of_three_dims) {
       plan_of(b.finish()), 1,
       "create %new_0 = _c10d_functional.reduce_scatter_tensor.default(%x, 'sum', 4, '0') local "
       "like %5 before %5\n"
-      "create %new_1 = _c10d_functional.wait_tensor.default(%new_0) local like %5 before %5\n"
+      "create %new_1 = _c10d_functional.wait_tensor.default(%new_0) local like %5 before %6\n"
       "create %new_2 = aten.reshape.default(%res, [-1, 512]) flat like %res before %7\n"
       "create %new_3 = aten.slice.Tensor(%new_2, 0, 1024, 2048) own rows like %res before %7\n"
       "rewire %7: %res -> %new_3\n"

@@ -26,6 +26,9 @@ DIALECT = Dialect(
             reduce_scatter_args=("input", "reduce_op", "world_size", "group"),
             all_gather="_c10d_functional.all_gather_into_tensor.default",
             all_gather_args=("input", "world_size", "group"),
+            in_place="_c10d_functional.all_reduce_.default",
+            coalesced="_c10d_functional.all_reduce_coalesced.default",
+            coalesced_in_place="_c10d_functional.all_reduce_coalesced_.default",
         ),
     ),
 )

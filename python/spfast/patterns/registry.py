@@ -6,11 +6,12 @@ import contextlib
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from spfast.errors import PatternError
 from spfast.patterns.describe import describe
+from spfast.patterns.families import check_dialect, check_spelling
 from spfast.patterns.model import CollectiveFamily, Operand, Operation, Parameter, Pattern
 from spfast.patterns.rowwise import RowRule
 from spfast.patterns.tracing import trace_variants
@@ -76,17 +77,19 @@ class Registry:
         """Adds a dialect.
 
         Raises:
-            PatternError: There is one of its name and ``replace`` is false; or one of its
-                all_reduces is spelled otherwise by another dialect.
+            PatternError: There is one of its name and ``replace`` is false; a family of collectives
+                is described so that it cannot be rewritten; or one of its all_reduces is spelled
+                otherwise by another dialect.
         """
         if dialect.name in self._dialects and not replace:
             raise PatternError(
                 f"dialect '{dialect.name}' is registered already: "
                 f"choose another name or pass replace=True"
             )
+        check_dialect(dialect)
         for other in self._dialects.values():
             if other.name != dialect.name:
-                _check_families(dialect, other)
+                check_spelling(dialect, other)
         self._dialects = {**self._dialects, dialect.name: dialect}
         self._version = next(_versions)
 
@@ -112,8 +115,9 @@ class Registry:
             replace: whether an earlier registration of the same name, dialect and variant goes.
 
         Raises:
-            PatternError: The name is taken, the dialect unknown, the function describes no pattern,
-                or the rule's other variants disagree about its priority or a parameter's role.
+            PatternError: The name is taken, the dialect unknown, the function describes no pattern
+                or holds a constant that none can hold, or the rule's other variants disagree about
+                its priority or a parameter's role.
         """
 
         def decorate(function: F) -> F:
@@ -128,6 +132,10 @@ class Registry:
                     f"rule '{name}' is registered already for dialect '{dialect}': choose another "
                     f"name, name a variant, or pass replace=True"
                 )
+            if not isinstance(priority, int) or abs(priority) >= 1 << 31:
+                raise PatternError(
+                    f"rule '{name}' has priority {priority!r}: pass a whole number below 2**31"
+                )
             patterns = trace_variants(function, name, priority, variants)
             _unify([*self._patterns_of(name, but=key), *patterns])
             self._entries = {**self._entries, key: patterns}
@@ -141,7 +149,7 @@ class Registry:
 
         Raises:
             PatternError: An operator is known already, by another rule, and ``replace`` is false;
-                or a ``"rows"`` rule names no operand that has rows.
+                a ``"rows"`` rule names no operand that has rows; or a position is no number.
 
         Example:
             >>> from spfast.patterns import Registry, RowRule
@@ -157,6 +165,13 @@ class Registry:
                     f"rows={rule.rows!r}: name the operands that have rows where the family is "
                     f"'rows', and nowhere else"
                 )
+            numbers = (rule.position, *(row for row in rule.rows if not isinstance(row, str)))
+            for number in (*numbers, rule.default_dim):
+                if not isinstance(number, int) or abs(number) >= 1 << 31:
+                    raise PatternError(
+                        f"the row-wise rule of '{rule.op}' has {number!r} where a position or a "
+                        f"dim is expected: pass a whole number"
+                    )
             known = self._rowwise.get(rule.op)
             if known not in (None, rule) and not replace:
                 raise PatternError(
@@ -299,17 +314,6 @@ class Registry:
             if key.rule == rule and key != but
             for pattern in patterns
         ]
-
-
-def _check_families(new: Dialect, known: Dialect) -> None:
-    for family in new.families:
-        for other in known.families:
-            spelled = replace(family, name="") == replace(other, name="")
-            if family.all_reduce == other.all_reduce and not spelled:
-                raise PatternError(
-                    f"dialects '{new.name}' and '{known.name}' spell the collectives of "
-                    f"{family.all_reduce} differently"
-                )
 
 
 def _unify(patterns: Sequence[Pattern]) -> list[Pattern]:

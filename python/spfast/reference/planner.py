@@ -108,7 +108,7 @@ class _Planner:
         known = {
             "input": value,
             "world_size": site.sharing.group.size,
-            "group": old[family.group],
+            "group": None if family.group is None else old[family.group],
             "reduce_op": old[family.reduce_op] if family.reduce_op >= 0 else None,
         }
         args = tuple(

@@ -163,7 +163,7 @@ def _check_strides(sites: Sequence[Site]) -> None:
 
 
 def _share(site: Site, sharings: dict[Any, Sharing], config: SequenceParallelConfig) -> Sharing:
-    group = resolve_group(site.match.anchor.group, config)
+    group = resolve_group(site.match.anchor.group or None, config)
     if group.problem:
         raise _Stays(group.problem)
     tokens = rows_of(site.all_reduce.meta["val"])

@@ -251,7 +251,7 @@ def _written(node: fx.Node) -> Iterator[fx.Node]:
         held = [node.args, node.kwargs]
     elif method.endswith("_") and not method.endswith("__"):
         held = [node.args[0]]
-    elif isinstance(node.target, torch._ops.OpOverload):
+    elif isinstance(node.target, torch._ops.OpOverload) and node.target.namespace != "c10d":
         for position, argument in enumerate(node.target._schema.arguments):
             alias = argument.alias_info
             if alias is not None and (alias.is_write or position > 0):
