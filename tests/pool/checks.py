@@ -39,6 +39,7 @@ KINDS = (
     "recogniser",
     "again",
     "repeat",
+    "assumption",
     "unexplained",
     "validate",
 )
@@ -89,20 +90,7 @@ class Rewrite:
     @property
     def assumptions(self) -> list[str]:
         """Names of the values that any rank's rewrite takes to be the same everywhere."""
-        listed = [getattr(result, "assumptions", None) for result in self.results]
-        if None in listed:
-            listed = [
-                [_source(new, name) for name in spfast.verify(old, new, config).assumptions]
-                for old, new, config in zip(self.before, self.after, self.configs, strict=True)
-            ]
-        return sorted({str(getattr(each, "value", each)) for some in listed for each in some or ()})
-
-
-def _source(graph: fx.Graph, name: str) -> str:
-    node = next(each for each in graph.nodes if each.name == name)
-    while "slice" in str(node.target):
-        node = node.all_input_nodes[0]
-    return node.name
+        return sorted({each.value for result in self.results for each in result.assumptions})
 
 
 def check(
@@ -119,30 +107,50 @@ def check(
         CannotRun: the program itself cannot be run.
     """
     before = build_all(program, values)
-    numbers = kind is None or kind in NUMBERS
-    wanted = _run(program, before, program.feeds()) if numbers else None
-    made = Rewrite(program, before, [copy.deepcopy(graph) for graph in before], configs_of(program))
-    outcome = Outcome()
     try:
-        _rewrite(made)
+        return examine(rewritten(program, before), kind)
     except spfast.ConfigError as error:
-        outcome.refused = str(error)
+        outcome = Outcome(refused=str(error))
         if len(_groups(before[0])) < 2:
             outcome.failures.append(Failure("crash", f"ConfigError with one group: {error}"))
         return outcome
     except Failure as failure:
-        outcome.failures.append(failure)
-        return outcome
-    outcome.rewritten = made.results[0].matched_count
+        return Outcome(failures=[failure])
+
+
+def rewritten(program: Program, before: list[fx.Graph]) -> Rewrite:
+    """The pass, run on the graph of each rank.
+
+    Raises:
+        ConfigError: the pass refuses the config.
+        Failure: the pass raises anything else, or leaves a graph changed when it raises.
+    """
+    made = Rewrite(program, before, [copy.deepcopy(graph) for graph in before], configs_of(program))
+    for graph, config in zip(made.after, made.configs, strict=True):
+        untouched = picture(graph)
+        try:
+            made.results.append(spfast.apply(graph, config))
+        except Exception as error:
+            _expect(picture(graph) == untouched, "damage", f"changed, and then {error!r}")
+            if isinstance(error, spfast.ConfigError):
+                raise
+            raise Failure("crash", f"{type(error).__name__}: {error}") from error
+    return made
+
+
+def examine(made: Rewrite, kind: str | None = None) -> Outcome:
+    """Checks everything that must hold of a rewrite."""
+    outcome = Outcome(made.results[0].matched_count)
     checks: list[tuple[tuple[str, ...], Callable[[], None]]] = [
         (("unexplained",), lambda: _explained(made)),
+        (("assumption",), lambda: _assumes_what_it_may(made)),
         (("ranks differ",), lambda: _same_structure(made)),
         (("lint",), lambda: _healthy(made)),
     ]
     if outcome.rewritten:
         checks += [
             (("guard",), lambda: _guards_hold(made)),
-            (NUMBERS, lambda: _numbers(made, wanted, outcome)),
+            (NUMBERS, lambda: _numbers(made, outcome)),
             (("meta",), lambda: _metas(made)),
             (("bytes", "collectives"), lambda: _no_loss(made)),
             (("recogniser",), lambda: _no_worse_than_one(made)),
@@ -166,15 +174,18 @@ def configs_of(program: Program, **changes: Any) -> list[SequenceParallelConfig]
     """The config of each rank."""
     world = program.world
     fields = {"tp_size": world.tp, **program.config, **changes}
-    named = fields.get("replicated")
-    if named == "names":
-        fields["replicated"] = tuple(
-            spec.name for spec in program.inputs if "tp" not in spec.differs
-        )
+    if fields.get("replicated") == "names":
+        fields["replicated"] = shared_inputs(program)
     return [
         SequenceParallelConfig(tp_rank=world.coordinate(rank, "tp"), **fields)
         for rank in range(world.size)
     ]
+
+
+def shared_inputs(program: Program) -> tuple[str, ...]:
+    """The inputs that are the same on every rank of each group that may be rewritten."""
+    groups = {"tp"} if program.config.get("group_name") == "tp" else set(program.world.axes)
+    return tuple(spec.name for spec in program.inputs if not groups & set(spec.differs))
 
 
 def picture(graph: fx.Graph) -> list[tuple[Any, ...]]:
@@ -219,20 +230,6 @@ def _groups(graph: fx.Graph) -> set[str]:
 # --- the rewrite itself --------------------------------------------------------------------------
 
 
-def _rewrite(made: Rewrite) -> None:
-    for graph, config in zip(made.after, made.configs, strict=True):
-        untouched = picture(graph)
-        try:
-            made.results.append(spfast.apply(graph, config))
-        except Exception as error:
-            _expect(picture(graph) == untouched, "damage", f"changed, and then {error!r}")
-            if isinstance(error, spfast.ConfigError):
-                raise
-            raise Failure("crash", f"{type(error).__name__}: {error}") from error
-    counts = {result.matched_count for result in made.results}
-    _expect(len(counts) == 1, "ranks differ", f"sites: {[r.matched_count for r in made.results]}")
-
-
 def _explained(made: Rewrite) -> None:
     """Each all_reduce is rewritten or has a reason."""
     result, group = made.results[0], made.configs[0].group_name
@@ -246,8 +243,19 @@ def _explained(made: Rewrite) -> None:
         _expect(bool(site.reason.strip()), "unexplained", f"{site.node} has an empty reason")
 
 
+def _assumes_what_it_may(made: Rewrite) -> None:
+    """What is taken on trust is a value of the graph, and nothing is where proofs are asked for."""
+    names = {node.name for node in made.before[0].nodes}
+    for name in made.assumptions:
+        _expect(name in names, "assumption", f"{name} is no value of the graph")
+    if made.program.config.get("replicated", "infer") != "infer":
+        _expect(not made.assumptions, "assumption", f"not proved: {made.assumptions}")
+
+
 def _same_structure(made: Rewrite) -> None:
     by_rank = made.program.by_rank()
+    counts = [result.matched_count for result in made.results]
+    _expect(len(set(counts)) == 1, "ranks differ", f"sites by rank: {counts}")
 
     def structure(graph: fx.Graph) -> list[Any]:
         return [
@@ -312,8 +320,9 @@ def _guards_at(graph: fx.Graph, sizes: dict[str, int]) -> list[tuple[str, bool]]
 # --- numbers -------------------------------------------------------------------------------------
 
 
-def _numbers(made: Rewrite, wanted: Run | None, outcome: Outcome) -> None:
+def _numbers(made: Rewrite, outcome: Outcome) -> None:
     program = made.program
+    wanted = _run(program, made.before, program.feeds())
     trouble = _unlike_runs(made, program, wanted)
     if trouble is not None and trouble[0] == "wrong numbers":
         # Rounding may tip a comparison: what is wrong is wrong for other numbers as well.
@@ -341,6 +350,12 @@ def _numbers(made: Rewrite, wanted: Run | None, outcome: Outcome) -> None:
             raise Failure("trust against evidence", f"{told[0]} is taken on trust; {detail}")
         outcome.said = True
         _right_if_true(made, detail)
+        known = shared_inputs(program)
+        if all(
+            spfast.verify(made.before[rank], made.after[rank], made.configs[rank], known)
+            for rank in (0, program.world.size - 1)
+        ):
+            raise Failure("wrong numbers, proved", f"from the inputs that are shared: {detail}")
         return
     if outcome.proved and kind == "wrong numbers":
         kind = "wrong numbers, proved"

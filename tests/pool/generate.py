@@ -101,6 +101,7 @@ def _config(chooser: random.Random, world: World) -> dict[str, Any]:
     config: dict[str, Any] = {
         "recognise": chooser.choice(["both", "both", "patterns", "rowwise"]),
         "divisibility": chooser.choice(["guard", "guard", "prove", "assume"]),
+        "replicated": chooser.choice(["infer", "infer", "infer", "prove", "names"]),
     }
     if world.dp > 1 and chooser.random() < 0.85:
         config["group_name"] = "tp"

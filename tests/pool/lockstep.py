@@ -135,6 +135,8 @@ def _rank(
     left = iter(feed)
 
     def operand(node: fx.Node) -> Any:
+        if node not in values:
+            raise CannotRun(f"rank {rank}: {node.name} is read before it is made")
         return values[node]
 
     for node in graph.nodes:

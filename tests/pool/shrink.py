@@ -16,6 +16,7 @@ from tests.pool.checks import check
 from tests.pool.draw import dim_of
 from tests.pool.generate import pruned
 from tests.pool.program import Fakes, Input, PerRank, Program, Step, V, mapped, reads, resolve
+from tests.pool.world import World
 
 
 def fails_with(kind: str) -> Callable[[Program], bool]:
@@ -60,7 +61,7 @@ def _weight(program: Program) -> tuple[int, ...]:
     )
 
 
-_PLAIN = ("both", "guard", "tp")
+_PLAIN = ("both", "guard", "tp", "infer")
 _SIMPLE = ("aten.relu.default", "aten.add.Tensor", "aten.mul.Tensor", "aten.mm.default")
 
 
@@ -74,10 +75,14 @@ def _smaller(program: Program) -> Iterator[Program]:
         for name in program.outputs:
             rest = tuple(each for each in program.outputs if each != name)
             yield pruned(dataclasses.replace(program, outputs=rest))
+    makers = {step.name: step for step in program.steps}
+    for place, name in enumerate(program.outputs):
+        for operand in reads(makers[name]) if name in makers else []:
+            others = program.outputs[:place] + (operand,) + program.outputs[place + 1 :]
+            yield pruned(dataclasses.replace(program, outputs=tuple(dict.fromkeys(others))))
     shapes = _shapes(program)
-    names = [step.name for step in program.steps]
     for step in reversed(program.steps):
-        yield from _without(program, step, shapes, names)
+        yield from _without(program, step, shapes)
     for step in program.steps:
         for earlier in [step.name for step in program.steps]:
             if earlier == step.name:
@@ -90,9 +95,7 @@ def _smaller(program: Program) -> Iterator[Program]:
     yield from _plainer(program)
 
 
-def _without(
-    program: Program, step: Step, shapes: dict[str, Any], names: list[str]
-) -> Iterator[Program]:
+def _without(program: Program, step: Step, shapes: dict[str, Any]) -> Iterator[Program]:
     """Without a call: nothing, one of its operands, or an input takes its place."""
     rest = tuple(each for each in program.steps if each.name != step.name)
     if not any(step.name in reads(each) for each in rest) and step.name not in program.outputs:
@@ -216,8 +219,6 @@ def _plainer(program: Program) -> Iterator[Program]:
             program, config={k: v for k, v in program.config.items() if k != key}
         )
     if program.world.size > 2:
-        from tests.pool.world import World
-
         yield dataclasses.replace(program, world=World(2))
     for place, spec in enumerate(program.inputs):
         for change in ({"differs": ()}, {"differs": ("tp",)}, {"layout": "dense"}):
