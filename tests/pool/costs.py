@@ -12,7 +12,7 @@ from tests.pool.draw import hint
 from tests.pool.lockstep import is_collective, tensors
 from tests.pool.world import World
 
-# An all_reduce is a reduce_scatter and an all_gather of the same size.
+# An all_reduce is a reduce_scatter and an all_gather of the same size, in bytes and in number.
 TIMES = {"all_reduce": 2}
 
 
@@ -35,7 +35,7 @@ def cost(graph: fx.Graph, world: World) -> Cost:
         whole = node.meta["val"] if kind == "all_gather" else value_of(node.args[0])
         full = sum(bytes_of(tensor) for tensor in tensors(whole))
         moved += TIMES.get(kind, 1) * full * (size - 1) / size
-        count += 1
+        count += TIMES.get(kind, 1)
     return Cost(moved, count)
 
 

@@ -101,8 +101,7 @@ class Draw:
         )
         self.fake[spec.name] = self._fakes.input(spec)
         self.live[spec.name] = [
-            spec.value(rank, self.world, self.symbols, self.seed)
-            for rank in range(self.world.size)
+            spec.value(rank, self.world, self.symbols, self.seed) for rank in range(self.world.size)
         ]
         self.inputs.append(spec)
         return V(spec.name)
@@ -314,7 +313,9 @@ class Draw:
 
     def _run(self, operator: Any, step: Step) -> list[Any]:
         ranks = range(self.world.size)
-        calls = [(self._operands(step.args, rank), self._operands(step.kwargs, rank)) for rank in ranks]
+        calls = [
+            (self._operands(step.args, rank), self._operands(step.kwargs, rank)) for rank in ranks
+        ]
         values: list[Any] = [None] * self.world.size
         with torch.no_grad():
             if is_collective(operator):

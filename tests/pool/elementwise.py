@@ -170,9 +170,7 @@ def masks(d: Draw) -> V:
     if d.chance(0.25):
         mask = d.keep(d.call(f"aten.{d.choose(LOGICAL)}", mask, mask_for(d, x)))
     if d.chance(0.2):
-        mask = d.call(
-            f"aten.{d.choose(['logical_not.default', 'bitwise_not.default'])}", mask
-        )
+        mask = d.call(f"aten.{d.choose(['logical_not.default', 'bitwise_not.default'])}", mask)
     kind = d.choose(["where", "where", "fill", "scalar", "mul", "cast"])
     if kind == "where":
         y = d.broadcasts(x)
@@ -259,7 +257,9 @@ def cast(d: Draw) -> V:
 
 def created(d: Draw) -> V:
     """Values that read no values, or only the shape of one."""
-    kind = d.choose(["arange", "iota", "full", "zeros", "like", "like", "new", "eye", "empty", "scalar"])
+    kind = d.choose(
+        ["arange", "iota", "full", "zeros", "like", "like", "new", "eye", "empty", "scalar"]
+    )
     if kind in ("like", "new", "empty"):
         x = d.tensor(1)
         if kind == "empty":
@@ -295,10 +295,14 @@ def created(d: Draw) -> V:
 
 def drawn(d: Draw) -> V:
     """Random numbers."""
-    kind = d.choose(["dropout", "dropout", "bernoulli", "rand_like", "randn_like", "rand", "normal"])
+    kind = d.choose(
+        ["dropout", "dropout", "bernoulli", "rand_like", "randn_like", "rand", "normal"]
+    )
     if kind in ("rand", "normal"):
         shape = [*d.rows_operand(), d.hidden]
-        return d.keep(d.call(f"aten.{'rand' if kind == 'rand' else 'randn'}.default", shape, dtype=F64))
+        return d.keep(
+            d.call(f"aten.{'rand' if kind == 'rand' else 'randn'}.default", shape, dtype=F64)
+        )
     x = d.tensor(1)
     if kind == "dropout":
         both = d.call("aten.native_dropout.default", x, 0.3, True)

@@ -103,8 +103,11 @@ def _config(chooser: random.Random, world: World) -> dict[str, Any]:
         "divisibility": chooser.choice(["guard", "guard", "prove", "assume"]),
         "replicated": chooser.choice(["infer", "infer", "infer", "prove", "names"]),
     }
-    if world.dp > 1 and chooser.random() < 0.85:
-        config["group_name"] = "tp"
+    # Drawn values are small: beside the default cost of a collective nothing would be worth a cut.
+    if chooser.random() < 0.8:
+        config["collective_cost"] = 0
+    if world.dp > 1:
+        config["groups"] = chooser.choice(["tp", "tp", "tp", "given", "none"])
     return config
 
 

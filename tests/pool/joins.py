@@ -164,12 +164,23 @@ def _vocabulary(d: Draw) -> V:
     inside = d.call("aten.masked_fill.Scalar", place, outside, 0)
     table = d.input([own, d.hidden], differs=("tp",), stem="table", layout="dense")
     found = d.call("aten.embedding.default", table, inside)
-    return d.call("aten.masked_fill.Scalar", found, d.call("aten.unsqueeze.default", outside, -1), 0.0)
+    return d.call(
+        "aten.masked_fill.Scalar", found, d.call("aten.unsqueeze.default", outside, -1), 0.0
+    )
 
 
 def norm(d: Draw, x: V) -> V:
     """What stands behind a sum: a norm in one of its forms, or anything that treats rows alone."""
-    kinds = ["rms"] * 6 + ["layer", "layer", "fused", "softmax", "unit", "gate", "none", "quantised"]
+    kinds = ["rms"] * 6 + [
+        "layer",
+        "layer",
+        "fused",
+        "softmax",
+        "unit",
+        "gate",
+        "none",
+        "quantised",
+    ]
     if d.dialect == "vllm":
         kinds += ["ir"] * 8 + ["op"] * 3
     kind = d.choose(kinds)

@@ -77,7 +77,9 @@ def _complain(node: fx.Node, mode: FakeTensorMode) -> list[str]:
         with mode, env.suppress_guards():
             computed = node.target(*value_of(node.args), **value_of(node.kwargs))  # type: ignore[operator]
     except Exception as error:
-        return [f"{node.name} cannot be run on its operands' values: {type(error).__name__}: {error}"]
+        return [
+            f"{node.name} cannot be run on its operands' values: {type(error).__name__}: {error}"
+        ]
     said, right = list(leaves(node.meta["val"])), list(leaves(computed))
     if len(said) != len(right):
         return [f"{node.name} has {len(said)} values and yields {len(right)}"]
@@ -119,7 +121,9 @@ def _at(value: Any, point: tuple[int, ...]) -> Any:
     expr = value.node.expr
     symbols = sorted(expr.free_symbols, key=str)
     # By name: a symbol stands for the same number wherever it is read.
-    known = {symbol: point[_place(str(symbol), len(point))] + 16 * _number(symbol) for symbol in symbols}
+    known = {
+        symbol: point[_place(str(symbol), len(point))] + 16 * _number(symbol) for symbol in symbols
+    }
     found = sympify(expr.xreplace(known))
     return int(found) if found.is_number else found
 

@@ -254,9 +254,7 @@ class Fakes:
             return target(*args, **kwargs)
 
 
-def build(
-    program: Program, rank: int = 0, values: Mapping[str, Any] | None = None
-) -> fx.Graph:
+def build(program: Program, rank: int = 0, values: Mapping[str, Any] | None = None) -> fx.Graph:
     """The graph that ``rank`` compiles, with fake values in ``meta["val"]``.
 
     Args:

@@ -143,7 +143,9 @@ def pieces(d: Draw) -> V:
     if kind == "strided":
         size = d.choose([2, 3])
         return d.keep(
-            d.call("aten.as_strided.default", x, [size, 2], [d.choose([1, 2, 4]), 1], d.choose([0, 1]))
+            d.call(
+                "aten.as_strided.default", x, [size, 2], [d.choose([1, 2, 4]), 1], d.choose([0, 1])
+            )
         )
     if kind == "put":
         part = d.call("aten.slice.Tensor", x, dim, 0, 1)
@@ -234,7 +236,9 @@ def product(d: Draw) -> V:
     x = d.tensor(1, 3)
     last = d.shape(x)[-1]
     dims = d.dims(x)
-    kind = d.choose(["mm", "addmm", "matmul", "linear", "bmm", "baddbmm", "einsum", "mv", "outer", "gram"])
+    kind = d.choose(
+        ["mm", "addmm", "matmul", "linear", "bmm", "baddbmm", "einsum", "mv", "outer", "gram"]
+    )
     if isinstance(last, str):
         raise Rejected("symbolic features")
     if kind in ("mm", "addmm"):
@@ -247,7 +251,9 @@ def product(d: Draw) -> V:
         bias = d.input([out], d.dtype(x))
         return d.keep(d.call("aten.addmm.default", bias, x, weight))
     if kind == "matmul":
-        weight = d.keep(d.input([last, d.choose([2, d.hidden])], d.dtype(x), fill="small", stem="w"))
+        weight = d.keep(
+            d.input([last, d.choose([2, d.hidden])], d.dtype(x), fill="small", stem="w")
+        )
         return d.keep(d.call("aten.matmul.default", x, weight))
     if kind == "linear":
         out = d.choose([2, d.hidden])

@@ -61,7 +61,7 @@ def _weight(program: Program) -> tuple[int, ...]:
     )
 
 
-_PLAIN = ("both", "guard", "tp", "infer")
+_PLAIN = ("both", "guard", "tp", "infer", 0)
 _SIMPLE = ("aten.relu.default", "aten.add.Tensor", "aten.mul.Tensor", "aten.mm.default")
 
 
@@ -111,7 +111,9 @@ def _without(program: Program, step: Step, shapes: dict[str, Any]) -> Iterator[P
     if any(isinstance(dim, str) and dim.startswith("~") for dim in dims):
         return
     for differs in ((), program.world.axes[:1]):
-        fill = "normal" if dtype.is_floating_point else ("mask" if dtype == torch.bool else "index:2")
+        fill = (
+            "normal" if dtype.is_floating_point else ("mask" if dtype == torch.bool else "index:2")
+        )
         spec = Input(f"in_{step.name}", dims, dtype, differs, "dense", fill)
         yield pruned(dataclasses.replace(
             _renamed(program, step.name, spec.name), inputs=(*program.inputs, spec)
@@ -127,15 +129,11 @@ def _renamed(program: Program, old: str, new: str) -> Program:
     return dataclasses.replace(
         program,
         steps=tuple(
-            dataclasses.replace(
-                step, args=mapped(step.args, one), kwargs=mapped(step.kwargs, one)
-            )
+            dataclasses.replace(step, args=mapped(step.args, one), kwargs=mapped(step.kwargs, one))
             for step in program.steps
             if step.name != old
         ),
-        outputs=tuple(
-            dict.fromkeys(str(new) if name == old else name for name in program.outputs)
-        ),
+        outputs=tuple(dict.fromkeys(str(new) if name == old else name for name in program.outputs)),
     )
 
 

@@ -213,7 +213,9 @@ def test_what_a_graph_shows_to_differ() -> None:
 
 
 def test_a_failing_program_is_cut_down() -> None:
-    extra = tuple(Step(f"x{i}", "aten.sin.default", (V("out" if i == 0 else f"x{i - 1}"),)) for i in range(5))
+    extra = tuple(
+        Step(f"x{i}", "aten.sin.default", (V("out" if i == 0 else f"x{i - 1}"),)) for i in range(5)
+    )
     large = dataclasses.replace(
         SITE,
         inputs=(*SITE.inputs, Input("other", ("s0", 3))),

@@ -41,7 +41,9 @@ def test_groups_of_a_mesh(how: str) -> None:
 
 def test_what_moves_rows() -> None:
     world = World(2)
-    x, got = outputs(of(world, Step("v", f"{JOIN}all_gather_into_tensor.default", (V("x"), 2, "tp"))))
+    x, got = outputs(
+        of(world, Step("v", f"{JOIN}all_gather_into_tensor.default", (V("x"), 2, "tp")))
+    )
     torch.testing.assert_close(got[1], torch.cat(x))
     step = Step("v", f"{JOIN}reduce_scatter_tensor.default", (V("x"), "sum", 2, "tp"))
     x, got = outputs(of(world, step))
@@ -90,7 +92,11 @@ def test_ranks_at_unlike_collectives_hang() -> None:
 
 
 def test_what_cannot_run() -> None:
-    lost = of(World(2), Step("v", f"{JOIN}reduce_scatter_tensor.default", (V("x"), "sum", 2, "tp")), rows=3)
+    lost = of(
+        World(2),
+        Step("v", f"{JOIN}reduce_scatter_tensor.default", (V("x"), "sum", 2, "tp")),
+        rows=3,
+    )
     with pytest.raises(RowsLost, match="3 rows over 2 ranks"):
         outputs(lost)
     said = of(World(2), Step("v", f"{JOIN}all_gather_into_tensor.default", (V("x"), 4, "tp")))
