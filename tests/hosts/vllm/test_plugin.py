@@ -392,15 +392,25 @@ def test_install_says_what_to_do_where_there_is_nothing_to_replace(vllm: Any, ve
 
 WORKER = """
 import pickle, sys
+import spfast
+before = set(sys.modules)
+from importlib.metadata import entry_points
+(plugin,) = entry_points(group="vllm.general_plugins", name="spfast")
+plugin.load()()
+added = {name for name in set(sys.modules) - before if name.partition(".")[0] in ("torch", "vllm")}
+assert added == {"vllm", "vllm.version"}, f"loading the plugin imports {added}"
+assert "spfast.integrations.vllm.sp" not in sys.modules
 arrived = pickle.loads(bytes.fromhex(sys.argv[1]))
-assert not any(name.startswith("vllm") for name in sys.modules)
+assert "vllm.compilation" not in sys.modules
 from vllm.compilation.passes.inductor_pass import InductorPass
 assert isinstance(arrived, InductorPass)
 assert (arrived.config.min_token_num, arrived.config.group_name) == (1024, None)
 """
 
 
-def test_a_pass_that_a_worker_unpickles_counts_as_vllms_own(vllm: Any, tmp_path: Any) -> None:
+def test_a_worker_loads_little_and_unpickles_vllms_own_kind_of_pass(
+    vllm: Any, tmp_path: Any
+) -> None:
     sent = pickle.dumps(integration.SequenceParallelismPass(vllm("0.32.0").config(ON)))
     subprocess.run(
         [sys.executable, "-c", WORKER, sent.hex()],
