@@ -13,9 +13,9 @@ namespace {
 
 // Costs are told for each token, in 1/1024 bytes.
 constexpr int64_t kBytes = 1024;
-// What a collective costs beside its bytes is shared by all tokens, by so many at least: graphs of
-// fewer are examples of such that are worth a rewrite.
-constexpr int64_t kTokens = 8192;
+// From so many bytes on a stream is worth the rewrite (python/spfast/thresholds.py: vLLM's figure for
+// H100). Whoever runs the pass on less has an example of more, or a test.
+constexpr int64_t kWorth = int64_t{8} << 20;
 // An all_reduce of fewer numbers a token is not worth two collectives that move the same bytes.
 constexpr int64_t kFew = 4;
 
@@ -165,11 +165,17 @@ class Cutter {
     return elements >= 0 && elements < kFew;
   }
 
+  // What a collective costs beside its bytes, as each token's share of it.
   [[nodiscard]] int64_t fixed_cost(uint32_t token_class) const {
+    int64_t width = 1;
+    for (const uint32_t site : sites_of_[token_class]) {
+      width = std::max(width, bytes_of(matches_.anchors[sites_.sites[site].anchor]) / kBytes);
+    }
     const Dim tokens = sites_.classes[token_class].tokens;
-    const int64_t shared_by = tokens.is_expr() ? kTokens : std::max(tokens.raw, kTokens);
-    return std::min(costs_.collective, most_) / shared_by * kBytes +
-           std::min(costs_.collective, most_) % shared_by * kBytes / shared_by;
+    const int64_t sharers = std::max({kWorth / width, tokens.is_expr() ? 1 : tokens.raw, int64_t{1}});
+    const double share = static_cast<double>(costs_.collective) / static_cast<double>(sharers);
+    const double most = static_cast<double>(most_ / kBytes);
+    return static_cast<int64_t>(std::min(share, most) * static_cast<double>(kBytes));
   }
 
   // Whether every reader takes a fresh tensor for a value that lies otherwise.

@@ -23,8 +23,9 @@ from spfast.patterns import Registry, default_registry
 from spfast.result import Result, SkippedSite, Timings
 from spfast.rules import forms_of
 from spfast.run import STAGES, Report, Run
+from spfast.trust import Assumption
 
-__all__ = ["Report", "apply", "plan_graph", "preview"]
+__all__ = ["Outlook", "Report", "apply", "plan_graph", "preview"]
 
 logger = logging.getLogger("spfast")
 
@@ -97,16 +98,28 @@ def apply(
     return result
 
 
+@dataclass(frozen=True)
+class Outlook:
+    """What :func:`apply` would do.
+
+    Attributes:
+        reports: One for each all_reduce, in graph order.
+        assumptions: What would be taken to be the same on every rank.
+        plan: Every edit, one a line.
+    """
+
+    reports: tuple[Report, ...] = ()
+    assumptions: tuple[Assumption, ...] = ()
+    plan: str = ""
+
+
 def plan_graph(
     graph: fx.Graph | fx.GraphModule,
     config: SequenceParallelConfig | None = None,
     *,
     registry: Registry | None = None,
-) -> tuple[list[Report], str]:
+) -> Outlook:
     """Does all that :func:`apply` does but the edits.
-
-    Returns:
-        A report for each all_reduce, in graph order, and every edit that would be made.
 
     Raises:
         GraphError: As :func:`apply`.
@@ -114,11 +127,15 @@ def plan_graph(
     """
     begun = _begin(graph, config, registry)
     if begun is None:
-        return [], ""
+        return Outlook()
     runs = begun.runs()
     for run in runs:
         run.plan()
-    return [report for run in runs for report in run.reports()], _plan_text(runs)
+    return Outlook(
+        tuple(report for run in runs for report in run.reports()),
+        tuple(each for run in runs for each in run.assumptions()),
+        _plan_text(runs),
+    )
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,9 @@ class SequenceParallelConfig:
             can be keyed by, so graphs are then cached for this process alone.
         collective_cost: What one more collective costs beside the bytes that it moves, as the bytes
             that could be moved meanwhile. A rewrite never moves more bytes than before, and takes
-            more collectives only where that saves as many bytes for each.
+            more collectives only where that saves as many bytes for each; an all_reduce counts as
+            two. The default is what ``bench/gpu/collective_cost.py`` measured on two H200. A
+            stream of fewer than 8 MiB is reckoned as one of so many.
         validate: Prove every rewritten graph with the verifier.
         debug_dump: A folder for the graph before and after and for the patterns; None asks the
             environment variable SPFAST_DEBUG_DUMP.
@@ -144,7 +146,7 @@ class SequenceParallelConfig:
     divisibility: Divisibility = "guard"
     recognise: Recognise = "both"
     replicated: Replicated | Collection[str] | Callable[[fx.Node], bool] = "infer"
-    collective_cost: int = 65536
+    collective_cost: int = 1_600_000
     validate: bool = False
     debug_dump: str | None = None
     gather_bytes: bool | None = None

@@ -10,6 +10,7 @@ from torch import fx
 from spfast.api import plan_graph
 from spfast.config import Recognise, SequenceParallelConfig
 from spfast.patterns import Registry
+from spfast.trust import Assumption, names_of
 
 __all__ = ["Entry", "Explanation", "explain"]
 
@@ -65,10 +66,12 @@ class Explanation:
     Attributes:
         entries: One for each all_reduce.
         plan: Every edit that the pass would make, one a line.
+        assumptions: The values that would be taken to be the same on every rank.
     """
 
     entries: tuple[Entry, ...]
     plan: str = ""
+    assumptions: tuple[Assumption, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Returns the explanation as plain data."""
@@ -82,6 +85,8 @@ class Explanation:
             patterns = sum(_is_done(entry.patterns) for entry in self.entries)
             rowwise = sum(_is_done(entry.rowwise) for entry in self.entries)
             lines.append(f"patterns alone rewrite {patterns}, the row-wise recogniser {rowwise}")
+        if self.assumptions:
+            lines.append(f"taken to be the same on every rank: {names_of(self.assumptions)}")
         return "\n".join(lines)
 
 
@@ -117,14 +122,14 @@ def explain(
         recognise: plan_graph(graph, replace(config, recognise=recognise), registry=registry)
         for recognise in {config.recognise: None, **dict.fromkeys(RECOGNISERS)}
     }
-    reports, plan = views[config.recognise]
-    patterns, rowwise = (views[alone][0] for alone in RECOGNISERS)
+    whole = views[config.recognise]
+    patterns, rowwise = (views[alone].reports for alone in RECOGNISERS)
     entries = [
         replace(
             Entry(*report),
             patterns=Entry(*by_patterns).outcome,
             rowwise=Entry(*by_rows).outcome,
         )
-        for report, by_patterns, by_rows in zip(reports, patterns, rowwise, strict=True)
+        for report, by_patterns, by_rows in zip(whole.reports, patterns, rowwise, strict=True)
     ]
-    return Explanation(tuple(entries), plan)
+    return Explanation(tuple(entries), whole.plan, whole.assumptions)

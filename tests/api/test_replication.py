@@ -1,0 +1,198 @@
+"""What meets one rank's rows is the same on every rank: by proof, or on trust that the result lists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import fx
+
+import spfast
+from spfast import SequenceParallelConfig
+from spfast.testing import assert_same, clone_inputs, copy_graph, run_lockstep
+from spfast.testing.builder import TOKENS, GraphBuilder
+
+aten, c10d = torch.ops.aten, torch.ops._c10d_functional
+WORLD, WIDTH = 4, 16
+F32 = torch.float32
+Build = Callable[["Writer"], None]
+
+
+class Writer(GraphBuilder):
+    """Writes graphs of one dialect in few words."""
+
+    def __init__(self) -> None:
+        super().__init__(tokens=8, dynamic=False)
+
+    def stream(self, name: str, kind: str = "replicated") -> fx.Node:
+        return self.placeholder(name, (TOKENS, WIDTH), F32, kind=kind)
+
+    def over_ranks(self, x: fx.Node, op: str = "sum", group: str = "0") -> fx.Node:
+        return self.call(c10d.wait_tensor.default, self.call(c10d.all_reduce.default, x, op, group))
+
+    def norm(self, x: fx.Node) -> fx.Node:
+        mean = self.call(aten.mean.dim, self.call(aten.mul.Tensor, x, x), [-1], True)
+        return self.call(aten.mul.Tensor, x, self.call(aten.rsqrt.default, mean))
+
+    def project(self, x: fx.Node, name: str, width: int = WIDTH) -> fx.Node:
+        shape = (int(x.meta["val"].shape[-1]), width)
+        return self.call(
+            aten.mm.default, x, self.placeholder(name, shape, F32, kind="per_rank", value=0.3)
+        )
+
+
+def on_every_rank(
+    build: Build, **fields: object
+) -> tuple[list[fx.Graph], list[spfast.Result], fx.Graph]:
+    writer = Writer()
+    build(writer)
+    inputs = [[spec.make(rank, tokens=8, seed=0) for spec in writer.inputs] for rank in range(WORLD)]
+    expected = run_lockstep([writer.graph] * WORLD, [clone_inputs(each) for each in inputs])
+    graphs, results = [], []
+    for rank in range(WORLD):
+        graph = copy_graph(writer.graph)
+        config = SequenceParallelConfig(tp_size=WORLD, tp_rank=rank, validate=True, **fields)
+        results.append(spfast.apply(graph, config))
+        graphs.append(graph)
+    for rank, (got, want) in enumerate(zip(run_lockstep(graphs, inputs), expected, strict=True)):
+        assert_same(got, want, 1e-5, f"rank {rank}")
+    return graphs, results, writer.graph
+
+
+def collectives(graph: fx.Graph) -> list[str]:
+    return [
+        node.target.__name__.split(".")[0]
+        for node in graph.nodes
+        if "c10d" in str(node.target) and "wait" not in str(node.target)
+    ]
+
+
+def log_sum_exp(w: Writer) -> None:
+    logits = w.project(w.stream("hidden"), "head", 12)
+    top = w.over_ranks(w.call(aten.amax.default, logits, [-1], True), "max")
+    e = w.call(aten.exp.default, w.call(aten.sub.Tensor, logits, top))
+    total = w.over_ranks(w.call(aten.sum.dim_IntList, e, [-1], True))
+    w.output([w.call(aten.add.Tensor, w.call(aten.log.default, total), top)])
+
+
+def share_of_the_residual_in_the_partial_sum(w: Writer) -> None:
+    stream = w.over_ranks(w.stream("attention", "per_rank"))
+    partial = w.project(w.norm(stream), "down")
+    share = w.call(aten.div.Tensor, stream, WORLD)
+    stream = w.over_ranks(w.call(aten.add.Tensor, share, partial))
+    w.output([w.norm(stream)])
+
+
+def product_that_is_summed(w: Writer) -> None:
+    reduced = w.over_ranks(w.stream("partial", "per_rank"))
+    own = w.stream("own", "per_rank")
+    product = w.call(aten.mul.Tensor, w.call(aten.tanh.default, reduced), own)
+    w.output([w.norm(w.over_ranks(product))])
+
+
+def received_from_the_others(w: Writer) -> None:
+    reduced = w.over_ranks(w.stream("partial", "per_rank"))
+    sent = w.call(
+        c10d.all_to_all_single.default, w.stream("kept"), [2] * WORLD, [2] * WORLD, "0"
+    )
+    received = w.call(c10d.wait_tensor.default, sent)
+    w.output([w.norm(w.call(aten.add.Tensor, reduced, received))])
+
+
+@pytest.mark.parametrize("recognise", ["both", "patterns", "rowwise"])
+@pytest.mark.parametrize(
+    "build",
+    [
+        log_sum_exp,
+        share_of_the_residual_in_the_partial_sum,
+        product_that_is_summed,
+        received_from_the_others,
+    ],
+)
+def test_a_ranks_own_value_never_meets_shards(build: Build, recognise: str) -> None:
+    on_every_rank(build, recognise=recognise)
+
+
+def test_a_sum_of_what_is_cut_names_the_value_and_the_collective() -> None:
+    _, results, _ = on_every_rank(log_sum_exp)
+    assert [site.reason for site in results[0].skipped][0] == (
+        "no rule matches what reads it, and %mm_default is this rank's own, as "
+        "%all_reduce_default_1 = _c10d_functional.all_reduce.default over all ranks shows, "
+        "and would be read beside shards"
+    )
+
+
+def residual(w: Writer) -> None:
+    reduced = w.over_ranks(w.stream("partial", "per_rank"))
+    gain = w.placeholder("gain", (WIDTH,), F32, kind="gain")
+    normed = w.norm(w.call(aten.add.Tensor, reduced, w.stream("residual")))
+    w.output([w.call(aten.mul.Tensor, normed, gain)])
+
+
+def test_an_unknown_residual_is_cut_and_listed() -> None:
+    graphs, results, _ = on_every_rank(residual)
+    assert collectives(graphs[0]) == ["reduce_scatter_tensor", "all_gather_into_tensor"]
+    assert [each.value for each in results[0].assumptions] == ["residual", "gain"]
+    assert "taken to be the same on every rank: residual, gain" in str(results[0])
+
+
+def test_nothing_is_taken_on_trust_where_all_is_proved() -> None:
+    def proved(w: Writer) -> None:
+        reduced = w.over_ranks(w.stream("partial", "per_rank"))
+        ones = w.call(aten.full.default, [8, WIDTH], 1.0)
+        w.output([w.norm(w.call(aten.add.Tensor, reduced, ones))])
+
+    _, results, _ = on_every_rank(proved, replicated="prove")
+    assert int(results[0]) == 1
+    assert results[0].assumptions == ()
+
+
+def test_prove_leaves_what_is_not_proved() -> None:
+    graphs, results, before = on_every_rank(residual, replicated="prove")
+    assert collectives(graphs[0]) == collectives(before)
+    assert "%residual is not proved to be the same on every rank" in results[0].skipped[0].reason
+
+
+@pytest.mark.parametrize(
+    "replicated",
+    [("residual", "gain"), lambda node: node.name in ("residual", "gain")],
+    ids=["names", "predicate"],
+)
+def test_what_is_named_needs_no_proof(replicated: object) -> None:
+    _, results, _ = on_every_rank(residual, replicated=replicated)
+    assert int(results[0]) == 1
+    assert results[0].assumptions == ()
+
+
+def test_what_is_not_named_stays() -> None:
+    graphs, results, _ = on_every_rank(residual, replicated=["residual"])
+    # The residual is added to rows; the gain, which nobody vouches for, is not read beside them.
+    assert all(each.value != "gain" for each in results[0].assumptions)
+    gathered = [n for n in graphs[0].nodes if n.name.startswith("mul_tensor_2")]
+    assert gathered and gathered[0].meta["val"].shape[0] == 8
+
+
+def test_attention_that_is_whole_on_every_rank_keeps_its_sites() -> None:
+    """Its output is added to the stream without an all_reduce, and reaches one only by weights."""
+
+    def model(w: Writer) -> None:
+        stream = w.stream("embedded")
+        for layer in range(2):
+            whole = w.placeholder(f"attention_{layer}", (WIDTH, WIDTH), F32)
+            attention = w.call(aten.mm.default, w.norm(stream), whole)
+            stream = w.call(aten.add.Tensor, stream, attention)
+            partial = w.project(w.norm(stream), f"experts_{layer}")
+            stream = w.call(aten.add.Tensor, stream, w.over_ranks(partial))
+        w.output([w.norm(stream)])
+
+    _, results, _ = on_every_rank(model)
+    assert int(results[0]) == 2
+
+
+def test_explain_lists_what_would_be_taken_on_trust() -> None:
+    writer = Writer()
+    residual(writer)
+    told = spfast.explain(writer.graph, SequenceParallelConfig(tp_size=WORLD, tp_rank=0))
+    assert [each.value for each in told.assumptions] == ["residual", "gain"]
+    assert str(told).endswith("taken to be the same on every rank: residual, gain")

@@ -1,0 +1,116 @@
+// What the ranks share: proved, their own, or unknown.
+#include "graphs.h"
+#include "harness.h"
+#include "plans.h"
+#include "table/operators.h"
+
+using namespace spfast;
+using namespace spfast::testing;
+
+namespace {
+
+const Shape kRows{4096, 512};
+
+// What is known of each value of a graph over group "0", by the node's number.
+std::vector<Sharing> sharing_of(const NodeTable& table, Trust trust = {}) {
+  static const RowRules rows = row_rules();
+  const auto all = families();
+  const auto groups = groups_of(table, {});
+  const Effects effects(table);
+  const Replication replication(table, effects, rows, all, groups, std::move(trust));
+  std::vector<Sharing> out;
+  for (NodeId node = 0; node < table.size(); ++node) out.push_back(replication.of(node, 0));
+  return out;
+}
+
+}  // namespace
+
+TEST(traits_of_operators_by_name) {
+  EXPECT(operator_traits("aten.add.Tensor").deterministic);
+  EXPECT(operator_traits("_operator.getitem").deterministic);
+  EXPECT(!operator_traits("aten.bernoulli.p").deterministic);
+  EXPECT(!operator_traits("aten.normal_.default").deterministic);
+  EXPECT(!operator_traits("aten.empty.memory_format").deterministic);
+  EXPECT(!operator_traits("mylib.attention.default").deterministic);
+  EXPECT(operator_traits("mylib.get_rank.default").rank);
+  EXPECT(operator_traits("aten.sym_size.int").sizes);
+  EXPECT(operator_traits("aten.nonzero.default").data_sized);
+  EXPECT(operator_traits("_c10d_functional.wait_tensor.default").deterministic);
+  EXPECT(operator_traits("_c10d_functional.wait_tensor.default").collective == Collective::kNone);
+  EXPECT(operator_traits("c10d.allreduce_.default").collective == Collective::kAllReduce);
+  EXPECT(operator_traits("vllm.all_gather.default").collective == Collective::kAllGather);
+  EXPECT(operator_traits("_c10d_functional.broadcast.default").collective == Collective::kOther);
+  EXPECT(operator_traits("_c10d_functional.all_to_all_single.default").collective ==
+         Collective::kAllToAll);
+  EXPECT(operator_traits("higher_order.auto_functionalized[_C.shm_allreduce.default]").collective ==
+         Collective::kAllReduce);
+}
+
+TEST(replication_follows_from_collectives_constants_and_sizes) {
+  GraphBuilder b;
+  const Node x = b.placeholder("x", kRows);
+  const Node reduced = reduce(b, x, kRows);
+  const Node ones = b.call("aten.full.default", {list({4096, 512}), 1.0}, kRows);
+  const Node sum = b.call("aten.add.Tensor", {reduced, ones}, kRows);
+  const Node noise = b.call("aten.bernoulli.p", {sum, 0.5}, kRows);
+  const Node other = reduce(b, sum, kRows, "1");
+  const Node mixed = b.call("aten.add.Tensor", {sum, b.placeholder("y", kRows)}, kRows);
+  b.output({noise, other, mixed});
+  const NodeTable table = b.finish();
+  const auto sharing = sharing_of(table);
+  const auto of = [&](const Node& node) { return sharing[node.id]; };
+  EXPECT(of(reduced) == Sharing::kReplicated);
+  EXPECT(of(ones) == Sharing::kReplicated);
+  EXPECT(of(sum) == Sharing::kReplicated);
+  EXPECT(of(noise) == Sharing::kUnknown);
+  EXPECT(of(other) == Sharing::kUnknown);
+  EXPECT(of(mixed) == Sharing::kUnknown);
+  EXPECT(of(x) == Sharing::kOwn);
+}
+
+// Of a sum, somebody's part is blamed: what weights went into before an input.
+TEST(replication_blames_the_likely_part_of_a_sum) {
+  for (const bool computed : {true, false}) {
+    GraphBuilder b;
+    const Node stream = b.placeholder("stream", kRows);
+    const Node given = b.placeholder("given", kRows);
+    const Node weight = b.placeholder("weight", {512, 512});
+    const Node part = computed ? b.call("aten.mm.default", {given, weight}, kRows) : given;
+    const Node sum = b.call("aten.add.Tensor", {stream, part}, kRows);
+    b.output({reduce(b, sum, kRows)});
+    const NodeTable table = b.finish();
+    const auto sharing = sharing_of(table);
+    EXPECT(sharing[sum.id] == Sharing::kOwn);
+    EXPECT(sharing[part.id] == Sharing::kOwn);
+    EXPECT(sharing[weight.id] == Sharing::kUnknown);
+    EXPECT(sharing[stream.id] == (computed ? Sharing::kUnknown : Sharing::kOwn));
+  }
+}
+
+TEST(replication_of_what_somebody_vouches_for) {
+  GraphBuilder b;
+  const Node x = b.placeholder("x", kRows);
+  const Node y = b.placeholder("y", kRows);
+  const Node sum = b.call("aten.add.Tensor", {y, 1.0}, kRows);
+  b.output({reduce(b, x, kRows), sum});
+  const NodeTable table = b.finish();
+  EXPECT(sharing_of(table)[sum.id] == Sharing::kUnknown);
+  EXPECT(sharing_of(table, {false, {y.id}})[sum.id] == Sharing::kReplicated);
+}
+
+// Each alone may be shared; both together would make the all_reduce one of equal values.
+TEST(assumptions_that_contradict_the_graph_together_are_refuted) {
+  GraphBuilder b;
+  const Node left = b.placeholder("left", kRows);
+  const Node right = b.placeholder("right", {512, 512});
+  const Node one = reduce(b, b.placeholder("a", kRows), kRows);
+  const Node rows = b.call("aten.add.Tensor", {one, left}, kRows);
+  const Node two = reduce(b, b.placeholder("b", {512, 512}), {512, 512});
+  const Node weights = b.call("aten.add.Tensor", {two, right}, {512, 512});
+  const Node normed = norm(b, rows, b.call("aten.full.default", {list({512}), 1.0}, {512}), kRows);
+  const Node scaled =
+      norm(b, weights, b.call("aten.full.default", {list({512}), 1.0}, {512}), {512, 512});
+  b.output({reduce(b, b.call("aten.mm.default", {normed, scaled}, kRows), kRows)});
+  const Planned planned = plan_of(b.finish());
+  EXPECT_EQ(planned.rewritten(), 0U);
+}
