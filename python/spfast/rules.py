@@ -19,6 +19,10 @@ __all__ = ["anchors_in", "rules_of"]
 _QUANTISED = ("_fp8", "_int8")
 
 
+def _takes_part(rule: str, quantised: bool) -> bool:
+    return quantised or not rule.endswith(_QUANTISED)
+
+
 class _Compiled:
     """What is kept of a registry as long as its rules do not change."""
 
@@ -32,13 +36,16 @@ class _Compiled:
     def rules(self, quantised: bool) -> _core.Rules:
         """All rules, or those that neither end in a quantisation nor follow one."""
         if quantised not in self._rules:
-            chosen = [
-                pattern
-                for pattern in self._registry.patterns()
-                if quantised or not pattern.rule.endswith(_QUANTISED)
-            ]
+            registry, tables = self._registry, None
+            chosen: list[Any]
+            stored = registry.stored()
+            if stored is not None:
+                tables = stored.tables
+                chosen = stored.rows(lambda rule: _takes_part(rule, quantised))
+            else:
+                chosen = [p for p in registry.patterns() if _takes_part(p.rule, quantised)]
             self._rules[quantised] = _core.Rules(
-                chosen, self._registry.families(), self._registry.rowwise(), quantised
+                chosen, registry.families(), registry.rowwise(), quantised, tables
             )
         return self._rules[quantised]
 
