@@ -135,7 +135,11 @@ def traced_graph() -> torch.fx.Graph:
 
     patches = {"post_grad_custom_pre_pass": record, "fx_graph_cache": False}
     torch._dynamo.reset()
-    with inductor_config.patch(patches), torch.no_grad(), pytest.raises(Exception, match="_Captured"):
+    with (
+        inductor_config.patch(patches),
+        torch.no_grad(),
+        pytest.raises(Exception, match="_Captured"),
+    ):
         torch.compile(Model(), fullgraph=True, dynamic=True)(torch.randn(4, 16))
     return graphs[0]
 

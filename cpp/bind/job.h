@@ -42,7 +42,7 @@ class Job {
   void plan();
   // (form, node that it is like, class, factor) of each created and each resized node.
   [[nodiscard]] py::tuple value_specs() const;
-  py::object commit(const py::list& created, const py::list& resized);
+  py::object commit(const py::list& created, const py::list& resized, const py::list& described);
 
   // (node, whether it is rewritten, rule, reason, nearest) of each all_reduce.
   [[nodiscard]] py::list reports();

@@ -210,9 +210,8 @@ class Committer {
     entries_.append(
         py::make_tuple(meta_, meta, py::reinterpret_steal<py::dict>(PyDict_Copy(meta.ptr()))));
     set_item(meta, val_, values_.resized[edit.b]);
-    if (PyDict_Contains(meta.ptr(), tensor_meta_.ptr()) == 1) {
-      journal_.attr("retype")(meta);
-    }
+    const py::handle described = PyList_GET_ITEM(values_.described.ptr(), edit.b);
+    if (!described.is_none()) set_item(meta, tensor_meta_, described);
   }
 
   void erase(NodeId id) {

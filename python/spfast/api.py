@@ -23,6 +23,7 @@ from spfast.meta import MissingValue, TokenShare, make_values
 from spfast.patterns import Registry, default_registry
 from spfast.result import Result, SkippedSite, Timings
 from spfast.rules import anchors_in, rules_of
+from spfast.tensor_meta import tensor_metas
 
 __all__ = ["Report", "apply", "plan_graph"]
 
@@ -169,7 +170,8 @@ class _Run:
         self.seconds["encode"] = time.perf_counter() - clock
         self._groups: list[Group] = []
         self._decisions: list[Decision] = []
-        self._values: tuple[list[Any], list[Any]] = ([], [])
+        # Of created nodes, of resized ones, and tensor_meta of the latter.
+        self._values: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
 
     def plan(self) -> None:
         """Matches, plans and makes the new values; nothing in the graph is changed."""
@@ -195,7 +197,9 @@ class _Run:
             clock = time.perf_counter()
             try:
                 created, resized = job.value_specs()
-                self._values = make_values(created, resized, shares)
+                values = make_values(created, resized, shares)
+                described = tensor_metas((spec[1] for spec in resized), values[1])
+                self._values = *values, described
                 return
             except MissingValue as missing:
                 # Its site stays, and the plan is made anew without it.

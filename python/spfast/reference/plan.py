@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental import _config as symbolic_config
 
 from spfast.journal import Journal
+from spfast.tensor_meta import tensor_metas
 
 __all__ = ["New", "Plan", "Ref"]
 
@@ -162,8 +163,9 @@ class Plan:
                 node.args, node.kwargs = args, kwargs
             for node in self.resized:
                 node.meta["val"] = values[node]
-                if "tensor_meta" in node.meta:
-                    journal.retype(node.meta)
+                (described,) = tensor_metas([node], [values[node]])
+                if described is not None:
+                    node.meta["tensor_meta"] = described
             for node in self.erased:
                 note(("erase", node, node._prev, node._next, node._sort_key))
                 graph.erase_node(node)
