@@ -12,7 +12,7 @@ from spfast import _core
 from spfast.patterns import Registry
 from spfast.targets import find
 
-__all__ = ["anchors_in", "rules_of"]
+__all__ = ["anchors_in", "compiled", "rules_of"]
 
 
 # By convention the name of a rule that ends in a quantisation says to what.
@@ -21,6 +21,23 @@ _QUANTISED = ("_fp8", "_int8")
 
 def _takes_part(rule: str, quantised: bool) -> bool:
     return quantised or not rule.endswith(_QUANTISED)
+
+
+def compiled(registry: Registry, *, quantised: bool) -> _core.Rules:
+    """Compiles the rules of a registry: from their file where all are as they are there.
+
+    Raises:
+        PatternError: A pattern is not well formed.
+    """
+    chosen: list[Any]
+    tables = None
+    stored = registry.stored()
+    if stored is not None:
+        tables = stored.tables
+        chosen = stored.rows(lambda rule: _takes_part(rule, quantised))
+    else:
+        chosen = [each for each in registry.patterns() if _takes_part(each.rule, quantised)]
+    return _core.Rules(chosen, registry.families(), registry.rowwise(), quantised, tables)
 
 
 class _Compiled:
@@ -36,17 +53,7 @@ class _Compiled:
     def rules(self, quantised: bool) -> _core.Rules:
         """All rules, or those that neither end in a quantisation nor follow one."""
         if quantised not in self._rules:
-            registry, tables = self._registry, None
-            chosen: list[Any]
-            stored = registry.stored()
-            if stored is not None:
-                tables = stored.tables
-                chosen = stored.rows(lambda rule: _takes_part(rule, quantised))
-            else:
-                chosen = [p for p in registry.patterns() if _takes_part(p.rule, quantised)]
-            self._rules[quantised] = _core.Rules(
-                chosen, registry.families(), registry.rowwise(), quantised, tables
-            )
+            self._rules[quantised] = compiled(self._registry, quantised=quantised)
         return self._rules[quantised]
 
     def known_operators(self) -> list[Callable[..., Any]]:
