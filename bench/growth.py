@@ -13,9 +13,10 @@ import torch
 import torch.fx as fx
 
 import spfast
-from spfast.api import _Run
+from spfast.all_reduces import AllReduces
 from spfast.groups import resolve_group
 from spfast.patterns import Registry, default_registry, ops
+from spfast.run import Run
 
 from .harness import REPEATS, Contender, compare, growth_exponent, is_noisy, repeat, timed
 from .workloads import vllm_ir
@@ -89,17 +90,17 @@ def _apply(graph: fx.Graph) -> int:
 
 def _analysis(graph: fx.Graph) -> dict[str, float]:
     """Seconds of encode, match and plan; the graph stays as it is."""
-    encode, run = timed(lambda g: _Run(g, CONFIG, default_registry()), graph)
+    found = AllReduces(True, (), {})
+    encode, run = timed(lambda g: Run(g, CONFIG, default_registry(), found), graph)
     job = run.job
-    job.set_groups([(CONFIG.tp_size, CONFIG.tp_rank, "") for _ in job.groups()])
+    run.set_groups([resolve_group(group, CONFIG) for group in job.groups()])
     match, _ = timed(lambda job: job.match(), job)
 
-    def decide(run: _Run) -> None:
+    def decide(run: Run) -> None:
         run.job.examine()
         run._share_tokens()
         run.job.plan()
 
-    run._groups = [resolve_group(group, CONFIG) for group in job.groups()]
     plan, _ = timed(decide, run)
     return {"encode": encode, "match": match, "plan": plan}
 

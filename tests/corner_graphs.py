@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
+import spfast
 from spfast.testing.builder import TOKENS, GraphBuilder
 
 aten = torch.ops.aten
@@ -36,6 +37,12 @@ class Corner:
 
 
 CORNERS: dict[str, Corner] = {}
+
+
+def of_rank(rank: int, **fields: Any) -> spfast.SequenceParallelConfig:
+    """The config of one rank, for any corner."""
+    groups = dict.fromkeys(("tp:0", "other:0", "0"), (WORLD, rank))
+    return spfast.SequenceParallelConfig(groups=groups, **fields)
 
 
 def corner(rewritten: int, gathers: int, reason: str = "") -> Callable[[Callable[[], Any]], Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import fx
 
 from spfast.config import (
     Applicability,
@@ -48,11 +49,58 @@ from spfast.thresholds import DEFAULT_THRESHOLDS, Threshold
             {"recognise": "all"},
             "recognise='all' is unknown: pass one of 'patterns', 'rowwise', 'both'",
         ),
+        (
+            {"replicated": "all"},
+            "replicated='all' is unknown: pass 'infer', 'prove', names of graph inputs, "
+            "or a predicate of their nodes",
+        ),
+        (
+            {"replicated": ("x", 1)},
+            "replicated=('x', 1) is unknown: pass 'infer', 'prove', names of graph inputs, "
+            "or a predicate of their nodes",
+        ),
+        (
+            {"replicated": True},
+            "replicated=True is unknown: pass 'infer', 'prove', names of graph inputs, "
+            "or a predicate of their nodes",
+        ),
         ({"validate": 1}, "validate=1 is unknown: pass one of True, False"),
         (
             {"group_name": ""},
             "group_name='' is not a group's name: "
             "pass the string that the graph's all_reduce carries, or None",
+        ),
+        *(
+            ({"groups": groups}, message + ": pass a dict such as {'tp': (8, 0)}")
+            for groups, message in (
+                (3, "groups=3 does not map names to (size, rank)"),
+                ({"": (8, 0)}, "groups has the key '', which is no group's name"),
+                ({3: (8, 0)}, "groups has the key 3, which is no group's name"),
+                ({"tp": 8}, "groups['tp']=8 is not (size, rank)"),
+                ({"tp": (8, 0, 1)}, "groups['tp']=(8, 0, 1) is not (size, rank)"),
+                ({"tp": (None, 0)}, "groups['tp'] has no size"),
+                ({"tp": (8, None)}, "groups['tp'] has no rank"),
+            )
+        ),
+        (
+            {"groups": {"tp": (8, 8)}},
+            "groups['tp'] has rank 8 of 8: pass a rank from 0 to 7",
+        ),
+        (
+            {"groups": {"tp": (0, 0)}},
+            "the size of groups['tp']=0 is too small: pass 1 or more",
+        ),
+        (
+            {"groups": {"tp": (8, 1.0)}},
+            "the rank of groups['tp']=1.0 is not a whole number: pass an int",
+        ),
+        (
+            {"groups": {"tp": (8, 1)}, "group_name": "tp", "tp_rank": 2},
+            "tp_rank=2 contradicts groups['tp']=(8, 1): pass one of them",
+        ),
+        (
+            {"groups": {"tp": (8, 1)}, "group_name": "tp", "tp_size": 4},
+            "tp_size=4 contradicts groups['tp']=(8, 1): pass one of them",
         ),
         (
             {"splitting_ops": "vllm.attention"},
@@ -121,10 +169,52 @@ def test_it_is_a_value() -> None:
     assert config != dataclasses.replace(config, tp_size=4)
 
 
+def test_groups_are_a_value_in_any_order() -> None:
+    groups = {"tp": (8, 3), "ep": (4, 0)}
+    config = SequenceParallelConfig(groups=groups)
+    assert dict(config.groups) == groups
+    assert config == SequenceParallelConfig(groups=dict(reversed(groups.items())))
+    assert config == pickle.loads(pickle.dumps(config)) == dataclasses.replace(config)
+    assert hash(config) == hash(copy.deepcopy(config))
+    assert config.to_dict()["groups"] == {"ep": [4, 0], "tp": [8, 3]}
+    # What says the same twice is no contradiction.
+    assert dataclasses.replace(config, group_name="tp", tp_size=8, tp_rank=3).tp_size == 8
+
+
+def test_a_threshold_takes_the_size_of_the_only_group() -> None:
+    fields: dict[str, Any] = {"hidden_size": 8192, "dtype": torch.bfloat16, "device": "sm90"}
+    several = {"tp": (8, 0), "ep": (4, 0)}
+    for given in ({"groups": {"tp": (8, 0)}}, {"groups": several, "group_name": "tp"}):
+        assert minimum_tokens(SequenceParallelConfig(**given, **fields))[0] == 4096
+    with pytest.raises(ConfigError, match="tp_size is not given, and the threshold depends on it"):
+        minimum_tokens(SequenceParallelConfig(groups=several, **fields))
+
+
 def test_a_dtype_may_be_named_and_a_folder_may_be_a_path() -> None:
     config = SequenceParallelConfig(dtype="bfloat16", debug_dump=Path("dump"))  # type: ignore[arg-type]
     assert config.dtype is torch.bfloat16 and config.debug_dump == "dump"
     assert SequenceParallelConfig(dtype="torch.float16").dtype is torch.float16
+
+
+def is_weight(node: fx.Node) -> bool:
+    return str(node.target).startswith("weight")
+
+
+def test_what_is_replicated_is_a_mode_names_or_a_predicate() -> None:
+    graph = fx.Graph()
+    weight, x = graph.placeholder("weight_1"), graph.placeholder("x")
+    lifted = graph.get_attr("scales.0")
+    for mode in ("infer", "prove"):
+        assert not SequenceParallelConfig(replicated=mode).names_replicated(weight)  # type: ignore[arg-type]
+    named = SequenceParallelConfig(replicated={"x", "scales.0"})
+    assert named.replicated == ("scales.0", "x")
+    assert [named.names_replicated(node) for node in (weight, x, lifted)] == [False, True, True]
+    assert named == SequenceParallelConfig(replicated=["x", "scales.0", "x"])
+    assert hash(named) == hash(pickle.loads(pickle.dumps(named)))
+    asked = SequenceParallelConfig(replicated=is_weight)
+    assert asked.names_replicated(weight) and not asked.names_replicated(x)
+    assert pickle.loads(pickle.dumps(asked)) == asked
+    assert SequenceParallelConfig(replicated=()) != SequenceParallelConfig()
 
 
 def test_to_dict_is_plain_and_tells_configs_apart() -> None:
@@ -132,7 +222,12 @@ def test_to_dict_is_plain_and_tells_configs_apart() -> None:
     plain = config.to_dict()
     assert plain["dtype"] == "torch.bfloat16" and plain["splitting_ops"] == ["a"]
     assert set(plain) == {f.name for f in dataclasses.fields(config)}
-    for field, value in {"tp_size": 2, "validate": True, "thresholds": ()}.items():
+    assert plain["replicated"] == "infer"
+    assert dataclasses.replace(config, replicated=("b", "a")).to_dict()["replicated"] == ["a", "b"]
+    predicate = dataclasses.replace(config, replicated=is_weight).to_dict()["replicated"]
+    assert predicate == f"{__name__}.is_weight"
+    changed = {"tp_size": 2, "validate": True, "thresholds": (), "replicated": "prove"}
+    for field, value in changed.items():
         assert dataclasses.replace(config, **{field: value}).to_dict() != plain
 
 

@@ -115,8 +115,11 @@ int run(uint32_t nodes, int repeats) {
     MatchResult matches = steps.time(0, [&] { return find_matches(table, programs, anchors); });
     std::vector<NodeId> missing;
     const Effects effects(table);
-    Sites examined =
-        steps.time(1, [&] { return examine_sites(table, programs, matches, groups, {}, effects); });
+    static const RowRules rows = testing::row_rules();
+    Sites examined = steps.time(1, [&] {
+      Replication replication(table, effects, rows, families, groups, {});
+      return examine_sites(table, programs, matches, groups, {}, effects, replication);
+    });
     const Plan plan = steps.time(2, [&] {
       return make_plan(table, programs, matches, families, groups, examined, effects, missing);
     });

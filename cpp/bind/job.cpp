@@ -1,22 +1,27 @@
 #include "bind/job.h"
 
+#include <pybind11/stl.h>
+
 #include <algorithm>
 #include <unordered_set>
 
 #include "base/check.h"
 #include "bind/bind.h"
 #include "fx/commit.h"
+#include "rewrite/assumptions.h"
 #include "rewrite/planner.h"
 #include "table/targets.h"
 
 namespace spfast {
 namespace {
 
-fx::EncodedGraph encode_graph(py::handle graph, const Rules& rules) {
+fx::EncodedGraph encode_graph(py::handle graph, const Rules& rules,
+                              std::span<const py::object> listed) {
   std::vector<TargetId> targets;
   for (const AllReduceFamily& family : rules.anchors) targets.push_back(family.all_reduce);
   fx::EncodeOptions options;
   options.meta_of = targets;
+  options.pure = listed;
   return fx::encode(graph, options);
 }
 
@@ -30,14 +35,14 @@ const char* outcome_text(Outcome outcome) {
     case Outcome::kNoMatch:
       return "no rule matches what reads it";
     case Outcome::kNoWait:
-      return "its result has other users than one wait_tensor";
+      return "its result is not read by one wait_tensor alone";
     case Outcome::kClaimed:
       return "another all_reduce's site has the operations that read it";
     case Outcome::kUnknownSize:
       return "its size is not known, or it has no token dim: meta[\"val\"] of the all_reduce "
              "must be a tensor of two or more dims, the last of them a plain number";
     case Outcome::kKeywords:
-      return "it is called with keyword arguments where positions are expected";
+      return "its tensor, its group or its reduce op is not given by position";
     case Outcome::kGroup:
       return "its group is computed in the graph: only the ranks of a constant one are known";
     case Outcome::kTooMany:
@@ -48,15 +53,21 @@ const char* outcome_text(Outcome outcome) {
 
 }  // namespace
 
-Job::Job(py::object graph, std::shared_ptr<const Rules> rules)
-    : graph_(std::move(graph)), rules_(std::move(rules)), encoded_(encode_graph(graph_, *rules_)) {
+Job::Job(py::object graph, std::shared_ptr<const Rules> rules,
+         const std::vector<py::object>& listed)
+    : graph_(std::move(graph)),
+      rules_(std::move(rules)),
+      encoded_(encode_graph(graph_, *rules_, listed)) {
   std::unordered_set<uint64_t> known;
-  for (const Anchor& anchor : find_anchors(encoded_.table, rules_->anchors)) {
+  std::vector<NodeId> parts;
+  for (const Anchor& anchor : find_anchors(encoded_.table, rules_->anchors, encoded_.pure)) {
+    if (anchor.call != anchor.all_reduce) parts.push_back(anchor.all_reduce);
     if (!is_group(anchor.group)) continue;
     if (!known.insert(value_key(anchor.group)).second) continue;
     groups_.push_back({anchor.group, 0, 0, {}});
-    group_examples_.push_back(anchor.all_reduce);
+    group_examples_.push_back(anchor.call);
   }
+  encoded_.metas.read_all(encoded_.table, parts, encoded_.nodes);
 }
 
 py::list Job::groups() const {
@@ -67,6 +78,10 @@ py::list Job::groups() const {
         std::find_if(rules_->anchors.begin(), rules_->anchors.end(),
                      [&](const AllReduceFamily& one) { return one.all_reduce == target; });
     SPFAST_CHECK(family != rules_->anchors.end());
+    if (family->group < 0) {
+      out.append(py::none());
+      continue;
+    }
     const py::tuple args = encoded_.nodes[example].attr("args");
     out.append(py::object(args[static_cast<size_t>(family->group)]));
   }
@@ -83,15 +98,24 @@ void Job::set_groups(const py::sequence& infos) {
   }
 }
 
-void Job::match(bool patterns, bool rowwise, bool gather_bytes) {
+void Job::match(bool patterns, bool rowwise, bool gather_bytes, bool trust_unknown,
+                const py::sequence& replicated, int64_t collective_cost) {
+  Trust trust{trust_unknown, {}};
+  for (const py::handle place : replicated) {
+    trust.replicated.push_back(place.cast<NodeId>());
+    SPFAST_CHECK(trust.replicated.back() < encoded_.table.size());
+  }
   static const ProgramSet kNoPrograms;
   const py::gil_scoped_release released;
-  matches_ =
-      find_matches(encoded_.table, patterns ? rules_->programs : kNoPrograms, rules_->anchors);
+  matches_ = find_matches(encoded_.table, patterns ? rules_->programs : kNoPrograms,
+                          rules_->anchors, encoded_.pure);
   patterns_ = patterns;
   rowwise_ = rowwise;
   gather_bytes_ = gather_bytes;
+  costs_.collective = collective_cost;
   effects_.emplace(encoded_.table);
+  replication_.emplace(encoded_.table, *effects_, rules_->rows, rules_->families, groups_,
+                       std::move(trust));
 }
 
 void Job::read_missing(std::vector<NodeId>& missing) {
@@ -103,8 +127,9 @@ void Job::examine() {
   while (true) {
     {
       const py::gil_scoped_release released;
-      sites_ = examine_sites(encoded_.table, rules_->programs, matches_, groups_, refused_,
-                             *effects_, unknown_, rowwise_ ? &rules_->rows : nullptr);
+      sites_ =
+          examine_sites(encoded_.table, rules_->programs, matches_, groups_, refused_, *effects_,
+                        *replication_, unknown_, rowwise_ ? &rules_->rows : nullptr, costs_);
     }
     if (sites_.missing.empty()) break;
     read_missing(sites_.missing);
@@ -130,21 +155,26 @@ void Job::refuse_class(uint32_t index, std::string why) {
   refused_.push_back({one.tokens, one.group, std::move(why)});
 }
 
-bool Job::refuse_node(py::handle node) {
-  const auto found = std::find_if(encoded_.nodes.begin(), encoded_.nodes.end(),
-                                  [&](const py::object& one) { return one.is(node); });
-  SPFAST_CHECK(found != encoded_.nodes.end());
-  const auto id = static_cast<NodeId>(found - encoded_.nodes.begin());
+bool Job::refuse_nodes(const py::sequence& nodes) {
+  std::unordered_set<PyObject*> wanted;
+  for (const py::handle node : nodes) wanted.insert(node.ptr());
+  std::vector<bool> refused(encoded_.nodes.size(), false);
+  for (size_t i = 0; i < refused.size(); ++i) refused[i] = wanted.contains(encoded_.nodes[i].ptr());
+  const auto is_refused = [&](NodeId id) { return id < refused.size() && refused[id]; };
   bool any = false;
   for (const Site& site : sites_.sites) {
     if (!site.reason.empty() || !site.scatters) continue;
-    const bool here =
-        matches_.anchors[site.anchor].reduced == id ||
-        std::find(site.interior.begin(), site.interior.end(), id) != site.interior.end() ||
-        std::any_of(site.operands.begin(), site.operands.end(),
-                    [&](const SiteOperand& one) { return one.root == id || one.name == id; });
-    if (!here) continue;
-    unknown_.push_back({site.anchor, id});
+    NodeId why = matches_.anchors[site.anchor].reduced;
+    const auto look = [&](NodeId id) {
+      if (!is_refused(why) && is_refused(id)) why = id;
+    };
+    for (const NodeId id : site.interior) look(id);
+    for (const SiteOperand& one : site.operands) {
+      look(one.root);
+      look(one.name);
+    }
+    if (!is_refused(why)) continue;
+    unknown_.push_back({site.anchor, why});
     any = true;
   }
   return any;
@@ -194,6 +224,12 @@ std::string Job::reason_of(const Site& site) {
   return format_reason(encoded_.table, groups_, sites_.classes, site.reason);
 }
 
+py::list Job::calls() const {
+  py::list out;
+  for (const Anchor& anchor : matches_.anchors) out.append(encoded_.nodes[anchor.call]);
+  return out;
+}
+
 py::list Job::reports() {
   const bool any_left = planned_sites() < matches_.anchors.size();
   if (any_left) encoded_.read_names();  // reasons are formatted with them
@@ -237,6 +273,16 @@ py::list Job::reports() {
   return out;
 }
 
+py::list Job::assumptions() {
+  const std::vector<Assumption> found =
+      find_assumptions(encoded_.table, matches_.anchors, sites_, *replication_);
+  py::list out;
+  for (const Assumption& one : found) {
+    out.append(py::make_tuple(encoded_.name(one.value), encoded_.name(one.reader), one.group));
+  }
+  return out;
+}
+
 size_t Job::planned_sites() const {
   return static_cast<size_t>(
       std::count_if(sites_.sites.begin(), sites_.sites.end(),
@@ -250,18 +296,22 @@ std::string Job::plan_text() {
 
 void bind_job(py::module_& module) {
   py::class_<Job>(module, "Job", "One run of the pass over one graph, step by step.")
-      .def(py::init<py::object, std::shared_ptr<Rules>>(), py::arg("graph"), py::arg("rules"))
+      .def(py::init<py::object, std::shared_ptr<Rules>, const std::vector<py::object>&>(),
+           py::arg("graph"), py::arg("rules"), py::arg("listed") = std::vector<py::object>())
       .def("groups", &Job::groups)
       .def("set_groups", &Job::set_groups, py::arg("infos"))
       .def("match", &Job::match, py::arg("patterns") = true, py::arg("rowwise") = false,
-           py::arg("gather_bytes") = false)
+           py::arg("gather_bytes") = false, py::arg("trust_unknown") = true,
+           py::arg("replicated") = py::tuple(), py::arg("collective_cost") = Costs{}.collective)
+      .def("assumptions", &Job::assumptions)
       .def("examine", &Job::examine)
       .def("classes", &Job::classes)
       .def("refuse_class", &Job::refuse_class, py::arg("index"), py::arg("why"))
-      .def("refuse_node", &Job::refuse_node, py::arg("node"))
+      .def("refuse_nodes", &Job::refuse_nodes, py::arg("nodes"))
       .def("plan", &Job::plan)
       .def("value_specs", &Job::value_specs)
       .def("commit", &Job::commit, py::arg("created"), py::arg("resized"), py::arg("described"))
+      .def("calls", &Job::calls)
       .def("reports", &Job::reports)
       .def("planned_sites", &Job::planned_sites)
       .def("plan_text", &Job::plan_text)

@@ -15,6 +15,7 @@
 #include "match/finder.h"
 #include "rewrite/effects.h"
 #include "rewrite/plan.h"
+#include "rewrite/replication.h"
 #include "rewrite/sites.h"
 
 namespace spfast {
@@ -23,29 +24,38 @@ namespace py = pybind11;
 
 class Job {
  public:
-  // Encodes the graph.
-  Job(py::object graph, std::shared_ptr<const Rules> rules);
+  // Encodes the graph. `listed` are its calls of all_reduces in place or of several tensors that
+  // are all_reduces like any other: what they write to nobody else sees, and every part of a result
+  // is taken once, by a getitem.
+  Job(py::object graph, std::shared_ptr<const Rules> rules,
+      const std::vector<py::object>& listed = {});
 
   // The groups that the all_reduces name, each once, as the graph spells them.
   [[nodiscard]] py::list groups() const;
   // For each of them (size, rank, problem); a problem that is not empty leaves its sites alone.
   void set_groups(const py::sequence& infos);
-  // With the rules, and whether examine() follows row-wise operators too.
-  void match(bool patterns, bool rowwise, bool gather_bytes);
+  // With the rules, and whether examine() follows row-wise operators too. `replicated`: inputs, by
+  // their place in the graph, that all ranks have the same.
+  void match(bool patterns, bool rowwise, bool gather_bytes, bool trust_unknown,
+             const py::sequence& replicated, int64_t collective_cost);
   // Finds the sites and their token classes; reads what it needs to know of values.
   void examine();
   // (tokens as an int or SymInt, index of the group) of each class that was not refused.
   [[nodiscard]] py::list classes() const;
   void refuse_class(uint32_t index, std::string why);
-  // A node whose value turned out to be unknown: the site that it is in stays.
-  bool refuse_node(py::handle node);
+  // Nodes whose values turned out to be unknown: the sites that they are in stay.
+  bool refuse_nodes(const py::sequence& nodes);
   void plan();
   // (form, node that it is like, class, factor) of each created and each resized node.
   [[nodiscard]] py::tuple value_specs() const;
   py::object commit(const py::list& created, const py::list& resized, const py::list& described);
 
+  // The collective call behind each of the reports.
+  [[nodiscard]] py::list calls() const;
   // (node, whether it is rewritten, rule, reason, nearest) of each all_reduce.
   [[nodiscard]] py::list reports();
+  // (value, the first that reads it beside a shard, group's index) of what the plan takes on trust.
+  [[nodiscard]] py::list assumptions();
   [[nodiscard]] size_t planned_sites() const;
   [[nodiscard]] std::string plan_text();
   [[nodiscard]] uint32_t size() const { return encoded_.table.size(); }
@@ -61,11 +71,13 @@ class Job {
   std::vector<NodeId> group_examples_;
   MatchResult matches_;
   std::optional<Effects> effects_;
+  std::optional<Replication> replication_;
   Sites sites_;
   std::vector<RefusedClass> refused_;
   std::vector<UnknownValue> unknown_;
   bool rowwise_ = false;
   bool gather_bytes_ = false;
+  Costs costs_;
   bool patterns_ = true;
   Plan plan_;
 };

@@ -96,6 +96,16 @@ class PatternReader {
   Known<Operand> operands_;
 };
 
+// What the registry lets through and the core cannot hold still names its rule.
+Pattern checked_pattern(py::handle from, PatternReader& reader) {
+  try {
+    return reader.read(from);
+  } catch (const py::cast_error&) {
+    throw UserError("rule " + py::repr(from.attr("rule")).cast<std::string>() +
+                    " holds a name or a number that a compiled pattern cannot hold");
+  }
+}
+
 std::vector<CollectiveArg> read_args(py::handle from) {
   using Kind = CollectiveArg::Kind;
   static constexpr std::pair<const char*, Kind> kKinds[] = {{"input", Kind::kInput},
@@ -127,7 +137,8 @@ CollectiveFamily read_family(py::handle from, uint32_t id) {
   const py::object wait = from.attr("wait");
   if (!wait.is_none()) family.match.wait = intern_target(wait.cast<std::string>());
   family.match.reduce_op = from.attr("reduce_op").cast<int32_t>();
-  family.match.group = from.attr("group").cast<int32_t>();
+  const py::object group = from.attr("group");
+  family.match.group = group.is_none() ? -1 : group.cast<int32_t>();
   family.reduce_scatter = intern_target(from.attr("reduce_scatter").cast<std::string>());
   family.reduce_scatter_args = read_args(from.attr("reduce_scatter_args"));
   family.all_gather = intern_target(from.attr("all_gather").cast<std::string>());
@@ -153,20 +164,42 @@ RowRule read_row_rule(py::handle from) {
   return rule;
 }
 
+// The family's other ways to write an all_reduce.
+std::vector<AllReduceFamily> read_forms(py::handle from, const AllReduceFamily& plain) {
+  using Form = AllReduceFamily::Form;
+  static constexpr std::pair<const char*, Form> kForms[] = {
+      {"in_place", Form::kInPlace},
+      {"coalesced", Form::kCoalesced},
+      {"coalesced_in_place", Form::kCoalesced}};
+  std::vector<AllReduceFamily> forms;
+  for (const auto& [name, form] : kForms) {
+    const py::object target = from.attr(name);
+    if (target.is_none()) continue;
+    forms.push_back(plain);
+    forms.back().all_reduce = intern_target(target.cast<std::string>());
+    forms.back().form = form;
+  }
+  return forms;
+}
+
 Rules make_rules(const py::iterable& patterns, const py::iterable& families,
                  const py::iterable& rowwise, bool quantised, const py::object& stored) {
   Rules rules;
   try {
     if (stored.is_none()) {
       PatternReader reader;
-      for (const py::handle pattern : patterns) rules.programs.add(reader.read(pattern));
+      for (const py::handle pattern : patterns) {
+        rules.programs.add(checked_pattern(pattern, reader));
+      }
     } else {
       const StoredPatterns known(stored);
       for (const py::handle row : patterns) rules.programs.add(known.pattern(row));
     }
     for (const py::handle family : families) {
       rules.families.push_back(read_family(family, static_cast<uint32_t>(rules.families.size())));
-      rules.anchors.push_back(rules.families.back().match);
+      const AllReduceFamily& plain = rules.families.back().match;
+      rules.anchors.push_back(plain);
+      for (const AllReduceFamily& form : read_forms(family, plain)) rules.anchors.push_back(form);
     }
     rules.rows.set_quantised(quantised);
     for (const py::handle rule : rowwise) {

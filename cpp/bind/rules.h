@@ -15,7 +15,7 @@ namespace spfast {
 struct Rules {
   ProgramSet programs;
   std::vector<CollectiveFamily> families;
-  std::vector<AllReduceFamily> anchors;  // of the families, in the same order
+  std::vector<AllReduceFamily> anchors;  // of the families, in every form
   RowRules rows;
 };
 

@@ -123,6 +123,9 @@ class Committer {
     if (made.kwargs_of != kNone) {
       kwargs = py::dict(access_.read(encoded_.nodes[made.kwargs_of], Field::kKwargs));
     }
+    if (made.contiguous) {
+      kwargs["memory_format"] = py::module_::import("torch").attr("contiguous_format");
+    }
     if (last_before_ != made.before) {
       graph_.attr("_insert") = encoded_.nodes[made.before].attr("prepend");
       last_before_ = made.before;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "base/check.h"
 #include "fx/node_access.h"
@@ -29,6 +30,7 @@ class Encoder {
     symint_type_ = torch.attr("SymInt");
     op_overload_type_ = torch.attr("_ops").attr("OpOverload");
     // A module may do anything: an in-place activation overwrites what it reads.
+    for (const py::object& call : options.pure) pure_.insert(call.ptr());
     describe_target(call_module_, target_flag::kMutates | target_flag::kFence, kWritesAnything);
   }
 
@@ -90,8 +92,12 @@ class Encoder {
     const py::handle kwargs = field(node, Field::kKwargs);
     const py::handle target = field(node, Field::kTarget);
     const Op op = op_of(field(node, Field::kOp));
-    const TargetEntry entry = target_of(op, target, args);
+    TargetEntry entry = target_of(op, target, args);
     NodeTable& table = out_.table;
+    if (!pure_.empty() && pure_.contains(node.ptr())) {
+      entry.flags &= static_cast<uint8_t>(~target_flag::kMutates);
+      out_.pure.push_back(table.size());
+    }
     const NodeId id = table.add_node(op, entry.id, entry.flags);
     const bool named = options_.complete &&
                        (op == Op::kPlaceholder || op == Op::kGetAttr || op == Op::kCallModule);
@@ -117,6 +123,8 @@ class Encoder {
     const auto wanted = options_.meta_of;
     if (options_.complete || std::find(wanted.begin(), wanted.end(), entry.id) != wanted.end()) {
       wanted_.push_back(id);
+    } else if (op == Op::kPlaceholder) {
+      out_.metas.read_number(table, id, node);
     }
   }
 
@@ -296,6 +304,7 @@ class Encoder {
   TargetCache targets_;
   py::handle node_;
   std::vector<NodeId> wanted_;  // whose meta is read
+  std::unordered_set<PyObject*> pure_;
   std::array<py::object, kFieldCount> fields_;
   std::vector<Pending> pending_;
   std::vector<std::pair<PyObject*, Op>> ops_;

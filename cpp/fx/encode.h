@@ -18,12 +18,15 @@ struct EncodeOptions {
   // structure alone, and the meta of calls to these targets.
   bool complete = false;
   std::span<const TargetId> meta_of;
+  // Calls that write to nothing that anybody else can see.
+  std::span<const py::object> pure;
 };
 
 struct EncodedGraph {
   explicit EncodedGraph(bool complete) : metas(complete) {}
   NodeTable table;
   std::vector<py::object> nodes;  // by id
+  std::vector<NodeId> pure;       // the calls that were said to be
   MetaReader metas;
   bool named = false;
 

@@ -1,5 +1,6 @@
 #include "fx/meta_reader.h"
 
+#include <algorithm>
 #include <charconv>
 
 #include "fx/node_access.h"
@@ -33,19 +34,6 @@ class PlainAttributes {
       py::module_::import("torch").attr("_C").attr("DisableTorchFunctionSubclass")();
 };
 
-bool is_contiguous(const std::vector<Dim>& dims, const std::vector<Dim>& strides) {
-  int64_t expected = 1;
-  for (size_t i = dims.size(); i-- > 0;) {
-    if (strides[i].is_expr() || strides[i].raw != expected) return false;
-    if (dims[i].is_expr()) {
-      // Strides further out are products with a symbol; only the outermost may be symbolic here.
-      return i == 0;
-    }
-    expected *= dims[i].raw;
-  }
-  return true;
-}
-
 }  // namespace
 
 MetaReader::MetaReader(bool layout) : layout_(layout) {
@@ -65,6 +53,13 @@ void MetaReader::read(NodeTable& table, NodeId id, py::handle node) {
     return;
   }
   table.set_meta(id, read_value(table, value));
+}
+
+void MetaReader::read_number(NodeTable& table, NodeId id, py::handle node) {
+  const py::object meta = NodeAccess::instance().read(node, Field::kMeta);
+  PyObject* value = PyDict_GetItemWithError(meta.ptr(), val_.ptr());
+  if (value == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
+  if (value != nullptr && is_number(value)) table.set_meta(id, read_value(table, value));
 }
 
 void MetaReader::read_all(NodeTable& table, std::span<const NodeId> wanted,
@@ -96,6 +91,11 @@ void MetaReader::read_all(NodeTable& table, std::span<const NodeId> wanted,
   }
 }
 
+bool MetaReader::is_number(py::handle value) const {
+  return has_type(value, symint_type_) ||
+         (PyLong_Check(value.ptr()) != 0 && PyBool_Check(value.ptr()) == 0);
+}
+
 uint32_t MetaReader::read_value(NodeTable& table, py::handle value) {
   if (has_type(value, tensor_type_)) return read_tensor(table, value);
   if (PyTuple_Check(value.ptr()) != 0 || PyList_Check(value.ptr()) != 0) {
@@ -103,8 +103,7 @@ uint32_t MetaReader::read_value(NodeTable& table, py::handle value) {
   }
   Meta meta;
   meta.kind = MetaKind::kMissing;
-  if (has_type(value, symint_type_) ||
-      (PyLong_Check(value.ptr()) != 0 && PyBool_Check(value.ptr()) == 0)) {
+  if (is_number(value)) {
     meta.kind = MetaKind::kSym;
     const Dim dim = dim_of(table, value);
     meta.dims = table.add_dims(std::span(&dim, 1));
@@ -146,13 +145,43 @@ uint32_t MetaReader::read_tensor(NodeTable& table, py::handle tensor) {
   if (rank >= 2) meta.tokens = tokens_of(table, sizes, dims);
   if (layout_) {
     meta.device = table.intern_string(py::str(attribute(tensor, device_)).cast<std::string>());
-    std::vector<Dim> strides;
-    for (const py::handle stride : tensor.attr("stride")()) {
-      strides.push_back(dim_of(table, stride));
-    }
-    if (!is_contiguous(dims, strides)) meta.strides = table.add_dims(strides);
   }
+  std::vector<Dim>& strides = strides_;
+  strides.clear();
+  const py::object steps = attribute(tensor, stride_)();
+  for (Py_ssize_t i = 0; i < rank; ++i) {
+    strides.push_back(dim_of(table, PyTuple_GET_ITEM(steps.ptr(), i)));
+  }
+  if (!is_contiguous(table, sizes, dims, strides)) meta.strides = table.add_dims(strides);
   return table.add_meta(meta);
+}
+
+// Whether the strides are those of a fresh tensor, to the last one: who reads strides sees those of
+// dims of size 1 as well.
+bool MetaReader::is_contiguous(NodeTable& table, py::handle sizes, const std::vector<Dim>& dims,
+                               const std::vector<Dim>& strides) {
+  const auto size_at = [&](size_t i) {
+    return PyTuple_GET_ITEM(sizes.ptr(), static_cast<Py_ssize_t>(i));
+  };
+  int64_t expected = 1;
+  size_t i = dims.size();
+  for (; i > 0; --i) {
+    if (strides[i - 1] != Dim::of(expected)) return false;
+    if (dims[i - 1].is_expr()) break;
+    expected *= std::max<int64_t>(dims[i - 1].raw, 1);
+  }
+  if (i <= 1) return true;
+  // Strides further out are products with symbols. Where one may be 0, torch takes 1 instead.
+  const std::span<const Dim> all(dims);
+  for (const bool at_least_one : {false, true}) {
+    size_t at = i - 1;
+    while (at > 0 &&
+           strides[at - 1] == product(table, size_at, all.subspan(at), at, at_least_one)) {
+      --at;
+    }
+    if (at == 0) return true;
+  }
+  return false;
 }
 
 uint32_t MetaReader::text_of(NodeTable& table, py::handle object) {
@@ -185,7 +214,7 @@ Dim MetaReader::dim_of(NodeTable& table, py::handle size) {
 
 // Only the product tells whether [4, s] and [4*s] are the same rows.
 Dim MetaReader::tokens_of(NodeTable& table, py::handle sizes, const std::vector<Dim>& dims) {
-  int64_t product = 1;
+  int64_t static_rows = 1;
   size_t symbolic = 0;
   Dim symbol;
   for (size_t i = 0; i + 1 < dims.size(); ++i) {
@@ -193,20 +222,31 @@ Dim MetaReader::tokens_of(NodeTable& table, py::handle sizes, const std::vector<
       ++symbolic;
       symbol = dims[i];
     } else {
-      product *= dims[i].raw;
+      static_rows *= dims[i].raw;
     }
   }
-  if (symbolic == 0) return Dim::of(product);
-  if (symbolic == 1 && product == 1) return symbol;
-  std::vector<int64_t> key;
-  for (size_t i = 0; i + 1 < dims.size(); ++i) key.push_back(dims[i].raw);
+  if (symbolic == 0) return Dim::of(static_rows);
+  if (symbolic == 1 && static_rows == 1) return symbol;
+  const auto size_at = [&](size_t i) {
+    return PyTuple_GET_ITEM(sizes.ptr(), static_cast<Py_ssize_t>(i));
+  };
+  return product(table, size_at, std::span<const Dim>(dims).first(dims.size() - 1), 0, false);
+}
+
+// The product of sizes, of which the first is size `first` of the tensor.
+template <typename SizeAt>
+Dim MetaReader::product(NodeTable& table, const SizeAt& size_at, std::span<const Dim> dims,
+                        size_t first, bool at_least_one) {
+  std::vector<int64_t> key{at_least_one ? 1 : 0};
+  for (const Dim dim : dims) key.push_back(dim.raw);
   if (const auto known = products_.find(key); known != products_.end()) return known->second;
-  py::object rows = py::int_(1);
-  for (size_t i = 0; i + 1 < dims.size(); ++i) {
-    rows = rows * py::reinterpret_borrow<py::object>(
-                      PyTuple_GET_ITEM(sizes.ptr(), static_cast<Py_ssize_t>(i)));
+  py::object all = py::int_(1);
+  for (size_t i = 0; i < dims.size(); ++i) {
+    auto size = py::reinterpret_borrow<py::object>(size_at(first + i));
+    if (at_least_one) size = py::module_::import("torch").attr("sym_max")(size, 1);
+    all = all * size;
   }
-  const Dim dim = dim_of(table, rows);
+  const Dim dim = dim_of(table, all);
   products_.emplace(std::move(key), dim);
   return dim;
 }

@@ -17,9 +17,11 @@ namespace py = pybind11;
 
 class MetaReader {
  public:
-  // With `layout`, devices and strides are read too.
+  // With `layout`, devices are read too.
   explicit MetaReader(bool layout);
   void read(NodeTable& table, NodeId id, py::handle node);
+  // Only if the node is a number: whether an input is one tells sizes from what a rank holds.
+  void read_number(NodeTable& table, NodeId id, py::handle node);
   // The meta of all of `wanted` that is not read yet; `nodes` by id.
   void read_all(NodeTable& table, std::span<const NodeId> wanted,
                 const std::vector<py::object>& nodes);
@@ -29,10 +31,16 @@ class MetaReader {
   [[nodiscard]] Dim dim_of(NodeTable& table, py::handle size);
 
  private:
+  [[nodiscard]] bool is_number(py::handle value) const;
   uint32_t read_value(NodeTable& table, py::handle value);
   uint32_t read_tensor(NodeTable& table, py::handle tensor);
   uint32_t read_tuple(NodeTable& table, py::handle values);
   [[nodiscard]] Dim tokens_of(NodeTable& table, py::handle sizes, const std::vector<Dim>& dims);
+  template <typename SizeAt>
+  [[nodiscard]] Dim product(NodeTable& table, const SizeAt& size_at, std::span<const Dim> dims,
+                            size_t first, bool at_least_one);
+  [[nodiscard]] bool is_contiguous(NodeTable& table, py::handle sizes, const std::vector<Dim>& dims,
+                                   const std::vector<Dim>& strides);
   uint32_t text_of(NodeTable& table, py::handle object);
 
   bool layout_;
@@ -42,12 +50,14 @@ class MetaReader {
   py::str shape_{"shape"};
   py::str dtype_{"dtype"};
   py::str device_{"device"};
+  py::str stride_{"stride"};
   py::dict exprs_;  // sympy expression -> raw dim
   std::vector<py::object> symbols_;
   std::unordered_map<PyObject*, uint32_t> texts_;  // of dtypes, which torch never frees
   // Parts of tuples, which getitem nodes share. The graph keeps them alive while it is read.
   std::unordered_map<PyObject*, uint32_t> parts_;
-  std::vector<Dim> dims_;  // of the tensor that is being read
+  std::vector<Dim> dims_;     // of the tensor that is being read
+  std::vector<Dim> strides_;  // likewise
   std::map<std::vector<int64_t>, Dim> products_;
 };
 

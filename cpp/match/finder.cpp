@@ -3,22 +3,33 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/check.h"
 #include "match/choice.h"
 #include "match/machine.h"
 
 namespace spfast {
 namespace {
 
-Anchor anchor_at(const NodeTable& table, NodeId node, const AllReduceFamily& family) {
+Anchor anchor_at(const NodeTable& table, NodeId call, const AllReduceFamily& family) {
   Anchor anchor;
-  anchor.all_reduce = node;
+  anchor.call = call;
+  anchor.all_reduce = call;
   anchor.family = family.id;
-  const auto args = table.args(node);
+  const auto args = table.args(call);
   const auto at = [&](int32_t position) {
-    return position >= 0 && static_cast<size_t>(position) < args.size() ? args[position] : Value{};
+    return static_cast<size_t>(position) < args.size() ? args[static_cast<size_t>(position)]
+                                                       : Value{};
   };
-  anchor.group = at(family.group);
-  anchor.reduce_op = at(family.reduce_op);
+  // What carries no group is over the one group that has no name.
+  anchor.group = family.group >= 0 ? at(family.group) : Value{Tag::kNoneType, 0};
+  if (family.reduce_op >= 0) anchor.reduce_op = at(family.reduce_op);
+  const bool complete = family.reduce_op < 0 || anchor.reduce_op.tag != Tag::kAbsent;
+  if (complete && !args.empty() && args[0].is_node()) anchor.input = args[0].payload;
+  return anchor;
+}
+
+void find_reduced(const NodeTable& table, const AllReduceFamily& family, Anchor& anchor) {
+  const NodeId node = anchor.all_reduce;
   if (family.wait == kNone) {
     anchor.reduced = node;
   } else if (table.users(node).size() == 1) {
@@ -27,28 +38,58 @@ Anchor anchor_at(const NodeTable& table, NodeId node, const AllReduceFamily& fam
       anchor.reduced = user;
     }
   }
-  return anchor;
+}
+
+// Each tensor of the call that somebody takes from its result.
+void add_parts(const NodeTable& table, NodeId call, const AllReduceFamily& family,
+               std::vector<Anchor>& anchors) {
+  const auto args = table.args(call);
+  SPFAST_CHECK(!args.empty() && is_sequence(args[0].tag));
+  const auto inputs = table.items(args[0]);
+  for (const NodeId part : table.users(call)) {
+    SPFAST_CHECK(table.whole_of(part) == call);
+    const auto index = static_cast<size_t>(table.as_int(table.args(part)[1]));
+    SPFAST_CHECK(index < inputs.size() && inputs[index].is_node());
+    Anchor anchor = anchor_at(table, call, family);
+    anchor.all_reduce = part;
+    anchor.input = inputs[index].payload;
+    find_reduced(table, family, anchor);
+    anchors.push_back(anchor);
+  }
 }
 
 }  // namespace
 
-std::vector<Anchor> find_anchors(const NodeTable& table,
-                                 std::span<const AllReduceFamily> families) {
+std::vector<Anchor> find_anchors(const NodeTable& table, std::span<const AllReduceFamily> families,
+                                 std::span<const NodeId> listed) {
+  using Form = AllReduceFamily::Form;
   std::vector<Anchor> anchors;
   for (NodeId node = 0; node < table.size(); ++node) {
     for (const AllReduceFamily& family : families) {
-      if (table.target(node) == family.all_reduce && table.op(node) == Op::kCallFunction) {
-        anchors.push_back(anchor_at(table, node, family));
+      if (table.target(node) != family.all_reduce || table.op(node) != Op::kCallFunction) continue;
+      const bool counts =
+          family.form == Form::kPlain || std::binary_search(listed.begin(), listed.end(), node);
+      if (!counts) continue;
+      if (family.form == Form::kCoalesced) {
+        add_parts(table, node, family, anchors);
+        continue;
       }
+      Anchor anchor = anchor_at(table, node, family);
+      find_reduced(table, family, anchor);
+      anchors.push_back(anchor);
     }
   }
+  // Parts stand behind their call, among other all_reduces.
+  std::sort(anchors.begin(), anchors.end(),
+            [](const Anchor& a, const Anchor& b) { return a.all_reduce < b.all_reduce; });
   return anchors;
 }
 
 MatchResult find_matches(const NodeTable& table, const ProgramSet& programs,
-                         std::span<const AllReduceFamily> families) {
+                         std::span<const AllReduceFamily> families,
+                         std::span<const NodeId> listed) {
   MatchResult result;
-  result.anchors = find_anchors(table, families);
+  result.anchors = find_anchors(table, families, listed);
   result.reports.resize(result.anchors.size());
   if (result.anchors.empty()) return result;
   result.roots = NameRoots(table);
@@ -59,7 +100,7 @@ MatchResult find_matches(const NodeTable& table, const ProgramSet& programs,
   for (auto index = static_cast<uint32_t>(result.anchors.size()); index-- > 0;) {
     const Anchor& anchor = result.anchors[index];
     AnchorReport& report = result.reports[index];
-    if (anchor.group.tag == Tag::kAbsent || !table.args(anchor.all_reduce)[0].is_node()) {
+    if (anchor.group.tag == Tag::kAbsent || anchor.input == kNone) {
       report.outcome = Outcome::kKeywords;
       continue;
     }

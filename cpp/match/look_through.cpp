@@ -1,7 +1,6 @@
 #include "match/look_through.h"
 
 #include <limits>
-#include <optional>
 
 #include "table/targets.h"
 
@@ -41,7 +40,9 @@ bool slices_everything(const NodeTable& table, NodeId node) {
 
 // What a node that changes nothing, whatever the width, is a copy or slice of.
 NodeId plain_source(const NodeTable& table, NodeId node, uint8_t flags) {
-  if ((flags & target_flag::kIdentity) != 0) return operand_node(table, node, 0);
+  if ((flags & target_flag::kIdentity) != 0) {
+    return LookThrough::wants_format(table, node) ? kNone : operand_node(table, node, 0);
+  }
   if ((flags & target_flag::kCopy) != 0) return operand_node(table, node, 1);
   if ((flags & target_flag::kSlice) != 0 && slices_everything(table, node)) {
     return operand_node(table, node, 0);
@@ -50,6 +51,20 @@ NodeId plain_source(const NodeTable& table, NodeId node, uint8_t flags) {
 }
 
 }  // namespace
+
+std::optional<int64_t> LookThrough::width_of(const NodeTable& table, NodeId node) {
+  const bool view = (table.flags(node) & target_flag::kView) != 0;
+  return view ? row_width(table, node) : std::nullopt;
+}
+
+bool LookThrough::wants_format(const NodeTable& table, NodeId node) {
+  const auto pairs = table.kwargs(node);
+  for (size_t i = 1; i < pairs.size(); i += 2) {
+    if (pairs[i].tag != Tag::kConst) continue;
+    if (table.string(pairs[i].payload).starts_with("torch.channels_last")) return true;
+  }
+  return false;
+}
 
 NodeId LookThrough::source(const NodeTable& table, NodeId node, int64_t width) {
   const uint8_t flags = table.flags(node);

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "table/node_table.h"
@@ -47,6 +48,11 @@ class LookThrough {
   [[nodiscard]] NodeId root(NodeId node) const { return roots_->root(node, width_); }
   [[nodiscard]] NodeId plain_root(NodeId node) const { return roots_->plain_root(node); }
   [[nodiscard]] bool is_noise(NodeId node) const { return root(node) != node; }
+  // How wide a stream has to be that a view is looked through; absent for a node whose source does
+  // not depend on it.
+  [[nodiscard]] static std::optional<int64_t> width_of(const NodeTable& table, NodeId node);
+  // The node asks for a memory format that holds for a number of dims: its result lies otherwise.
+  [[nodiscard]] static bool wants_format(const NodeTable& table, NodeId node);
   // The node that a noise node is a view or copy of; kNone for any other.
   [[nodiscard]] static NodeId source(const NodeTable& table, NodeId node, int64_t width);
 

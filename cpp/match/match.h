@@ -13,16 +13,22 @@ namespace spfast {
 
 // How one family of collectives spells an all_reduce. A node that waits for it is part of it.
 struct AllReduceFamily {
+  // In place, or several tensors in one call: an all_reduce like any other in a graph where
+  // somebody has seen to it that nobody can tell. Of such a graph these calls are listed.
+  enum class Form : uint8_t { kPlain, kInPlace, kCoalesced };
   uint32_t id = 0;
   TargetId all_reduce = kNone;
   TargetId wait = kNone;   // kNone: the all_reduce itself yields the value
   int32_t reduce_op = -1;  // position of the reduce op; -1: always a sum
-  int32_t group = 1;       // position of the group
+  int32_t group = 1;       // position of the group; -1: there is none to tell from others
+  Form form = Form::kPlain;
 };
 
 // One all_reduce of the graph.
 struct Anchor {
   NodeId all_reduce = kNone;
+  NodeId call = kNone;     // the collective: itself, or the call of several that it is a part of
+  NodeId input = kNone;    // what is reduced; absent where it is not given by position
   NodeId reduced = kNone;  // the value it yields: itself, or its wait
   uint32_t family = 0;
   Value group;

@@ -1,5 +1,7 @@
 #include "rewrite/draft.h"
 
+#include <algorithm>
+
 namespace spfast {
 
 Draft::Draft(const NodeTable& table, const ProgramSet& programs, const MatchResult& matches,
@@ -15,7 +17,9 @@ Draft::Draft(const NodeTable& table, const ProgramSet& programs, const MatchResu
       missing(missing),
       edits(table, plan),
       site_of(table.size(), kNone),
-      local(table.size(), kNone) {
+      local(table.size(), kNone),
+      layouts(table, nullptr),
+      sources(table) {
   plan.classes = sites.classes;
   for (uint32_t i = 0; i < sites.sites.size(); ++i) {
     const Site& site = sites.sites[i];
@@ -50,10 +54,10 @@ std::vector<PlanArg> Draft::collective_args(const std::vector<CollectiveArg>& sl
         args.push_back(PlanArg::integer(group_of(site).size));
         break;
       case CollectiveArg::Kind::kGroup:
-        args.push_back(PlanArg::copy(anchor.all_reduce, family.match.group));
+        args.push_back(PlanArg::copy(anchor.call, family.match.group));
         break;
       case CollectiveArg::Kind::kReduceOp:
-        args.push_back(PlanArg::copy(anchor.all_reduce, family.match.reduce_op));
+        args.push_back(PlanArg::copy(anchor.call, family.match.reduce_op));
         break;
     }
   }
@@ -68,16 +72,21 @@ PlanArg Draft::flat_sizes(std::span<const Dim> features) {
 
 NodeRef Draft::create(TargetId target, std::vector<PlanArg> args, NodeId before, NodeId origin,
                       MetaSpec meta, NodeId kwargs_of) {
-  return edits.create({target, std::move(args), kwargs_of, before, origin, meta});
+  return edits.create({.target = target,
+                       .args = std::move(args),
+                       .kwargs_of = kwargs_of,
+                       .before = before,
+                       .origin = origin,
+                       .meta = meta});
 }
 
 NodeRef Draft::collective(const Site& site, TargetId target,
                           const std::vector<CollectiveArg>& slots, NodeRef input, NodeId before,
-                          NodeId origin, MetaSpec meta) {
+                          NodeId wait_before, NodeId origin, MetaSpec meta) {
   const TargetId wait = families[anchor_of(site).family].match.wait;
   const NodeRef result = create(target, collective_args(slots, site, input), before, origin, meta);
   if (wait == kNone) return result;
-  return create(wait, {PlanArg::of(result)}, before, origin, meta);
+  return create(wait, {PlanArg::of(result)}, wait_before, origin, meta);
 }
 
 NodeRef Draft::full_value(NodeId root) const {
@@ -97,9 +106,54 @@ const Meta* Draft::need(const Site& site, NodeId node) {
   if (meta.kind == MetaKind::kUnknown) {
     missing.push_back(node);
   } else {
-    unknown.emplace_back(static_cast<uint32_t>(&site - sites.sites.data()), node);
+    refuse(site, {Reason::Kind::kUnknownSize, node, kNone, 0, 0});
   }
   return nullptr;
+}
+
+bool Draft::is_dense(const Site& site, NodeId node) {
+  // The values of a site without strides of its own are not looked at.
+  const Meta& known = table.meta(node);
+  if (known.kind == MetaKind::kUnknown && !site.strided) return true;
+  const Meta* meta = need(site, node);
+  return meta == nullptr || layouts.is_dense(*meta);
+}
+
+std::optional<PlanArg> Draft::size_of(const Site& site, Dim dim, NodeId before) {
+  if (!dim.is_expr()) return PlanArg::integer(dim.raw);
+  if (const auto source = sources.find(dim, before)) {
+    if (source->dim == kNone) return PlanArg::of(source->node);
+    return PlanArg::of(create(sym_size, {PlanArg::of(source->node), PlanArg::integer(source->dim)},
+                              before, source->node,
+                              {MetaForm::kDimSize, source->node, site.token_class, source->dim}));
+  }
+  sources.want(missing);
+  return {};
+}
+
+std::optional<PlanArg> Draft::sizes_of(const Site& site, std::span<const Dim> dims, NodeId before) {
+  const auto symbolic =
+      std::count_if(dims.begin(), dims.end(), [](Dim dim) { return dim.is_expr(); });
+  std::vector<PlanArg> sizes;
+  for (const Dim dim : dims) {
+    if (dim.is_expr() && symbolic == 1) {
+      sizes.push_back(PlanArg::integer(-1));
+    } else if (const auto size = size_of(site, dim, before)) {
+      sizes.push_back(*size);
+    } else {
+      return {};
+    }
+  }
+  return PlanArg::sizes(std::move(sizes));
+}
+
+NodeRef Draft::fresh(NodeRef value, NodeId before, NodeId origin, MetaSpec meta) {
+  return edits.create({.target = clone,
+                       .args = {PlanArg::of(value)},
+                       .contiguous = true,
+                       .before = before,
+                       .origin = origin,
+                       .meta = meta});
 }
 
 }  // namespace spfast

@@ -2,13 +2,16 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "rewrite/edit_list.h"
+#include "rewrite/layouts.h"
 #include "rewrite/plan.h"
 #include "rewrite/sites.h"
+#include "rewrite/size_sources.h"
 #include "table/targets.h"
 
 namespace spfast {
@@ -47,13 +50,27 @@ struct Draft {
   // stays, and this plan is thrown away.
   const Meta* need(const Site& site, NodeId node);
 
+  // Lies as a fresh tensor does.
+  [[nodiscard]] bool is_dense(const Site& site, NodeId node);
+  // Dims of a value as the sizes of a view of it. The only symbolic one is left over of the rest;
+  // several are asked of what tells them before the node. Absent where nothing does.
+  std::optional<PlanArg> sizes_of(const Site& site, std::span<const Dim> dims, NodeId before);
+  std::optional<PlanArg> size_of(const Site& site, Dim dim, NodeId before);
+  void refuse(const Site& site, const Reason& why) {
+    refused.emplace_back(static_cast<uint32_t>(&site - sites.sites.data()), why);
+  }
+  // A copy that lies as a fresh tensor does: collectives take memory as it is.
+  NodeRef fresh(NodeRef value, NodeId before, NodeId origin, MetaSpec meta);
+
   // Every token in one dim, before dims that stay as they are.
   [[nodiscard]] static PlanArg flat_sizes(std::span<const Dim> features);
   NodeRef create(TargetId target, std::vector<PlanArg> args, NodeId before, NodeId origin,
                  MetaSpec meta, NodeId kwargs_of = kNone);
-  // The collective and, where the family has one, its wait.
+  // The collective and, where the family has one, its wait: what stands between the two nodes that
+  // they are put before goes on meanwhile.
   NodeRef collective(const Site& site, TargetId target, const std::vector<CollectiveArg>& slots,
-                     NodeRef input, NodeId before, NodeId origin, MetaSpec meta);
+                     NodeRef input, NodeId before, NodeId wait_before, NodeId origin,
+                     MetaSpec meta);
 
   const NodeTable& table;
   const ProgramSet& programs;
@@ -63,15 +80,18 @@ struct Draft {
   const Sites& sites;
   const Effects& effects;
   std::vector<NodeId>& missing;
-  std::vector<std::pair<uint32_t, NodeId>> unknown;  // site, value without a size
+  std::vector<std::pair<uint32_t, Reason>> refused;  // sites that turn out to have to stay
   Plan plan;
   EditList edits;
   std::vector<uint32_t> site_of;          // by node: the site that is rewritten whose value it is
   std::vector<NodeRef> local;             // by value of a site: its shard
   std::map<uint32_t, NodeRef> scattered;  // by token class: the first shard
   std::map<NodeId, NodeRef> gathered;     // by value or view of one: the flat all_gather
+  Layouts layouts;
+  SizeSources sources;
 
   const TargetId reshape = intern_target("aten.reshape.default");
+  const TargetId clone = intern_target("aten.clone.default");
   const TargetId expand = intern_target("aten.expand.default");
   const TargetId view_dtype = intern_target("aten.view.dtype");
   const TargetId slice = intern_target("aten.slice.Tensor");

@@ -37,10 +37,8 @@ void EditList::rewire(NodeId user, NodeId old, NodeRef now) {
   SPFAST_CHECK(uses_[old] > 0);
   --uses_[old];
   if (now < table_.size()) {
-    const auto operands = table_.operands(user);
-    const bool already =
-        std::find(operands.begin(), operands.end(), Value{Tag::kNode, now}) != operands.end();
-    if (!already) ++uses_[now];
+    const auto users = table_.users(now);  // in graph order
+    if (!std::binary_search(users.begin(), users.end(), user)) ++uses_[now];
   }
   plan_.edits.push_back({Edit::Kind::kRewire, user, old, now});
 }

@@ -37,7 +37,7 @@ Gatherer::Names Gatherer::collect_names(const Site& site, NodeId value) {
 bool Gatherer::asks_for_size(const Site& site, NodeId user, NodeId name) {
   if (table_.target(user) != draft_.sym_size || !site.scatters) return false;
   const NodeId all_reduce = draft_.anchor_of(site).all_reduce;
-  const NodeId input = table_.args(all_reduce)[0].payload;
+  const NodeId input = draft_.anchor_of(site).input;
   if (draft_.site_of[draft_.look_of(site).root(input)] != kNone) return false;
   const Meta* meta = draft_.need(site, name);
   if (meta == nullptr) return false;
@@ -64,7 +64,7 @@ void Gatherer::gather_outputs(const Site& site, NodeId value) {
   const Names names = collect_names(site, value);
   for (size_t i = 1; i < names.list.size(); ++i) draft_.edits.may_die(names.list[i].node);
   for (const auto& [user, name] : names.sizes) {
-    draft_.edits.rewire(user, name, table_.args(draft_.anchor_of(site).all_reduce)[0].payload);
+    draft_.edits.rewire(user, name, draft_.anchor_of(site).input);
   }
   if (!names.list[0].live) return;
   const std::optional<Reads> reads = collect_reads(site, value, names);
@@ -131,10 +131,13 @@ NodeRef Gatherer::gather(const Site& site, NodeId value, NodeId before) {
   const int64_t kept = draft_.features_of(value);
   const auto spec = [&](MetaForm form) { return MetaSpec{form, value, site.token_class, kept}; };
   const auto all_gather = [&](NodeRef shard, MetaForm form) {
-    return draft_.collective(site, family.all_gather, family.all_gather_args, shard, before, value,
-                             spec(form));
+    return draft_.collective(site, family.all_gather, family.all_gather_args, shard, before, before,
+                             value, spec(form));
   };
-  const NodeRef shard = draft_.local[value];
+  NodeRef shard = draft_.local[value];
+  if (!draft_.is_dense(site, value)) {
+    shard = draft_.fresh(shard, before, value, spec(MetaForm::kFresh));
+  }
   if (!as_bytes(site, value)) return all_gather(shard, MetaForm::kGathered);
   const NodeRef bytes = draft_.create(draft_.view_dtype, {PlanArg::of(shard), PlanArg::bytes()},
                                       before, value, spec(MetaForm::kLocalBytes));
@@ -154,27 +157,15 @@ bool Gatherer::is_flat_view(NodeId node, size_t features) const {
   return draft_.is_view(node) && table_.items(table_.args(node)[1]).size() == features + 1;
 }
 
-// Back to the dims that the value had. One symbolic dim is what is left over; of two, all but the
-// first are asked of the tensor that was reduced.
+// Back to the dims that the value had.
 NodeRef Gatherer::unflatten(const Site& site, NodeId value, NodeRef flat, NodeId before) {
-  std::vector<PlanArg> sizes;
-  bool inferred = false;
-  const NodeId input = table_.args(draft_.anchor_of(site).all_reduce)[0].payload;
-  const auto dims = table_.dims(table_.meta(value));
-  for (size_t i = 0; i < dims.size(); ++i) {
-    if (!dims[i].is_expr()) {
-      sizes.push_back(PlanArg::integer(dims[i].raw));
-    } else if (!inferred) {
-      inferred = true;
-      sizes.push_back(PlanArg::integer(-1));
-    } else {
-      sizes.push_back(PlanArg::of(draft_.create(
-          draft_.sym_size, {PlanArg::of(input), PlanArg::integer(static_cast<int64_t>(i))}, before,
-          value, {MetaForm::kDimSize, input, site.token_class, static_cast<int64_t>(i)})));
-    }
+  const auto sizes = draft_.sizes_of(site, table_.dims(table_.meta(value)), before);
+  if (!sizes) {
+    draft_.refuse(site, {Reason::Kind::kLeadingDims, value, kNone, 0, 0});
+    return flat;
   }
-  return draft_.create(draft_.reshape, {PlanArg::of(flat), PlanArg::sizes(std::move(sizes))},
-                       before, value, {MetaForm::kSame, value, site.token_class, 1});
+  return draft_.create(draft_.reshape, {PlanArg::of(flat), *sizes}, before, value,
+                       {MetaForm::kSame, value, site.token_class, 1});
 }
 
 }  // namespace spfast

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/work.h"
 #include "table/value.h"
 
 namespace spfast {
@@ -20,62 +21,76 @@ void MaxFlow::index() {
   for (uint32_t i = 0; i < edges_.size(); ++i) order_[next[edges_[i].from]++] = i;
 }
 
-bool MaxFlow::find_levels(uint32_t source, uint32_t sink) {
-  levels_.assign(nodes_, kNone);
-  levels_[source] = 0;
-  std::vector<uint32_t> queue{source};
+void MaxFlow::find_distances(uint32_t source, uint32_t sink) {
+  distances_.assign(nodes_, nodes_);
+  distances_[sink] = 0;
+  std::vector<uint32_t> queue{sink};
   for (size_t head = 0; head < queue.size(); ++head) {
     const uint32_t node = queue[head];
     for (uint32_t at = begins_[node]; at < begins_[node + 1]; ++at) {
-      const Edge& edge = edges_[order_[at]];
-      if (edge.left == 0 || levels_[edge.to] != kNone) continue;
-      levels_[edge.to] = levels_[node] + 1;
-      queue.push_back(edge.to);
+      SPFAST_WORK(1);
+      const Edge& back = edges_[order_[at] ^ 1U];
+      if (back.left == 0 || distances_[back.from] != nodes_ || back.from == source) continue;
+      distances_[back.from] = distances_[node] + 1;
+      queue.push_back(back.from);
     }
   }
-  return levels_[sink] != kNone;
+  current_.assign(begins_.begin(), begins_.end() - 1);
 }
 
-int64_t MaxFlow::push_one_path(uint32_t source, uint32_t sink) {
-  path_.clear();
-  uint32_t node = source;
-  while (node != sink) {
-    if (current_[node] == begins_[node + 1]) {  // a dead end: back by one edge, past it
-      if (node == source) return 0;
-      node = edges_[path_.back()].from;
-      path_.pop_back();
-      ++current_[node];
-      continue;
-    }
-    const uint32_t index = order_[current_[node]];
-    const Edge& edge = edges_[index];
-    if (edge.left > 0 && levels_[edge.to] == levels_[node] + 1) {
-      path_.push_back(index);
-      node = edge.to;
-    } else {
-      ++current_[node];
-    }
-  }
-  int64_t flow = kUncut;
-  for (const uint32_t index : path_) flow = std::min(flow, edges_[index].left);
-  for (const uint32_t index : path_) {
-    edges_[index].left -= flow;
-    edges_[index ^ 1U].left += flow;
-  }
-  return flow;
+void MaxFlow::push(uint32_t index) {
+  Edge& edge = edges_[index];
+  const auto amount =
+      static_cast<int64_t>(std::min(excess_[edge.from], static_cast<Amount>(edge.left)));
+  edge.left -= amount;
+  edges_[index ^ 1U].left += amount;
+  excess_[edge.from] -= amount;
+  if (excess_[edge.to] == 0) reached_.push_back(edge.to);
+  excess_[edge.to] += amount;
 }
 
+bool MaxFlow::discharge(uint32_t node) {
+  for (uint32_t& at = current_[node]; at < begins_[node + 1]; ++at) {
+    SPFAST_WORK(1);
+    const Edge& edge = edges_[order_[at]];
+    if (edge.left == 0 || distances_[edge.to] + 1 != distances_[node]) continue;
+    push(order_[at]);
+    if (excess_[node] == 0) return false;
+  }
+  uint32_t least = nodes_;
+  for (uint32_t at = begins_[node]; at < begins_[node + 1]; ++at) {
+    SPFAST_WORK(1);
+    const Edge& edge = edges_[order_[at]];
+    if (edge.left > 0) least = std::min(least, distances_[edge.to] + 1);
+  }
+  distances_[node] = least;
+  current_[node] = begins_[node];
+  return true;
+}
+
+// What can not reach the sink stays where it is: the cut is the same, and only that is asked for.
 bool MaxFlow::run(uint32_t source, uint32_t sink) {
   index();
-  int64_t total = 0;
-  while (find_levels(source, sink)) {
-    current_.assign(begins_.begin(), begins_.end() - 1);
-    while (const int64_t flow = push_one_path(source, sink)) {
-      total += flow;
-      if (total >= kUncut) return false;  // more than what can be cut comes through
-    }
+  excess_.assign(nodes_, 0);
+  reached_.clear();
+  find_distances(source, sink);
+  for (uint32_t at = begins_[source]; at < begins_[source + 1]; ++at) {
+    excess_[source] = edges_[order_[at]].left;
+    if (excess_[source] > 0) push(order_[at]);
   }
-  return true;
+  uint32_t grown = 0;  // distances, one edge at a time, since all were found anew
+  for (size_t head = 0; head < reached_.size(); ++head) {
+    const uint32_t node = reached_[head];
+    if (node == source || node == sink) continue;
+    if (distances_[node] >= nodes_ || !discharge(node)) continue;
+    if (excess_[sink] >= kUncut) return false;  // more than what can be cut comes through
+    if (++grown == nodes_) {
+      grown = 0;
+      find_distances(source, sink);
+    }
+    reached_.push_back(node);
+  }
+  return excess_[sink] < kUncut;
 }
 
 std::vector<bool> MaxFlow::source_side(uint32_t sink) const {

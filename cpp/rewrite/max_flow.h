@@ -1,4 +1,6 @@
-// A minimum cut by Dinic's algorithm, on flat arrays and without recursion.
+// A minimum cut by pushing a preflow forward, on flat arrays and without recursion. What is pushed
+// goes one edge at a time: a flow along a chain with many narrow ends is not led from the source to
+// each of them anew.
 #pragma once
 
 #include <cstdint>
@@ -26,18 +28,24 @@ class MaxFlow {
     uint32_t to;
     int64_t left;
   };
+  // However many edges are never cut, what comes through them is counted.
+  __extension__ using Amount = __int128;
 
   void index();
-  bool find_levels(uint32_t source, uint32_t sink);
-  int64_t push_one_path(uint32_t source, uint32_t sink);
+  // How far it is from each node to the sink; nodes_ where no way is left.
+  void find_distances(uint32_t source, uint32_t sink);
+  void push(uint32_t index);
+  // Sends on what has come to a node; true if something is left, and its distance has grown.
+  bool discharge(uint32_t node);
 
   uint32_t nodes_;
   std::vector<Edge> edges_;       // edge i ^ 1 is edge i's reverse
   std::vector<uint32_t> begins_;  // by node, into order_
   std::vector<uint32_t> order_;   // edges by the node that they leave
-  std::vector<uint32_t> levels_;
-  std::vector<uint32_t> current_;  // by node: the next edge to try in this phase
-  std::vector<uint32_t> path_;
+  std::vector<uint32_t> distances_;
+  std::vector<uint32_t> current_;  // by node: the next edge to try at this distance
+  std::vector<Amount> excess_;     // by node: what has come and not gone on
+  std::vector<uint32_t> reached_;  // nodes that something came to, in the order in which it did
 };
 
 }  // namespace spfast

@@ -19,6 +19,7 @@ class Formatter {
           if (i > 0) text += ", ";
           text += arg(made.args[i]);
         }
+        if (made.contiguous) text += ", memory_format=torch.contiguous_format";
         return text + ") " + meta(made.meta) + " before " + ref(made.before);
       }
       case Edit::Kind::kRewire:
@@ -72,6 +73,14 @@ class Formatter {
         return "local bytes" + like;
       case MetaSpec::Form::kGatheredBytes:
         return "gathered bytes" + like;
+      case MetaSpec::Form::kOne:
+        return "one row" + like;
+      case MetaSpec::Form::kOwn:
+        return "own rows" + like;
+      case MetaSpec::Form::kSpread:
+        return "spread" + like;
+      case MetaSpec::Form::kFresh:
+        return "fresh local" + like;
       case MetaSpec::Form::kFlat:
         return "flat" + like;
       case MetaSpec::Form::kSame:

@@ -46,6 +46,10 @@ struct MetaSpec {
     kDimSize,     // size `factor` of `like`
     kLocalBytes,  // as kLocal and kGathered, with every element as a byte
     kGatheredBytes,
+    kOne,     // [1, last]
+    kOwn,     // as kLocal: the rank's rows of a value that is there in full
+    kSpread,  // `like` with a row for each token, in the dims of who reads it
+    kFresh,   // as kLocal, with the strides of a fresh tensor
   };
   Form form = Form::kLocal;
   NodeId like = kNone;
@@ -57,6 +61,7 @@ struct Created {
   TargetId target = kNone;
   std::vector<PlanArg> args;
   NodeId kwargs_of = kNone;  // copies that node's keyword arguments
+  bool contiguous = false;   // asks for torch.contiguous_format
   NodeId before = kNone;     // stands before this node, after what was created there earlier
   NodeId origin = kNone;     // whose stack_trace and the like it takes over
   MetaSpec meta;

@@ -1,6 +1,7 @@
 #include "rewrite/planner.h"
 
 #include <algorithm>
+#include <map>
 #include <unordered_set>
 
 #include "base/check.h"
@@ -58,6 +59,7 @@ class Planner {
       gatherer_.gather_outputs(site, anchor.reduced);
       draft_.edits.may_die(anchor.reduced);
       draft_.edits.may_die(anchor.all_reduce);
+      draft_.edits.may_die(anchor.call);
       return;
     }
     const NodeId node = turn.node;
@@ -83,42 +85,69 @@ class Planner {
   void scatter(const Site& site) {
     const Anchor& anchor = draft_.anchor_of(site);
     const CollectiveFamily& family = draft_.families[anchor.family];
-    const Value operand = table_.args(anchor.all_reduce)[0];
-    SPFAST_CHECK(operand.is_node());
-    const NodeRef input =
-        site.flat ? flatten(site, operand.payload) : draft_.full_value(operand.payload);
-    draft_.local[anchor.reduced] = draft_.collective(
-        site, family.reduce_scatter, family.reduce_scatter_args, input, anchor.all_reduce,
-        anchor.all_reduce, {MetaForm::kLocal, anchor.all_reduce, site.token_class, 1});
+    SPFAST_CHECK(anchor.input != kNone);
+    NodeRef input = site.flat ? flatten(site, anchor.input) : draft_.full_value(anchor.input);
+    if (!lies_fresh(site, anchor.input, input)) {
+      input = draft_.fresh(input, anchor.all_reduce, anchor.all_reduce,
+                           {MetaForm::kFlat, anchor.all_reduce, site.token_class, 1});
+    }
+    draft_.local[anchor.reduced] =
+        draft_.collective(site, family.reduce_scatter, family.reduce_scatter_args, input,
+                          anchor.all_reduce, anchor.reduced, anchor.all_reduce,
+                          {MetaForm::kLocal, anchor.all_reduce, site.token_class, 1});
     draft_.scattered.try_emplace(site.token_class, draft_.local[anchor.reduced]);
+  }
+
+  // What is gathered does; what was made of a value by a view may lie as the value did.
+  [[nodiscard]] bool lies_fresh(const Site& site, NodeId value, NodeRef input) {
+    if (input < table_.size()) value = input;
+    const bool view = input < table_.size() ||
+                      draft_.plan.created[input - table_.size()].target == draft_.reshape;
+    const Meta* meta = view ? draft_.need(site, value) : nullptr;
+    return meta == nullptr || draft_.layouts.is_dense(*meta);
   }
 
   // The 2D value behind the views of a 3D one, or a new view.
   NodeRef flatten(const Site& site, NodeId value) {
     const int64_t width = draft_.look_of(site).width();
     if (const NodeRef full = draft_.full_value(value); full != value) return full;
-    std::vector<NodeId> views;
-    NodeId at = value;
-    while (draft_.is_view(at)) {
-      SPFAST_WORK(1);
-      views.push_back(at);
-      at = table_.args(at)[0].payload;
-      if (table_.meta(at).kind == MetaKind::kUnknown) {
-        draft_.missing.push_back(at);
-        return value;  // asked for; this plan is thrown away
-      }
-      const auto dims = table_.dims(table_.meta(at));
-      const NodeRef full = draft_.full_value(at);
-      const bool flat = full != at || dims.size() == 2;
-      if (!flat || dims.empty() || dims.back() != Dim::of(width)) continue;
-      for (const NodeId view : views) draft_.edits.may_die(view);
-      return full;
-    }
+    const NodeRef behind = flat_behind(value, width);
+    if (!draft_.missing.empty()) return value;  // asked for; this plan is thrown away
+    if (behind != kNone) return behind;
     const NodeId all_reduce = draft_.anchor_of(site).all_reduce;
     const auto features = table_.dims(table_.meta(all_reduce)).last(1);
     return draft_.create(draft_.reshape, {PlanArg::of(value), Draft::flat_sizes(features)},
                          all_reduce, all_reduce,
                          {MetaForm::kFlat, all_reduce, site.token_class, 1});
+  }
+
+  // What is looked for behind the views, and found once for all that begin on one chain.
+  NodeRef flat_behind(NodeId value, int64_t width) {
+    std::vector<NodeId> views;
+    NodeRef found = kNone;
+    for (NodeId at = value; draft_.is_view(at) && found == kNone;) {
+      SPFAST_WORK(1);
+      const auto known = flat_.find({at, width});
+      if (known != flat_.end()) {
+        found = known->second;
+        break;
+      }
+      views.push_back(at);
+      at = table_.args(at)[0].payload;
+      if (table_.meta(at).kind == MetaKind::kUnknown) {
+        draft_.missing.push_back(at);  // and whatever else the chain has, at once
+        continue;
+      }
+      const auto dims = table_.dims(table_.meta(at));
+      const NodeRef full = draft_.full_value(at);
+      const bool flat = full != at || dims.size() == 2;
+      if (flat && !dims.empty() && dims.back() == Dim::of(width)) found = full;
+    }
+    for (const NodeId view : views) {
+      flat_.emplace(std::pair{view, width}, found);
+      if (found != kNone) draft_.edits.may_die(view);
+    }
+    return found;
   }
 
   // A view of a shard has the shard's tokens and its own features.
@@ -142,6 +171,12 @@ class Planner {
       case SiteOperand::Kind::kRows:
         draft_.edits.rewire(operand.user, operand.name, rows_.shard_of(site, operand));
         release_names(site, operand);
+        return;
+      case SiteOperand::Kind::kSame:
+        draft_.edits.rewire(operand.user, operand.name, rows_.one_row(site, operand));
+        return;
+      case SiteOperand::Kind::kSpread:
+        draft_.edits.rewire(operand.user, operand.name, rows_.spread_rows(site, operand));
         return;
       case SiteOperand::Kind::kBuffer:
         draft_.edits.rewire(operand.user, operand.name,
@@ -222,6 +257,8 @@ class Planner {
   RankRows rows_;
   Gatherer gatherer_;
   std::unordered_set<NodeId> released_;  // names of residuals that may go
+  // By view and width: the 2D value behind it; kNone: there is none.
+  std::map<std::pair<NodeId, int64_t>, NodeRef> flat_;
 };
 
 }  // namespace
@@ -232,15 +269,21 @@ Plan make_plan(const NodeTable& table, const ProgramSet& programs, const MatchRe
   while (true) {
     Draft draft(table, programs, matches, families, groups, sites, effects, missing);
     Planner(draft).run();
-    if (draft.unknown.empty()) return std::move(draft.plan);
-    for (const auto& [site, node] : draft.unknown) {
-      const Reason why{Reason::Kind::kUnknownSize, node, kNone, 0, 0};
-      sites.sites[site].reason = why;
-      // What was grown in its class was cut in view of its shard: without, it stays full.
-      const uint32_t token_class = sites.sites[site].token_class;
-      for (Site& other : sites.sites) {
-        if (!other.scatters && other.token_class == token_class) other.reason = why;
-      }
+    if (draft.refused.empty()) return std::move(draft.plan);
+    // Values that are not known yet may be what is asked for in vain.
+    const bool asked = std::any_of(missing.begin(), missing.end(), [&](NodeId node) {
+      return table.meta(node).kind == MetaKind::kUnknown;
+    });
+    if (asked) return std::move(draft.plan);
+    std::map<uint32_t, Reason> why;  // by class
+    for (const auto& [site, reason] : draft.refused) {
+      sites.sites[site].reason = reason;
+      why[sites.sites[site].token_class] = reason;
+    }
+    // What was grown in its class was cut in view of its shard: without, it stays full.
+    for (Site& other : sites.sites) {
+      const auto known = why.find(other.token_class);
+      if (!other.scatters && known != why.end()) other.reason = known->second;
     }
   }
 }

@@ -1,5 +1,7 @@
 #include "rewrite/rank_rows.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 
 namespace spfast {
@@ -25,9 +27,93 @@ NodeRef RankRows::own_rows(const Site& site, const SiteOperand& operand) {
   const auto [start, end] = row_bounds(site, before);
   const NodeRef slice = draft_.create(
       draft_.slice, {PlanArg::of(full), PlanArg::integer(0), start, end}, before, operand.root,
-      {MetaForm::kLocal, operand.root, site.token_class, operand.features});
+      {MetaForm::kOwn, operand.root, site.token_class, operand.features});
   if (draft_.effects.writer_of(operand.root) == kNone) rows_.emplace(key, slice);
   return slice;
+}
+
+NodeRef RankRows::one_row(const Site& site, const SiteOperand& operand) {
+  const std::pair key{operand.name, size_t{operand.features}};
+  if (const auto known = one_rows_.find(key); known != one_rows_.end()) return known->second;
+  const NodeRef row = reshape_to_one(site, operand, operand.name);
+  if (draft_.effects.writer_of(operand.name) == kNone) one_rows_.emplace(key, row);
+  return row;
+}
+
+NodeRef RankRows::reshape_to_one(const Site& site, const SiteOperand& operand, NodeRef value) {
+  std::vector<PlanArg> sizes{PlanArg::integer(1)};
+  for (const Dim dim : table_.dims(table_.meta(operand.name)).last(operand.features)) {
+    sizes.push_back(PlanArg::integer(dim.raw));
+  }
+  return draft_.create(draft_.reshape, {PlanArg::of(value), PlanArg::sizes(std::move(sizes))},
+                       operand.user, operand.name,
+                       {MetaForm::kOne, operand.name, site.token_class, operand.features});
+}
+
+// With tp ranks to b samples, tp / b ranks have tokens of the same one.
+std::optional<int64_t> RankRows::own_sample(const Site& site, std::span<const Dim> lead,
+                                            std::span<const Dim> wanted) const {
+  if (lead.size() != wanted.size()) return {};
+  const auto is_one = [](Dim dim) { return dim == Dim::of(1); };
+  const auto first = std::find_if_not(wanted.begin(), wanted.end(), is_one);
+  const auto at = first - wanted.begin();
+  if (first == wanted.end() || lead[static_cast<size_t>(at)] != *first || first->is_expr())
+    return {};
+  if (!std::all_of(lead.begin() + at + 1, lead.end(), is_one)) return {};
+  const GroupInfo& group = draft_.group_of(site);
+  if (group.size % first->raw != 0) return {};
+  return group.rank / (group.size / first->raw);
+}
+
+NodeRef RankRows::spread_rows(const Site& site, const SiteOperand& operand) {
+  const size_t features = operand.features;
+  const NodeId before = operand.user;
+  const auto dims = table_.dims(table_.meta(operand.name));
+  const auto all = table_.dims(table_.meta(operand.user));
+  const auto lead = dims.first(dims.size() - features);
+  const auto wanted = all.first(all.size() - features);
+  std::vector<int64_t> sizes_key;
+  for (const Dim dim : wanted) sizes_key.push_back(dim.raw);
+  const std::tuple key{operand.name, site.token_class, std::move(sizes_key)};
+  if (const auto known = spread_.find(key); known != spread_.end()) return known->second;
+  if (const auto sample = own_sample(site, lead, wanted)) {
+    const auto dim =
+        std::find_if(lead.begin(), lead.end(), [](Dim one) { return one != Dim::of(1); });
+    const NodeRef own =
+        draft_.create(draft_.slice,
+                      {PlanArg::of(operand.name), PlanArg::integer(dim - lead.begin()),
+                       PlanArg::integer(*sample), PlanArg::integer(*sample + 1)},
+                      before, operand.name,
+                      {MetaForm::kSpread, operand.name, site.token_class, operand.features});
+    return spread_.emplace(key, reshape_to_one(site, operand, own)).first->second;
+  }
+  std::vector<PlanArg> sizes;
+  const size_t more = wanted.size() - lead.size();
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    if (i >= more && lead[i - more] == wanted[i]) {
+      sizes.push_back(PlanArg::integer(-1));  // as it is
+    } else if (const auto size = draft_.size_of(site, wanted[i], before)) {
+      sizes.push_back(*size);
+    } else {
+      draft_.refuse(site, {Reason::Kind::kLeadingDims, operand.user, kNone, 0, 0});
+      return operand.name;
+    }
+  }
+  sizes.insert(sizes.end(), features, PlanArg::integer(-1));
+  const auto flat_sizes = Draft::flat_sizes(dims.last(features));
+  const auto spec = [&](MetaForm form) {
+    return MetaSpec{form, operand.name, site.token_class, operand.features};
+  };
+  const NodeRef wide =
+      draft_.create(draft_.expand, {PlanArg::of(operand.name), PlanArg::sizes(std::move(sizes))},
+                    before, operand.name, spec(MetaForm::kSpread));
+  const NodeRef flat = draft_.create(draft_.reshape, {PlanArg::of(wide), flat_sizes}, before,
+                                     operand.name, spec(MetaForm::kFlat));
+  const auto [start, end] = row_bounds(site, before);
+  const NodeRef rows =
+      draft_.create(draft_.slice, {PlanArg::of(flat), PlanArg::integer(0), start, end}, before,
+                    operand.name, spec(MetaForm::kOwn));
+  return spread_.emplace(key, rows).first->second;
 }
 
 std::pair<PlanArg, PlanArg> RankRows::row_bounds(const Site& site, NodeId before) {

@@ -2,7 +2,11 @@
 #pragma once
 
 #include <map>
+#include <optional>
+#include <span>
+#include <tuple>
 #include <utility>
+#include <vector>
 
 #include "rewrite/draft.h"
 
@@ -11,6 +15,10 @@ namespace spfast {
 class RankRows {
  public:
   explicit RankRows(Draft& draft) : draft_(draft), table_(draft.table), sites_(draft.sites) {}
+  // A value that is the same for every token, with one leading dim.
+  NodeRef one_row(const Site& site, const SiteOperand& operand);
+  // This rank's rows of a value that has a row for several tokens.
+  NodeRef spread_rows(const Site& site, const SiteOperand& operand);
   // What a site reads in place of a value: its shard, or this rank's rows of it.
   NodeRef shard_of(const Site& site, const SiteOperand& operand);
   // tokens / tp: a number, or a node for a symbolic number of tokens.
@@ -20,12 +28,18 @@ class RankRows {
   // Once for all sites of the class. A value that is written to in place is cut anew each time: a
   // slice shows what stands there when it is read.
   NodeRef own_rows(const Site& site, const SiteOperand& operand);
+  // Of a value that has a row a sample: all of this rank's tokens may be of one.
+  [[nodiscard]] std::optional<int64_t> own_sample(const Site& site, std::span<const Dim> lead,
+                                                  std::span<const Dim> wanted) const;
+  NodeRef reshape_to_one(const Site& site, const SiteOperand& operand, NodeRef value);
   std::pair<PlanArg, PlanArg> row_bounds(const Site& site, NodeId before);
 
   Draft& draft_;
   const NodeTable& table_;
   const Sites& sites_;
-  std::map<std::pair<NodeId, uint32_t>, NodeRef> rows_;  // by value and token class
+  std::map<std::pair<NodeId, uint32_t>, NodeRef> rows_;    // by value and token class
+  std::map<std::pair<NodeId, size_t>, NodeRef> one_rows_;  // by value and number of feature dims
+  std::map<std::tuple<NodeId, uint32_t, std::vector<int64_t>>, NodeRef> spread_;  // and dims
   std::map<uint32_t, std::pair<PlanArg, PlanArg>> bounds_;
   std::map<uint32_t, PlanArg> sizes_;
 };

@@ -45,10 +45,39 @@ std::string format_reason(const NodeTable& table, std::span<const GroupInfo> gro
       return call(reason.node) + " is not a buffer that can be made smaller";
     case Reason::Kind::kFlattened:
       return label(reason.node) + " has shape " + shape(reason.node) + " and no token dim";
+    case Reason::Kind::kFormat:
+      return call(reason.node) + " asks for a memory format for more dims than a shard has";
+    case Reason::Kind::kStrides:
+      return call(reason.node) + " reads " + label(reason.other) + " with strides " +
+             table.format_dims(table.strides(table.meta(reason.other))) +
+             ", which an all_gather does not keep";
+    case Reason::Kind::kFeatures:
+      return label(reason.node) + " " + shape(reason.node) +
+             " has no features, or a symbolic number";
+    case Reason::Kind::kLeadingDims:
+      return "nothing in the graph tells the leading dims of " + label(reason.node) + " " +
+             shape(reason.node);
+    case Reason::Kind::kOtherTokens:
+      return call(reason.node) + " reads " + label(reason.other) + " " + shape(reason.other) +
+             ", which has rows of other tokens";
+    case Reason::Kind::kStream:
+      return "the stream changes between " + label(reason.other) + " and " + call(reason.node) +
+             ", which reads it";
+    case Reason::Kind::kQuantised:
+      return call(reason.node) + " quantises it, and quantised values are not to be gathered";
     case Reason::Kind::kNeedsAll:
       return call(reason.node) + " reads it and needs all tokens";
     case Reason::Kind::kUnread:
       return "nobody reads " + label(reason.node);
+    case Reason::Kind::kRankOwn:
+      return label(reason.node) + " is this rank's own, as " + call(reason.other) +
+             (reason.other < reason.node || reason.other == reason.node
+                  ? " gives each rank another one"
+                  : " over all ranks shows") +
+             ", and would be read beside shards";
+    case Reason::Kind::kNotProved:
+      return label(reason.node) + " is not proved to be the same on every rank, " +
+             "and config.replicated does not let it be taken on trust";
     case Reason::Kind::kNoGain:
       return "gathering what is computed from it would move more bytes than its all_reduce does";
     case Reason::Kind::kDim:

@@ -27,8 +27,17 @@ struct Reason {
     kBuffer,         // node: a buffer that is not made by an operator we can resize
     kFlattened,      // node: a value of the site without a token dim
     kDim,            // node: reduces a dim of other that is not its last
+    kFormat,         // node: asks for a memory format that a shard can not have
+    kStrides,        // node: who reads other, whose strides a gathered value would not have
+    kFeatures,       // node: a value of no or a symbolic number of features
+    kLeadingDims,    // node: a value whose leading dims nothing in the graph tells
+    kOtherTokens,    // node: an operator, other: an operand with rows of other tokens
+    kStream,         // node: runs on another stream than other, which it reads
+    kQuantised,      // node: a quantised value, which is not to be sharded
     kNeedsAll,       // node: who reads the reduced value and needs all tokens
     kUnread,         // node: a reduced value that nobody reads
+    kRankOwn,        // node: a value that one rank alone has, other: the collective that tells
+    kNotProved,      // node: a value of which nothing says that all ranks have the same
     kNoGain,         // what the row-wise view would gather is no less than the all_reduce moves
   };
   Kind kind = Kind::kNone;

@@ -1,8 +1,10 @@
 #include "rewrite/row_growth.h"
 
 #include <algorithm>
+#include <unordered_set>
 
 #include "base/check.h"
+#include "base/work.h"
 #include "table/targets.h"
 
 namespace spfast {
@@ -13,27 +15,30 @@ using Family = RowRule::Family;
 class Growth {
  public:
   Growth(const NodeTable& table, const RowRules& rules, const MatchResult& matches,
-         const Effects& effects, Sites& sites)
+         const Effects& effects, const Replication& replication, Sites& sites)
       : table_(table),
         rules_(rules),
         matches_(matches),
         effects_(effects),
+        replication_(replication),
         sites_(sites),
         layout_(sites.layout) {
     layout_.token_class.assign(table.size(), kNone);
     layout_.features.assign(table.size(), 1);
-    layout_.source.assign(table.size(), kNone);
+    layout_.forget_names(table.size());
     layout_.reshapes.assign(table.size(), false);
     layout_.dims.clear();
+    sites_.not_grown.clear();
   }
 
   bool run() {
     plant();
     if (!know_values()) return false;
-    layout_.source.assign(table_.size(), kNone);
+    layout_.forget_names(table_.size());
     sizes_known_ = true;
-    RowReader reader(table_, rules_, effects_, sites_.classes);
+    RowReader reader(table_, rules_, effects_, replication_, sites_.classes);
     for (NodeId node = 0; node < table_.size(); ++node) {
+      SPFAST_WORK(1);
       if (seed_[node] || table_.op(node) != Op::kCallFunction || !reached_[node]) continue;
       if (const NodeId whole = table_.whole_of(node); whole != kNone) {
         grow_part(node, whole);
@@ -41,7 +46,8 @@ class Growth {
         grow(node, reader);
       }
     }
-    return true;
+    if (reader.wants_sizes()) reader.want_sizes(sites_.missing);
+    return sites_.missing.empty();
   }
 
  private:
@@ -50,9 +56,7 @@ class Growth {
     seed_.assign(table_.size(), false);
     for (const Site& site : sites_.sites) {
       const auto dims = table_.dims(table_.meta(matches_.anchors[site.anchor].all_reduce));
-      if (std::find(widths_.begin(), widths_.end(), dims.back().raw) == widths_.end()) {
-        widths_.push_back(dims.back().raw);
-      }
+      widths_.insert(dims.back().raw);
     }
     for (const Site& site : sites_.sites) {
       if (!site.reason.empty()) continue;
@@ -82,7 +86,7 @@ class Growth {
       });
       if (!reached_[node]) continue;
       if (const NodeId source = by_width(node); source != kNone) {
-        layout_.source[node] = source;
+        layout_.add_name(node, source);
         want(layout_.root(source), missing);
         continue;
       }
@@ -106,17 +110,18 @@ class Growth {
   [[nodiscard]] NodeId by_width(NodeId node) const {
     constexpr uint8_t kNames = target_flag::kView | target_flag::kIdentity;
     if ((table_.flags(node) & kNames) == 0) return kNone;
-    for (const int64_t width : widths_) {
-      const NodeId source = LookThrough::source(table_, node, width);
-      if (source != kNone && reached_[source]) {
-        const NodeId root = layout_.root(source);
-        const Meta& meta = table_.meta(root);
-        const auto dims = table_.dims(meta);
-        const bool known = meta.kind == MetaKind::kTensor && !dims.empty();
-        if (known ? dims.back() == Dim::of(width) : !sizes_known_ && seed_[root]) return source;
-      }
+    const auto width = LookThrough::width_of(table_, node);
+    const NodeId source = LookThrough::source(table_, node, width.value_or(0));
+    if (source == kNone || !reached_[source]) return kNone;
+    const NodeId root = layout_.root(source);
+    const Meta& meta = table_.meta(root);
+    const auto dims = table_.dims(meta);
+    if (meta.kind == MetaKind::kTensor && !dims.empty()) {
+      const bool same = !width || dims.back() == Dim::of(*width);
+      return same && widths_.contains(dims.back().raw) ? source : kNone;
     }
-    return kNone;
+    const bool streams = !width || widths_.contains(*width);
+    return streams && !sizes_known_ && seed_[root] ? source : kNone;
   }
 
   // --- growing ----------------------------------------------------------------------------------
@@ -127,7 +132,7 @@ class Growth {
     const NodeId root = layout_.root(source);
     if (!layout_.is_row(root) || layout_.features[root] != 1) return false;
     if (effects_.writer_of(node) != kNone) return true;
-    layout_.source[node] = source;
+    layout_.add_name(node, source);
     return true;
   }
 
@@ -141,7 +146,17 @@ class Growth {
 
   void grow(NodeId node, RowReader& reader) {
     const auto& operands = reader.read(node, layout_);
-    if (operands.empty() || effects_.writer_of(node) != kNone || table_.users(node).empty()) return;
+    if (operands.empty()) {
+      if (!reader.why().empty()) refuse(node, reader.why());
+      return;
+    }
+    if (table_.users(node).empty()) return;
+    if (const NodeId writer = effects_.writer_of(node); writer != kNone) {
+      return refuse(node, {Reason::Kind::kWritten, node, writer, 0, 0});
+    }
+    if (LookThrough::wants_format(table_, node)) {
+      return refuse(node, {Reason::Kind::kFormat, node, kNone, 0, 0});
+    }
     const RowRule& rule = *rules_.find(table_.target(node));
     const Meta& from = table_.meta(operands[0].name);
     const Meta& to = table_.meta(node);
@@ -178,26 +193,34 @@ class Growth {
   }
 
   // The node becomes row-wise if every token's features end up in its last `features` dims.
-  bool accept(NodeId node, const RowReader& reader, const Meta& to, size_t features) {
-    const auto fits = [&](const Meta& meta) {
-      if (meta.kind != MetaKind::kTensor || !reader.shapes().holds_tokens(meta, features)) {
-        return false;
+  bool accept(NodeId node, RowReader& reader, const Meta& to, size_t features) {
+    using Kind = Reason::Kind;
+    const auto problem = [&](const Meta& meta) -> Reason {
+      if (meta.kind != MetaKind::kTensor) return {Kind::kUnknownSize, node, kNone, 0, 0};
+      if (!reader.shapes().holds_tokens(meta, features))
+        return {Kind::kFlattened, node, kNone, 0, 0};
+      if (!rules_.quantised() && is_quantised(meta)) return {Kind::kQuantised, node, kNone, 0, 0};
+      // A size that is left over of the rest needs something to be left over of.
+      if (element_count(table_.dims(meta).last(features)) <= 0) {
+        return {Kind::kFeatures, node, kNone, 0, 0};
       }
-      if (!rules_.quantised() && is_quantised(meta)) return false;
-      return element_count(table_.dims(meta).last(features)) >= 0 &&
-             reader.shapes().can_restore(meta, features);
+      if (!reader.can_restore(node, meta, features)) return {Kind::kLeadingDims, node, kNone, 0, 0};
+      return {};
     };
+    Reason why;
     if (to.kind == MetaKind::kTuple) {
-      const auto users = table_.users(node);
-      const bool parts = std::all_of(users.begin(), users.end(),
-                                     [&](NodeId user) { return table_.whole_of(user) == node; });
-      const auto metas = table_.parts(to);
-      const bool all = std::all_of(metas.begin(), metas.end(), [&](uint32_t id) {
-        return id == kNone || table_.meta_at(id).kind != MetaKind::kTensor ||
-               fits(table_.meta_at(id));
-      });
-      if (!parts || !all) return false;
-    } else if (!fits(to)) {
+      for (const NodeId user : table_.users(node)) {
+        if (table_.whole_of(user) != node) why = {Kind::kWholeTuple, node, user, 0, 0};
+      }
+      for (const uint32_t id : table_.parts(to)) {
+        if (id == kNone || table_.meta_at(id).kind != MetaKind::kTensor) continue;
+        if (why.empty()) why = problem(table_.meta_at(id));
+      }
+    } else {
+      why = problem(to);
+    }
+    if (!why.empty()) {
+      refuse(node, why);
       return false;
     }
     layout_.token_class[node] = reader.token_class();
@@ -205,20 +228,24 @@ class Growth {
     return true;
   }
 
+  void refuse(NodeId node, const Reason& why) { sites_.not_grown.insert_or_assign(node, why); }
+
   [[nodiscard]] bool is_quantised(const Meta& meta) const {
     const std::string_view dtype = table_.string(meta.dtype);
     return dtype.find("float8") != std::string_view::npos ||
            dtype.find("int8") != std::string_view::npos;
   }
 
-  void grow_view(NodeId node, const RowReader& reader, const Meta& from, const Meta& to) {
+  void grow_view(NodeId node, RowReader& reader, const Meta& from, const Meta& to) {
     if (to.kind != MetaKind::kTensor) return;
     const uint32_t features = reader.shapes().features_of_view(from, reader.features(), to);
-    if (features == kNone) return;
+    if (features == kNone) {
+      return refuse(node, {Reason::Kind::kReshaped, node, table_.args(node)[0].payload, 0, 0});
+    }
     const auto before = table_.dims(from).last(reader.features());
     const auto after = table_.dims(to).last(features);
     if (std::equal(before.begin(), before.end(), after.begin(), after.end())) {
-      layout_.source[node] = table_.args(node)[0].payload;
+      layout_.add_name(node, table_.args(node)[0].payload);
     } else if (accept(node, reader, to, features)) {
       layout_.reshapes[node] = true;
     }
@@ -236,7 +263,7 @@ class Growth {
                                                        : Value{};
   }
 
-  void grow_along(NodeId node, const RowReader& reader, const RowRule& rule, const Meta& from,
+  void grow_along(NodeId node, RowReader& reader, const RowRule& rule, const Meta& from,
                   const Meta& to) {
     const size_t rank = table_.dims(from).size();
     const size_t lead = rank - reader.features();
@@ -274,7 +301,7 @@ class Growth {
     return false;
   }
 
-  void grow_squeeze(NodeId node, const RowReader& reader, const RowRule& rule, const Meta& from,
+  void grow_squeeze(NodeId node, RowReader& reader, const RowRule& rule, const Meta& from,
                     const Meta& to) {
     const Value value = argument(node, rule.position);
     if (value.tag != Tag::kInt || to.kind != MetaKind::kTensor) return;
@@ -286,7 +313,7 @@ class Growth {
     const int64_t at = dim < 0 ? dim + static_cast<int64_t>(counted) : dim;
     if (at < static_cast<int64_t>(lead)) {  // among the tokens' dims: nothing to a shard
       if (reader.shapes().holds_tokens(to, reader.features())) {
-        layout_.source[node] = table_.args(node)[0].payload;
+        layout_.add_name(node, table_.args(node)[0].payload);
       }
       return;
     }
@@ -316,19 +343,20 @@ class Growth {
   const RowRules& rules_;
   const MatchResult& matches_;
   const Effects& effects_;
+  const Replication& replication_;
   Sites& sites_;
   RowLayout& layout_;
-  std::vector<int64_t> widths_;  // of the streams
-  std::vector<bool> seed_;       // sharded, or the value of an all_reduce that may be
-  std::vector<bool> reached_;    // by a chain of operators with a rule
+  std::unordered_set<int64_t> widths_;  // of the streams
+  std::vector<bool> seed_;              // sharded, or the value of an all_reduce that may be
+  std::vector<bool> reached_;           // by a chain of operators with a rule
   bool sizes_known_ = false;
 };
 
 }  // namespace
 
 bool grow_rows(const NodeTable& table, const RowRules& rules, const MatchResult& matches,
-               const Effects& effects, Sites& sites) {
-  return Growth(table, rules, matches, effects, sites).run();
+               const Effects& effects, const Replication& replication, Sites& sites) {
+  return Growth(table, rules, matches, effects, replication, sites).run();
 }
 
 }  // namespace spfast

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -23,8 +24,9 @@ struct RowLayout {
   std::vector<uint32_t> token_class;  // kNone: not row-wise
   std::vector<uint8_t> features;      // 1 where nothing else is known
   std::vector<NodeId> source;         // the value that the node is another name of; kNone: none
-  std::vector<bool> reshapes;         // made anew with the sizes of a shard
-  std::vector<DimFix> dims;           // by node
+  std::vector<NodeId> behind;  // the value behind all of its names; the node where it is none
+  std::vector<bool> reshapes;  // made anew with the sizes of a shard
+  std::vector<DimFix> dims;    // by node
   // A node that reads rows of several classes is of one; of these, sorted, it is not to be.
   std::vector<std::pair<NodeId, uint32_t>> barred;
 
@@ -34,10 +36,17 @@ struct RowLayout {
   [[nodiscard]] bool is_barred(NodeId node, uint32_t from) const {
     return std::binary_search(barred.begin(), barred.end(), std::pair{node, from});
   }
-  [[nodiscard]] NodeId root(NodeId node) const {
-    if (!active()) return node;
-    while (source[node] != kNone) node = source[node];
-    return node;
+  [[nodiscard]] NodeId root(NodeId node) const { return active() ? behind[node] : node; }
+
+  // Names are found in graph order, so that what is behind a long chain of them is known at once.
+  void forget_names(uint32_t nodes) {
+    source.assign(nodes, kNone);
+    behind.resize(nodes);
+    std::iota(behind.begin(), behind.end(), NodeId{0});
+  }
+  void add_name(NodeId node, NodeId of) {
+    source[node] = of;
+    behind[node] = behind[of];
   }
 };
 

@@ -1,13 +1,20 @@
 #include <algorithm>
 
+#include "base/work.h"
 #include "rewrite/row_growth.h"
 #include "table/targets.h"
 
 namespace spfast {
 
 RowReader::RowReader(const NodeTable& table, const RowRules& rules, const Effects& effects,
-                     std::span<const TokenClass> classes)
-    : table_(table), rules_(rules), effects_(effects) {
+                     const Replication& replication, std::span<const TokenClass> classes)
+    : table_(table),
+      rules_(rules),
+      effects_(effects),
+      replication_(replication),
+      classes_(classes),
+      sources_(table),
+      read_by_(table.size(), 0) {
   for (const TokenClass& one : classes) shapes_.emplace_back(table, one.tokens, one.example);
   uint32_t changes = 0;
   for (NodeId node = 0; node < table.size(); ++node) {
@@ -25,6 +32,8 @@ bool RowReader::is_row_here(NodeId node, NodeId root, const RowLayout& layout) c
 
 const std::vector<RowOperand>& RowReader::read(NodeId node, const RowLayout& layout) {
   operands_.clear();
+  ++reads_;
+  why_ = {};
   class_ = kNone;
   contested_ = false;
   const RowRule* rule = rules_.find(table_.target(node));
@@ -32,9 +41,9 @@ const std::vector<RowOperand>& RowReader::read(NodeId node, const RowLayout& lay
   for (const Value value : table_.operands(node)) {
     if (!value.is_node()) continue;
     const NodeId name = value.payload;
-    const bool known = std::any_of(operands_.begin(), operands_.end(),
-                                   [&](const RowOperand& one) { return one.name == name; });
-    if (known) continue;
+    SPFAST_WORK(1);
+    if (read_by_[name] == reads_) continue;
+    read_by_[name] = reads_;
     const NodeId root = layout.root(name);
     operands_.push_back({name, root, RowRole::kNone});
     if (!is_row_here(node, root, layout)) continue;
@@ -48,17 +57,40 @@ const std::vector<RowOperand>& RowReader::read(NodeId node, const RowLayout& lay
   bool ok = class_ != kNone;
   for (RowOperand& operand : operands_) {
     if (!ok) break;
-    operand.role = is_row_here(node, operand.root, layout) || !layout.is_row(operand.root)
-                       ? role_of(node, *rule, operand, layout)
-                       : RowRole::kNeedsAll;
+    const bool here = is_row_here(node, operand.root, layout) || !layout.is_row(operand.root);
+    operand.role = here ? role_of(node, *rule, operand, layout) : RowRole::kNeedsAll;
     ok = operand.role != RowRole::kNeedsAll;
+    if (!ok) why_ = reason_for(node, operand, layout, *rule);
   }
   if (!ok) operands_.clear();
   return operands_;
 }
 
+Reason RowReader::reason_for(NodeId node, const RowOperand& operand, const RowLayout& layout,
+                             const RowRule& rule) const {
+  using Kind = Reason::Kind;
+  const bool row = layout.is_row(operand.root);
+  if (row && !is_row_here(node, operand.root, layout)) {
+    return {Kind::kStream, node, operand.name, 0, 0};
+  }
+  const Meta& meta = table_.meta(operand.name);
+  if (meta.kind == MetaKind::kMissing) return {Kind::kUnknownSize, operand.name, kNone, 0, 0};
+  if (meta.kind != MetaKind::kTensor) return {};
+  // What such an operator reads in the place of a weight it reads for all tokens.
+  if (row && layout.token_class[operand.root] == class_) return {};
+  const uint32_t group = classes_[class_].group;
+  if (!replication_.may_meet_shards(operand.name, group)) {
+    return why_apart(replication_, operand.name, group);
+  }
+  const NodeId writer = effects_.writer_of(operand.name);
+  if (writer != kNone) return {Kind::kWritten, operand.name, writer, 0, 0};
+  const bool pointwise = rule.family == RowRule::Family::kPointwise;
+  return pointwise && !row ? Reason{Kind::kBroadcast, operand.name, kNone, 0, 0}
+                           : Reason{Kind::kOtherTokens, node, operand.name, 0, 0};
+}
+
 RowRole RowReader::role_of(NodeId node, const RowRule& rule, const RowOperand& operand,
-                           const RowLayout& layout) const {
+                           const RowLayout& layout) {
   using Family = RowRule::Family;
   if (rule.family == Family::kRows) {
     if (named(node, rule.buffers, operand.name)) {
@@ -70,12 +102,13 @@ RowRole RowReader::role_of(NodeId node, const RowRule& rule, const RowOperand& o
              args[static_cast<size_t>(position)] == Value{Tag::kNode, operand.name};
     });
     const bool wanted = positional || named(node, rule.keywords, operand.name);
-    const RowRole role = tensor_role(operand, layout);
+    const RowRole role = tensor_role(node, operand, layout);
+    if (role == RowRole::kSame || role == RowRole::kSpread) return RowRole::kNeedsAll;
     return wanted == (role == RowRole::kRows) ? role : RowRole::kNeedsAll;
   }
   const auto args = table_.args(node);
   const bool first = !args.empty() && args[0] == Value{Tag::kNode, operand.name};
-  const RowRole role = tensor_role(operand, layout);
+  const RowRole role = tensor_role(node, operand, layout);
   switch (rule.family) {
     case Family::kPointwise:
       return role;
@@ -86,6 +119,7 @@ RowRole RowReader::role_of(NodeId node, const RowRule& rule, const RowOperand& o
       return meta.kind == MetaKind::kSym || role == RowRole::kRows ? role : RowRole::kNeedsAll;
     }
     default:
+      if (role == RowRole::kSame || role == RowRole::kSpread) return RowRole::kNeedsAll;
       return first == (role == RowRole::kRows) ? role : RowRole::kNeedsAll;
   }
 }
@@ -101,23 +135,61 @@ bool RowReader::named(NodeId node, const std::vector<std::string>& keywords, Nod
 }
 
 // Operands broadcast from the last dim on, so every operand has as many feature dims.
-RowRole RowReader::tensor_role(const RowOperand& operand, const RowLayout& layout) const {
+RowRole RowReader::tensor_role(NodeId node, const RowOperand& operand, const RowLayout& layout) {
   const Meta& meta = table_.meta(operand.name);
   if (meta.kind == MetaKind::kSym) return RowRole::kNone;
   if (meta.kind != MetaKind::kTensor) return RowRole::kNeedsAll;
-  if (layout.is_row(operand.root) && layout.token_class[operand.root] == class_) {
+  const bool row = layout.is_row(operand.root);
+  if (row && layout.token_class[operand.root] == class_) {
     return layout.features[operand.root] == features_ ? RowRole::kRows : RowRole::kNeedsAll;
+  }
+  if (!replication_.may_meet_shards(operand.name, classes_[class_].group)) {
+    return RowRole::kNeedsAll;
   }
   const auto dims = table_.dims(meta);
   if (dims.size() <= features_) return RowRole::kNone;
   const auto lead = dims.first(dims.size() - features_);
+  const bool counted = element_count(dims.last(features_)) >= 0;
   const bool ones =
       std::all_of(lead.begin(), lead.end(), [](Dim dim) { return dim == Dim::of(1); });
-  if (ones) return lead.size() == 1 ? RowRole::kNone : RowRole::kNeedsAll;
-  const bool cuttable = shapes().holds_tokens(meta, features_) &&
-                        element_count(dims.last(features_)) >= 0 &&
-                        effects_.writer_of(operand.name) == kNone;
-  return cuttable ? RowRole::kRows : RowRole::kNeedsAll;
+  if (ones && lead.size() == 1) return RowRole::kNone;
+  if (!counted) return RowRole::kNeedsAll;
+  if (ones) return row ? RowRole::kNeedsAll : RowRole::kSame;
+  if (effects_.writer_of(operand.name) != kNone) return RowRole::kNeedsAll;
+  if (shapes().holds_tokens(meta, features_)) return RowRole::kRows;
+  return !row && spreads(node, lead) ? RowRole::kSpread : RowRole::kNeedsAll;
+}
+
+// A positional embedding [1, s, ...] of several samples, a gate [b, 1, ...] of each: broadcast to
+// the dims of the result, it has one row a token.
+bool RowReader::spreads(NodeId node, std::span<const Dim> lead) {
+  const Meta& to = table_.meta(node);
+  if (to.kind != MetaKind::kTensor || !shapes().holds_tokens(to, features_)) return false;
+  const auto dims = table_.dims(to);
+  const auto wanted = dims.first(dims.size() - features_);
+  if (lead.size() > wanted.size()) return false;
+  const size_t more = wanted.size() - lead.size();
+  bool told = true;
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    const bool has = i >= more && lead[i - more] == wanted[i];
+    if (!has && i >= more && lead[i - more] != Dim::of(1)) return false;
+    told = told && (has || !wanted[i].is_expr() || sources_.find(wanted[i], node));
+  }
+  wants_sizes_ = wants_sizes_ || !told;
+  return told;
+}
+
+bool RowReader::can_restore(NodeId node, const Meta& meta, size_t features) {
+  const auto dims = table_.dims(meta);
+  const auto lead = dims.first(dims.size() - features);
+  const auto symbolic =
+      std::count_if(lead.begin(), lead.end(), [](Dim dim) { return dim.is_expr(); });
+  if (symbolic <= 1) return true;
+  const bool told = std::all_of(lead.begin(), lead.end(), [&](Dim dim) {
+    return !dim.is_expr() || sources_.find(dim, node);
+  });
+  wants_sizes_ = wants_sizes_ || !told;
+  return told;
 }
 
 bool RowReader::is_buffer(NodeId name, const RowLayout& layout) const {

@@ -57,12 +57,4 @@ uint32_t RowShapes::features_of_view(const Meta& from, size_t features, const Me
   return kNone;
 }
 
-bool RowShapes::can_restore(const Meta& meta, size_t features) const {
-  const auto dims = table_.dims(meta);
-  const auto lead = dims.first(dims.size() - features);
-  const auto symbolic =
-      std::count_if(lead.begin(), lead.end(), [](Dim dim) { return dim.is_expr(); });
-  return symbolic <= 1 || leads_like_example(lead);
-}
-
 }  // namespace spfast

@@ -18,9 +18,6 @@ class RowShapes {
   // So many last dims are features where a view of a value with `features` of them, and the same
   // elements, has other sizes; kNone if no dim parts tokens from features.
   [[nodiscard]] uint32_t features_of_view(const Meta& from, size_t features, const Meta& to) const;
-  // The leading dims can be restored from a flattened value: at most one is symbolic, or they are
-  // those of the example.
-  [[nodiscard]] bool can_restore(const Meta& meta, size_t features) const;
 
  private:
   [[nodiscard]] bool leads_like_example(std::span<const Dim> lead) const;

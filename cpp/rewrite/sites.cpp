@@ -1,8 +1,12 @@
 #include "rewrite/sites.h"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
+#include "base/work.h"
+#include "rewrite/assumptions.h"
+#include "rewrite/layouts.h"
 #include "rewrite/name_checks.h"
 #include "rewrite/row_cut.h"
 #include "rewrite/row_growth.h"
@@ -15,21 +19,29 @@ namespace {
 // How often rows are grown anew: as often as groups take turns in a chain of sums. Each time costs
 // as much as the first.
 constexpr int kRounds = 16;
+// How often sites are examined anew because what they took on trust contradicts the graph. After
+// that nothing is taken on trust.
+constexpr int kRefutals = 8;
 
 class Examiner {
  public:
   Examiner(const NodeTable& table, const ProgramSet& programs, MatchResult& matches,
            std::span<const GroupInfo> groups, std::span<const RefusedClass> refused,
-           const Effects& effects, std::span<const UnknownValue> unknown, const RowRules* rows)
+           const Effects& effects, const Replication& replication,
+           std::span<const UnknownValue> unknown, const RowRules* rows, Costs costs)
       : table_(table),
         programs_(programs),
         matches_(matches),
         effects_(effects),
-        unknown_(unknown),
+        replication_(replication),
         rows_(rows),
+        costs_(costs),
         classes_(table, groups, refused, out_.classes),
         names_(table, effects, out_.missing),
-        stamp_(table.size(), kNone) {}
+        layouts_(table, rows),
+        stamp_(table.size(), kNone) {
+    for (const UnknownValue& one : unknown) unknown_.try_emplace(one.anchor, one.node);
+  }
 
   Sites run() {
     auto shorter = matches_.shorter.begin();
@@ -52,6 +64,7 @@ class Examiner {
       note_unknown(site);
       out_.sites.push_back(std::move(site));
     }
+    check_strides();
     if (rows_ != nullptr) examine_unmatched();
     auto& missing = out_.missing;
     std::sort(missing.begin(), missing.end());
@@ -80,6 +93,8 @@ class Examiner {
     site.flat = dims.size() > 2;
     look_ = matches_.look(dims.back().raw);
     if (!classes_.find(site, *anchor_)) return;
+    want_input();
+    site.strided = !layouts_.is_dense(table_.meta(anchor_->all_reduce));
     collect_interior(site);
     if (!site.reason.empty()) return;
     check_effects(site);
@@ -149,37 +164,48 @@ class Examiner {
     }
     const Kind kind = out_.sites[report.match].reason.kind;
     return kind == Kind::kWholeTuple || kind == Kind::kReshaped || kind == Kind::kCopied ||
-           kind == Kind::kResidualShape || kind == Kind::kBroadcast || kind == Kind::kBuffer;
+           kind == Kind::kResidualShape || kind == Kind::kBroadcast || kind == Kind::kBuffer ||
+           kind == Kind::kRankOwn || kind == Kind::kNotProved || kind == Kind::kNoGain ||
+           kind == Kind::kFormat || kind == Kind::kStrides;
   }
 
   void note_unknown(Site& site) const {
-    for (const UnknownValue& one : unknown_) {
-      if (one.anchor != site.anchor || !site.reason.empty()) continue;
-      site.reason = {Reason::Kind::kUnknownSize, one.node, kNone, 0, 0};
-    }
+    const auto known = unknown_.find(site.anchor);
+    if (known == unknown_.end() || !site.reason.empty()) return;
+    site.reason = {Reason::Kind::kUnknownSize, known->second, kNone, 0, 0};
   }
 
   // What no rule matched may be row-wise all the same.
   void examine_unmatched() {
-    for (uint32_t i = 0; i < matches_.anchors.size(); ++i) {
-      if (!may_be_rowwise(matches_.reports[i])) continue;
-      Site site;
-      site.anchor = i;
-      anchor_ = &matches_.anchors[i];
-      site.flat = table_.dims(table_.meta(anchor_->all_reduce)).size() > 2;
-      if (classes_.find(site, *anchor_)) {
-        for (const NodeId value : {anchor_->all_reduce, anchor_->reduced}) {
-          const NodeId writer = effects_.writer_of(value);
-          if (writer != kNone) site.reason = {Reason::Kind::kWritten, value, writer, 0, 0};
-        }
-      }
-      note_unknown(site);
-      out_.sites.push_back(std::move(site));
-    }
+    std::vector<bool> examined(matches_.anchors.size(), false);
     for (int round = 0; out_.missing.empty(); ++round) {
-      if (!grow_rows(table_, *rows_, matches_, effects_, out_)) break;
-      if (cut_rows(table_, *rows_, matches_, effects_, out_, round < kRounds)) break;
+      for (uint32_t i = 0; i < matches_.anchors.size(); ++i) {
+        if (examined[i] || !may_be_rowwise(matches_.reports[i])) continue;
+        examined[i] = true;
+        examine_rows(i);
+      }
+      if (!grow_rows(table_, *rows_, matches_, effects_, replication_, out_)) break;
+      if (cut_rows(table_, *rows_, matches_, effects_, replication_, out_, costs_,
+                   round < kRounds)) {
+        break;
+      }
     }
+  }
+
+  void examine_rows(uint32_t anchor) {
+    Site site;
+    site.anchor = anchor;
+    anchor_ = &matches_.anchors[anchor];
+    site.flat = table_.dims(table_.meta(anchor_->all_reduce)).size() > 2;
+    if (classes_.find(site, *anchor_)) {
+      want_input();
+      for (const NodeId value : {anchor_->all_reduce, anchor_->reduced}) {
+        const NodeId writer = effects_.writer_of(value);
+        if (writer != kNone) site.reason = {Reason::Kind::kWritten, value, writer, 0, 0};
+      }
+    }
+    note_unknown(site);
+    out_.sites.push_back(std::move(site));
   }
 
   [[nodiscard]] bool in_stream(NodeId node) const {
@@ -235,6 +261,9 @@ class Examiner {
       if (writer != kNone && site.reason.empty()) {
         site.reason = {Reason::Kind::kWritten, value, writer, 0, 0};
       }
+      if (LookThrough::wants_format(table_, value) && site.reason.empty()) {
+        site.reason = {Reason::Kind::kFormat, value, kNone, 0, 0};
+      }
     };
     check(first);
     check(anchor_->reduced);
@@ -260,7 +289,9 @@ class Examiner {
       site.operands.push_back({SiteOperand::Kind::kStream, user, name, root});
       return;
     }
-    switch (role_of(name)) {
+    const Role role = role_of(name);
+    if (role != Role::kBuffer && !may_be_read(site, root)) return;
+    switch (role) {
       case Role::kBuffer:
         check_buffer(site, name);
         site.operands.push_back({SiteOperand::Kind::kBuffer, user, name, name});
@@ -269,11 +300,19 @@ class Examiner {
         read_rows(site, user, name, root);
         return;
       case Role::kReplicated:
-        if (!is_replicated(site, name) && site.reason.empty()) {
+        if (!read_replicated(site, user, name) && site.reason.empty()) {
           site.reason = {Reason::Kind::kBroadcast, name, kNone, 0, 0};
         }
         return;
     }
+  }
+
+  // Beside shards: what only this rank has would make each rank finish another value.
+  bool may_be_read(Site& site, NodeId value) const {
+    const uint32_t group = out_.classes[site.token_class].group;
+    if (replication_.may_meet_shards(value, group)) return true;
+    site.reason = why_apart(replication_, value, group);
+    return false;
   }
 
   [[nodiscard]] Role role_of(NodeId name) const {
@@ -297,18 +336,72 @@ class Examiner {
       const auto stream = table_.dims(table_.meta(anchor_->all_reduce));
       site.views =
           site.views || !std::equal(dims.begin(), dims.end() - 1, stream.begin(), stream.end() - 1);
+      site.strided = site.strided || !layouts_.is_dense(*meta);
       site.operands.push_back({SiteOperand::Kind::kRows, user, name, root});
-    } else if (!is_replicated(site, name)) {
+    } else if (!read_replicated(site, user, name)) {
       site.reason = {Reason::Kind::kResidualShape, root, anchor_->all_reduce, 0, 0};
     }
   }
 
-  // The same for every token: it broadcasts over the rows, however many there are.
-  bool is_replicated(Site& site, NodeId node) {
+  // The same for every token: it broadcasts over the rows, however many there are. With more
+  // leading dims than a shard has, all of one, it is read without them.
+  bool read_replicated(Site& site, NodeId user, NodeId node) {
     const Meta* meta = need(site, node);
     if (meta == nullptr || meta->kind != MetaKind::kTensor) return true;
     const auto dims = table_.dims(*meta);
-    return dims.size() <= 1 || (dims.size() == 2 && dims[0] == Dim::of(1));
+    const bool ones = dims.empty() || std::all_of(dims.begin(), dims.end() - 1,
+                                                  [](Dim dim) { return dim == Dim::of(1); });
+    if (!ones || dims.size() <= 2) return ones;
+    if (dims.back().is_expr()) return false;
+    site.views = true;
+    site.operands.push_back({SiteOperand::Kind::kSame, user, node, node});
+    return true;
+  }
+
+  // A collective takes its memory as it lies: what is scattered may have to be copied first.
+  void want_input() {
+    const NodeId input = table_.args(anchor_->all_reduce)[0].payload;
+    if (table_.meta(input).kind == MetaKind::kUnknown) out_.missing.push_back(input);
+  }
+
+  // Values that do not lie as fresh tensors do are gathered only for readers that see no
+  // difference.
+  void check_strides() {
+    std::vector<bool> local;
+    for (size_t i = out_.sites.size(); i-- > 0;) {  // later sites first: they read earlier ones
+      Site& site = out_.sites[i];
+      if (!site.strided || !site.reason.empty()) continue;
+      if (local.empty()) {
+        local.resize(table_.size());
+        for (const Site& other : out_.sites) {
+          if (!other.reason.empty()) continue;
+          for (const NodeId node : other.interior) local[node] = true;
+        }
+      }
+      anchor_ = &matches_.anchors[site.anchor];
+      look_ = matches_.look(table_.dims(table_.meta(anchor_->all_reduce)).back().raw);
+      check_readers(site, anchor_->reduced, local);
+      for (const NodeId node : site.interior) check_readers(site, node, local);
+      if (site.reason.empty()) continue;
+      for (const NodeId node : site.interior) local[node] = false;
+    }
+  }
+
+  void check_readers(Site& site, NodeId value, const std::vector<bool>& local) {
+    std::vector<NodeId> names{value};
+    for (size_t i = 0; i < names.size(); ++i) {
+      if (!site.reason.empty() || need(site, names[i]) == nullptr) return;
+      for (const NodeId user : table_.users(names[i])) {
+        SPFAST_WORK(1);
+        if (local[user]) continue;
+        if (LookThrough::source(table_, user, look_.width()) == names[i]) {
+          names.push_back(user);
+        } else if (!layouts_.may_read_fresh(user, names[i])) {
+          site.reason = {Reason::Kind::kStrides, user, names[i], 0, 0};
+          return;
+        }
+      }
+    }
   }
 
   [[nodiscard]] Dim last_dim(const Meta& meta) const {
@@ -339,11 +432,14 @@ class Examiner {
   const ProgramSet& programs_;
   MatchResult& matches_;
   const Effects& effects_;
-  std::span<const UnknownValue> unknown_;
+  const Replication& replication_;
+  std::map<uint32_t, NodeId> unknown_;  // by anchor: a value of its site that has no meta
   const RowRules* rows_;
+  Costs costs_;
   Sites out_;
   TokenClasses classes_;
   NameChecks names_;
+  Layouts layouts_;
   std::vector<uint32_t> stamp_;  // by node: the anchor whose stream it is in
   const Match* match_ = nullptr;
   const Anchor* anchor_ = nullptr;
@@ -352,11 +448,25 @@ class Examiner {
 
 }  // namespace
 
+Reason why_apart(const Replication& replication, NodeId value, uint32_t group) {
+  if (replication.of(value, group) == Sharing::kOwn) {
+    return {Reason::Kind::kRankOwn, value, replication.evidence(value), 0, 0};
+  }
+  return {Reason::Kind::kNotProved, value, kNone, 0, 0};
+}
+
 Sites examine_sites(const NodeTable& table, const ProgramSet& programs, MatchResult& matches,
                     std::span<const GroupInfo> groups, std::span<const RefusedClass> refused,
-                    const Effects& effects, std::span<const UnknownValue> unknown,
-                    const RowRules* rows) {
-  return Examiner(table, programs, matches, groups, refused, effects, unknown, rows).run();
+                    const Effects& effects, Replication& replication,
+                    std::span<const UnknownValue> unknown, const RowRules* rows, Costs costs) {
+  for (int round = 0;; ++round) {
+    Sites sites = Examiner(table, programs, matches, groups, refused, effects, replication, unknown,
+                           rows, costs)
+                      .run();
+    if (!sites.missing.empty()) return sites;
+    if (!refute_assumptions(table, matches.anchors, sites, replication)) return sites;
+    if (round >= kRefutals) replication.trust_nothing();
+  }
 }
 
 }  // namespace spfast

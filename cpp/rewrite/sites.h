@@ -2,11 +2,13 @@
 // its rewrite can be proved right. What the examination needs to know about values it asks for.
 #pragma once
 
+#include <map>
 #include <vector>
 
 #include "match/finder.h"
 #include "rewrite/effects.h"
 #include "rewrite/reason.h"
+#include "rewrite/replication.h"
 #include "rewrite/row_layout.h"
 #include "rewrite/rowwise_rules.h"
 
@@ -14,7 +16,13 @@ namespace spfast {
 
 // One operand of an interior node that has to become local.
 struct SiteOperand {
-  enum class Kind : uint8_t { kStream, kRows, kBuffer };
+  enum class Kind : uint8_t {
+    kStream,
+    kRows,
+    kSame,    // the same for every token, in more leading dims than a shard has
+    kSpread,  // a row for several tokens
+    kBuffer,
+  };
   Kind kind = Kind::kStream;
   NodeId user = kNone;
   NodeId name = kNone;   // as the user reads it
@@ -32,6 +40,7 @@ struct Site {
   uint32_t token_class = 0;
   bool flat = false;             // the stream has more than two dims and is flattened
   bool views = false;            // some operand is read through a view
+  bool strided = false;          // some value may have strides other than the usual
   std::vector<NodeId> interior;  // in graph order; without the reduced value
   std::vector<SiteOperand> operands;
   Reason reason;
@@ -40,9 +49,16 @@ struct Site {
 struct Sites {
   std::vector<Site> sites;  // one for each match; then the row-wise ones
   std::vector<TokenClass> classes;
-  bool gather_bytes = false;    // collectives take no float8: it is gathered as bytes
-  RowLayout layout;             // of what the row-wise view reached
-  std::vector<NodeId> missing;  // values whose meta is needed; ask again when it is there
+  bool gather_bytes = false;           // collectives take no float8: it is gathered as bytes
+  RowLayout layout;                    // of what the row-wise view reached
+  std::map<NodeId, Reason> not_grown;  // why operators that it knows end its regions, where not all
+                                       // tokens are needed
+  std::vector<NodeId> missing;         // values whose meta is needed; ask again when it is there
+};
+
+// What collectives cost beside the bytes that they move.
+struct Costs {
+  int64_t collective = 65536;  // of one more collective, in bytes
 };
 
 // A class that somebody outside refused, with the reason.
@@ -58,13 +74,17 @@ struct UnknownValue {
   NodeId node = kNone;
 };
 
+// Why a value may not be read beside shards, where it may not.
+[[nodiscard]] Reason why_apart(const Replication& replication, NodeId value, uint32_t group);
+
 // A match that asks too much gives way to a shorter one that does not: they change places.
 // With `rows`, all_reduces that no rule matched are examined too, and every site's values are
-// followed through row-wise operators.
+// followed through row-wise operators. What the graph contradicts is refuted in `replication`.
 [[nodiscard]] Sites examine_sites(const NodeTable& table, const ProgramSet& programs,
                                   MatchResult& matches, std::span<const GroupInfo> groups,
                                   std::span<const RefusedClass> refused, const Effects& effects,
+                                  Replication& replication,
                                   std::span<const UnknownValue> unknown = {},
-                                  const RowRules* rows = nullptr);
+                                  const RowRules* rows = nullptr, Costs costs = {});
 
 }  // namespace spfast

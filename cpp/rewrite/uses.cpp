@@ -2,38 +2,72 @@
 
 #include <algorithm>
 
+#include "base/work.h"
+
 namespace spfast {
+namespace {
+
+// A user of so many values is looked up, one of fewer is looked through.
+constexpr uint32_t kFew = 8;
+
+// Operands stand in the order of their users.
+auto operands_of(const Site& site, NodeId user) {
+  const auto& all = site.operands;
+  const auto begin = std::lower_bound(
+      all.begin(), all.end(), user,
+      [](const SiteOperand& operand, NodeId wanted) { return operand.user < wanted; });
+  const auto end = std::upper_bound(
+      begin, all.end(), user,
+      [](NodeId wanted, const SiteOperand& operand) { return wanted < operand.user; });
+  return std::pair{begin, end};
+}
+
+}  // namespace
 
 Uses::Uses(const Draft& draft) : draft_(draft), table_(draft.table), sites_(draft.sites) {
   for (const Site& site : sites_.sites) {
-    if (site.reason.empty()) find_buffer_uses(site);
+    if (!site.reason.empty()) continue;
+    find_buffer_uses(site);
+    find_wide_users(site);
   }
 }
 
 Use Uses::use_of(NodeId user, NodeId name) const {
   if (const uint32_t index = draft_.site_of[user]; index != kNone) {
     const Site& site = sites_.sites[index];
-    // Operands stand in the order of their users.
-    auto at = std::lower_bound(
-        site.operands.begin(), site.operands.end(), user,
-        [](const SiteOperand& operand, NodeId wanted) { return operand.user < wanted; });
-    for (; at != site.operands.end() && at->user == user; ++at) {
-      const SiteOperand& operand = *at;
-      if (operand.name != name) continue;
-      if (operand.kind == SiteOperand::Kind::kBuffer) return Use::kFull;
-      if (operand.kind == SiteOperand::Kind::kStream) return Use::kLocal;
-      return draft_.is_local_for(site, operand.root) ? Use::kLocal : Use::kSliced;
+    const auto [begin, end] = operands_of(site, user);
+    uint32_t looked_at = 0;
+    for (auto at = begin; at != end; ++at) {
+      SPFAST_WORK(1);
+      if (at->name == name) return use_of(site, *at);
+      if (++looked_at < kFew) continue;
+      const auto known = wide_.find(pair_key(user, name));
+      if (known == wide_.end()) break;
+      return use_of(site, site.operands[known->second]);
     }
   }
   return buffer_uses_.contains(pair_key(user, name)) ? Use::kLocal : Use::kFull;
 }
 
+Use Uses::use_of(const Site& site, const SiteOperand& operand) const {
+  if (operand.kind == SiteOperand::Kind::kBuffer) return Use::kFull;
+  if (operand.kind == SiteOperand::Kind::kStream) return Use::kLocal;
+  return draft_.is_local_for(site, operand.root) ? Use::kLocal : Use::kSliced;
+}
+
+void Uses::find_wide_users(const Site& site) {
+  const auto& operands = site.operands;
+  for (uint32_t i = kFew; i < operands.size(); ++i) {
+    if (operands[i].user != operands[i - kFew].user) continue;
+    wide_.try_emplace(pair_key(operands[i].user, operands[i].name), i);
+  }
+}
+
 bool Uses::only_fills(NodeId user, NodeId buffer) const {
   if (draft_.site_of[user] == kNone) return false;
-  const auto& operands = sites_.sites[draft_.site_of[user]].operands;
-  return std::any_of(operands.begin(), operands.end(), [&](const SiteOperand& operand) {
-    return operand.kind == SiteOperand::Kind::kBuffer && operand.user == user &&
-           operand.name == buffer;
+  const auto [begin, end] = operands_of(sites_.sites[draft_.site_of[user]], user);
+  return std::any_of(begin, end, [&](const SiteOperand& operand) {
+    return operand.kind == SiteOperand::Kind::kBuffer && operand.name == buffer;
   });
 }
 

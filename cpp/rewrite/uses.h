@@ -1,6 +1,7 @@
 // How the nodes of a graph read the values of its sites.
 #pragma once
 
+#include <unordered_map>
 #include <unordered_set>
 
 #include "rewrite/draft.h"
@@ -20,11 +21,15 @@ class Uses {
  private:
   [[nodiscard]] bool only_fills(NodeId user, NodeId buffer) const;
   void find_buffer_uses(const Site& site);
+  void find_wide_users(const Site& site);
+  [[nodiscard]] Use use_of(const Site& site, const SiteOperand& operand) const;
 
   const Draft& draft_;
   const NodeTable& table_;
   const Sites& sites_;
   std::unordered_set<uint64_t> buffer_uses_;  // (buffer, the value of a stream that it is like)
+  // Of users that read many values: (user, name), and where that stands among the site's operands.
+  std::unordered_map<uint64_t, uint32_t> wide_;
 };
 
 }  // namespace spfast

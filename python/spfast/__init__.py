@@ -24,6 +24,7 @@ from spfast.errors import (
     VerificationError,
 )
 from spfast.result import Result, SkippedSite, Timings
+from spfast.trust import Assumption
 
 if TYPE_CHECKING:
     from spfast.consistency import check_ranks_agree, fingerprint
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Applicability",
+    "Assumption",
     "ConfigError",
     "Explanation",
     "FileFormatError",

@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import fx
 
-from spfast import _core
+from spfast.all_reduces import AllReduces, find_all_reduces
 from spfast.config import SequenceParallelConfig
-from spfast.divisibility import Decision, decide
-from spfast.graphs import graph_of
-from spfast.groups import Group, resolve_group
-from spfast.meta import MissingValue, TokenShare, make_values
+from spfast.graphs import called_graphs, graph_of
+from spfast.groups import resolve_groups
 from spfast.patterns import Registry, default_registry
 from spfast.result import Result, SkippedSite, Timings
-from spfast.rules import anchors_in, rules_of
-from spfast.tensor_meta import tensor_metas
+from spfast.rules import forms_of
+from spfast.run import STAGES, Report, Run
 
-__all__ = ["Report", "apply", "plan_graph"]
+__all__ = ["Report", "apply", "plan_graph", "preview"]
 
 logger = logging.getLogger("spfast")
-
-# (node, rewritten, rule, reason, nearest) of one all_reduce, as the core reports it.
-Report = tuple[str, bool, str, str, str]
 
 
 def apply(
@@ -45,7 +41,8 @@ def apply(
     ``x -> all_reduce -> [+ residual] -> rms_norm [-> fp8 quant]`` becomes ``x -> reduce_scatter ->
     [+ local residual] -> rms_norm [-> fp8 quant] -> all_gather`` wherever that is proved to compute
     the same on every rank; everything else stays as it is, with its reason. A GraphModule is not
-    recompiled: call its ``recompile()`` afterwards.
+    recompiled: call its ``recompile()`` afterwards. The GraphModules that it calls, or passes to
+    operators such as ``torch.cond``, are rewritten likewise, and are recompiled.
 
     Args:
         graph: The graph that this rank compiles; values of shape [tokens, features] or
@@ -59,7 +56,8 @@ def apply(
 
     Raises:
         GraphError: ``graph`` is not a graph, or is not well formed.
-        ConfigError: A process group cannot be looked up.
+        ConfigError: A process group cannot be looked up, or the config gives one rank and the graph
+            reduces over several groups.
         VerificationError: ``config.validate`` is set and the result could not be proved right.
 
         Whatever is raised, the graph is exactly as it was.
@@ -87,13 +85,14 @@ def apply(
         _tell(result)
         return result
     with _collector_off():
-        run = _Run(*begun)
-        run.plan()
-        result = run.result(record_plan=record_plan)
-        if run.job.planned_sites():
-            run.commit()
+        runs = begun.runs()
+        for run in runs:
+            run.plan()
+        result = _result(runs, record_plan=record_plan)
+        _commit(begun, [run for run in runs if run.job.planned_sites()])
     total = time.perf_counter() - start
-    result = replace(result, timings=Timings(**run.seconds, total=total))
+    seconds = {stage: sum(run.seconds[stage] for run in runs) for stage in STAGES}
+    result = replace(result, timings=Timings(**seconds, total=total))
     _tell(result)
     return result
 
@@ -116,22 +115,144 @@ def plan_graph(
     begun = _begin(graph, config, registry)
     if begun is None:
         return [], ""
-    run = _Run(*begun)
-    run.plan()
-    return run.job.reports(), run.job.plan_text()
+    runs = begun.runs()
+    for run in runs:
+        run.plan()
+    return [report for run in runs for report in run.reports()], _plan_text(runs)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What a call is about.
+
+    Attributes:
+        graph: The graph that was given.
+        config: Says how.
+        registry: The rules.
+        found: The graphs with all_reduces, this one and those that it calls, by path; with the
+            module of each but the first.
+    """
+
+    graph: fx.Graph
+    config: SequenceParallelConfig
+    registry: Registry
+    found: Mapping[str, tuple[fx.Graph, fx.GraphModule | None, AllReduces]]
+
+    def runs(self) -> list[Run]:
+        """One run for each graph, once all their groups are known."""
+        runs = [
+            Run(graph, self.config, self.registry, found, path, module)
+            for path, (graph, module, found) in self.found.items()
+        ]
+        groups = [group for run in runs for group in run.job.groups()]
+        resolved = iter(resolve_groups(groups, self.config))
+        for run in runs:
+            run.set_groups([next(resolved) for _ in run.job.groups()])
+        return runs
+
+
+def preview(
+    graph: fx.Graph | fx.GraphModule,
+    config: SequenceParallelConfig | None = None,
+    *,
+    registry: Registry | None = None,
+) -> fx.Graph:
+    """Returns a copy of a graph as :func:`apply` would make it; nothing is guarded or proved.
+
+    Raises:
+        GraphError: As :func:`apply`.
+        ConfigError: As :func:`apply`.
+
+    Example:
+        >>> len(preview(fx.Graph()).nodes)
+        0
+    """
+    copied = copy.deepcopy(graph_of(graph))
+    begun = _begin(copied, config, registry)
+    if begun is not None:
+        with _collector_off():
+            for run in begun.runs():
+                run.plan()
+                if run.job.planned_sites():
+                    run.edit()
+    return copied
 
 
 def _begin(
     graph: fx.Graph | fx.GraphModule,
     config: SequenceParallelConfig | None,
     registry: Registry | None,
-) -> tuple[fx.Graph, SequenceParallelConfig, Registry] | None:
+) -> _Begun | None:
     """What a run is of; None, at next to no cost, for a graph without any all_reduce."""
-    found = graph_of(graph)
+    given = graph_of(graph)
     registry = registry if registry is not None else default_registry()
-    if not anchors_in(found, registry):
+    forms = forms_of(registry)
+    found: dict[str, tuple[fx.Graph, fx.GraphModule | None, AllReduces]] = {}
+    if here := find_all_reduces(given, forms):
+        found[""] = (given, None, here)
+    for path, module in called_graphs(given).items():
+        if inside := find_all_reduces(module.graph, forms):
+            found[path] = (module.graph, module, inside)
+    if not found:
         return None
-    return found, config if config is not None else SequenceParallelConfig(), registry
+    return _Begun(
+        given, config if config is not None else SequenceParallelConfig(), registry, found
+    )
+
+
+def _result(runs: Sequence[Run], record_plan: bool) -> Result:
+    """What will have been done once the plans are committed."""
+    rewritten: Counter[str] = Counter()
+    skipped = []
+    for run in runs:
+        for node, done, rule, reason, nearest in run.reports():
+            if done:
+                rewritten[rule] += 1
+            else:
+                skipped.append(SkippedSite(node, reason, nearest))
+    return Result(
+        matched_count=sum(rewritten.values()),
+        by_pattern=rewritten,
+        skipped=tuple(skipped),
+        assumptions=tuple(each for run in runs for each in run.assumptions()),
+        plan=_plan_text(runs) if record_plan else "",
+    )
+
+
+def _plan_text(runs: Sequence[Run]) -> str:
+    """Every edit; those of a graph that is called under its path."""
+    texts = [(run.path, run.job.plan_text()) for run in runs]
+    return "\n".join(f"in {path}:\n{text}" if path else text for path, text in texts if text)
+
+
+def _commit(begun: _Begun, runs: Sequence[Run]) -> None:
+    """Makes the edits of all runs; with ``validate``, takes them back if they are not proved."""
+    if not runs:
+        return
+    before = None
+    if begun.config.validate:
+        from spfast.verifier import snapshot, verify
+
+        before = snapshot(begun.graph)
+    journals: list[Any] = []
+    compiled: list[fx.GraphModule] = []
+    try:
+        for run in runs:
+            journals.append(run.edit())
+        for run in runs:  # a guard cannot be taken back: the edits come first
+            run.guard()
+        for run in runs:
+            if run.module is not None:
+                compiled.append(run.module)
+                run.module.recompile()
+        if before is not None:
+            verify(before, begun.graph, begun.config).raise_if_failed()
+    except BaseException:
+        for journal in reversed(journals):
+            journal.undo()
+        for module in compiled:
+            module.recompile()
+        raise
 
 
 @contextlib.contextmanager
@@ -148,132 +269,6 @@ def _collector_off() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-class _Run:
-    """One run over one graph that has all_reduces.
-
-    Attributes:
-        job: The native side.
-        seconds: Seconds by stage so far.
-    """
-
-    def __init__(self, graph: fx.Graph, config: SequenceParallelConfig, registry: Registry) -> None:
-        self.seconds: dict[str, float] = dict.fromkeys(
-            ("encode", "match", "plan", "commit", "meta"), 0.0
-        )
-        self._graph = graph
-        self._config = config
-        rules = rules_of(registry, quantised=config.gather_quantized)
-        clock = time.perf_counter()
-        self.job = _core.Job(graph, rules)
-        self.seconds["encode"] = time.perf_counter() - clock
-        self._groups: list[Group] = []
-        self._decisions: list[Decision] = []
-        # Of created nodes, of resized ones, and tensor_meta of the latter.
-        self._values: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
-
-    def plan(self) -> None:
-        """Matches, plans and makes the new values; nothing in the graph is changed."""
-        job = self.job
-        self._groups = [resolve_group(group, self._config) for group in job.groups()]
-        job.set_groups([(group.size, group.rank, group.problem) for group in self._groups])
-        clock = time.perf_counter()
-        recognise, as_bytes = self._config.recognise, self._config.gather_bytes
-        if as_bytes is None:
-            as_bytes = not all(group.takes_float8 for group in self._groups)
-        job.match(
-            patterns=recognise != "rowwise",
-            rowwise=recognise != "patterns",
-            gather_bytes=as_bytes,
-        )
-        self._count("match", clock)
-        while True:
-            clock = time.perf_counter()
-            job.examine()
-            shares = self._share_tokens()
-            job.plan()
-            self._count("plan", clock)
-            clock = time.perf_counter()
-            try:
-                created, resized = job.value_specs()
-                values = make_values(created, resized, shares)
-                described = tensor_metas((spec[1] for spec in resized), values[1])
-                self._values = *values, described
-                return
-            except MissingValue as missing:
-                # Its site stays, and the plan is made anew without it.
-                if not job.refuse_node(missing.node):
-                    raise
-            finally:
-                self._count("meta", clock)
-
-    def _share_tokens(self) -> list[TokenShare | None]:
-        """Decides for each number of tokens whether it can be shared, and refuses the others."""
-        self._decisions = []
-        shares: list[TokenShare | None] = []
-        refused = False
-        for index, (tokens, group) in enumerate(self.job.classes()):
-            shares.append(None)
-            size = self._groups[group].size
-            if tokens is None or not size:
-                continue
-            decision = decide(tokens, size, self._config.divisibility)
-            self._decisions.append(decision)
-            if decision.refused:
-                self.job.refuse_class(index, decision.refused)
-                refused = True
-            else:
-                shares[index] = TokenShare.of(tokens, size)
-        if refused:
-            self.job.examine()
-        return shares
-
-    def result(self, record_plan: bool) -> Result:
-        """What will have been done once the plan is committed."""
-        rewritten: Counter[str] = Counter()
-        skipped = []
-        for node, done, rule, reason, nearest in self.job.reports():
-            if done:
-                rewritten[rule] += 1
-            else:
-                skipped.append(SkippedSite(node, reason, nearest))
-        return Result(
-            matched_count=sum(rewritten.values()),
-            by_pattern=rewritten,
-            skipped=tuple(skipped),
-            plan=self.job.plan_text() if record_plan else "",
-        )
-
-    def commit(self) -> None:
-        """Makes the edits; with ``validate``, takes them back where they cannot be proved right."""
-        before = self._snapshot()
-        clock = time.perf_counter()
-        journal = self.job.commit(*self._values)
-        try:
-            for decision in self._decisions:  # a guard cannot be taken back: the edits come first
-                decision.commit()
-            self._count("commit", clock)
-            if before is not None:
-                self._verify(before)
-        except BaseException:
-            journal.undo()
-            raise
-
-    def _snapshot(self) -> Any:
-        if not self._config.validate:
-            return None
-        from spfast.verifier import snapshot
-
-        return snapshot(self._graph)
-
-    def _verify(self, before: Any) -> None:
-        from spfast.verifier import verify
-
-        verify(before, self._graph, self._config).raise_if_failed()
-
-    def _count(self, stage: str, clock: float) -> None:
-        self.seconds[stage] += time.perf_counter() - clock
 
 
 def _tell(result: Result) -> None:

@@ -1,7 +1,7 @@
-"""The command line: spfast demo | apply | explain | inspect | bench.
+"""The command line: spfast demo | apply | explain | inspect | bench | doctor.
 
-Exit codes: 0 done, 1 nothing rewritten although --strict asked for it, 2 bad input, 3 a fault
-inside spfast. Only this file prints.
+Exit codes: 0 done, 1 nothing rewritten (or something missing) although --strict asked for it, 2 bad
+input, 3 a fault inside spfast. Only this file prints.
 """
 
 from __future__ import annotations
@@ -15,7 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spfast.errors import FileFormatError, InternalError, SpfastError, VerificationError
+from spfast.errors import (
+    ConfigError,
+    FileFormatError,
+    InternalError,
+    SpfastError,
+    VerificationError,
+)
 
 if TYPE_CHECKING:
     from torch import fx
@@ -84,11 +90,18 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--quick", action="store_true", help="less of everything, in a minute")
     bench.set_defaults(run=_bench)
 
+    doctor = commands.add_parser("doctor", help="say what is found of a host, and what is missing")
+    doctor.add_argument("host", choices=["vllm"], help="the host to look at")
+    doctor.add_argument(
+        "--strict", action="store_true", help="exit with 1 where something is missing"
+    )
+    doctor.set_defaults(run=_doctor)
+
     for command in (apply, explain, inspect):
         command.add_argument("file", type=Path, metavar="FILE", help="a .spfx table or a .pt2")
     for command in (apply, explain):
         _add_config(command)
-    for command in (demo, apply, explain, inspect, bench):
+    for command in (demo, apply, explain, inspect, bench, doctor):
         command.add_argument("--json", action="store_true", help="write JSON to stdout")
     return parser
 
@@ -98,6 +111,13 @@ def _add_config(command: argparse.ArgumentParser) -> None:
     group.add_argument("--tp-size", type=int, metavar="N", help="ranks of the group")
     group.add_argument("--tp-rank", type=int, metavar="R", help="this rank, 0 where --tp-size is")
     group.add_argument("--group-name", metavar="NAME", help="only this group's all_reduces")
+    group.add_argument(
+        "--group",
+        action="append",
+        default=[],
+        metavar="NAME=SIZE:RANK",
+        help="ranks of one group, and this rank in it; may be repeated",
+    )
     group.add_argument("--divisibility", default="guard", help="guard, prove or assume")
     group.add_argument("--recognise", default="both", help="patterns, rowwise or both")
     group.add_argument("--validate", action="store_true", help="prove the result right")
@@ -113,10 +133,29 @@ def _config(arguments: argparse.Namespace) -> SequenceParallelConfig:
         tp_size=arguments.tp_size,
         tp_rank=rank,
         group_name=arguments.group_name,
+        groups=_groups(arguments.group),
         divisibility=arguments.divisibility,
         recognise=arguments.recognise,
         validate=arguments.validate,
     )
+
+
+def _groups(texts: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Each NAME=SIZE:RANK; a name may hold any character."""
+    found: dict[str, tuple[int, int]] = {}
+    for text in texts:
+        name, _, numbers = text.rpartition("=")
+        size, _, rank = numbers.partition(":")
+        try:
+            given = (int(size), int(rank))
+        except ValueError:
+            raise ConfigError(
+                f"--group {text} is not NAME=SIZE:RANK: pass one such as tp=8:0"
+            ) from None
+        if name in found:
+            raise ConfigError(f"--group {text} names a group twice: pass it once")
+        found[name] = given
+    return found
 
 
 # --- commands ---------------------------------------------------------------------------------
@@ -212,6 +251,14 @@ def _bench(arguments: argparse.Namespace) -> int:
 
     print(bench.run(quick=arguments.quick, json=arguments.json, say=say))
     return DONE
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from spfast.integrations.vllm.doctor import examine
+
+    report = examine()
+    _emit(arguments, report.to_json(), str(report))
+    return NOTHING_REWRITTEN if arguments.strict and report.problems else DONE
 
 
 # --- files ------------------------------------------------------------------------------------

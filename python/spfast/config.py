@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -17,12 +17,14 @@ from spfast.thresholds import DEFAULT_THRESHOLDS, DeviceKind, Threshold, thresho
 
 if TYPE_CHECKING:
     import torch
+    from torch import fx
 
 __all__ = [
     "Applicability",
     "Divisibility",
     "Range",
     "Recognise",
+    "Replicated",
     "SequenceParallelConfig",
     "applicability",
     "minimum_tokens",
@@ -30,6 +32,8 @@ __all__ = [
 
 Divisibility = Literal["guard", "prove", "assume"]
 Recognise = Literal["patterns", "rowwise", "both"]
+# Also a collection of names of graph inputs, or a predicate of input nodes.
+Replicated = Literal["infer", "prove"]
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,11 @@ class SequenceParallelConfig:
     Attributes:
         tp_size: Ranks of the tensor-parallel group; None looks it up from the graph's groups.
             Given here it wins, and no process group has to exist.
-        tp_rank: This process' rank in the group; None looks it up.
+        tp_rank: This process' rank in the group; None looks it up. Both speak of the group that
+            ``group_name`` names, else of the only group that ``groups`` does not name.
         group_name: Rewrite the all_reduces of this group only; None takes every group.
+        groups: (size, rank) of several groups by name, for a graph that reduces over more than one
+            of them; a mapping, kept as pairs sorted by name. Other groups are looked up.
         min_token_num: Smallest token count worth the rewrite; None asks ``thresholds``.
         max_num_batched_tokens: The largest token count of a batch; caps ``min_token_num``.
         hidden_size: Features of the residual stream, for the threshold.
@@ -94,6 +101,15 @@ class SequenceParallelConfig:
         recognise: ``"patterns"`` (the registered rules), ``"rowwise"`` (whatever treats every
             token alone), or ``"both"``: patterns name the sites, the row-wise view takes what no
             pattern knows.
+        replicated: What may be taken to be the same on every rank. ``"infer"``: what is proved, and
+            an input (or what is computed from inputs) that stands where a residual, a weight or a
+            scale does, unless the graph itself says that it differs; each is listed in the result.
+            ``"prove"``: only what is proved. Names of graph inputs, or a predicate of their nodes:
+            what is proved from these inputs. A predicate's answer is nothing that a compile cache
+            can be keyed by, so graphs are then cached for this process alone.
+        collective_cost: What one more collective costs beside the bytes that it moves, as the bytes
+            that could be moved meanwhile. A rewrite never moves more bytes than before, and takes
+            more collectives only where that saves as many bytes for each.
         validate: Prove every rewritten graph with the verifier.
         debug_dump: A folder for the graph before and after and for the patterns; None asks the
             environment variable SPFAST_DEBUG_DUMP.
@@ -116,6 +132,7 @@ class SequenceParallelConfig:
     tp_size: int | None = None
     tp_rank: int | None = None
     group_name: str | None = None
+    groups: Mapping[str, tuple[int, int]] | tuple[tuple[str, tuple[int, int]], ...] = ()
     min_token_num: int | None = None
     max_num_batched_tokens: int | None = None
     hidden_size: int | None = None
@@ -125,6 +142,8 @@ class SequenceParallelConfig:
     use_inductor_graph_partition: bool = False
     divisibility: Divisibility = "guard"
     recognise: Recognise = "both"
+    replicated: Replicated | Collection[str] | Callable[[fx.Node], bool] = "infer"
+    collective_cost: int = 65536
     validate: bool = False
     debug_dump: str | None = None
     gather_bytes: bool | None = None
@@ -137,6 +156,7 @@ class SequenceParallelConfig:
         _check_int("min_token_num", self.min_token_num, minimum=0)
         _check_int("max_num_batched_tokens", self.max_num_batched_tokens, minimum=1)
         _check_int("hidden_size", self.hidden_size, minimum=1)
+        _check_int("collective_cost", self.collective_cost, minimum=0)
         if self.tp_size is not None and self.tp_rank is not None and self.tp_rank >= self.tp_size:
             raise ConfigError(
                 f"tp_rank={self.tp_rank} is outside tp_size={self.tp_size}: "
@@ -149,8 +169,11 @@ class SequenceParallelConfig:
                 f"group_name={self.group_name!r} is not a group's name: "
                 f"pass the string that the graph's all_reduce carries, or None"
             )
+        self._set("groups", _as_groups(self.groups))
+        self._check_group_name()
         _check_choice("divisibility", self.divisibility, get_args(Divisibility))
         _check_choice("recognise", self.recognise, get_args(Recognise))
+        self._set("replicated", _as_replicated(self.replicated))
         for name in (
             "use_inductor_graph_partition",
             "validate",
@@ -175,6 +198,54 @@ class SequenceParallelConfig:
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
+    def names_replicated(self, node: fx.Node) -> bool:
+        """Says whether ``replicated`` names a graph input, by its node's name or its target.
+
+        Args:
+            node: A placeholder or a get_attr node.
+
+        Example:
+            >>> from torch import fx
+            >>> weight = fx.Graph().placeholder("weight")
+            >>> SequenceParallelConfig(replicated=["weight"]).names_replicated(weight)
+            True
+            >>> SequenceParallelConfig().names_replicated(weight)
+            False
+        """
+        chosen = self.replicated
+        if callable(chosen):
+            return bool(chosen(node))
+        return not isinstance(chosen, str) and (node.name in chosen or node.target in chosen)
+
+    def inside(self, path: str) -> SequenceParallelConfig:
+        """Returns the config for a graph that is called: names lose what leads to it.
+
+        Args:
+            path: What the names of its inputs begin with, such as ``"body."``; empty for the
+                graph itself.
+
+        Example:
+            >>> SequenceParallelConfig(replicated=["x", "body.y"]).inside("body.").replicated
+            ('y',)
+        """
+        chosen = self.replicated
+        if not path or isinstance(chosen, str) or callable(chosen):
+            return self
+        names = [name.removeprefix(path) for name in chosen if name.startswith(path)]
+        return dataclasses.replace(self, replicated=names)
+
+    def _check_group_name(self) -> None:
+        """Where two fields speak of one group they must say the same."""
+        given = dict(self.groups).get(self.group_name or "")
+        if given is None:
+            return
+        for name, value in zip(("tp_size", "tp_rank"), given, strict=True):
+            if getattr(self, name) not in (None, value):
+                raise ConfigError(
+                    f"{name}={getattr(self, name)} contradicts groups[{self.group_name!r}]={given}:"
+                    f" pass one of them"
+                )
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as plain data (numbers, strings, lists) in a fixed order.
 
@@ -185,7 +256,13 @@ class SequenceParallelConfig:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         for name in ("dtype", "device"):
             fields[name] = None if fields[name] is None else str(fields[name])
+        fields["groups"] = {name: list(given) for name, given in dict(self.groups).items()}
         fields["splitting_ops"] = list(self.splitting_ops)
+        if callable(self.replicated):
+            name = getattr(self.replicated, "__qualname__", type(self.replicated).__qualname__)
+            fields["replicated"] = f"{self.replicated.__module__}.{name}"
+        elif not isinstance(self.replicated, str):
+            fields["replicated"] = list(self.replicated)
         fields["thresholds"] = [dataclasses.asdict(row) for row in self.thresholds]
         return fields
 
@@ -293,9 +370,15 @@ def applicability(config: SequenceParallelConfig, range: Range) -> Applicability
 
 
 def _need_tp_size(config: SequenceParallelConfig, why: str) -> int:
-    if config.tp_size is None:
+    if config.tp_size is not None:
+        return config.tp_size
+    given = dict(config.groups)
+    if config.group_name is not None:
+        given = {name: pair for name, pair in given.items() if name == config.group_name}
+    sizes = {size for size, _ in given.values()}
+    if len(sizes) != 1:
         raise ConfigError(f"tp_size is not given, and {why}: pass tp_size")
-    return config.tp_size
+    return sizes.pop()
 
 
 def _element_size(config: SequenceParallelConfig) -> int:
@@ -316,6 +399,34 @@ def _as_dtype(value: object) -> torch.dtype:
     return found
 
 
+def _as_groups(value: Any) -> tuple[tuple[str, tuple[int, int]], ...]:
+    example = "pass a dict such as {'tp': (8, 0)}"
+    try:
+        given: dict[Any, Any] = dict(value)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"groups={value!r} does not map names to (size, rank): {example}"
+        ) from None
+    found = []
+    for name, pair in given.items():
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"groups has the key {name!r}, which is no group's name: {example}")
+        where = f"groups[{name!r}]"
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ConfigError(f"{where}={pair!r} is not (size, rank): {example}")
+        size, rank = pair
+        for part, number, minimum in (("size", size, 1), ("rank", rank, 0)):
+            if number is None:
+                raise ConfigError(f"{where} has no {part}: {example}")
+            _check_int(f"the {part} of {where}", number, minimum=minimum)
+        if rank >= size:
+            raise ConfigError(
+                f"{where} has rank {rank} of {size}: pass a rank from 0 to {size - 1}"
+            )
+        found.append((name, (size, rank)))
+    return tuple(sorted(found))
+
+
 def _as_tuple(name: str, value: object, kind: type) -> tuple[Any, ...]:
     items = None if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
     if items is None or not all(isinstance(item, kind) for item in items):
@@ -323,8 +434,21 @@ def _as_tuple(name: str, value: object, kind: type) -> tuple[Any, ...]:
     return items
 
 
+def _as_replicated(value: object) -> object:
+    """Names in one order, so that equal choices are equal configs; anything else as it is."""
+    if callable(value) or (isinstance(value, str) and value in get_args(Replicated)):
+        return value
+    names = None if isinstance(value, str) or not isinstance(value, Iterable) else set(value)
+    if names is None or not all(isinstance(name, str) for name in names):
+        raise ConfigError(
+            f"replicated={value!r} is unknown: pass 'infer', 'prove', names of graph inputs, "
+            f"or a predicate of their nodes"
+        )
+    return tuple(sorted(names))
+
+
 def _check_int(name: str, value: object, minimum: int) -> None:
-    if value is None and not name.startswith("Range."):
+    if value is None and name != "collective_cost" and not name.startswith("Range."):
         return
     if not isinstance(value, int) or isinstance(value, bool):
         raise ConfigError(f"{name}={value!r} is not a whole number: pass an int")

@@ -1,9 +1,9 @@
-"""Whether all ranks compile the same graph: asked before they do, so that none waits for others.
+"""Whether all ranks do the same together: asked before they compile, so that none waits for others.
 
-The ranks of a tensor-parallel group meet in every collective of their graphs. Where the graphs
-differ they hang, or compute nonsense. A fingerprint of the graph *before* the pass is the same on
-every rank, in every process and run; afterwards graphs differ rightly, for each rank keeps its own
-rows.
+The ranks of a tensor-parallel group meet in every collective of their graphs. Where these differ
+they hang; where they compute something else on their rows, the gathered value is nonsense. What a
+rank does for itself is its own affair. A fingerprint says more: that the graphs are the same. It is
+taken *before* the pass, for afterwards each rank keeps its own rows.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ import torch
 import torch.distributed as dist
 from torch import fx
 
+from spfast.api import preview
+from spfast.config import SequenceParallelConfig
 from spfast.errors import ConfigError, RankMismatchError
 from spfast.graphs import graph_of
+from spfast.patterns import Registry
 from spfast.targets import target_name
 
 __all__ = ["check_ranks_agree", "fingerprint"]
@@ -55,20 +58,32 @@ def fingerprint(graph: fx.Graph | fx.GraphModule) -> str:
 
 
 def check_ranks_agree(
-    graph: fx.Graph | fx.GraphModule, group: dist.ProcessGroup | None = None
+    graph: fx.Graph | fx.GraphModule,
+    group: dist.ProcessGroup | None = None,
+    config: SequenceParallelConfig | None = None,
+    *,
+    registry: Registry | None = None,
 ) -> None:
-    """Makes sure that every rank of a group has the same graph, before any rank compiles it.
+    """Makes sure that all ranks of a group will do the same together, before any compiles.
 
-    Every rank of the group must call it. One small exchange is made when the graphs agree, and two
-    more to find the first node that differs when they do not.
+    Compared are the collectives, in order, that the graph has before and after the pass, each with
+    its group, literals and shapes; and what is computed on one rank's rows between them. What a
+    rank computes for itself may differ: a bias that rank 0 adds to its partial sum, a name, an
+    input that others do not have.
+
+    Every rank of the group must call it. One small exchange is made when the ranks agree, and two
+    more to find the first difference when they do not.
 
     Args:
-        graph: This rank's graph, before the pass.
+        graph: This rank's graph, before the pass; it is not changed.
         group: The ranks that must agree; None takes all.
+        config: How the pass will work. Where a rank cannot look its groups up, the collectives
+            before the pass alone are compared.
+        registry: The rules of the pass; None takes those of ``spfast.patterns``.
 
     Raises:
-        RankMismatchError: The graphs differ; raised on every rank, with the first node that
-            differs, as both sides have it.
+        RankMismatchError: The ranks would not do the same; raised on every rank, with the first
+            difference, as both sides have it.
         ConfigError: torch.distributed is not initialised.
         GraphError: ``graph`` is not a graph.
 
@@ -82,19 +97,23 @@ def check_ranks_agree(
             "torch.distributed is not initialised, so there is no rank to agree with: call "
             "init_process_group first, or compare spfast.fingerprint(graph) yourself"
         )
-    nodes = list(graph_of(graph).nodes)
-    digests = [_digest(text) for text in _described(graph_of(graph))]
+    steps = [f"before the pass: {text}" for text in done_together(graph_of(graph))]
+    try:
+        after = preview(graph, config, registry=registry)
+        steps += [f"after the pass: {text}" for text in done_together(after)]
+    except Exception as error:  # to raise now would leave the others waiting
+        steps.append(f"the pass raises {type(error).__name__}")
+    digests = [_digest(text) for text in steps]
     summaries = _exchange((len(digests), _combined(digests)), group)
     if all(summary == summaries[0] for summary in summaries):
         return
     everybody = [_split(joined) for joined in _exchange(b"".join(digests), group)]
     place, other = _first_difference(everybody)
-    shown = _show(nodes[place]) if place < len(nodes) else "no further node"
-    texts = _exchange(shown, group)
+    texts = _exchange(steps[place] if place < len(steps) else "nothing further", group)
     raise RankMismatchError(
-        f"the graphs of rank 0 and rank {other} differ from node number {place} on: rank 0 has "
-        f"{texts[0]}, rank {other} has {texts[other]}: all ranks must compile the same graph, "
-        f"or they wait for each other in its collectives"
+        f"rank 0 and rank {other} would not do the same together. Rank 0 has {texts[0]}; "
+        f"rank {other} has {texts[other]}: all ranks must call the same collectives in one order, "
+        f"and compute the same on their rows in between, or they wait for each other"
     )
 
 
@@ -156,7 +175,8 @@ class _Text:
 
     def of(self, argument: Any) -> str:
         if isinstance(argument, fx.Node):
-            return f"%{self.places[argument]}"
+            place = self.places.get(argument)
+            return self.of_value(argument.meta.get("val")) if place is None else f"%{place}"
         if isinstance(argument, (list, tuple)):
             return f"({','.join([self.of(item) for item in argument])})"
         if isinstance(argument, dict):
@@ -197,11 +217,42 @@ class _Text:
         return str(expression.xreplace(self._symbols))
 
 
-def _show(node: fx.Node) -> str:
-    value = node.meta.get("val")
-    shape = f" of shape {list(value.shape)}" if isinstance(value, torch.Tensor) else ""
-    what = node.target if isinstance(node.target, str) else target_name(node.target)
-    operands = ", ".join(operand.name for operand in node.all_input_nodes)
-    literals = [a for a in node.args if not isinstance(a, (fx.Node, list, tuple, dict))]
-    given = f"({operands})" + (f" with {literals}" if literals else "")
-    return f"'{node.name}' = {what}{given}{shape}"
+# --- what the ranks do together ---
+
+_COLLECTIVES = ("allreduce", "reducescatter", "allgather", "alltoall", "broadcast", "permute")
+
+
+def done_together(graph: fx.Graph) -> list[str]:
+    """Describes what must be the same on every rank of a graph, in order.
+
+    Each collective, and each node between a reduce_scatter and the all_gather that ends it:
+    operator, literals and shapes, with the operands that are described too by their place.
+
+    Example:
+        >>> done_together(fx.Graph())
+        []
+    """
+    text = _Text()
+    found: list[str] = []
+    has_rows: set[fx.Node] = set()
+    for node in graph.nodes:
+        kind = _collective(node)
+        reads_rows = node.op != "output" and not has_rows.isdisjoint(node.all_input_nodes)
+        if kind or reads_rows:
+            described = text.of_node(node)
+            text.places[node] = len(found)
+            found.append(described)
+        if kind == "reducescatter" or (reads_rows and not kind):
+            has_rows.add(node)
+    return found
+
+
+def _collective(node: fx.Node) -> str:
+    """Which collective a node calls, wrapped or not; "" for none."""
+    target: Any = node.target
+    if isinstance(target, torch._ops.HigherOrderOperator) and node.args:
+        target = node.args[0]
+    if not isinstance(target, torch._ops.OpOverload) or target.namespace in ("aten", "prims"):
+        return ""
+    name = target._schema.name.split("::", 1)[1].replace("_", "")
+    return next((part for part in _COLLECTIVES if part in name), "")

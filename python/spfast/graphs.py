@@ -1,12 +1,14 @@
-"""What a user may pass for a graph."""
+"""What a user may pass for a graph, and the graphs that it calls."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from torch import fx
 
 from spfast.errors import GraphError
 
-__all__ = ["graph_of"]
+__all__ = ["called_graphs", "graph_of"]
 
 
 def graph_of(graph: fx.Graph | fx.GraphModule) -> fx.Graph:
@@ -29,3 +31,47 @@ def graph_of(graph: fx.Graph | fx.GraphModule) -> fx.Graph:
             f"{type(graph).__name__} is not a graph: pass an fx.Graph or an fx.GraphModule"
         )
     return found
+
+
+def called_graphs(graph: fx.Graph) -> dict[str, fx.GraphModule]:
+    """Returns the GraphModules that a graph calls or passes on, by path, however deep.
+
+    Pieces of a split graph, and the branches and bodies that higher-order operators take. Each is
+    there once, whoever calls it; what a graph without a module calls is not known.
+
+    Example:
+        >>> import torch
+        >>> inner = torch.fx.symbolic_trace(torch.nn.ReLU())
+        >>> outer = fx.Graph()
+        >>> node = outer.call_module("inner", (outer.placeholder("x"),))
+        >>> module = fx.GraphModule({"inner": inner}, outer)
+        >>> list(called_graphs(module.graph))
+        ['inner']
+    """
+    found: dict[str, fx.GraphModule] = {}
+    known = {id(graph)}
+    pending = [("", graph)]
+    for path, each in pending:  # grows
+        for name, module in _children(each):
+            if id(module.graph) not in known:
+                known.add(id(module.graph))
+                inner = f"{path}.{name}" if path else name
+                found[inner] = module
+                pending.append((inner, module.graph))
+    return found
+
+
+def _children(graph: fx.Graph) -> Iterator[tuple[str, fx.GraphModule]]:
+    modules = getattr(graph.owning_module, "_modules", None)
+    if not modules:
+        return
+    for op in ("call_module", "get_attr"):
+        for node in graph.find_nodes(op=op, sort=False):
+            first, _, rest = str(node.target).partition(".")
+            module = modules.get(first)
+            if module is None:
+                continue
+            for name in rest.split(".") if rest else ():
+                module = getattr(module, name, None)
+            if isinstance(module, fx.GraphModule):
+                yield str(node.target), module

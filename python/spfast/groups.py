@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from spfast.config import SequenceParallelConfig
 from spfast.errors import ConfigError
 
-__all__ = ["Group", "group_name", "known_groups", "resolve_group"]
+__all__ = [
+    "Group",
+    "check_unambiguous",
+    "group_name",
+    "known_groups",
+    "resolve_group",
+    "resolve_groups",
+]
 
 _T = TypeVar("_T")
 
@@ -43,11 +50,87 @@ class Group:
 def group_name(group: Any) -> str:
     """Returns the name of a group as a collective carries it: a name, or a ProcessGroup.
 
+    Empty for None: a collective that carries none.
+
     Example:
         >>> group_name("tp:0")
         'tp:0'
     """
+    if group is None:
+        return ""
     return group if isinstance(group, str) else str(getattr(group, "group_name", group))
+
+
+def resolve_groups(groups: Iterable[Any], config: SequenceParallelConfig) -> list[Group]:
+    """Answers for all the groups that a graph reduces over, in their order.
+
+    Args:
+        groups: Each group as :func:`resolve_group` takes it.
+        config: May give sizes and ranks.
+
+    Raises:
+        ConfigError: A group cannot be looked up; or there are several, and the config gives one
+            rank or size without saying of which.
+
+    Example:
+        >>> config = SequenceParallelConfig(groups={"tp": (4, 1), "ep": (2, 0)})
+        >>> [(group.size, group.rank) for group in resolve_groups(["tp", "ep"], config)]
+        [(4, 1), (2, 0)]
+    """
+    groups = list(groups)
+    check_unambiguous(map(group_name, groups), config)
+    given = dict(config.groups)
+    found = [_resolve(group, config, given) for group in groups]
+    if config.tp_size is not None and len(_spoken_of(map(group_name, groups), config)) > 1:
+        for group in groups:
+            _check_size(group, config, given)
+    return found
+
+
+def check_unambiguous(names: Iterable[str], config: SequenceParallelConfig) -> None:
+    """Refuses a ``tp_rank`` that could be of several groups.
+
+    Args:
+        names: The groups that are reduced over; empty for one without a name.
+        config: What speaks of them.
+
+    Raises:
+        ConfigError: With the groups' names.
+
+    Example:
+        >>> config = SequenceParallelConfig(tp_size=2, tp_rank=0)
+        >>> check_unambiguous(["tp"], config)
+        >>> check_unambiguous(["tp", "ep"], config)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        spfast.errors.ConfigError: the graph reduces over the groups 'ep', 'tp', and tp_rank=0 ...
+    """
+    several = _spoken_of(names, config)
+    if config.tp_rank is None or len(several) < 2:
+        return
+    named = [name for name in several if name]
+    shown = [*map(repr, named), *(["one without a name"] if "" in several else [])]
+    raise ConfigError(
+        f"the graph reduces over the groups {', '.join(shown)}, and "
+        f"tp_rank={config.tp_rank} does not say of which: pass group_name, or "
+        f"groups={{{', '.join(f'{name!r}: (size, rank)' for name in named)}}}"
+    )
+
+
+def _spoken_of(names: Iterable[str], config: SequenceParallelConfig) -> list[str]:
+    """The groups that ``tp_size`` and ``tp_rank`` may be of."""
+    if config.group_name is not None:
+        return [config.group_name]
+    return sorted(set(names) - dict(config.groups).keys())
+
+
+def _check_size(group: Any, config: SequenceParallelConfig, given: Mapping[str, Any]) -> None:
+    name = group_name(group)
+    known = None if name in given else _look_up(group, name)
+    if known is not None and known[0] != config.tp_size:
+        raise ConfigError(
+            f"tp_size={config.tp_size} is not the size of group '{name}', which has {known[0]} "
+            f"ranks: pass group_name, or groups={{'{name}': (size, rank)}}"
+        )
 
 
 def resolve_group(group: Any, config: SequenceParallelConfig) -> Group:
@@ -57,8 +140,9 @@ def resolve_group(group: Any, config: SequenceParallelConfig) -> Group:
     groups where vLLM is loaded.
 
     Args:
-        group: The group as an all_reduce carries it: a name, or a ProcessGroup.
-        config: May give ``tp_size``, ``tp_rank`` and ``group_name``.
+        group: The group as an all_reduce carries it: a name, or a ProcessGroup; None where it
+            carries none, and the config's only group is meant.
+        config: May give ``groups``, ``tp_size``, ``tp_rank`` and ``group_name``.
 
     Raises:
         ConfigError: The group cannot be looked up; the message names the field to pass.
@@ -67,17 +151,32 @@ def resolve_group(group: Any, config: SequenceParallelConfig) -> Group:
         >>> resolve_group("tp:0", SequenceParallelConfig(tp_size=8, tp_rank=3))
         Group(name='tp:0', size=8, rank=3, problem='')
     """
+    return _resolve(group, config, dict(config.groups))
+
+
+def _resolve(
+    group: Any, config: SequenceParallelConfig, given: Mapping[str, tuple[int, int]]
+) -> Group:
     name = group_name(group)
+    if group is None:
+        name = config.group_name or (next(iter(given)) if len(given) == 1 else "")
+    called = f"group '{name}'" if name else "group"
     if config.group_name is not None and name != config.group_name:
-        problem = f"its group '{name}' is not group_name='{config.group_name}'"
-        return Group(name, 0, 0, problem)
-    size, rank = config.tp_size, config.tp_rank
+        return Group(name, 0, 0, f"its {called} is not group_name='{config.group_name}'")
+    size: int | None
+    rank: int | None
+    size, rank = given.get(name, (config.tp_size, config.tp_rank))
     if size is None or rank is None:
-        found = _look_up(group, name)
-        if found is None:
-            missing = " and ".join(
-                field for field, value in (("tp_size", size), ("tp_rank", rank)) if value is None
+        missing = " and ".join(
+            field for field, value in (("tp_size", size), ("tp_rank", rank)) if value is None
+        )
+        if not name:
+            raise ConfigError(
+                f"an all_reduce of the graph names no group: pass {missing} in the config, or "
+                f"group_name"
             )
+        found = _look_up(name if group is None else group, name)
+        if found is None:
             raise ConfigError(
                 f"process group '{name}' is not known to torch.distributed in this process: "
                 f"pass {missing} in the config, or initialise the group first"
@@ -86,11 +185,11 @@ def resolve_group(group: Any, config: SequenceParallelConfig) -> Group:
         rank = found[1] if rank is None else rank
     if not 0 <= rank < size:
         raise ConfigError(
-            f"tp_rank={rank} is outside tp_size={size} of group '{name}': "
+            f"tp_rank={rank} is outside tp_size={size} of {called}: "
             f"pass a rank from 0 to {size - 1}"
         )
-    problem = f"its group '{name}' has one rank: there is nothing to share" if size == 1 else ""
-    return Group(name, size, rank, problem, _backend(group, name))
+    problem = f"its {called} has one rank: there is nothing to share" if size == 1 else ""
+    return Group(name, size, rank, problem, _backend(name if group is None else group, name))
 
 
 def _look_up(group: Any, name: str) -> tuple[int, int] | None:

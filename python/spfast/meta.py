@@ -1,8 +1,9 @@
 """Makes ``meta["val"]`` of the nodes that a rewrite creates or resizes.
 
 Each value is what FakeTensorMode would compute for its node: same shape (symbolic sizes as the same
-expressions), stride, dtype and device, on a storage of its own. No operator is run for it: a
-sharded value is known from the full one and the ranks' share of its rows.
+expressions), stride, storage offset, dtype and device, on a storage of its own. No operator is run
+for it: a sharded value is known from the full one and the ranks' share of its rows. Where strides
+are not the usual ones that is no longer so: :mod:`spfast.strides` asks FakeTensorMode for those.
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ __all__ = ["MissingValue", "TokenShare", "make_values"]
     DIM_SIZE,
     LOCAL_BYTES,
     GATHERED_BYTES,
-) = range(9)
+    ONE,
+    OWN,
+    SPREAD,
+    FRESH,
+) = range(13)
 
 _META = torch.device("meta")
 
@@ -39,15 +44,15 @@ Spec = tuple[int, fx.Node, int, int]
 
 
 class MissingValue(Exception):
-    """A node whose value must be known has none.
+    """Nodes whose values must be known have none.
 
     Attributes:
-        node: The node.
+        nodes: The nodes.
     """
 
-    def __init__(self, node: fx.Node) -> None:
-        super().__init__(node.name)
-        self.node = node
+    def __init__(self, nodes: Sequence[fx.Node]) -> None:
+        super().__init__(", ".join(node.name for node in nodes))
+        self.nodes = tuple(nodes)
 
 
 @dataclass(frozen=True)
@@ -60,23 +65,41 @@ class TokenShare:
         local: Each rank's share.
         gathered: What the shares of all ranks make together. It is ``tokens``, but torch writes
             symbolic ones as ``tp_size * (tokens // tp_size)``.
+        rank: Whose share it is.
     """
 
     tokens: Size
     tp_size: int
     local: Size
     gathered: Size
+    rank: int = 0
 
     @staticmethod
-    def of(tokens: Size, tp_size: int) -> TokenShare:
+    def of(tokens: Size, tp_size: int, rank: int = 0) -> TokenShare:
         """The share of each of ``tp_size`` ranks in ``tokens``."""
         local = tokens // tp_size
-        return TokenShare(tokens, tp_size, local, local * tp_size)
+        return TokenShare(tokens, tp_size, local, local * tp_size, rank)
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values of a plan.
+
+    Attributes:
+        created: Of the nodes that it creates.
+        resized: Of those that it resizes.
+        strided: Which are only guessed, for strides other than the usual ones are involved:
+            indices into ``created``, and from ``len(created)`` on into ``resized``.
+    """
+
+    created: list[Any]
+    resized: list[Any]
+    strided: list[int]
 
 
 def make_values(
     created: Sequence[Spec], resized: Sequence[Spec], shares: Sequence[TokenShare | None]
-) -> tuple[list[Any], list[Any]]:
+) -> Values:
     """Makes the values of a plan; nothing in the graph is changed.
 
     Args:
@@ -85,21 +108,32 @@ def make_values(
         shares: The share of each class; None for a class that was refused.
 
     Returns:
-        The values of the created nodes and those of the resized ones.
+        The values of the created nodes and of the resized ones.
 
     Raises:
-        MissingValue: A node that a spec refers to has no value.
+        MissingValue: Nodes that specs refer to have no value.
     """
     maker = _Maker(shares)
     # A fake tensor's __torch_function__ is disabled; to find that out for each question that it is
     # asked takes longer than the answer.
     with torch._C.DisableTorchFunctionSubclass():
-        return [maker.make(spec) for spec in created], [maker.resize(spec) for spec in resized]
+        strided = []
+        values = []
+        for index, spec in enumerate((*created, *resized)):
+            maker.strided = False
+            values.append(maker.make(spec) if index < len(created) else maker.resize(spec))
+            if maker.strided:
+                strided.append(index)
+    if maker.missing:
+        raise MissingValue(list(maker.missing))
+    return Values(values[: len(created)], values[len(created) :], strided)
 
 
 class _Maker:
     def __init__(self, shares: Sequence[TokenShare | None]) -> None:
         self._shares = shares
+        self.strided = False  # whether the value that is being made has strides of its own
+        self.missing: dict[fx.Node, None] = {}  # nodes without a value, all of them
         self._resized: dict[fx.Node, Any] = {}
         # Meta tensors of symbolic size, with the number of elements in the example.
         self._bases: dict[tuple[int, tuple[int, ...], torch.dtype], tuple[torch.Tensor, int]] = {}
@@ -129,13 +163,21 @@ class _Maker:
             return share.local * factor
         full = node.meta.get("val")
         if full is None:
-            raise MissingValue(node)
+            self.missing[node] = None
+            return None
         if form == DIM_SIZE:
             return full.shape[factor]
         if form == LOCAL:
             return self._rows(node, full, share.local, factor)
-        if form == GATHERED:
-            return self._rows(node, full, share.gathered, factor)
+        if form == GATHERED or form == FRESH:
+            rows = share.gathered if form == GATHERED else share.local
+            return self._rows(node, full, rows, factor, fresh=True)
+        if form == OWN:
+            return self._own(node, full, share, factor)
+        if form == ONE or form == SPREAD:
+            # A reshape of size-1 dims, an expansion: torch has rules of its own for their strides.
+            self.strided = True
+            return self._rows(node, full, 1 if form == ONE else share.tokens, factor, fresh=True)
         if form in (LOCAL_BYTES, GATHERED_BYTES):
             rows = share.local if form == LOCAL_BYTES else share.gathered
             last = full.shape[full.dim() - factor :]
@@ -145,18 +187,35 @@ class _Maker:
             return self._rows(node, full, share.tokens, factor)
         return self._wrap(full, torch.empty(full.shape, dtype=full.dtype, device=_device(full)))
 
-    def _rows(self, node: fx.Node, full: Any, rows: Size, features: int) -> Any:
+    def _rows(
+        self, node: fx.Node, full: Any, rows: Size, features: int, fresh: bool = False
+    ) -> Any:
         if isinstance(full, torch.Tensor) and full.dim() > 0:
-            return self._fresh(full, rows, features)
+            return self._fresh(full, rows, features, fresh)
         if isinstance(full, (tuple, list)):
             return type(full)(
                 None if part is None else self._rows(node, part, rows, features) for part in full
             )
-        raise MissingValue(node)
+        self.missing[node] = None
+        return None
 
-    def _fresh(self, like: torch.Tensor, rows: Size, features: int) -> torch.Tensor:
+    def _own(self, node: fx.Node, full: Any, share: TokenShare, features: int) -> Any:
+        """The rank's rows of a value that is there in full: they start where they lie."""
+        value = self._rows(node, full, share.local, features)
+        if not isinstance(value, torch.Tensor) or not share.rank or self.strided:
+            return value
+        # Its storage is as large as that of all rows.
+        last = value.shape[1:]
+        whole = torch.empty((share.tokens, *last), dtype=value.dtype, device=_device(full))
+        start = share.local * share.rank * math.prod(last)
+        return self._wrap(full, whole.as_strided(value.shape, value.stride(), start))
+
+    def _fresh(self, like: torch.Tensor, rows: Size, features: int, fresh: bool) -> torch.Tensor:
         last, whole, strides = self._features(like, features)
         dtype = like.dtype
+        if fresh:
+            strides = None
+        self.strided = self.strided or strides is not None
         if strides is not None:
             meta = torch.empty_strided((rows, *last), strides, dtype=dtype, device=_device(like))
             return self._wrap(like, meta)
@@ -238,9 +297,11 @@ def _row_strides(like: torch.Tensor, last: tuple[int, ...]) -> tuple[int, ...] |
         return None
     strides = tuple(like.stride(row + i) for i in range(len(last) + 1))
     usual = tuple(math.prod(last[i:]) for i in range(len(last) + 1))
-    # A symbolic stride is not compared: that would put a guard on it.
-    if any(type(stride) is not int for stride in strides) or strides == usual:
+    if strides == usual:
         return None
+    # A symbolic stride is not compared: that would put a guard on it. The usual ones are numbers.
+    if any(type(stride) is not int for stride in strides):
+        return usual
     for size, stride, expected in zip((like.size(row), *last), strides, usual, strict=True):
         # A dim of size 1 has whatever stride.
         if stride != expected and not (type(size) is int and size == 1):

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from spfast.trust import Assumption, names_of
+
 __all__ = ["Result", "SkippedSite", "Timings"]
 
 
@@ -58,6 +60,8 @@ class Result:
         by_pattern: The same, by the rule's name.
         skipped: The all_reduces that stayed, in graph order, each with its reason.
         timings: Seconds by stage.
+        assumptions: The values that meet one rank's rows and are not proved to be the same on every
+            rank, in graph order: the rewrite is right if they are.
         plan: Every edit that was made, one a line; empty unless it was asked for.
 
     Example:
@@ -69,6 +73,7 @@ class Result:
     by_pattern: Mapping[str, int] = field(default_factory=dict)
     skipped: tuple[SkippedSite, ...] = ()
     timings: Timings = field(default=Timings(), compare=False)
+    assumptions: tuple[Assumption, ...] = ()
     plan: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -78,11 +83,20 @@ class Result:
         return self.matched_count
 
     def __reduce__(self) -> tuple[object, ...]:
-        fields = (self.matched_count, dict(self.by_pattern), self.skipped, self.timings, self.plan)
+        fields = (
+            self.matched_count,
+            dict(self.by_pattern),
+            self.skipped,
+            self.timings,
+            self.assumptions,
+            self.plan,
+        )
         return (Result, fields)
 
     def __str__(self) -> str:
         lines = [f"{self.matched_count} sites rewritten, {len(self.skipped)} left"]
         lines += [f"  {count} {rule}" for rule, count in sorted(self.by_pattern.items())]
         lines += [f"  left {site}" for site in self.skipped]
+        if self.assumptions:
+            lines.append(f"  taken to be the same on every rank: {names_of(self.assumptions)}")
         return "\n".join(lines)

@@ -1,18 +1,15 @@
-"""A registry's rules compiled for the core, and the quick look whether a graph needs them."""
+"""A registry's rules compiled for the core, and which operators they call an all_reduce."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from typing import Any
 
-from torch import fx
-
 from spfast import _core
+from spfast.all_reduces import COALESCED, COALESCED_IN_PLACE, IN_PLACE, PLAIN, Forms
 from spfast.patterns import Registry
-from spfast.targets import find
 
-__all__ = ["anchors_in", "compiled", "rules_of"]
+__all__ = ["compiled", "forms_of", "rules_of"]
 
 
 # By convention the name of a rule that ends in a quantisation says to what.
@@ -47,23 +44,25 @@ class _Compiled:
         self.version = registry.version
         self._registry = registry
         self._rules: dict[bool, _core.Rules] = {}
-        self.all_reduces = {family.all_reduce: None for family in registry.families()}
-        self.operators: dict[str, Callable[..., Any]] = {}
+        self.forms = Forms(
+            {
+                name: form
+                for family in registry.families()
+                for name, form in (
+                    (family.coalesced_in_place, COALESCED_IN_PLACE),
+                    (family.coalesced, COALESCED),
+                    (family.in_place, IN_PLACE),
+                    (family.all_reduce, PLAIN),
+                )
+                if name is not None
+            }
+        )
 
     def rules(self, quantised: bool) -> _core.Rules:
         """All rules, or those that neither end in a quantisation nor follow one."""
         if quantised not in self._rules:
             self._rules[quantised] = compiled(self._registry, quantised=quantised)
         return self._rules[quantised]
-
-    def known_operators(self) -> list[Callable[..., Any]]:
-        """The all_reduce operators that exist by now; others may be registered later."""
-        if len(self.operators) < len(self.all_reduces):
-            for name in self.all_reduces:
-                operator = None if name in self.operators else find(name)
-                if operator is not None:
-                    self.operators[name] = operator
-        return list(self.operators.values())
 
 
 _compiled: weakref.WeakKeyDictionary[Registry, _Compiled] = weakref.WeakKeyDictionary()
@@ -95,12 +94,13 @@ def rules_of(registry: Registry, *, quantised: bool = True) -> _core.Rules:
     return _of(registry).rules(quantised)
 
 
-def anchors_in(graph: fx.Graph, registry: Registry) -> bool:
-    """Says whether the graph has any all_reduce that a rule may start from.
+def forms_of(registry: Registry) -> Forms:
+    """Returns which operators the registry's dialects call an all_reduce, in whichever form.
 
-    One look-up an operator, whatever the size of the graph.
+    Example:
+        >>> import torch
+        >>> from spfast.patterns import default_registry
+        >>> forms_of(default_registry()).of(torch.ops._c10d_functional.all_reduce_.default)
+        'in_place'
     """
-    return any(
-        graph.find_nodes(op="call_function", target=operator, sort=False)
-        for operator in _of(registry).known_operators()
-    )
+    return _of(registry).forms

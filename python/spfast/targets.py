@@ -114,6 +114,8 @@ def describe(target: Any) -> tuple[str, int, int, bool, bool]:
 
 
 def _from_schema(target: torch._ops.OpOverload) -> tuple[int, int]:
+    if target.namespace == "c10d":  # writes to tensors of which its schemas do not say so
+        return MUTATES | FENCE, WRITES_ANYTHING
     flags = writes = 0
     for position, argument in enumerate(target._schema.arguments):
         alias = argument.alias_info

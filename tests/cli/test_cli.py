@@ -45,6 +45,13 @@ def test_explain(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert text.startswith("5 all_reduces, 5 rewritten\n")
 
 
+def test_each_group_has_a_flag(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", str(saved), "--group", "tp:0=8:3", "--group", "ep=4:0"]) == 0
+    assert capsys.readouterr().out.startswith("5 all_reduces, 5 rewritten\n")
+    assert main(["apply", str(saved), "--group", "tp:0=1:0"]) == 0
+    assert "its group 'tp:0' has one rank" in capsys.readouterr().out
+
+
 def test_strict_ends_with_one_where_nothing_is_rewritten(
     saved: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -66,6 +73,18 @@ def test_inspect(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["inspect", "missing.spfx"], "missing.spfx is not a file"),
         (["apply", "{saved}", "--tp-size", "0"], "tp_size=0 is too small: pass 1 or more"),
         (["apply", "{saved}"], "pass tp_size and tp_rank in the config"),
+        (
+            ["explain", "{saved}", "--group", "tp:0"],
+            "--group tp:0 is not NAME=SIZE:RANK: pass one such as tp=8:0",
+        ),
+        (
+            ["explain", "{saved}", "--group", "tp=8:0", "--group", "tp=8:1"],
+            "--group tp=8:1 names a group twice: pass it once",
+        ),
+        (
+            ["explain", "{saved}", "--group", "tp:0=8:8"],
+            "groups['tp:0'] has rank 8 of 8: pass a rank from 0 to 7",
+        ),
         (["apply", "{saved}", "--tp-size", "8", "-o", "x.pt2"], "pass a name that ends in .spfx"),
         (["apply", "{saved}", "--tp-size", "8", "--divisibility", "hope"], "'hope' is unknown"),
     ],

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import fx
 
-from spfast import ConfigError, GraphError, SequenceParallelConfig, apply
+from spfast import ConfigError, GraphError, apply
 from spfast.consistency import check_ranks_agree, fingerprint
 from spfast.testing.builder import TOKENS, GraphBuilder
 from spfast.testing.graphs import seeded_case
@@ -107,7 +107,7 @@ def test_after_the_pass_only_ranks_that_keep_other_rows_differ() -> None:
     prints = []
     for rank in (0, 1, 1):
         graph = copy_graph(case.graph)
-        config = SequenceParallelConfig(tp_size=case.world_size, tp_rank=rank)
+        config = case.config(rank)
         assert int(apply(graph, config)) > 0
         prints.append(fingerprint(graph))
     assert prints[0] != prints[1] == prints[2]

@@ -1,4 +1,4 @@
-"""Ranks whose graphs differ are told so, all of them, at the first node that differs."""
+"""Ranks that would not do the same together are told so, all of them; other differences may be."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from spfast import RankMismatchError
-from spfast.consistency import check_ranks_agree, fingerprint
+from spfast import RankMismatchError, SequenceParallelConfig
+from spfast.consistency import check_ranks_agree, done_together, fingerprint
 from spfast.testing import ops
 from spfast.testing.builder import GraphBuilder
 from spfast.testing.gloo import run_ranks
@@ -17,37 +17,67 @@ from spfast.testing.graphs import seeded_case
 aten = torch.ops.aten
 
 
-def layer(scale: float = 2.0, extra: bool = False, tail: int = 1, prefix: str = "") -> fx.Graph:
-    b = GraphBuilder(4, dynamic=False)
-    x = b.placeholder(f"{prefix}x", (4, 8), torch.float32)
-    if extra:
+def layer(
+    scale: float = 2.0,
+    early: int = 0,
+    bias: bool = False,
+    inner: int = 1,
+    tail: int = 0,
+    second: bool = True,
+    group: str = "tp:0",
+    prefix: str = "",
+) -> fx.Graph:
+    """all_reduce, a scale, ``inner`` relus, mm, all_reduce: with what a rank may do by itself."""
+    b = GraphBuilder(6, dynamic=False)
+    x = b.placeholder(f"{prefix}x", (6, 8), torch.float32)
+    weight = b.placeholder(f"{prefix}w", (8, 8), torch.float32)
+    for _ in range(early):
         x = b.call(aten.relu.default, x)
-    x = b.call(torch.ops.vllm.all_reduce.default, x, "tp:0")
+    x = b.call(torch.ops.vllm.all_reduce.default, x, group)
     x = b.call(aten.mul.Tensor, x, scale)
-    for _ in range(tail):
+    for _ in range(inner):
         x = b.call(aten.relu.default, x)
-    b.output([x])
+    x = b.call(aten.mm.default, x, weight)
+    if bias:
+        x = b.call(aten.add.Tensor, x, b.placeholder("bias", (8,), torch.float32))
+    if second:
+        x = b.call(torch.ops.vllm.all_reduce.default, x, group)
+    outputs = [x]
+    for _ in range(tail):
+        outputs.append(b.call(aten.mm.default, x, weight))
+    b.output(outputs)
     return b.graph
 
 
 def on_rank(rank: int, world_size: int) -> dict[str, Any]:
     ops.declare()
     found: dict[str, Any] = {"fingerprint": fingerprint(seeded_case(3).graph)}
-    last = rank == world_size - 1
+    first, last = rank == 0, rank == world_size - 1
     cases = {
         "same": layer(),
         "names": layer(prefix=f"rank{rank}_"),
+        "a bias on rank 0": layer(bias=first),
+        "work before": layer(early=2 if last else 0),
+        "an output more": layer(tail=1 if last else 0),
         "literal": layer(scale=3.0 if last else 2.0),
-        "extra": layer(extra=rank == 1),
-        "longer": layer(tail=2 if last else 1),
-        "shorter": layer(tail=0 if last else 1),
+        "extra": layer(inner=2 if rank == 1 else 1),
+        "fewer": layer(second=not last),
+        "group": layer(group="other:0" if last else "tp:0"),
     }
     for name, graph in cases.items():
+        shown = str(graph)
+        config = SequenceParallelConfig(tp_size=world_size, tp_rank=rank)
         try:
-            check_ranks_agree(graph)
+            check_ranks_agree(graph, config=config)
             found[name] = None
         except RankMismatchError as error:
             found[name] = str(error)
+        assert str(graph) == shown
+    try:
+        check_ranks_agree(layer(scale=3.0 if last else 2.0))
+        found["groups unknown"] = None
+    except RankMismatchError as error:
+        found["groups unknown"] = str(error)
     return found
 
 
@@ -56,31 +86,40 @@ def test_gloo_ranks_agree_or_are_told_where_they_do_not() -> None:
     first = results[0]
     # The processes hash strings differently; everybody raised the same, or nothing.
     assert results == [first] * 3
-    assert first["same"] is None and first["names"] is None
-    head = "the graphs of rank 0 and rank {} differ from node number {} on: "
-    fix = ": all ranks must compile the same graph, or they wait for each other in its collectives"
-    assert (
-        first["literal"]
-        == head.format(2, 2)
-        + (
-            "rank 0 has 'mul_tensor' = aten.mul.Tensor(all_reduce_default) with [2.0] "
-            "of shape [4, 8], "
-            "rank 2 has 'mul_tensor' = aten.mul.Tensor(all_reduce_default) with [3.0] "
-            "of shape [4, 8]"
-        )
+    for harmless in ("same", "names", "a bias on rank 0", "work before", "an output more"):
+        assert first[harmless] is None, harmless
+    # Nobody can say what the pass would do: the collectives are the same.
+    assert first["groups unknown"] is None
+    fix = (
+        ": all ranks must call the same collectives in one order, and compute the same on their "
+        "rows in between, or they wait for each other"
+    )
+    assert first["literal"] == (
+        "rank 0 and rank 2 would not do the same together. Rank 0 has after the pass: "
+        "call_function|aten.mul.Tensor|(%0,0x1.0000000000000p+1)|{}|torch.float32 cpu [2,8,8,1]; "
+        "rank 2 has after the pass: "
+        "call_function|aten.mul.Tensor|(%0,0x1.8000000000000p+1)|{}|torch.float32 cpu [2,8,8,1]"
         + fix
     )
-    assert (
-        first["extra"]
-        == head.format(1, 1)
-        + (
-            "rank 0 has 'all_reduce_default' = vllm.all_reduce.default(x) with ['tp:0'] of shape "
-            "[4, 8], rank 1 has 'relu_default' = aten.relu.default(x) of shape [4, 8]"
-        )
-        + fix
+    assert "rank 0 and rank 1 would not do the same" in first["extra"]
+    assert "Rank 0 has after the pass: call_function|vllm.all_gather.default" in first["extra"]
+    assert "rank 1 has after the pass: call_function|aten.relu.default" in first["extra"]
+    assert "Rank 0 has before the pass: call_function|vllm.all_reduce.default" in first["fewer"]
+    assert "'other:0'" in first["group"] and "'tp:0'" in first["group"]
+
+
+def test_what_is_done_together_is_collectives_and_rows() -> None:
+    b = GraphBuilder(4, dynamic=False)
+    x = b.placeholder("x", (4, 8), torch.float32)
+    rows = b.call(torch.ops.vllm.reduce_scatter.default, x, 0, 2, "tp:0")
+    changed = b.call(aten.relu.default, rows)
+    whole = b.call(torch.ops.vllm.all_gather.default, changed, 0, 2, "tp:0")
+    b.output([b.call(aten.neg.default, whole), rows])
+    assert [line.split("|")[1] for line in done_together(b.graph)] == [
+        "vllm.reduce_scatter.default",
+        "aten.relu.default",
+        "vllm.all_gather.default",
+    ]
+    assert done_together(b.graph)[1] == (
+        "call_function|aten.relu.default|(%0)|{}|torch.float32 cpu [2,8,8,1]"
     )
-    assert (
-        "rank 0 has 'output' = output(relu_default), rank 2 has 'relu_default_1'" in first["longer"]
-    )
-    assert "rank 0 has 'relu_default' = aten.relu" in first["shorter"]
-    assert "rank 2 has 'output' = output(mul_tensor)" in first["shorter"]

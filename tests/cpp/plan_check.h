@@ -41,7 +41,9 @@ class PlanCheck {
   [[nodiscard]] bool sharded(NodeRef ref) const {
     if (!is_node(ref)) {
       const Created& made = plan_.created[ref - table_.size()];
-      return made.meta.form == MetaSpec::Form::kLocal;
+      const auto form = made.meta.form;
+      return form == MetaSpec::Form::kLocal || form == MetaSpec::Form::kOwn ||
+             form == MetaSpec::Form::kFresh;
     }
     return resized_.contains(ref);
   }
@@ -141,6 +143,10 @@ class PlanCheck {
     // What a resized node reads is a shard, or the same for every row, gathered or not: it has no
     // more dims than there are features, or a single row.
     if (!sharded(user) || sharded(operand)) return;
+    if (!is_node(operand) &&
+        plan_.created[operand - table_.size()].meta.form == MetaSpec::Form::kOne) {
+      return;
+    }
     const NodeId value =
         is_node(operand) ? operand : plan_.created[operand - table_.size()].meta.like;
     const Meta& meta = table_.meta(value);

@@ -57,14 +57,16 @@ struct Planned {
 inline Planned plan_with(NodeTable table, std::vector<GroupInfo> groups,
                          const ProgramSet& programs = all_programs(),
                          const std::vector<RefusedClass>& refused = {},
-                         const RowRules* rows = nullptr) {
+                         const RowRules* rows = nullptr, Trust trust = {}) {
   Planned out{std::move(table), std::move(groups), {}, {}, {}, {}};
   const auto all = families();
   const auto anchors = anchor_families();
   out.matches = find_matches(out.table, programs, anchors);
   const Effects effects(out.table);
-  out.sites =
-      examine_sites(out.table, programs, out.matches, out.groups, refused, effects, {}, rows);
+  static const RowRules known = row_rules();
+  Replication replication(out.table, effects, known, all, out.groups, std::move(trust));
+  out.sites = examine_sites(out.table, programs, out.matches, out.groups, refused, effects,
+                            replication, {}, rows);
   out.missing = out.sites.missing;
   out.plan =
       make_plan(out.table, programs, out.matches, all, out.groups, out.sites, effects, out.missing);

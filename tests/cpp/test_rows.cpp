@@ -30,6 +30,46 @@ TEST(max_flow_says_that_there_is_no_cut) {
   EXPECT(!flow.run(0, 11));
 }
 
+// Of small graphs every cut can be tried: the cheapest, and of these the one with most on the
+// source's side, which all others of that cost lie within.
+TEST(max_flow_finds_the_largest_of_the_cheapest_cuts) {
+  uint32_t random = 7;
+  const auto draw = [&](uint32_t below) {
+    random = random * 1664525U + 1013904223U;
+    return (random >> 8U) % below;
+  };
+  for (int graph = 0; graph < 500; ++graph) {
+    constexpr uint32_t kNodes = 8;
+    struct Edge {
+      uint32_t from, to;
+      int64_t capacity;
+    };
+    std::vector<Edge> edges;
+    MaxFlow flow(kNodes);
+    for (uint32_t i = 0; i < 6 + draw(16); ++i) {
+      const bool uncut = draw(8) == 0;
+      edges.push_back({draw(kNodes), draw(kNodes), uncut ? kUncut : int64_t{draw(9)}});
+      flow.add_edge(edges.back().from, edges.back().to, edges.back().capacity);
+    }
+    int64_t cheapest = kUncut;
+    uint32_t largest = 0;
+    for (uint32_t side = 1; side < 1U << (kNodes - 1); side += 2) {  // the source, not the sink
+      int64_t cost = 0;
+      for (const Edge& edge : edges) {
+        const bool cut = (side >> edge.from & 1U) != 0 && (side >> edge.to & 1U) == 0;
+        if (cut) cost = std::min(kUncut, cost + edge.capacity);
+      }
+      if (cost < cheapest) largest = 0;
+      cheapest = std::min(cheapest, cost);
+      if (cost == cheapest) largest |= side;
+    }
+    EXPECT_EQ(flow.run(0, kNodes - 1), cheapest < kUncut);
+    if (cheapest == kUncut) continue;
+    const std::vector<bool> found = flow.source_side(kNodes - 1);
+    for (uint32_t i = 0; i < kNodes; ++i) EXPECT_EQ(bool{found[i]}, (largest >> i & 1U) != 0);
+  }
+}
+
 // Matched sites whose norms yield tuples, and an all_reduce that no pattern matches.
 NodeTable stack_with_a_row_wise_end(int sites, const Shape& shape) {
   GraphBuilder b;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from corner_graphs import CORNERS, WORLD, inputs, mean_over_tokens
+from corner_graphs import CORNERS, WORLD, inputs, mean_over_tokens, of_rank
 from goldens import CASES, load_golden
 from torch import fx
 
@@ -26,8 +26,8 @@ def compare(ours: fx.Graph, theirs: fx.Graph, config: spfast.SequenceParallelCon
     assert dict(engine.by_pattern) == dict(oracle.by_pattern)
     reasons = [(site.node, site.reason) for site in oracle.skipped]
     assert [(site.node, site.reason) for site in engine.skipped] == reasons
-    assert config.tp_size is not None
-    assert_same(ours, theirs, config.tp_size, ("the engine", "the reference"))
+    size = config.tp_size if config.tp_size is not None else min(config.groups)[1][0]
+    assert_same(ours, theirs, size, ("the engine", "the reference"))
     assert_as_much_left(ours, theirs)
     return int(engine)
 
@@ -75,7 +75,7 @@ def test_workloads(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(CORNERS))
 def test_corner(name: str) -> None:
     corner = CORNERS[name]
-    config = spfast.SequenceParallelConfig(tp_size=WORLD, tp_rank=1, recognise="patterns")
+    config = of_rank(1, recognise="patterns")
     assert compare(corner.build().graph, corner.build().graph, config) == corner.rewritten
 
 
@@ -84,13 +84,13 @@ def test_corner_numerics(name: str) -> None:
     built = CORNERS[name].build()
 
     def rewrite(graph: fx.Graph, rank: int) -> spfast.Result:
-        return spfast.apply(graph, spfast.SequenceParallelConfig(tp_size=WORLD, tp_rank=rank))
+        return spfast.apply(graph, of_rank(rank))
 
     assert_equivalent(built.graph, rewrite, inputs(built), WORLD, rtol=2e-6)
 
 
 def test_mean_over_tokens_is_no_norm() -> None:
-    config = spfast.SequenceParallelConfig(tp_size=WORLD, tp_rank=1, recognise="patterns")
+    config = of_rank(1, recognise="patterns")
     (left,) = spfast.apply(mean_over_tokens().graph, config).skipped
     assert left.reason == (
         "%mean_dim = aten.mean.dim reduces a dim of %pow_tensor_scalar [1, 8, 16] "
@@ -101,9 +101,7 @@ def test_mean_over_tokens_is_no_norm() -> None:
 
 def compare_seed(seed: int) -> None:
     case, same = seeded_case(seed), seeded_case(seed)
-    config = spfast.SequenceParallelConfig(
-        tp_size=case.world_size, tp_rank=seed % case.world_size, recognise="patterns"
-    )
+    config = case.config(seed % case.world_size, recognise="patterns")
     try:
         compare(case.graph, same.graph, config)
     except Exception as error:
@@ -126,9 +124,7 @@ def test_a_dead_site_is_not_kept_for_its_size(seed: int) -> None:
 def test_divisibility_is_decided_alike(divisibility: spfast.config.Divisibility) -> None:
     for seed in (17, 18, 24, 26):  # dynamic; the last with a count that is not divisible
         case, same = seeded_case(seed), seeded_case(seed)
-        config = spfast.SequenceParallelConfig(
-            tp_size=case.world_size, tp_rank=0, divisibility=divisibility, recognise="patterns"
-        )
+        config = case.config(0, divisibility=divisibility, recognise="patterns")
         sites = compare(case.graph, same.graph, config)
         rewritten = divisibility == "assume" or (divisibility == "guard" and case.divisible)
         assert case.dynamic and (sites > 0) == rewritten

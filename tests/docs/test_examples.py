@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from spfast import cli, pattern_matcher
 from spfast.patterns import default_registry
+from spfast.testing import assumptions, rendezvous
 from spfast.testing.builder import TOKENS, GraphBuilder
 
 # (page, first words of the block): why it cannot run here. Empty, and better so.
@@ -30,11 +31,14 @@ NOT_RUN: dict[tuple[str, str], str] = {}
 def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Eight ranks of which this is the first, a vLLM that has the pass, a folder to write to."""
     monkeypatch.chdir(tmp_path)
-    manager = types.ModuleType("vllm.compilation.passes.pass_manager")
-    manager.SequenceParallelismPass = object  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, manager.__name__, manager)
+    version = types.ModuleType("vllm.version")
+    version.__version__ = "0.31.0"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, version.__name__, version)
+    monkeypatch.setenv("SPFAST_VLLM_INSTALL", "0")  # so that it is taken back
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     stock = sys.modules["torch._inductor.pattern_matcher"].PatternMatcherPass
     monkeypatch.setattr(stock, "apply", stock.apply)
+    monkeypatch.setattr(assumptions, "Rendezvous", _alone)
     dist.init_process_group("fake", rank=0, world_size=8, store=FakeStore())
     try:
         with (
@@ -44,6 +48,13 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
             yield
     finally:
         dist.destroy_process_group()
+
+
+def _alone(
+    store: Any, name: str, rank: int, ranks: Sequence[int], timeout: float
+) -> rendezvous.Rendezvous:
+    """The seven other ranks will never come."""
+    return rendezvous.Rendezvous(dist.HashStore(), name, rank, [rank], timeout)
 
 
 def _names() -> dict[str, Any]:
@@ -57,7 +68,9 @@ def _names() -> dict[str, Any]:
     both = build.call(torch.ops.vllm_ir.fused_add_rms_norm.default, reduced, residual, weight, 1e-5)
     item = sys.modules["_operator"].getitem
     build.output([build.call(item, both, 0), build.call(item, both, 1)])
-    return {"__name__": "page", "graph": build.graph, "model": torch.nn.Linear(2, 2), "x": x}
+    model = torch.nn.Linear(2, 2)
+    batch = torch.ones(4, 2)
+    return {"__name__": "page", "graph": build.graph, "model": model, "batch": batch, "x": x}
 
 
 def _run(page: Path, block: Block, names: dict[str, Any]) -> str:

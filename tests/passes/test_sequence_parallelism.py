@@ -54,6 +54,14 @@ def test_uuid_changes_with_config_and_rules() -> None:
     assert spfast.SequenceParallelismPass(CONFIG, registry).uuid() != plain
 
 
+def test_a_predicate_is_in_no_key_that_another_process_may_have() -> None:
+    import dataclasses
+
+    asked = spfast.SequenceParallelismPass(dataclasses.replace(CONFIG, replicated=callable))
+    assert asked.uuid() is asked.uuid()
+    assert pickle.loads(pickle.dumps(asked)).uuid() != asked.uuid()
+
+
 def test_ranges() -> None:
     sp = spfast.SequenceParallelismPass(CONFIG)
     assert sp.is_applicable_for_range(spfast.Range(1024, 8192))

@@ -7,16 +7,18 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import fx
 
 import spfast
-from spfast import patterns
+from spfast import _core, patterns
 from spfast.errors import PatternError
 from spfast.patterns import CollectiveFamily, Dialect, Registry, Rows, Value, ops
 from spfast.patterns.vllm_ir import COLLECTIVES
+from spfast.rules import rules_of
 
 RULES = (
     "first_all_reduce_rms_norm",
@@ -146,6 +148,114 @@ def test_a_dialect_is_added_once(registry: Registry) -> None:
     )
     registry.add_dialect(Dialect("mine"), replace=True)
     assert registry.families() == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"group": -1},
+            "group=-1 is no position: pass that of the group among the arguments, "
+            "or None where the all_reduce carries none",
+        ),
+        (
+            {"group": True},
+            "group=True is no position: pass that of the group among the arguments, "
+            "or None where the all_reduce carries none",
+        ),
+        (
+            {"group": None},
+            "reduce_scatter_args has 'group', and group=None says that there is none to pass on",
+        ),
+        (
+            {"reduce_op": 2**31},
+            "reduce_op=2147483648 is no position: pass it, or -1 for sums alone",
+        ),
+        (
+            {"reduce_op": 1},
+            "reduce_op=1 and reduce_scatter_args=('input', 0, 'world_size', 'group') do not agree: "
+            "pass the reduce op on where the all_reduce has one, and nowhere else",
+        ),
+        (
+            {"all_gather_args": ("input", "ranks")},
+            "all_gather_args has 'ranks': "
+            "pass a number or one of input, world_size, group, reduce_op",
+        ),
+        (
+            {"all_gather_args": ("input", 2**63)},
+            "all_gather_args has 9223372036854775808: pass a number that fits 64 bits",
+        ),
+        (
+            {"all_gather_args": ("input", "reduce_op")},
+            "all_gather_args has 'reduce_op', and nothing is reduced there",
+        ),
+        (
+            {"reduce_scatter_args": ("group",)},
+            "reduce_scatter_args lacks 'input', the value that is moved",
+        ),
+    ],
+)
+def test_a_family_that_cannot_be_rewritten_is_refused(fields: Any, message: str) -> None:
+    registry = Registry()
+    with pytest.raises(PatternError) as caught:
+        registry.add_dialect(Dialect("mine", (replace(COLLECTIVES, **fields),)))
+    where = "dialect 'mine', collectives of vllm.all_reduce.default: "
+    assert str(caught.value) == where + message
+    assert registry.dialects() == ()
+
+
+@pytest.mark.parametrize("priority", [2**31, 1.5])
+def test_a_priority_is_a_number_that_the_core_holds(registry: Registry, priority: Any) -> None:
+    with pytest.raises(PatternError) as caught:
+        registry.register("rule", dialect="mine", priority=priority)(relu)
+    assert str(caught.value) == (
+        f"rule 'rule' has priority {priority!r}: pass a whole number below 2**31"
+    )
+    registry.register("rule", dialect="mine", priority=1 - 2**31)(relu)
+    assert len(rules_of(registry)) == 1
+
+
+def test_a_constant_that_fits_no_64_bits_is_refused_where_it_is_registered(
+    registry: Registry,
+) -> None:
+    def huge(x: Value) -> Value:
+        return ops.aten.add.Scalar(x, 10**40)
+
+    with pytest.raises(PatternError) as caught:
+        registry.register("huge", dialect="mine")(huge)
+    assert str(caught.value) == (
+        "pattern 'huge': a number of 133 bits is no constant that a pattern can hold, "
+        "for it does not fit 64: capture it as a parameter"
+    )
+    assert registry.patterns() == ()
+
+
+def test_a_pattern_made_by_hand_still_names_its_rule() -> None:
+    pattern = patterns.trace(lambda x: ops.mylib.op(x, 1), "mine")
+    huge = replace(pattern, priority=2**40)
+    with pytest.raises(PatternError) as caught:
+        _core.Rules([huge], ())
+    assert str(caught.value) == (
+        "rule 'mine' holds a name or a number that a compiled pattern cannot hold"
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        ({"position": 2**31}, "2147483648"),
+        ({"default_dim": 0.5}, "0.5"),
+        ({"rows": (2**40,)}, "1099511627776"),
+    ],
+)
+def test_a_row_wise_rule_has_positions_that_the_core_holds(fields: Any, shown: str) -> None:
+    rule = patterns.RowRule("mylib.op.default", **{"family": "rows", "rows": (0,), **fields})
+    with pytest.raises(PatternError) as caught:
+        Registry().register_rowwise(rule)
+    assert str(caught.value) == (
+        f"the row-wise rule of 'mylib.op.default' has {shown} where a position or a dim is "
+        f"expected: pass a whole number"
+    )
 
 
 def test_dialects_must_spell_a_family_alike(registry: Registry) -> None:

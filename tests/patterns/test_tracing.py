@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ from spfast.errors import PatternError
 from spfast.patterns import (
     Buffer,
     Captures,
+    Dialect,
+    Registry,
     Rows,
     Value,
     default,
@@ -24,6 +27,7 @@ from spfast.patterns import (
 )
 from spfast.patterns.model import Fixed, Form, Literal, Location, Operand, Operation, Parameter
 from spfast.patterns.tracing import trace_variants
+from spfast.rules import rules_of
 
 REDUCED = Operand("operation", 0)
 
@@ -280,6 +284,24 @@ def two_roles(x: Value, c: Captures) -> Value:
 
 DEPENDS = "so it depends on data: a pattern only calls operators, whatever their results are"
 
+WIDE = "a number of {} bits is no constant that a pattern can hold, for it does not fit 64"
+NO_CONSTANTS: list[tuple[Any, str]] = [
+    (object, "<class 'object'> is no constant that a pattern can hold"),
+    (1j, "1j is no constant that a pattern can hold"),
+    (b"sum", "b'sum' is no constant that a pattern can hold"),
+    (2**63, WIDE.format(64)),
+    (-(2**63) - 1, WIDE.format(64)),
+    (10**5000, WIDE.format(16610)),
+    (math.nan, "nan is no constant that a pattern can hold, for it equals nothing"),
+    ("\ud800", "'\\ud800' is no constant that a pattern can hold, for it is no text"),
+]
+
+
+def _holding(constant: Any) -> Callable[..., Any]:
+    """A pattern that holds a constant deep in an argument that has others."""
+    return lambda x: ops.mylib.op(x, one_of(1, [0, [constant]]), default(None))
+
+
 ERRORS: list[tuple[Callable[..., Any], str]] = [
     (lambda x: ops.aten.relu(x) if x else x, f"it takes the truth of a value, {DEPENDS}"),
     (unpacks, f"it unpacks or loops over a value, {DEPENDS}"),
@@ -311,7 +333,10 @@ ERRORS: list[tuple[Callable[..., Any], str]] = [
     (lambda x: ops.aten.add.Tensor(x, x, 1), "aten.add.Tensor takes 2 positional arguments, not 3"),
     (lambda x: ops.aten.rsqrt(x, eps=1), "aten.rsqrt.default has no argument 'eps'"),
     (lambda x: ops.aten.rsqrt(x, self=x), "aten.rsqrt.default is given its argument 'self' twice"),
-    (lambda x: ops.mylib.op(x, object), "<class 'object'> is no constant that a graph can hold"),
+    *(
+        (_holding(constant), f"{shown}: capture it as a parameter")
+        for constant, shown in NO_CONSTANTS
+    ),
     (lambda x: None, "it returns no value: return what a rewrite keeps, one or a tuple"),
     (lambda x: x, "it calls no operator"),
     (dead, "it calls aten.neg.default and never uses the result"),
@@ -354,6 +379,17 @@ ERRORS: list[tuple[Callable[..., Any], str]] = [
         "mylib.op.default writes to 'out', which is given no value",
     ),
 ]
+
+
+@pytest.mark.parametrize(
+    "constant",
+    [2**63 - 1, -(2**63), math.inf, -math.inf, -0.0, 1e400, "\U0001f600", True, [], None],
+)
+def test_what_a_graph_holds_a_pattern_holds_too(constant: Any) -> None:
+    registry = Registry()
+    registry.add_dialect(Dialect("mine"))
+    registry.register("rule", dialect="mine")(_holding(constant))
+    assert len(rules_of(registry)) == 1
 
 
 @pytest.mark.parametrize(("function", "message"), ERRORS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from corner_graphs import CORNERS, WORLD, inputs
+from corner_graphs import CORNERS, WORLD, inputs, of_rank
 from torch import fx
 
 import spfast
@@ -12,7 +12,7 @@ from spfast.testing.lockstep import assert_equivalent
 
 
 def rewrite(graph: fx.Graph, rank: int) -> spfast.Result:
-    result = reference.apply(graph, spfast.SequenceParallelConfig(tp_size=WORLD, tp_rank=rank))
+    result = reference.apply(graph, of_rank(rank))
     graph.lint()
     return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -46,8 +47,8 @@ def check(options: GraphOptions, seeds: range) -> int:
     for seed in seeds:
         case = seeded_case(seed, options)
 
-        def rewrite(graph: fx.Graph, rank: int, world: int = case.world_size) -> spfast.Result:
-            result = reference.apply(graph, of_rank(rank, world))
+        def rewrite(graph: fx.Graph, rank: int, config: Any = case.config) -> spfast.Result:
+            result = reference.apply(graph, config(rank))
             graph.lint()
             return result
 

@@ -49,7 +49,7 @@ def check_ranks(case: TensorParallelCase, recognise: Recognise) -> Result:
 def config_of(
     case: TensorParallelCase, rank: int, recognise: Recognise = "patterns"
 ) -> SequenceParallelConfig:
-    return SequenceParallelConfig(tp_size=case.world_size, tp_rank=rank, recognise=recognise)
+    return case.config(rank, recognise=recognise)
 
 
 def mark(graph: fx.Graph) -> None:
@@ -78,7 +78,13 @@ def check_rank(case: TensorParallelCase, graph: fx.Graph, config: SequenceParall
     return result
 
 
-def replicated(case: TensorParallelCase) -> list[str]:
+def replicated(case: TensorParallelCase) -> list[str] | None:
+    """The inputs that are the same on every rank; None where they prove too little.
+
+    Nothing proves that what one group has reduced is the same on the ranks of another.
+    """
+    if len(case.groups) > 1:
+        return None
     return [spec.name for spec in case.specs if spec.kind != "per_rank"]
 
 

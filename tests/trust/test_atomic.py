@@ -116,7 +116,7 @@ def drawn(seed: int) -> tuple[fx.Graph, SequenceParallelConfig]:
     case = seeded_case(seed)
     for node in case.graph.nodes:  # so that the shape in tensor_meta has to follow too
         node.meta["tensor_meta"] = None
-    return case.graph, SequenceParallelConfig(tp_size=case.world_size, tp_rank=1)
+    return case.graph, case.config(1)
 
 
 GRAPHS: dict[str, Callable[[], tuple[fx.Graph, SequenceParallelConfig]]] = {

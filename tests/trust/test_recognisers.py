@@ -18,9 +18,7 @@ SEEDS = (*REGRESSIONS, *range(300, 330))
 
 def rewritten(case: TensorParallelCase, recognise: Any) -> int:
     def apply(graph: Any, rank: int) -> spfast.Result:
-        config = spfast.SequenceParallelConfig(
-            tp_size=case.world_size, tp_rank=rank, recognise=recognise
-        )
+        config = case.config(rank, recognise=recognise)
         result = spfast.apply(graph, config)
         graph.lint()
         return result

@@ -75,6 +75,13 @@ def groups(count: int) -> fx.Graph:
     return build.graph
 
 
+def config_of(make: Callable[[int], fx.Graph], size: int) -> spfast.SequenceParallelConfig:
+    """One rank of four, of every group that the graph has."""
+    if make is not groups:
+        return CONFIG
+    return spfast.SequenceParallelConfig(groups={f"tp:{i}": (4, 1) for i in range(size)})
+
+
 def sites_with_taps(count: int) -> fx.Graph:
     """Every site reads the same residual, and everybody reads every value."""
     build, x, weight = start()
@@ -105,7 +112,7 @@ def test_deep_and_wide_graphs(make: Callable[[int], fx.Graph], size: int, sites:
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(200)
     try:
-        result = spfast.apply(graph, CONFIG)
+        result = spfast.apply(graph, config_of(make, size))
     finally:
         sys.setrecursionlimit(limit)
     assert result.matched_count == sites and result.skipped == ()
@@ -128,12 +135,12 @@ def test_deeply_nested_argument_is_encoded() -> None:
 @pytest.mark.parametrize("make", [chain, fan, groups, sites_with_taps, noise])
 def test_calls_grow_with_the_graph(make: Callable[[int], fx.Graph]) -> None:
     # Four times the graph: linear work makes four times the calls, quadratic work sixteen times.
-    spfast.apply(make(10), CONFIG)  # what is made once in a process
-    few, many = (calls_of(make(size)) for size in (500, 2000))
+    spfast.apply(make(10), config_of(make, 10))  # what is made once in a process
+    few, many = (calls_of(make(size), config_of(make, size)) for size in (500, 2000))
     assert many < 5 * few, f"four times the graph took {many / few:.1f} times the calls"
 
 
-def calls_of(graph: fx.Graph) -> int:
+def calls_of(graph: fx.Graph, config: spfast.SequenceParallelConfig) -> int:
     """How many functions a run calls, those of FX and torch included."""
     calls = 0
 
@@ -143,7 +150,7 @@ def calls_of(graph: fx.Graph) -> int:
 
     sys.setprofile(count)
     try:
-        spfast.apply(graph, CONFIG)
+        spfast.apply(graph, config)
     finally:
         sys.setprofile(None)
     return calls

@@ -225,11 +225,11 @@ def test_symbolic_rows_need_an_assumption_or_a_guard() -> None:
 def test_the_rank_is_learned_when_nobody_knows_it_and_must_then_agree() -> None:
     def after(m: Maker, second: int) -> fx.Node:
         first = m.add(m.scatter(m.x), m.rows(m.res, 4, 8))
-        other = m.add(m.scatter(m.res), m.rows(m.buffer, second, second + 4))
+        other = m.add(m.scatter(m.buffer), m.rows(m.res, second, second + 4))
         return m.gather(m.norm(m.add(first, other)))
 
     def before(m: Maker) -> fx.Node:
-        other = m.add(m.reduce(m.res), m.buffer)
+        other = m.add(m.reduce(m.buffer), m.res)
         return m.norm(m.add(m.add(m.reduce(m.x), m.res), other))
 
     assert pair(before, lambda m: after(m, 4), tp_rank=None, tp_size=None) == {}

@@ -11,7 +11,6 @@ import torch
 from torch import fx
 
 import spfast
-from spfast import SequenceParallelConfig
 from spfast.testing import (
     GraphOptions,
     TensorParallelCase,
@@ -76,10 +75,7 @@ def test_fuzz_corrupted_results_that_are_proved_are_right() -> None:
     caught = proved = 0
     for seed in range(COUNT):
         case = seeded_case(seed, OPTIONS)
-        configs = [
-            SequenceParallelConfig(tp_size=case.world_size, tp_rank=rank)
-            for rank in range(case.world_size)
-        ]
+        configs = [case.config(rank) for rank in range(case.world_size)]
         right = [copy_graph(case.graph) for _ in configs]
         for graph, config in zip(right, configs, strict=True):
             spfast.apply(graph, config)

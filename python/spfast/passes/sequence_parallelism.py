@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from typing import Any
 
 from torch import fx
@@ -73,13 +74,16 @@ class SequenceParallelismPass(CustomGraphPass):
         """Returns what Inductor puts into its cache key for this pass.
 
         It changes with the version of the package, the rules and the config, and with the groups
-        that this rank is in: ranks share a cache, but not the rows that they keep.
+        that this rank is in: ranks share a cache, but not the rows that they keep. What a predicate
+        answers cannot be told from its name, so with one no other process gets the same key.
         """
         registry = self._rules()
         state = (registry.version, known_groups())
         if self._uuid is None or self._uuid[0] != state:
             parts = [_core.version, registry.digest(), json.dumps(self.config.to_dict())]
             parts.append(repr(state[1]))
+            if callable(self.config.replicated):
+                parts.append(uuid.uuid4().hex)
             digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
             self._uuid = (state, f"spfast.{self.pass_name}.{digest}")
         return self._uuid[1]

@@ -43,7 +43,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from spfast.patterns.families import CollectiveFamily, Dialect
+from spfast.patterns.dialect import CollectiveFamily, Dialect
 from spfast.patterns.registry import Registry
 from spfast.patterns.rowwise import ATEN, RowRule
 

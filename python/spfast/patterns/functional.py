@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from spfast.patterns.blocks import AddBlock, Block, register_rules
-from spfast.patterns.families import CollectiveFamily, Dialect
+from spfast.patterns.dialect import CollectiveFamily, Dialect
 from spfast.patterns.fp8 import QUANTS
 from spfast.patterns.registry import Registry
 from spfast.patterns.rmsnorm import NARROWED, NORMS, cast
@@ -26,6 +26,9 @@ DIALECT = Dialect(
             reduce_scatter_args=("input", "reduce_op", "world_size", "group"),
             all_gather="_c10d_functional.all_gather_into_tensor.default",
             all_gather_args=("input", "world_size", "group"),
+            in_place="_c10d_functional.all_reduce_.default",
+            coalesced="_c10d_functional.all_reduce_coalesced.default",
+            coalesced_in_place="_c10d_functional.all_reduce_coalesced_.default",
         ),
     ),
 )

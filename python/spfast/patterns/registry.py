@@ -6,12 +6,12 @@ import contextlib
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from spfast.errors import PatternError
+from spfast.patterns.dialect import CollectiveFamily, Dialect
 from spfast.patterns.entries import Entry, Key
-from spfast.patterns.families import CollectiveFamily, Dialect
+from spfast.patterns.families import check_dialect, check_spelling
 from spfast.patterns.rowwise import RowRule
 
 if TYPE_CHECKING:
@@ -58,17 +58,19 @@ class Registry:
         """Adds a dialect.
 
         Raises:
-            PatternError: There is one of its name and ``replace`` is false; or one of its
-                all_reduces is spelled otherwise by another dialect.
+            PatternError: There is one of its name and ``replace`` is false; a family of collectives
+                is described so that it cannot be rewritten; or one of its all_reduces is spelled
+                otherwise by another dialect.
         """
         if dialect.name in self._dialects and not replace:
             raise PatternError(
                 f"dialect '{dialect.name}' is registered already: "
                 f"choose another name or pass replace=True"
             )
+        check_dialect(dialect)
         for other in self._dialects.values():
             if other.name != dialect.name:
-                _check_families(dialect, other)
+                check_spelling(dialect, other)
         self._dialects = {**self._dialects, dialect.name: dialect}
         self._version = next(_versions)
 
@@ -94,8 +96,9 @@ class Registry:
             replace: whether an earlier registration of the same name, dialect and variant goes.
 
         Raises:
-            PatternError: The name is taken, the dialect unknown, the function describes no pattern,
-                or the rule's other variants disagree about its priority or a parameter's role.
+            PatternError: The name is taken, the dialect unknown, the function describes no pattern
+                or holds a constant that none can hold, or the rule's other variants disagree about
+                its priority or a parameter's role.
         """
 
         def decorate(function: F) -> F:
@@ -112,6 +115,10 @@ class Registry:
                 )
             from spfast.patterns.tracing import trace_variants
 
+            if not isinstance(priority, int) or abs(priority) >= 1 << 31:
+                raise PatternError(
+                    f"rule '{name}' has priority {priority!r}: pass a whole number below 2**31"
+                )
             patterns = trace_variants(function, name, priority, variants)
             _unify([*self._patterns_of(name, but=key), *patterns])
             self._entries = {**self._entries, key: Entry(patterns)}
@@ -125,7 +132,7 @@ class Registry:
 
         Raises:
             PatternError: An operator is known already, by another rule, and ``replace`` is false;
-                or a ``"rows"`` rule names no operand that has rows.
+                a ``"rows"`` rule names no operand that has rows; or a position is no number.
 
         Example:
             >>> from spfast.patterns import Registry, RowRule
@@ -141,6 +148,13 @@ class Registry:
                     f"rows={rule.rows!r}: name the operands that have rows where the family is "
                     f"'rows', and nowhere else"
                 )
+            numbers = (rule.position, *(row for row in rule.rows if not isinstance(row, str)))
+            for number in (*numbers, rule.default_dim):
+                if not isinstance(number, int) or abs(number) >= 1 << 31:
+                    raise PatternError(
+                        f"the row-wise rule of '{rule.op}' has {number!r} where a position or a "
+                        f"dim is expected: pass a whole number"
+                    )
             known = self._rowwise.get(rule.op)
             if known not in (None, rule) and not replace:
                 raise PatternError(
@@ -304,17 +318,6 @@ class Registry:
             if key.rule == rule and key != but
             for pattern in entry.patterns
         ]
-
-
-def _check_families(new: Dialect, known: Dialect) -> None:
-    for family in new.families:
-        for other in known.families:
-            spelled = replace(family, name="") == replace(other, name="")
-            if family.all_reduce == other.all_reduce and not spelled:
-                raise PatternError(
-                    f"dialects '{new.name}' and '{known.name}' spell the collectives of "
-                    f"{family.all_reduce} differently"
-                )
 
 
 def _unify(patterns: Sequence[Pattern]) -> list[Pattern]:

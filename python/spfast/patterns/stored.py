@@ -24,8 +24,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spfast.patterns.dialect import CollectiveFamily, Dialect
 from spfast.patterns.entries import Entry, Key
-from spfast.patterns.families import CollectiveFamily, Dialect
 
 if TYPE_CHECKING:
     from spfast.patterns.model import Pattern
@@ -39,7 +39,7 @@ FILE = Path(__file__).with_name("default_rules.json")
 
 # What decides which patterns come out: the rules themselves, and how they are traced.
 _SOURCES = """
-blocks building calls entries families fp8 functional model registry rmsnorm signatures stored
+blocks building calls dialect entries fp8 functional model registry rmsnorm signatures stored
 tracing values vllm_custom_ops vllm_ir
 """.split()
 

@@ -266,7 +266,7 @@ def literal(value: Any) -> Literal:
     """A constant as the model holds it.
 
     Raises:
-        PatternError: It is none that a graph could hold.
+        PatternError: It is none that a pattern can hold.
     """
     if value is last_dim:
         return Literal("last_dim")
@@ -275,14 +275,31 @@ def literal(value: Any) -> Literal:
     if isinstance(value, bool):
         return Literal("bool", value)
     if isinstance(value, int):
+        if not -(1 << 63) <= value < 1 << 63:
+            raise PatternError(
+                f"a number of {value.bit_length()} bits is no constant that a pattern can hold, "
+                f"for it does not fit 64: capture it as a parameter"
+            )
         return Literal("int", value)
     if isinstance(value, float):
+        if value != value:
+            raise PatternError(
+                "nan is no constant that a pattern can hold, for it equals nothing: "
+                "capture it as a parameter"
+            )
         return Literal("float", value)
     if isinstance(value, str):
+        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise PatternError(
+                f"{value!r} is no constant that a pattern can hold, for it is no text: "
+                f"capture it as a parameter"
+            )
         return Literal("string", value)
     if isinstance(value, list | tuple):
         return Literal("list", None, tuple(literal(each) for each in value))
     kind = type(value)
     if kind.__module__ == "torch" and kind.__name__ in _TORCH_TAGS:
         return Literal(_TORCH_TAGS[kind.__name__], str(value))
-    raise PatternError(f"{value!r} is no constant that a graph can hold")
+    raise PatternError(
+        f"{value!r} is no constant that a pattern can hold: capture it as a parameter"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from spfast.patterns.blocks import register_rules
 from spfast.patterns.building import either
-from spfast.patterns.families import CollectiveFamily, Dialect
+from spfast.patterns.dialect import CollectiveFamily, Dialect
 from spfast.patterns.fp8 import QUANTS
 from spfast.patterns.registry import Registry
 from spfast.patterns.values import Captures, Value, ops

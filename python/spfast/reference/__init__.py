@@ -14,6 +14,7 @@ from torch import fx
 
 from spfast.config import SequenceParallelConfig
 from spfast.graphs import graph_of
+from spfast.groups import check_unambiguous, group_name
 from spfast.patterns import Registry, default_registry
 from spfast.reference.matching import find_anchors, find_matches
 from spfast.reference.planner import make_plan
@@ -64,6 +65,9 @@ def apply(
     config = config if config is not None else SequenceParallelConfig()
     registry = registry if registry is not None else default_registry()
     anchors = find_anchors(graph, registry.families())
+    check_unambiguous(
+        {group_name(anchor.group) for anchor in anchors if isinstance(anchor.group, str)}, config
+    )
     patterns = [
         pattern
         for pattern in registry.patterns()

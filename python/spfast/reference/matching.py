@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from spfast.patterns.families import CollectiveFamily
+from spfast.patterns.dialect import CollectiveFamily
 from spfast.patterns.model import Fixed, Form, Literal, Location, Operand, Pattern
 from spfast.reference.values import operator_name, root, shape_of, users_by_any_name
 
@@ -27,7 +27,8 @@ class Anchor:
         all_reduce: The node.
         reduced: The node that yields the value: itself, or its wait; None where others read it too.
         family: How its collectives are spelled.
-        group: The group, as the node carries it; None where it is not given by position.
+        group: The group, as the node carries it, empty where it carries none; None where the group
+            or another argument is not given by position.
     """
 
     all_reduce: fx.Node
@@ -62,8 +63,11 @@ def find_anchors(graph: fx.Graph, families: Sequence[CollectiveFamily]) -> list[
     for node in graph.nodes:
         family = by_name.get(operator_name(node))
         if family is not None:
-            given = len(node.args) > family.group and isinstance(node.args[0], fx.Node)
-            group = node.args[family.group] if given else None
+            last = max(family.reduce_op, 0 if family.group is None else family.group)
+            given = len(node.args) > last and isinstance(node.args[0], fx.Node)
+            group: Any = None
+            if given:
+                group = "" if family.group is None else node.args[family.group]
             found.append(Anchor(node, _reduced(node, family), family, group))
     return found
 
@@ -121,11 +125,11 @@ def find_matches(
 
 def _unusable(anchor: Anchor) -> str:
     if anchor.group is None:
-        return "it is called with keyword arguments where positions are expected"
+        return "its tensor, its group or its reduce op is not given by position"
     if isinstance(anchor.group, (fx.Node, list, tuple, dict, slice)):
         return "its group is computed in the graph: only the ranks of a constant one are known"
     if anchor.reduced is None:
-        return "its result has other users than one wait_tensor"
+        return "its result is not read by one wait_tensor alone"
     shape = shape_of(anchor.all_reduce)
     if shape is None or len(shape) < 2 or not isinstance(shape[-1], int):
         return (

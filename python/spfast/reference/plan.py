@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import fx
-from torch._guards import detect_fake_mode
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental import _config as symbolic_config
 
 from spfast.journal import Journal
+from spfast.strides import quiet_mode
 from spfast.tensor_meta import tensor_metas
 
 __all__ = ["New", "Plan", "Ref"]
@@ -121,7 +118,7 @@ class Plan:
         def value_of(ref: Ref) -> Any:
             return values[ref] if ref in values else ref.meta["val"]  # type: ignore[union-attr]
 
-        with _quiet(graph):
+        with quiet_mode(graph):
             for node in graph.nodes:
                 for new in created.get(node, ()):
                     args, kwargs = _map_refs((new.args, new.kwargs), value_of)
@@ -179,20 +176,3 @@ def _map_refs(value: Any, function: Callable[[Ref], Any]) -> Any:
     return fx.node.map_aggregate(
         value, lambda leaf: function(leaf) if isinstance(leaf, (fx.Node, New)) else leaf
     )
-
-
-@contextlib.contextmanager
-def _quiet(graph: fx.Graph) -> Iterator[None]:
-    """The fake mode of the graph's values; what is computed in it leaves no guard.
-
-    A symbolic size whose example is 1 must stay symbolic, and not broadcast.
-    """
-    mode = detect_fake_mode([node.meta.get("val") for node in graph.nodes])
-    mode = mode or FakeTensorMode(allow_non_fake_inputs=True)
-    with mode, contextlib.ExitStack() as stack:
-        if hasattr(symbolic_config, "backed_size_oblivious"):
-            patch: Any = getattr(symbolic_config, "patch")  # noqa: B009 (untyped)
-            stack.enter_context(patch(backed_size_oblivious=True))
-        if mode.shape_env is not None:
-            stack.enter_context(mode.shape_env.suppress_guards())
-        yield

@@ -12,7 +12,7 @@ from torch import fx
 from spfast import targets
 from spfast.reference.plan import New, Plan, Ref
 from spfast.reference.sites import Sharing, Site, only_renamed
-from spfast.reference.values import Memory, is_view, root, shape_of, size_key, source
+from spfast.reference.values import Memory, is_dense, is_view, root, shape_of, size_key, source
 
 __all__ = ["make_plan"]
 
@@ -108,7 +108,7 @@ class _Planner:
         known = {
             "input": value,
             "world_size": site.sharing.group.size,
-            "group": old[family.group],
+            "group": None if family.group is None else old[family.group],
             "reduce_op": old[family.reduce_op] if family.reduce_op >= 0 else None,
         }
         args = tuple(
@@ -123,7 +123,19 @@ class _Planner:
     def _scatter(self, site: Site) -> None:
         rows = self._rows_to_scatter(site)
         here = site.all_reduce
+        given = here.args[0]
+        assert isinstance(given, fx.Node)
+        lies = rows if isinstance(rows, fx.Node) else given
+        viewed = isinstance(rows, fx.Node) or rows.target is aten.reshape.default
+        if viewed and not is_dense(lies.meta["val"]):
+            rows = self._fresh(rows, here, here)
         self._local[site.reduced] = self._collective(site, "reduce_scatter", rows, here, here)
+
+    def _fresh(self, value: Ref, before: fx.Node, origin: fx.Node) -> New:
+        """Collectives take memory as it lies."""
+        return self._create(
+            aten.clone.default, (value,), before, origin, memory_format=torch.contiguous_format
+        )
 
     def _rows_to_scatter(self, site: Site) -> Ref:
         """What is reduced, as [tokens, width]: as it is, before its views, or reshaped."""
@@ -165,7 +177,10 @@ class _Planner:
         )
         if not reads:
             return
-        rows = self._collective(site, "all_gather", self._local[value], reads[0][0], value)
+        shard = self._local[value]
+        if not is_dense(value.meta["val"]):
+            shard = self._fresh(shard, reads[0][0], value)
+        rows = self._collective(site, "all_gather", shard, reads[0][0], value)
         self._gathered[value] = rows
         shaped: New | None = None
         for reader, name, flat in reads:
@@ -216,19 +231,30 @@ class _Planner:
         return True
 
     def _in_own_dims(self, site: Site, value: fx.Node, rows: New, before: fx.Node) -> New:
-        """Back to the dims that the value had; one symbolic dim is left over of the rest."""
-        reduced = site.all_reduce.args[0]
-        assert isinstance(reduced, fx.Node)
+        """Back to the dims that the value had: one symbolic one is left over of the rest."""
+        shape = value.meta["val"].shape
+        symbolic = [size for size in shape if not isinstance(size_key(size), int)]
         sizes: list[Any] = []
-        for axis, size in enumerate(value.meta["val"].shape):
+        for size in shape:
             if isinstance(size_key(size), int):
                 sizes.append(size_key(size))
-            elif -1 not in sizes:
+            elif len(symbolic) == 1:
                 sizes.append(-1)
             else:
-                whole = self._now(site.all_reduce, reduced)
-                sizes.append(self._create(aten.sym_size.int, (whole, axis), before, value))
+                sizes.append(self._size_of(size, before))
         return self._create(aten.reshape.default, (rows, sizes), before, value)
+
+    def _size_of(self, size: Any, before: fx.Node) -> Any:
+        """The first number or input of the graph that tells a size."""
+        for node in self._graph.nodes:
+            value = node.meta.get("val")
+            if isinstance(value, torch.SymInt) and size_key(value) == size_key(size):
+                return node
+            sizes = value.shape if isinstance(value, torch.Tensor) else ()
+            for axis, one in enumerate(sizes if node.op in ("placeholder", "get_attr") else ()):
+                if size_key(one) == size_key(size):
+                    return self._create(aten.sym_size.int, (node, axis), before, node)
+        raise AssertionError(f"nothing in the graph tells {size}")
 
     # --- this rank's rows -------------------------------------------------------------------------
 
@@ -237,10 +263,13 @@ class _Planner:
         wanted = [
             (self._memory.position[user], site, user, name, kind)
             for site in self._sites
-            for kind, pairs in (("rows", site.rows), ("buffer", site.buffers))
+            for kind, pairs in (("rows", site.rows), ("one", site.ones), ("buffer", site.buffers))
             for user, name in pairs
         ]
         for _, site, user, name, kind in sorted(wanted, key=lambda each: each[0]):
+            if kind == "one":
+                self._read_instead(user, name, self._one_row(user, name))
+                continue
             if kind == "buffer":
                 self._read_instead(user, name, self._local_buffer(site, user, name))
                 self._may_die.add(name)
@@ -268,6 +297,14 @@ class _Planner:
             self._own_rows[key] = self._create(
                 aten.slice.Tensor, (full, 0, start, end), user, value
             )
+        return self._own_rows[key]
+
+    def _one_row(self, user: fx.Node, value: fx.Node) -> New:
+        written = self._memory.writer_of(value) is not None
+        key = (value, None, user if written else None)
+        if key not in self._own_rows:
+            args = (value, [1, _width(value)])
+            self._own_rows[key] = self._create(aten.reshape.default, args, user, value)
         return self._own_rows[key]
 
     def _row_bounds(self, site: Site, before: fx.Node) -> tuple[Any, Any]:

@@ -16,13 +16,16 @@ from spfast.groups import Group, resolve_group
 from spfast.reference.matching import Match, depending
 from spfast.reference.values import (
     Memory,
+    is_dense,
     is_view,
+    may_read_fresh,
     operator_name,
     root,
     rows_of,
     shape_of,
     size_key,
     source,
+    wants_format,
 )
 
 __all__ = ["Sharing", "Site", "examine", "only_renamed"]
@@ -60,6 +63,7 @@ class Site:
         interior: The nodes that would become local, in graph order, without the reduced value.
         stream: (user, name) wherever an interior node reads a value of the site.
         rows: (user, name) wherever one reads a value that has a row for each token.
+        ones: (user, name) wherever one reads what is the same for every token, in more dims.
         buffers: (user, name) wherever one fills an empty tensor.
         reason: Why it stays; empty where it is rewritten.
     """
@@ -69,6 +73,7 @@ class Site:
     interior: list[fx.Node] = field(default_factory=list)
     stream: list[tuple[fx.Node, fx.Node]] = field(default_factory=list)
     rows: list[tuple[fx.Node, fx.Node]] = field(default_factory=list)
+    ones: list[tuple[fx.Node, fx.Node]] = field(default_factory=list)
     buffers: list[tuple[fx.Node, fx.Node]] = field(default_factory=list)
     reason: str = ""
 
@@ -95,7 +100,7 @@ class Site:
         shape = shape_of(self.all_reduce) or ()
         renamed = any(root(name, self.width) is not name for _, name in (*self.stream, *self.rows))
         otherwise = any((shape_of(name) or ())[:-1] != shape[:-1] for _, name in self.rows)
-        return renamed or otherwise or len(shape) > 2
+        return renamed or otherwise or bool(self.ones) or len(shape) > 2
 
 
 class _Stays(Exception):
@@ -128,11 +133,37 @@ def examine(matches: Sequence[Match], memory: Memory, config: SequenceParallelCo
             shorter = map(examined, match.shorter)
             site = next((other for other in shorter if not other.reason), site)
         sites.append(site)
+    _check_strides(sites)
     return sites
 
 
+def _check_strides(sites: Sequence[Site]) -> None:
+    """Values that lie otherwise than a fresh tensor are gathered for few readers."""
+    for site in reversed(sites):  # later ones read earlier ones
+        if site.reason:
+            continue
+        local = {node for other in sites if not other.reason for node in other.interior}
+        read = [root(name, site.width) for _, name in site.rows]
+        if all(is_dense(value.meta["val"]) for value in (site.all_reduce, *read)):
+            continue
+        names = [site.reduced, *site.interior]
+        for name in names:
+            value = name.meta["val"]
+            for user in name.users if isinstance(value, torch.Tensor) else ():
+                if user in local or site.reason:
+                    continue
+                if source(user, site.width) is name:
+                    names.append(user)
+                elif not may_read_fresh(user, value):
+                    strides = _sizes(list(map(size_key, value.stride())))
+                    site.reason = (
+                        f"{_call(user)} reads %{name.name} with strides {strides}, "
+                        f"which an all_gather does not keep"
+                    )
+
+
 def _share(site: Site, sharings: dict[Any, Sharing], config: SequenceParallelConfig) -> Sharing:
-    group = resolve_group(site.match.anchor.group, config)
+    group = resolve_group(site.match.anchor.group or None, config)
     if group.problem:
         raise _Stays(group.problem)
     tokens = rows_of(site.all_reduce.meta["val"])
@@ -188,6 +219,10 @@ class _Examiner:
             )
         for value in (site.all_reduce, site.reduced, *site.interior):
             self._check_unwritten(value)
+            if wants_format(value):
+                raise _Stays(
+                    f"{_call(value)} asks for a memory format for more dims than a shard has"
+                )
 
     def _check_unwritten(self, value: fx.Node) -> None:
         writer = self._memory.writer_of(value)
@@ -212,16 +247,30 @@ class _Examiner:
             rows = rows_of(root(name, self._width).meta["val"]) if len(shape) >= 2 else None
             if rows is not None and size_key(rows) == self._tokens and isinstance(shape[-1], int):
                 site.rows.append((user, name))
-            elif not _is_replicated(name):
+            elif not self._read_replicated(user, name):
                 full, reduced = root(name, self._width), site.all_reduce
                 raise _Stays(
                     f"residual %{full.name} has shape {_show(full)}, "
                     f"%{reduced.name} has shape {_show(reduced)}"
                 )
-        elif not _is_replicated(name):
+        elif not self._read_replicated(user, name):
             raise _Stays(
                 f"operand %{name.name} has shape {_show(name)} and is not the same for every token"
             )
+
+    def _read_replicated(self, user: fx.Node, name: fx.Node) -> bool:
+        """The same for every token: it broadcasts over the rows, however many there are."""
+        value = name.meta.get("val")
+        if isinstance(value, torch.Tensor):
+            if any(size_key(size) != 1 for size in value.shape[:-1]):
+                return False
+            if value.dim() > 2:
+                self._site.ones.append((user, name))
+            return True
+        known = isinstance(value, (torch.SymInt, int, list, tuple)) and not isinstance(value, bool)
+        if not known:
+            raise _Stays(_unknown(name))
+        return True
 
     def _role_of(self, name: fx.Node) -> str:
         match = self._site.match
@@ -292,17 +341,6 @@ def only_renamed(name: fx.Node, width: int, memory: Memory) -> str:
                 return f"{_call(looked_through)} changes the size or dtype of what it copies"
         looked_through = named
     return ""
-
-
-def _is_replicated(node: fx.Node) -> bool:
-    """The same for every token: it broadcasts over the rows, however many there are."""
-    value = node.meta.get("val")
-    if isinstance(value, torch.Tensor):
-        return value.dim() <= 1 or (value.dim() == 2 and size_key(value.shape[0]) == 1)
-    known = isinstance(value, (torch.SymInt, int, list, tuple)) and not isinstance(value, bool)
-    if not known:
-        raise _Stays(_unknown(node))
-    return True
 
 
 # --- words ----------------------------------------------------------------------------------------

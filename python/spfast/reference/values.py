@@ -14,7 +14,9 @@ from spfast import targets
 
 __all__ = [
     "Memory",
+    "is_dense",
     "is_view",
+    "may_read_fresh",
     "operator_name",
     "root",
     "rows_of",
@@ -22,6 +24,7 @@ __all__ = [
     "size_key",
     "source",
     "users_by_any_name",
+    "wants_format",
 ]
 
 aten = torch.ops.aten
@@ -34,6 +37,16 @@ _IDENTITIES = (
     aten.lift_fresh_copy.default,
 )
 _EVERYTHING = 2**63 - 1
+_FORMAT = type(torch.contiguous_format)
+
+# Their results are fresh tensors, whatever the strides of their operands.
+_PRODUCTS = (
+    aten.mm.default,
+    aten.addmm.default,
+    aten.bmm.default,
+    aten.baddbmm.default,
+    aten.sym_size.int,
+)
 
 
 def operator_name(node: fx.Node) -> str:
@@ -80,7 +93,7 @@ def source(node: fx.Node, width: int) -> fx.Node | None:
         last = sizes[-1] if len(sizes) >= 2 else None
         named = node.args[0] if type(last) is int and last == width else None
     elif node.target in _IDENTITIES:
-        named = node.args[0] if node.args else None
+        named = node.args[0] if node.args and not wants_format(node) else None
     elif node.target is aten.copy.default:
         named = node.args[1] if len(node.args) > 1 else None
     elif node.target is aten.slice.Tensor and not node.kwargs:
@@ -89,6 +102,12 @@ def source(node: fx.Node, width: int) -> fx.Node | None:
         if start in (None, 0) and end in (None, _EVERYTHING) and step == 1:
             named = node.args[0]
     return named if isinstance(named, fx.Node) else None
+
+
+def wants_format(node: fx.Node) -> bool:
+    """Whether the result is to lie in a format that holds for so many dims alone."""
+    formats = (torch.channels_last, torch.channels_last_3d)
+    return any(value in formats for value in node.kwargs.values() if type(value) is _FORMAT)
 
 
 def root(node: fx.Node, width: int) -> fx.Node:
@@ -131,6 +150,30 @@ def shape_of(node: fx.Node) -> tuple[Any, ...] | None:
 def rows_of(value: torch.Tensor) -> Any:
     """How many rows a tensor has when all its dims but the last are made one."""
     return math.prod(value.shape[:-1]) if value.dim() >= 2 else None
+
+
+def is_dense(value: torch.Tensor) -> bool:
+    """Whether a tensor lies as a fresh one does; the strides of dims of size 1 are nobody's."""
+    expected: Any = 1
+    for size, stride in zip(reversed(value.shape), reversed(value.stride()), strict=True):
+        if size_key(size) == 1:
+            continue
+        if size_key(stride) != size_key(expected):
+            return bool(size_key(value.numel()) == 0)
+        expected = expected * size
+    return True
+
+
+def may_read_fresh(reader: fx.Node, value: torch.Tensor) -> bool:
+    """Whether the reader yields the same when it reads a fresh tensor with these elements."""
+    name = operator_name(reader)
+    if not is_dense(value):
+        return reader.target in _PRODUCTS
+    sizes = tuple(map(size_key, value.shape))
+    if 1 not in sizes or reader.op == "output":
+        return True
+    known = name.startswith(("aten.", "prims.", "_operator.", "_c10d_functional."))
+    return known and not any(part in name for part in ("stride", "storage", "contiguous"))
 
 
 # --- memory -------------------------------------------------------------------------------------
@@ -208,7 +251,7 @@ def _written(node: fx.Node) -> Iterator[fx.Node]:
         held = [node.args, node.kwargs]
     elif method.endswith("_") and not method.endswith("__"):
         held = [node.args[0]]
-    elif isinstance(node.target, torch._ops.OpOverload):
+    elif isinstance(node.target, torch._ops.OpOverload) and node.target.namespace != "c10d":
         for position, argument in enumerate(node.target._schema.arguments):
             alias = argument.alias_info
             if alias is not None and (alias.is_write or position > 0):

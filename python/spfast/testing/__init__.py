@@ -6,6 +6,7 @@
   with inputs for every rank.
 - :mod:`spfast.testing.brute_force` finds out by running which sites of such a graph could be
   rewritten at all, and with how few all_gathers.
+- :func:`check_assumptions` compares what a compiled model takes on trust over real ranks.
 - :func:`run_ranks` runs a function on real processes joined by gloo.
 - :func:`declare` stands in for vLLM's ops where vLLM is not installed.
 
@@ -24,6 +25,7 @@ Example:
             )
 """
 
+from spfast.testing.assumptions import AssumptionCheck, check_assumptions
 from spfast.testing.equivalence import assert_equivalent, assert_same, clone_inputs, copy_graph
 from spfast.testing.gloo import RankError, run_ranks
 from spfast.testing.graphs import GraphOptions, TensorParallelCase, cases, seeded_case
@@ -31,6 +33,7 @@ from spfast.testing.interpreter import GroupMap, LockstepError, run_lockstep
 from spfast.testing.ops import declare, register_group
 
 __all__ = [
+    "AssumptionCheck",
     "GraphOptions",
     "GroupMap",
     "LockstepError",
@@ -39,6 +42,7 @@ __all__ = [
     "assert_equivalent",
     "assert_same",
     "cases",
+    "check_assumptions",
     "clone_inputs",
     "copy_graph",
     "declare",

@@ -25,7 +25,7 @@ class CollectiveCall:
     """One rank's call of a collective.
 
     Attributes:
-        kind: "all_reduce", "reduce_scatter", "all_gather" or "broadcast".
+        kind: "all_reduce", "reduce_scatter", "all_gather", "all_to_all" or "broadcast".
         group: the name of the group, as the graph spells it.
         tensor: the operand on this rank.
         reduce_op: "sum", "avg", "max", "min" or "product"; "" where nothing is reduced.
@@ -33,6 +33,7 @@ class CollectiveCall:
         world_size: the number of ranks the op was told; 0 where it is not an argument.
         out: a tensor that the result is written to as well (in-place and out variants), or None.
         source: the root rank of a broadcast.
+        splits: of an all_to_all, how many rows go to each rank; empty for equal parts.
     """
 
     kind: str
@@ -43,6 +44,7 @@ class CollectiveCall:
     world_size: int = 0
     out: torch.Tensor | None = None
     source: int = 0
+    splits: tuple[int, ...] = ()
 
     def agreement(self) -> dict[str, Any]:
         """What every rank of the group must say alike."""
@@ -51,7 +53,7 @@ class CollectiveCall:
             "reduce op": self.reduce_op,
             "dim": self.dim,
             "world size": self.world_size,
-            "shape": tuple(self.tensor.shape),
+            "shape": () if self.kind == "all_to_all" else tuple(self.tensor.shape),
             "dtype": self.tensor.dtype,
             "source": self.source,
         }
@@ -109,6 +111,9 @@ def read_call(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Co
         return CollectiveCall("reduce_scatter", group, tensor, reduce_op, world_size=size, out=out)
     if op in ("all_gather_into_tensor", "all_gather_into_tensor_out"):
         return CollectiveCall("all_gather", group, tensor, world_size=size, out=out)
+    if op == "all_to_all_single":
+        splits = tuple(map(int, bound.get("input_split_sizes") or ()))
+        return CollectiveCall("all_to_all", group, tensor, splits=splits)
     if op in ("broadcast", "broadcast_"):
         target_tensor = tensor if op.endswith("_") else None
         return CollectiveCall(
@@ -148,6 +153,12 @@ def perform(calls: Sequence[CollectiveCall]) -> list[torch.Tensor]:
     if first.kind == "all_gather":
         whole = _concatenate([call.tensor for call in calls], first.dim)
         results = [whole.clone() for _ in calls]
+    elif first.kind == "all_to_all":
+        parts = [
+            torch.split(call.tensor, list(call.splits)) if call.splits else call.tensor.chunk(ranks)
+            for call in calls
+        ]
+        results = [torch.cat([sent[rank] for sent in parts]) for rank in range(ranks)]
     elif first.kind == "broadcast":
         results = [calls[first.source].tensor.clone() for _ in calls]
     else:

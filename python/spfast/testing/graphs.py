@@ -14,6 +14,7 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor
 
+from spfast.config import SequenceParallelConfig
 from spfast.testing.builder import TOKENS, Dim, GraphBuilder, InputSpec
 from spfast.testing.choose import Chooser, DrawnChooser, SeededChooser
 from spfast.testing.dialects import DIALECTS, FP8, Dialect, make_dialect
@@ -113,6 +114,13 @@ class TensorParallelCase:
         return [
             [spec.make(rank, count, seed) for spec in self.specs] for rank in range(self.world_size)
         ]
+
+    def config(self, rank: int, **fields: Any) -> SequenceParallelConfig:
+        """The config of one rank, with these fields besides: its place in each group."""
+        if len(self.groups) == 1:
+            return SequenceParallelConfig(tp_size=self.world_size, tp_rank=rank, **fields)
+        groups = {name: (len(ranks), ranks.index(rank)) for name, ranks in self.groups.items()}
+        return SequenceParallelConfig(groups=groups, **fields)
 
     def admits(self, tokens: int) -> bool:
         """Whether the graph may be run with so many tokens: shapes may have added guards."""

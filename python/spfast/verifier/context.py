@@ -11,9 +11,30 @@ from torch import fx
 
 from spfast.verifier.dims import Dims
 from spfast.verifier.groups import Groups
-from spfast.verifier.values import Kind, Store, Value
+from spfast.verifier.values import Kind, Store, Value, Write
 
-__all__ = ["Context", "Rule"]
+__all__ = ["Context", "Meeting", "Rule"]
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """A full value that an operator reads together with one rank's rows.
+
+    Attributes:
+        node: The node that holds it, or the rows that were cut out of it.
+        reader: The name of the node that reads it.
+        has_rows: Whether it has a row for each token, of which this rank's were cut out.
+    """
+
+    node: fx.Node
+    reader: str
+    has_rows: bool
+
+    def describe(self) -> str:
+        """Says where it meets them."""
+        if self.has_rows:
+            return f"one rank's rows of it are cut out for {self.reader!r}"
+        return f"is read whole beside one rank's rows in {self.reader!r}"
 
 
 @dataclass
@@ -28,8 +49,10 @@ class Context:
         values: What each node is.
         effects: The terms of everything that happens in an order, with the node's name.
         problems: What was found wrong, by node.
-        assumed: Nodes taken to be the same on every rank.
-        replicated: Nodes proved so; None when nobody said which inputs are.
+        met: What meets rows of a group, by the group and its term.
+        opaque: Nodes that were compared as they are.
+        reads: What nodes read, where something had been written before.
+        node: The node that is looked at now.
         vals: meta["val"] of each node of this graph.
         why: The reason of the rule that runs now.
     """
@@ -38,18 +61,24 @@ class Context:
     dims: Dims
     groups: Groups
     is_after: bool
-    replicated: set[fx.Node] | None = None
     vals: dict[fx.Node, Any] = field(default_factory=dict)
     values: dict[fx.Node, Value] = field(default_factory=dict)
     effects: list[tuple[int, fx.Node]] = field(default_factory=list)
     problems: dict[fx.Node, str] = field(default_factory=dict)
-    assumed: dict[fx.Node, None] = field(default_factory=dict)
+    met: dict[tuple[str, int], Meeting] = field(default_factory=dict)
+    opaque: set[fx.Node] = field(default_factory=set)
+    reads: dict[fx.Node, dict[fx.Node, Value]] = field(default_factory=dict)
+    node: fx.Node | None = None
     why: str | None = None
     # Of graphs that write to tensors: the storage each node shares, each storage's last write (its
     # term, and how many writes there had been), and how many there had been at each node.
     roots: dict[fx.Node, Hashable] = field(default_factory=dict)
     born: dict[fx.Node, int] = field(default_factory=dict)
-    written: dict[Hashable, tuple[int, int]] = field(default_factory=dict)
+    written: dict[Hashable, tuple[int, float]] = field(default_factory=dict)
+    # Collectives in place, where what they return may as well lie elsewhere.
+    apart: set[fx.Node] = field(default_factory=set)
+    # The terms that an effect overwrites from end to end.
+    overwritten: dict[int, frozenset[int]] = field(default_factory=dict)
 
     def read(self, node: fx.Node) -> Value:
         """Returns what ``node`` holds when it is read now, after the writes so far.
@@ -71,14 +100,20 @@ class Context:
             block = store.blocks.get(value.term)
             if block is not None:
                 assert value.shape is not None
-                base = store.term(("written", block[0], effect))
-                return store.block(base, *block[1:], value.shape)
-            return store.full(store.term(("written", value.term, effect)), value.shape)
+                return store.block(self._rewritten(block[0], effect), *block[1:], value.shape)
+            return store.full(self._rewritten(value.term, effect), value.shape)
         if value.kind is Kind.SHARD:
             assert value.shape is not None
-            term = store.term(("written", value.term, effect))
+            term = self._rewritten(value.term, effect)
             return store.shard(term, value.group, value.tp, value.shape)
         return store.full(store.term(("written", value.kind.name, value.term, effect)), value.shape)
+
+    def _rewritten(self, base: int, effect: int) -> int:
+        term = self.store.term(("written", base, effect))
+        if term not in self.store.writes:
+            is_whole = base in self.overwritten.get(effect, ())
+            self.store.writes[term] = Write(base, effect, is_whole)
+        return term
 
     def key(self, argument: Any) -> Hashable:
         """Returns what an argument is compared by: literals with their type, nodes by value."""
@@ -118,16 +153,11 @@ class Context:
             return self.dims.of(argument)
         return None
 
-    def assume(self, node: fx.Node) -> None:
-        """Notes that ``node`` must be the same on every rank."""
-        if not self.is_after:
-            return
-        if self.replicated is None:
-            self.assumed[node] = None
-        elif node not in self.replicated:
-            self.problems.setdefault(
-                node, "meets rows of one rank but is not proved the same on every rank"
-            )
+    def meet(self, node: fx.Node, term: int, group: str, *, has_rows: bool = False) -> None:
+        """Notes that ``node``, or what it is rows of, must be the same on every rank of a group."""
+        if (group, term) not in self.met:
+            reader = "" if self.node is None else self.node.name
+            self.met[group, term] = Meeting(node, reader, has_rows)
 
 
 # Returns None when the rule does not apply, so that the operands are needed whole.

@@ -8,6 +8,7 @@ is ``n / 4``.
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -17,10 +18,11 @@ import sympy
 import torch
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.utils._sympy.functions import FloorDiv, Mod
+from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from spfast.verifier.values import Shape
 
-__all__ = ["SYMBOLIC_OPERATORS", "Dims", "strip_leading"]
+__all__ = ["SYMBOLIC_OPERATORS", "Dims", "is_data", "strip_leading"]
 
 SYMBOLIC_OPERATORS: dict[Callable[..., Any], Callable[[Any, Any], Any]] = {
     operator.add: operator.add,
@@ -35,7 +37,8 @@ class Dims:
     """Converts and compares sizes, and remembers what is known of their divisibility."""
 
     def __init__(self) -> None:
-        self._exact: set[tuple[Any, Any]] = set()
+        # (size, parts) of a floor that is known to be exact -> the fraction that it is
+        self._exact: dict[tuple[Any, Any], Any] = {}
         self._plain: dict[Any, Any] = {}
         self._symints: dict[Any, torch.SymInt] = {}
         self._products: dict[Shape, Any] = {}
@@ -48,7 +51,7 @@ class Dims:
             return size
         if isinstance(size, torch.SymInt):
             expression = size.node.expr
-            self._symints.setdefault(expression, size)
+            self._symints[expression] = size
             return self.plain(expression)
         return self.plain(size)
 
@@ -67,8 +70,8 @@ class Dims:
 
     def _quotient(self, base: Any, divisor: Any) -> Any:
         base = sympy.expand(base)
-        whole = FloorDiv(base, divisor)
-        return base / divisor if (base, divisor) in self._exact else whole
+        found = self._exact.get((base, divisor))
+        return FloorDiv(base, divisor) if found is None else found
 
     def shape_of(self, val: Any) -> Shape | None:
         """Returns the shape of a fake tensor; None for anything else."""
@@ -114,16 +117,24 @@ class Dims:
             return size % parts == 0
         if Mod(size, parts) == 0:
             return True
-        symint = self._symints.get(size)
-        if symint is None:
-            symint = self._rebuild(size)
+        symint = self._rebuilt(size)
         return symint is not None and bool(statically_known_true(symint % parts == 0))
 
-    def _rebuild(self, size: Any) -> torch.SymInt | None:
-        """A product of a number and one size that has been seen, such as 4*s27."""
-        factor, rest = size.as_coeff_Mul()
-        seen = self._symints.get(rest)
-        return None if seen is None or not factor.is_Integer else int(factor) * seen
+    def _rebuilt(self, size: Any) -> Any:
+        """A size as a SymInt, which knows what was guarded; None where its parts are not seen."""
+        seen = self._symints.get(size)
+        if seen is not None or isinstance(size, int):
+            return size if seen is None else seen
+        if size.is_Integer:
+            return int(size)
+        parts = [self._rebuilt(part) for part in size.args]
+        if not parts or any(part is None for part in parts):
+            return None
+        if size.is_Add or size.is_Mul:
+            return functools.reduce(operator.add if size.is_Add else operator.mul, parts)
+        if isinstance(size, (FloorDiv, Mod)):
+            return (operator.floordiv if isinstance(size, FloorDiv) else operator.mod)(*parts)
+        return None
 
     def assume_divisible(self, size: Any, parts: int) -> None:
         """Takes size // parts to be exact from here on."""
@@ -131,7 +142,7 @@ class Dims:
             return
         floor = FloorDiv(size, parts)
         if isinstance(floor, FloorDiv) and floor.args not in self._exact:
-            self._exact.add(floor.args)
+            self._exact[floor.args] = size / parts  # of (s//2)//2, which is s//4: (s//2)/2
             for known in (self._plain, self._products, self._points, self._sampled):
                 known.clear()
 
@@ -178,6 +189,16 @@ class Dims:
                     self._points[symbol] = step * (1009 + 2 * len(self._points))
             found = self._sampled[expression] = int(expression.xreplace(self._points))
         return found
+
+
+_DATA = (SymT.UNBACKED_INT, SymT.UNBACKED_FLOAT)
+
+
+def is_data(number: Any) -> bool:
+    """Says whether a number was read out of a tensor; all others are sizes and literals."""
+    if isinstance(number, int):
+        return False
+    return any(symbol_is_type(symbol, _DATA) for symbol in number.free_symbols)
 
 
 def strip_leading(lead: Shape) -> Shape:

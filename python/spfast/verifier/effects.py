@@ -14,11 +14,19 @@ from typing import Any
 import torch
 from torch import fx
 
+from spfast.verifier.across import what_it_does
 from spfast.verifier.context import Context
 from spfast.verifier.kinds import Writes, operator_name
 from spfast.verifier.values import Value
 
-__all__ = ["is_view", "perform", "share_storage", "shared_operand"]
+__all__ = [
+    "is_made_here",
+    "is_view",
+    "overwrite",
+    "perform",
+    "share_storage",
+    "shared_operand",
+]
 
 
 def perform(
@@ -35,6 +43,9 @@ def perform(
     term = ctx.store.term(key)
     ctx.effects.append((term, node))
     written = _written(node, writes, args, kwargs)
+    if what_it_does(node.op, node.target).overwrites:
+        whole = (ctx.values[operand].term for operand in written)
+        ctx.overwritten[term] = frozenset(whole)
     for operand in written:
         ctx.written[ctx.roots.get(operand, operand)] = (term, place + 1)
     returned = shared_operand(node.target, args, kwargs)
@@ -44,13 +55,39 @@ def perform(
     return key, None
 
 
+def is_made_here(ctx: Context, node: fx.Node) -> bool:
+    """Whether the memory of a value was made by an operator of this graph, and by which is known.
+
+    Nobody outside the graph sees what is written to such memory.
+    """
+    root = ctx.roots.get(node, node)
+    if not isinstance(root, fx.Node) or root.op != "call_function":
+        return False
+    target = root.target
+    return isinstance(target, torch._ops.OpOverload) and all(
+        result.alias_info is None for result in target._schema.returns
+    )
+
+
+def overwrite(ctx: Context, node: fx.Node, operand: fx.Node, term: int) -> None:
+    """Notes that ``operand``'s memory holds something else from now on, which is no effect.
+
+    What ``node`` returns is taken to lie elsewhere.
+    """
+    # After every effect so far, and before the next.
+    place = len(ctx.effects) + 0.5
+    root = ctx.roots.get(operand, operand)
+    ctx.written[root] = (ctx.store.term(("overwritten", term)), place)
+    ctx.apart.add(node)
+
+
 def share_storage(
     ctx: Context, node: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> None:
     """Notes whose storage ``node`` shares, in a graph that writes to tensors."""
     ctx.born[node] = len(ctx.effects)
     source = shared_operand(node.target, args, kwargs)
-    if source is None:
+    if source is None or node in ctx.apart:
         return
     if node.target is operator.getitem:
         root = ctx.roots.get(source)

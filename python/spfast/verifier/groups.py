@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
+
+from spfast.groups import check_unambiguous
 
 if TYPE_CHECKING:
     from spfast.config import SequenceParallelConfig
@@ -15,13 +18,29 @@ __all__ = ["Groups"]
 class Groups:
     """Sizes and ranks by group name.
 
-    The config answers for the group it names, or for every group when it names none; then
-    torch.distributed is asked. A rank that nobody knows is taken from the first slice of the graph
-    that needs one, and every later slice must agree.
+    The config's ``groups`` answer first; its ``tp_size`` and ``tp_rank`` for the group that it
+    names, or for the only other one when it names none; then torch.distributed is asked. A rank
+    that nobody knows is taken from the first slice of the graph that needs one, and every later
+    slice must agree.
     """
 
-    def __init__(self, config: SequenceParallelConfig | None) -> None:
+    def __init__(
+        self, config: SequenceParallelConfig | None, reduced: Collection[str] = ()
+    ) -> None:
+        """Takes what the config says.
+
+        Args:
+            config: The configuration, if there is one.
+            reduced: The groups that the original graph reduces over.
+
+        Raises:
+            ConfigError: The config's rank may be of several of them.
+        """
         self._config = config
+        if config is not None:
+            check_unambiguous(reduced, config)
+        self._given = dict(config.groups) if config is not None else {}
+        self._others = set(reduced) - self._given.keys()
         self._sizes: dict[str, tuple[int, str]] = {}
         self._ranks: dict[str, int | None] = {}
         self.assumes_divisible = config is not None and config.divisibility == "assume"
@@ -46,15 +65,24 @@ class Groups:
         self._ranks[group] = rank
 
     def _configured(self, group: str) -> bool:
-        return self._config is not None and self._config.group_name in (None, group)
+        if self._config is None or self._config.group_name is not None:
+            return self._config is not None and self._config.group_name == group
+        # Of several groups, or of one that is not reduced over, the one size says nothing.
+        return self._others in (set(), {group})
 
     def _look_up_size(self, group: str) -> tuple[int, str] | None:
+        given = self._given.get(group)
+        if given is not None:
+            return given[0], "the config"
         if self._configured(group) and self._config is not None and self._config.tp_size:
             return self._config.tp_size, "the config"
         found = _process_group(group)
         return None if found is None else (found.size(), "torch.distributed")
 
     def _look_up_rank(self, group: str) -> int | None:
+        given = self._given.get(group)
+        if given is not None:
+            return given[1]
         if self._configured(group) and self._config is not None:
             if self._config.tp_rank is not None:
                 return self._config.tp_rank

@@ -40,6 +40,8 @@ class Collective:
     dim: int = -1
     reduce_op: int = -1
     needs_wait: bool = False
+    many: bool = False  # takes a list of tensors, and returns one
+    in_place: bool = False  # writes to them, and returns them
 
 
 COLLECTIVES: dict[str, Collective] = {
@@ -47,6 +49,15 @@ COLLECTIVES: dict[str, Collective] = {
     "vllm::reduce_scatter": Collective("scatter", group=3, size=2, dim=1),
     "vllm::all_gather": Collective("gather", group=3, size=2, dim=1),
     "_c10d_functional::all_reduce": Collective("reduce", group=2, reduce_op=1, needs_wait=True),
+    "_c10d_functional::all_reduce_": Collective(
+        "reduce", group=2, reduce_op=1, needs_wait=True, in_place=True
+    ),
+    "_c10d_functional::all_reduce_coalesced": Collective(
+        "reduce", group=2, reduce_op=1, needs_wait=True, many=True
+    ),
+    "_c10d_functional::all_reduce_coalesced_": Collective(
+        "reduce", group=2, reduce_op=1, needs_wait=True, many=True, in_place=True
+    ),
     "_c10d_functional::reduce_scatter_tensor": Collective(
         "scatter", group=3, size=2, reduce_op=1, needs_wait=True
     ),
@@ -281,7 +292,11 @@ def writes_of(op: str, target: Any) -> Writes:
     if op != "call_function":
         return Writes(None, True)
     if isinstance(target, torch._ops.OpOverload):
+        if target.namespace == "c10d":  # writes to tensors of which its schemas do not say so
+            return Writes(None, True)
         schema = target._schema
+        if target.namespace == "c10d":
+            return Writes(None, True)  # they write to what they are given, and do not say so
         written = tuple(
             (i, a.name)
             for i, a in enumerate(schema.arguments)

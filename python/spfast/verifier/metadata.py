@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 
-from spfast.verifier.dims import Dims
+from spfast.verifier.dims import Dims, is_data
 from spfast.verifier.effects import shared_operand
 from spfast.verifier.fake_runs import FakeRuns
 from spfast.verifier.kinds import writes_of
@@ -85,7 +85,7 @@ class Metadata:
             return "has no meta['val']" if old is None or old[5] is not None else None
         if target is operator.getitem:
             return self._item_problem(args, val)
-        if writes_of(op, target).ordered:
+        if writes_of(op, target).ordered or _is_data(val):
             return None
         try:
             key: Hashable = (target, self._key(args), self._key(kwargs))
@@ -225,6 +225,11 @@ class Metadata:
                 continue
             if roots.get(owner, owner) is not roots.get(node, node):
                 yield node, f"shares the storage of its meta['val'] with {owner.name!r}"
+
+
+def _is_data(val: Any) -> bool:
+    """Whether a value was read out of a tensor, so that no shape rule tells it."""
+    return isinstance(val, torch.SymInt) and is_data(val.node.expr)
 
 
 def _operands(entry: Entry) -> list[fx.Node]:

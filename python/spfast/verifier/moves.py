@@ -11,7 +11,8 @@ from torch import fx
 from spfast.groups import group_name
 from spfast.verifier.context import Context
 from spfast.verifier.dims import SYMBOLIC_OPERATORS
-from spfast.verifier.kinds import COLLECTIVES
+from spfast.verifier.effects import is_made_here, overwrite
+from spfast.verifier.kinds import COLLECTIVES, Collective
 from spfast.verifier.values import Kind, Shape, Value
 
 __all__ = [
@@ -40,7 +41,11 @@ def collective(
 ) -> Value | None:
     """all_reduce, reduce_scatter and all_gather over one group."""
     what = COLLECTIVES[target._name]
-    if kwargs or len(args) <= what.group or not isinstance(args[0], fx.Node):
+    if kwargs or len(args) <= what.group:
+        return None
+    if what.many or what.in_place:
+        return _reduce_several(ctx, node, what, args)
+    if not isinstance(args[0], fx.Node):
         return None
     value = ctx.read(args[0])
     group = group_name(args[what.group])
@@ -66,6 +71,34 @@ def collective(
     if result is None:
         return None
     return ctx.store.pending(result) if what.needs_wait else result
+
+
+def _reduce_several(ctx: Context, node: fx.Node, what: Collective, args: Args) -> Value | None:
+    """An all_reduce of a list of tensors, or one that writes to what it reduces.
+
+    A write to memory that is made in the graph is no effect: who reads that memory later, by
+    another name, reads something else than before.
+    """
+    operands = args[0] if what.many else (args[0],)
+    if not isinstance(operands, (list, tuple)):
+        return None
+    if not all(isinstance(operand, fx.Node) for operand in operands):
+        return None
+    if what.in_place and not all(is_made_here(ctx, operand) for operand in operands):
+        return None
+    values = [ctx.read(operand) for operand in operands]
+    for operand, value in zip(operands, values, strict=True):
+        if value.kind is not Kind.FULL:
+            ctx.why = f"reduces {value.describe()} in {operand.name!r}"
+            return None
+    reduce_op, group = args[what.reduce_op], group_name(args[what.group])
+    parts = []
+    for operand, value in zip(operands, values, strict=True):
+        term = ctx.store.term(("reduced", value.term, reduce_op, group))
+        parts.append(ctx.store.pending(ctx.store.full(term, value.shape)))
+        if what.in_place:
+            overwrite(ctx, node, operand, term)
+    return ctx.store.tuple(tuple(parts)) if what.many else parts[0]
 
 
 def _scatter(

@@ -9,24 +9,26 @@ and do must then be equal, value by value. Nothing here knows of patterns, sites
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import fx
 
+from spfast.config import Replicated, SequenceParallelConfig
+from spfast.groups import group_name
 from spfast.verifier.blame import Blame
 from spfast.verifier.context import Context
 from spfast.verifier.dims import Dims
 from spfast.verifier.groups import Groups
+from spfast.verifier.kinds import COLLECTIVES, operator_name
 from spfast.verifier.metadata import Metadata
 from spfast.verifier.report import Problem, Verification
 from spfast.verifier.snapshot import Entry, Snapshot, snapshot
+from spfast.verifier.trust import judge
 from spfast.verifier.values import Kind, Store
 from spfast.verifier.walk import walk
-
-if TYPE_CHECKING:
-    from spfast.config import SequenceParallelConfig
 
 __all__ = ["verify"]
 
@@ -35,27 +37,31 @@ def verify(
     before: Snapshot | fx.Graph | fx.GraphModule,
     after: fx.Graph | fx.GraphModule,
     config: SequenceParallelConfig | None = None,
-    replicated: Collection[str] | None = None,
+    replicated: Replicated | Collection[str] | Callable[[fx.Node], bool] | None = None,
 ) -> Verification:
     """Proves that a rewritten graph computes on every rank what the original one did.
 
     Args:
         before: The original graph, or the :func:`snapshot` of it that was taken before it was
             changed in place.
-        after: The rewritten graph.
+        after: The rewritten graph. The GraphModules that the two call are compared by path.
         config: Says the size of the tensor-parallel group and this process' rank in it, and
             whether token counts may be assumed divisible. What it does not say is asked of
             torch.distributed, and else taken from the rewritten graph, which must then at least
             agree with itself.
-        replicated: Names of the inputs that are the same on every rank. When given, everything
-            that meets one rank's rows whole (norm weights, scales, residuals) must be proved to
-            be the same on every rank from these; otherwise that is assumed, and listed.
+        replicated: As the config's field of that name, which it then stands for. ``"infer"``: what
+            meets one rank's rows (norm weights, scales, residuals) and is not proved to be the
+            same on every rank is assumed to be, and listed, unless the original graph contradicts
+            it. Otherwise it must be proved, from the inputs that are named. An input of a graph
+            that is called goes by its path and name, such as "body.x".
 
     Returns:
         The verdict. It holds for every value of the inputs and every size that the graph admits.
 
     Raises:
         GraphError: One of the two is not a graph.
+        ConfigError: ``replicated`` is not what the config's field may be, or the graph reduces over
+            several groups, and the config's rank may be of any.
 
     Example:
         >>> import torch
@@ -82,19 +88,58 @@ def verify(
         not proved:
           output: returns 'reduce_scatter_default', which is one rank's chunk [2, 8] of group 'tp:0'
     """
-    old = before.entries if isinstance(before, Snapshot) else snapshot(before).entries
-    new = snapshot(after).entries
-    store, dims, groups = Store(), Dims(), Groups(config)
+    said = config if config is not None else SequenceParallelConfig()
+    if replicated is not None:
+        said = dataclasses.replace(said, replicated=replicated)
+    was = before if isinstance(before, Snapshot) else snapshot(before)
+    now = snapshot(after)
+    pairs = [("", was.entries, now.entries)]
+    alone: set[str] = set()
+    if was.called is not None and now.called is not None:
+        alone = was.called.keys() ^ now.called.keys()
+        pairs += [
+            (f"{path}.", was.called[path].entries, inner.entries)
+            for path, inner in now.called.items()
+            if path not in alone
+        ]
+    reduced = {name for _, old, _ in pairs for name in _reduced_over(old)}
+    verdicts = [
+        (path, _verify(old, new, Groups(config, reduced), said.inside(path)))
+        for path, old, new in pairs
+    ]
+    other = [Problem(path, "is a graph that one of the two calls alone") for path in sorted(alone)]
+    problems = [
+        Problem(path + each.node, each.reason)
+        for path, verdict in verdicts
+        for each in verdict.problems
+    ]
+    return Verification(
+        problems=(*other, *problems),
+        assumptions=tuple(
+            dataclasses.replace(each, value=path + each.value)
+            for path, verdict in verdicts
+            for each in verdict.assumptions
+        ),
+        sharded=sum(verdict.sharded for _, verdict in verdicts),
+        nodes=sum(verdict.nodes for _, verdict in verdicts),
+    )
+
+
+def _verify(
+    old: Sequence[Entry], new: Sequence[Entry], groups: Groups, said: SequenceParallelConfig
+) -> Verification:
+    """Of one graph; what it calls is the same by its name."""
+    store, dims = Store(), Dims()
+    infers = said.replicated == "infer"
     original = Context(store, dims, groups, is_after=False)
     walk(original, old)
     store.known = len(store.terms)
-    inputs = None
-    if replicated is not None:
-        named = set(replicated)
-        inputs = {node for node, op, *_ in new if op == "placeholder" and node.name in named}
-    rewritten = Context(store, dims, groups, is_after=True, replicated=inputs)
+    rewritten = Context(store, dims, groups, is_after=True)
     walk(rewritten, new)
     found = dict(rewritten.problems)
+    trust = judge(original, old, {**original.met, **rewritten.met}, said.names_replicated, infers)
+    for node, reason in trust.problems:
+        found.setdefault(node, reason)
     blame = Blame(original, rewritten, old, new)
     for finding in (
         _inputs(dims, old, new),
@@ -108,10 +153,20 @@ def verify(
     ordered = sorted(found.items(), key=lambda item: order.get(item[0], len(order)))
     return Verification(
         problems=tuple(Problem(node.name, reason) for node, reason in ordered),
-        assumptions=tuple(node.name for node in rewritten.assumed),
+        assumptions=trust.assumptions,
         sharded=sum(value.kind is Kind.SHARD for value in rewritten.values.values()),
         nodes=len(new),
     )
+
+
+def _reduced_over(entries: Sequence[Entry]) -> set[str]:
+    """The groups that a graph reduces over."""
+    found = set()
+    for _, _, target, args, _, _ in entries:
+        what = COLLECTIVES.get(operator_name(target))
+        if what is not None and what.what == "reduce" and len(args) > what.group:
+            found.add(group_name(args[what.group]))
+    return found
 
 
 Findings = Iterator[tuple[fx.Node, str]]

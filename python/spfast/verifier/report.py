@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spfast.errors import VerificationError
+from spfast.trust import Assumption
 
 __all__ = ["Problem", "Verification"]
 
@@ -35,8 +36,9 @@ class Verification:
 
     Attributes:
         problems: Everything that could not be proved, in graph order; empty when all was.
-        assumptions: Names of the values that a graph cannot prove to be the same on every rank
-            and that were taken to be: norm weights, scales, residuals that come from outside.
+        assumptions: The values that a graph cannot prove to be the same on every rank and that
+            were taken to be: norm weights, scales, residuals that come from outside. Each by the
+            name that it had in the original graph, in graph order.
         sharded: How many nodes of the rewritten graph hold one rank's rows only.
         nodes: How many nodes were looked at in the rewritten graph.
 
@@ -46,7 +48,7 @@ class Verification:
     """
 
     problems: tuple[Problem, ...] = ()
-    assumptions: tuple[str, ...] = ()
+    assumptions: tuple[Assumption, ...] = ()
     sharded: int = 0
     nodes: int = 0
 

@@ -17,7 +17,7 @@ from spfast.verifier.context import Context
 from spfast.verifier.dims import strip_leading
 from spfast.verifier.values import Kind, Shape, Value
 
-__all__ = ["Joined", "elementwise", "join", "row_operator"]
+__all__ = ["Joined", "Operand", "chunk", "join", "row_operator"]
 
 Operand = tuple[fx.Node, Value]
 
@@ -77,7 +77,11 @@ def _join_full(ctx: Context, operands: Sequence[Operand]) -> Joined | None:
         items.append((value.term, value.shape, has_rows))
         if has_rows:
             blocks.add(ctx.store.blocks[value.term][1:] if is_cut else None)
-    if len(blocks) == 1 and (block := blocks.pop()) is not None:
+    block = blocks.pop() if len(blocks) == 1 else None
+    # As long as its rows are the rows that were cut out, and not several of them in one.
+    if block is not None and ctx.dims.equal(
+        ctx.dims.product(widest), ctx.dims.plain(block[2] - block[1])
+    ):
         bases = ctx.store.blocks
         items = [(bases[t][0] if rows else t, shape, rows) for t, shape, rows in items]
         return Joined(items, block=block)
@@ -107,22 +111,23 @@ def _join_shards(ctx: Context, operands: Sequence[Operand], first: Value) -> Joi
             ctx.why = f"reads {value.describe()} in {node.name!r}"
             return None
         elif _is_block(ctx, value) and ctx.dims.same_shape(_lead(value), lead):
-            base = _chunk(ctx, node, value, group, tp)
+            base = chunk(ctx, node, value, group, tp)
             if base is None:
                 return None
-            ctx.assume(node)
+            ctx.meet(node, base, group, has_rows=True)
             items.append((base, value.shape, True))
         elif value.shape is not None and not _lead(value):
-            ctx.assume(node)
+            ctx.meet(node, value.term, group)
             items.append((value.term, value.shape, False))
+
         else:
             ctx.why = f"reads {value.describe()} in {node.name!r} together with {first.describe()}"
             return None
     return Joined(items, group, tp)
 
 
-def _chunk(ctx: Context, node: fx.Node, value: Value, group: str, tp: int) -> int | None:
-    """The term that ``value`` is our rank's chunk of; None when it is other rows."""
+def chunk(ctx: Context, node: fx.Node, value: Value, group: str, tp: int) -> int | None:
+    """Returns the term that ``value`` is our rank's chunk of; None when it is other rows."""
     base, rows, start, end = ctx.store.blocks[value.term]
     dims = ctx.dims
     local = dims.divide(rows, tp)
@@ -142,72 +147,6 @@ def _chunk(ctx: Context, node: fx.Node, value: Value, group: str, tp: int) -> in
         wanted = f"those are no rank's rows of group {group!r} ({tp} ranks)"
     ctx.why = f"reads rows {start}:{end} of {rows} in {node.name!r}, but {wanted}"
     return None
-
-
-def _row_key(item: tuple[int, Shape | None, bool]) -> Hashable:
-    term, shape, has_rows = item
-    # A tensor without dims takes no part in type promotion, one of a single element does.
-    return (term, shape[-1] if shape else None, has_rows)
-
-
-def elementwise(
-    ctx: Context, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Value | None:
-    """An operator whose result depends on the operands' same element only."""
-    operands: list[Operand] = []
-    layout: list[Any] = []
-    for argument in args if not kwargs else (*args, *kwargs.values()):
-        if isinstance(argument, fx.Node):
-            value = ctx.read(argument)
-            if value.kind is Kind.SCALAR:
-                layout.append(ctx.key(argument))
-            else:
-                operands.append((argument, value))
-                layout.append(None)
-        elif isinstance(argument, (list, tuple)) and any(isinstance(a, fx.Node) for a in argument):
-            return None
-        else:
-            layout.append((ctx.key(argument),))
-    if not operands:
-        return None
-    shape = operands[0][1].shape
-    store = ctx.store
-    if all(
-        value.kind is Kind.FULL and value.shape == shape and value.term not in store.blocks
-        for _, value in operands
-    ):
-        term = _element_term(ctx, target, layout, kwargs, [v.term for _, v in operands])
-        return store.full(term, shape)
-    joined = join(ctx, operands)
-    if joined is None:
-        return None
-    widths = {shape[-1] for _, shape, _ in joined.items if shape}
-    with_rows = [shape for _, shape, rows in joined.items if rows and shape]
-    if not with_rows:
-        return None
-    keys: list[Hashable]
-    if len(with_rows) == len(joined.items) and len(widths) == 1:
-        keys = [term for term, _, _ in joined.items]
-    else:
-        keys = [_row_key(item) for item in joined.items]
-    term = _element_term(ctx, target, layout, kwargs, keys)
-    rank = max(len(shape) for _, shape, _ in joined.items if shape is not None)
-    lead = max(with_rows, key=len)[:-1]
-    wide = [width for width in widths if width != 1]
-    result = (1,) * (rank - 1 - len(lead)) + lead + (wide[0] if wide else 1,)
-    return joined.make(ctx, term, result)
-
-
-def _element_term(
-    ctx: Context,
-    target: Any,
-    layout: list[Any],
-    kwargs: dict[str, Any],
-    operands: Sequence[Hashable],
-) -> int:
-    remaining = iter(operands)
-    filled = tuple([next(remaining) if item is None else item for item in layout])
-    return ctx.store.term(("elements", target, filled, tuple(kwargs) if kwargs else ()))
 
 
 def row_operator(
@@ -252,7 +191,7 @@ def row_operator(
                 ctx.why = f"needs one row for every token in {operand.name!r}: {value.describe()}"
             return None
         if joined.group:
-            ctx.assume(operand)
+            ctx.meet(operand, value.term, joined.group)
         keys.append((value.term, value.shape[-1] if value.shape else None))
     terms = tuple([(term, first[-1]) for term, _, _ in joined.items])
     base = ctx.store.term(("rows", tag, terms, tuple(keys), literals))

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import fx
 
-from spfast.graphs import graph_of
+from spfast.graphs import called_graphs, graph_of
 
 __all__ = ["Entry", "Snapshot", "snapshot"]
 
@@ -19,12 +19,17 @@ class Snapshot:
 
     FX replaces a node's arguments as a whole and never changes them in place, so references are
     enough; nothing is copied. Nodes that are erased later stay readable here.
+
+    Attributes:
+        entries: The nodes.
+        called: Likewise the graphs that it calls, by path; None where no module tells which.
     """
 
-    __slots__ = ("entries",)
+    __slots__ = ("called", "entries")
 
-    def __init__(self, entries: list[Entry]) -> None:
+    def __init__(self, entries: list[Entry], called: dict[str, Snapshot] | None) -> None:
         self.entries = entries
+        self.called = called
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -50,9 +55,16 @@ def snapshot(graph: fx.Graph | fx.GraphModule) -> Snapshot:
         >>> len(snapshot(graph))
         3
     """
-    return Snapshot(
-        [
-            (node, node.op, node.target, node.args, node.kwargs, node.meta.get("val"))
-            for node in graph_of(graph).nodes
-        ]
-    )
+    found = graph_of(graph)
+    if found.owning_module is None:
+        return Snapshot(_entries(found), None)
+    inner = called_graphs(found)
+    called = {path: Snapshot(_entries(each.graph), {}) for path, each in inner.items()}
+    return Snapshot(_entries(found), called)
+
+
+def _entries(graph: fx.Graph) -> list[Entry]:
+    return [
+        (node, node.op, node.target, node.args, node.kwargs, node.meta.get("val"))
+        for node in graph.nodes
+    ]

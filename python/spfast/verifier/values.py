@@ -9,10 +9,11 @@ Everything is interned: two equal values are the same object, and comparing cost
 from __future__ import annotations
 
 from collections.abc import Hashable
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-__all__ = ["Kind", "Shape", "Store", "Value"]
+__all__ = ["Kind", "Shape", "Store", "Value", "Write"]
 
 # Each dim is an int or a sympy expression.
 Shape = tuple[Any, ...]
@@ -72,6 +73,21 @@ class Value:
         return f"a full value{shape}"
 
 
+@dataclass(frozen=True)
+class Write:
+    """How a value became what it is.
+
+    Attributes:
+        base: The term of what it was before.
+        effect: The term of the operation that wrote to it.
+        is_whole: Whether all of it was written to.
+    """
+
+    base: int
+    effect: int
+    is_whole: bool
+
+
 class Store:
     """All terms and values of one verification; shared by both graphs."""
 
@@ -82,8 +98,14 @@ class Store:
         self._values: dict[Hashable, Value] = {}
         # Terms below this were in the original graph.
         self.known = 0
+        # Whether there are numbers that were read out of tensors.
+        self.has_data = False
         # term of some rows of a value -> (the value's term, its rows, first row, end row)
         self.blocks: dict[int, tuple[int, Any, Any, Any]] = {}
+        # term of a value that was written to -> what it was, and what was done to it
+        self.writes: dict[int, Write] = {}
+        # term of a value that repeats itself from end to end -> after how many elements
+        self.repeated: dict[int, Any] = {}
         # term of a value's bits under another dtype -> (the value's term, its dtype)
         self.bits: dict[int, tuple[int, Any]] = {}
         self.wrong = Value(Kind.WRONG, self.term("wrong"), None)

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import fx
 
-from spfast.verifier import moves, norms, rows
+from spfast.verifier import moves, norms
 from spfast.verifier.along import along
 from spfast.verifier.context import Context, Rule
-from spfast.verifier.dims import SYMBOLIC_OPERATORS
+from spfast.verifier.dims import SYMBOLIC_OPERATORS, is_data
 from spfast.verifier.effects import perform, share_storage
+from spfast.verifier.elementwise import elementwise
+from spfast.verifier.expand import expand
 from spfast.verifier.kinds import (
     ALONG,
     COLLECTIVES,
@@ -54,6 +56,7 @@ _BY_NAME: dict[str, Rule] = {
     **dict.fromkeys(ALONG, along),
     **dict.fromkeys((name for name, norm in NORMS.items() if not norm.writes), norms.norm),
     "aten::copy": moves.copy,
+    "aten::expand": expand,
     "aten::view.dtype": moves.bits,
     "aten::slice.Tensor": _slice,
     "aten::narrow": moves.slice_rows,
@@ -71,14 +74,16 @@ def _rule_of(target: Any) -> Rule | None:
     name = operator_name(target)
     rule = _BY_NAME.get(name)
     if rule is None and (name in LIKE or is_elementwise(target)):
-        return rows.elementwise
+        return elementwise
     return rule
 
 
 @functools.lru_cache(maxsize=1024)
 def _look_up(op: str, target: Any) -> tuple[Rule | None, Writes]:
     writes = writes_of(op, target)
-    is_ruled = op == "call_function" and not writes.ordered
+    is_ruled = op == "call_function" and (
+        not writes.ordered or operator_name(target) in COLLECTIVES
+    )
     return (_rule_of(target) if is_ruled else None, writes)
 
 
@@ -104,14 +109,15 @@ def walk(ctx: Context, entries: Iterable[Entry]) -> None:
         elif op == "placeholder":
             values[node] = _made(ctx, ("input", inputs), val)
             inputs += 1
-            _spread(ctx, node, ())
             continue
         elif op == "get_attr":
             values[node] = _made(ctx, ("attribute", target), val)
             continue
         else:
             rule, writes = _look_up(op, target)
-        ctx.why = None
+        ctx.why, ctx.node = None, node
+        if ctx.written and not is_after:
+            _note_reads(ctx, node, args, kwargs)
         try:
             value = None
             if rule is not None:
@@ -128,8 +134,8 @@ def walk(ctx: Context, entries: Iterable[Entry]) -> None:
             value = ctx.store.wrong
         if is_written:
             share_storage(ctx, node, args, kwargs)
-        if is_after:
-            _spread(ctx, node, args)
+        if ctx.store.has_data:
+            _meet_numbers(ctx, node, args, kwargs, value)
         values[node] = value
 
 
@@ -143,6 +149,7 @@ def _opaque(
 ) -> Value:
     """An operator that is compared as it is: the same one, on the same operands held whole."""
     why = ctx.why
+    ctx.opaque.add(node)
     if ctx.is_after:
         operands = [(operand, ctx.read(operand)) for operand in node.all_input_nodes]
         if any(value.kind is Kind.WRONG for _, value in operands):
@@ -187,25 +194,34 @@ def _made(ctx: Context, key: Hashable, val: Any) -> Value:
             )
         )
     if isinstance(val, torch.SymInt) or type(val) is int:
-        return ctx.store.scalar(ctx.dims.of(val))
+        number = ctx.dims.of(val)
+        ctx.store.has_data = ctx.store.has_data or is_data(number)
+        return ctx.store.scalar(number)
     return ctx.store.full(ctx.store.term(key), ctx.dims.shape_of(val))
 
 
-def _spread(ctx: Context, node: fx.Node, args: tuple[Any, ...]) -> None:
-    """Notes that ``node`` is the same on every rank, if the caller said which inputs are."""
-    known = ctx.replicated
-    if known is None or node in known:
+def _operands(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[fx.Node]:
+    """What a node reads by a picture of it, which need not be what it reads by now."""
+    found: list[fx.Node] = []
+    fx.node.map_arg((args, kwargs), found.append)
+    return found
+
+
+def _note_reads(ctx: Context, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Keeps what a node reads now, after the writes so far."""
+    known = [operand for operand in _operands(args, kwargs) if operand in ctx.values]
+    ctx.reads[node] = {operand: ctx.read(operand) for operand in known}
+
+
+def _meet_numbers(
+    ctx: Context, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], result: Value
+) -> None:
+    """Notes the numbers, read out of some tensor, with which rows of one rank were computed."""
+    parts = result.parts if result.kind is Kind.TUPLE else (result,)
+    group = next((part.group for part in parts if part and part.kind is Kind.SHARD), None)
+    if group is None:
         return
-    name = operator_name(node.target)
-    what = COLLECTIVES.get(name)
-    if what is not None:
-        same = what.what != "scatter"
-    else:
-        # Numbers are sizes, which all ranks share.
-        same = bool(args) and all(
-            operand in known or ctx.values[operand].kind is Kind.SCALAR
-            for operand in node.all_input_nodes
-        )
-        same = same and not _look_up(node.op, node.target)[1].ordered
-    if same:
-        known.add(node)
+    for operand in _operands(args, kwargs):
+        value = ctx.values[operand]
+        if value.kind is Kind.SCALAR and is_data(value.number):
+            ctx.meet(operand, value.term, group)

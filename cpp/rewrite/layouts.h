@@ -1,0 +1,31 @@
+// How values lie in memory, and who sees it. A shard is gathered into a fresh tensor: its strides
+// are the usual ones, whatever those of the value were.
+#pragma once
+
+#include <vector>
+
+#include "rewrite/rowwise_rules.h"
+#include "table/node_table.h"
+
+namespace spfast {
+
+class Layouts {
+ public:
+  // Without rules nothing is known of operators but what the core itself relies on.
+  Layouts(const NodeTable& table, const RowRules* rules);
+  // The strides of a fresh tensor; those of dims of size 1 are nobody's.
+  [[nodiscard]] bool is_dense(const Meta& meta) const;
+  // Whether the reader yields the same, strides included, when it reads a fresh tensor in place of
+  // the value under this name.
+  [[nodiscard]] bool may_read_fresh(NodeId reader, NodeId name) const;
+
+ private:
+  [[nodiscard]] bool sees_strides(NodeId reader) const;
+  [[nodiscard]] bool descends(const Meta& meta) const;
+
+  const NodeTable& table_;
+  const RowRules* rules_;
+  std::vector<TargetId> products_;  // matrix products, sorted: their results are fresh tensors
+};
+
+}  // namespace spfast

@@ -1,0 +1,104 @@
+// What the ranks of a group are known to share. A value may meet a shard, cut to this rank's rows
+// or as it is, only if every rank holds the same: else each rank would finish another value.
+#pragma once
+
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "rewrite/collectives.h"
+#include "rewrite/effects.h"
+#include "rewrite/rowwise_rules.h"
+#include "table/operators.h"
+
+namespace spfast {
+
+enum class Sharing : uint8_t {
+  kUnknown,     // an input, or computed from one
+  kReplicated,  // by proof: the same on every rank
+  kOwn,         // by the graph's own evidence: one rank's
+};
+
+// What may be taken on trust.
+struct Trust {
+  bool unknown = true;             // values of which nothing is known
+  std::vector<NodeId> replicated;  // inputs that somebody vouches for
+};
+
+// An all_reduce, a gather or a scatter of a value that all ranks share would be for nothing. So
+// what one reaches is taken for a rank's own: through operators that treat rows alone, where the
+// blame goes to the operands most likely to be partial, and through any deterministic operator
+// whose other operands are shared.
+class Replication {
+ public:
+  // In place of a group's index: whatever the group.
+  static constexpr uint32_t kEvery = kNone - 1;
+
+  Replication(const NodeTable& table, const Effects& effects, const RowRules& rows,
+              std::span<const CollectiveFamily> families, std::span<const GroupInfo> groups,
+              Trust trust);
+
+  [[nodiscard]] Sharing of(NodeId value, uint32_t group) const {
+    if (is_proved(value, group)) return Sharing::kReplicated;
+    const bool own = owner_[value] == group || owner_[value] == kEvery;
+    return own ? Sharing::kOwn : Sharing::kUnknown;
+  }
+  // The group whose ranks are proved to share a value: kNone, an index, or kEvery.
+  [[nodiscard]] uint32_t proved(NodeId value) const { return proved_[value]; }
+  // Whether a value that is no shard may be read beside one.
+  [[nodiscard]] bool may_meet_shards(NodeId value, uint32_t group) const {
+    const Sharing sharing = of(value, group);
+    return sharing == Sharing::kReplicated || (sharing == Sharing::kUnknown && trust_.unknown);
+  }
+  // The collective that gives a rank's own value away.
+  [[nodiscard]] NodeId evidence(NodeId value) const { return evidence_[value]; }
+  // Nothing that is not proved meets a shard from now on.
+  void trust_nothing() { trust_.unknown = false; }
+  // The value turned out to be a rank's own, and so are the names of it; false: that was known.
+  bool refute(NodeId value, uint32_t group, NodeId evidence);
+
+  // A collective and the index of its group; kNone for all other nodes, and for a group that is not
+  // among those that were asked for.
+  struct Meeting {
+    Collective kind = Collective::kNone;
+    uint32_t group = kNone;
+  };
+  [[nodiscard]] Meeting meeting(NodeId node) const;
+  // Ranks that have the same operands have the same result.
+  [[nodiscard]] bool is_deterministic(NodeId node) const;
+  // A view or a copy: its operand under another name.
+  [[nodiscard]] bool is_name(NodeId node) const;
+
+ private:
+  [[nodiscard]] bool is_proved(NodeId value, uint32_t group) const {
+    return proved_[value] == group || proved_[value] == kEvery;
+  }
+  void prove();
+  void blame();
+  void rate();
+  void give_away(NodeId value, uint32_t group, NodeId collective);
+  void blame_operands(NodeId node);
+  // The group over which all of the node's operands are proved to be the same; kNone: there is
+  // none.
+  [[nodiscard]] uint32_t common_group(NodeId node) const;
+  [[nodiscard]] bool treats_rows_alone(NodeId node) const;
+  [[nodiscard]] Value group_of(NodeId node) const;
+  [[nodiscard]] const OperatorTraits& traits(NodeId node) const {
+    return traits_.of(table_.target(node));
+  }
+
+  const NodeTable& table_;
+  const Effects& effects_;
+  const RowRules& rows_;
+  std::span<const CollectiveFamily> families_;
+  std::unordered_map<uint64_t, uint32_t> groups_;  // by value_key
+  Trust trust_;
+  mutable TraitsCache traits_;
+  // By node: the group whose ranks all have it, and the group of which each rank has its own.
+  std::vector<uint32_t> proved_;
+  std::vector<uint32_t> owner_;
+  std::vector<NodeId> evidence_;
+  std::vector<uint8_t> suspicion_;
+};
+
+}  // namespace spfast

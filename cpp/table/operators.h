@@ -1,0 +1,44 @@
+// What an operator is, told from its name alone, so that a table from a file says the same as a
+// live graph does: whether it is a collective, and whether equal operands give every rank the same.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "table/node_table.h"
+
+namespace spfast {
+
+enum class Collective : uint8_t {
+  kNone,
+  kAllReduce,
+  kAllGather,
+  kReduceScatter,
+  kAllToAll,
+  kOther,  // broadcast, scatter, permute, and whatever else a group does together
+};
+
+struct OperatorTraits {
+  Collective collective = Collective::kNone;
+  bool deterministic = false;  // ranks with the same operands get the same result
+  bool sizes = false;          // reads how its operand lies, not what it holds
+  bool data_sized = false;     // the size of the result depends on what the operands hold
+  bool rank = false;           // tells the ranks apart
+  int8_t dropout = -1;         // position of a probability; random unless that is absent or 0
+};
+
+// Of a name as targets.h spells it, such as "aten.add.Tensor".
+[[nodiscard]] OperatorTraits operator_traits(std::string_view name);
+
+// The traits of a table's operators, each found out once.
+class TraitsCache {
+ public:
+  [[nodiscard]] const OperatorTraits& of(TargetId target);
+
+ private:
+  std::vector<OperatorTraits> traits_;
+  std::vector<bool> known_;
+};
+
+}  // namespace spfast

@@ -1,0 +1,115 @@
+"""Why the pass cannot apply to a config, and what a user changes so that it can."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from spfast.config import minimum_tokens
+from spfast.integrations.vllm.changes import missing, refusals
+from spfast.integrations.vllm.host_config import config_from_vllm, read
+from spfast.integrations.vllm.hosts import Host
+from spfast.integrations.vllm.settings import Settings
+
+__all__ = [
+    "Obstacle",
+    "in_the_config",
+    "in_the_environment",
+    "in_the_result",
+    "is_split",
+]
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """One reason.
+
+    Attributes:
+        reason: What stands in the way.
+        remedy: What to change, by the name of the flag.
+    """
+
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.remedy}"
+
+
+def in_the_config(vllm_config: Any, host: Host) -> Obstacle | None:
+    """What stands in the way before vLLM has worked out its config; None where nothing does."""
+    problems = list(refusals()) or [found for found in map(missing, host.changes) if found]
+    if problems:
+        return Obstacle(
+            f"this vLLM is not as expected ({'; '.join(problems)})",
+            "install another version of vLLM or of spfast",
+        )
+    if read(vllm_config, "parallel_config", "tensor_parallel_size") == 1:
+        return Obstacle("there is one tensor-parallel rank", "pass --tensor-parallel-size")
+    for obstacle in in_the_environment():
+        return obstacle
+    if read(vllm_config, "model_config", "enforce_eager"):
+        return Obstacle("nothing is compiled", "leave --enforce-eager out")
+    if read(vllm_config, "parallel_config", "use_ubatching"):
+        return Obstacle(
+            "microbatches are cut at token counts that not every rank can share",
+            "leave --enable-dbo out",
+        )
+    if read(vllm_config, "speculative_config", "num_speculative_tokens_per_batch_size"):
+        return Obstacle(
+            "dynamic speculative decoding captures token counts that not every rank can share",
+            "leave num_speculative_tokens_per_batch_size out of --speculative-config",
+        )
+    if host.own_pass and _is_set("VLLM_USE_V2_MODEL_RUNNER"):
+        return Obstacle(
+            f"vLLM {host} pads no batch in model runner V2", "unset VLLM_USE_V2_MODEL_RUNNER"
+        )
+    tokens, reason = minimum_tokens(config_from_vllm(vllm_config))
+    if tokens is None:
+        return Obstacle(reason, 'set "min_token_num" beside "enable"')
+    return None
+
+
+def in_the_environment() -> tuple[Obstacle, ...]:
+    """What stands in the way of every config of this process."""
+    if _is_set("VLLM_BATCH_INVARIANT"):
+        reason = "a reduce_scatter's order is not batch invariant"
+        return (Obstacle(reason, "unset VLLM_BATCH_INVARIANT"),)
+    return ()
+
+
+def in_the_result(vllm_config: Any) -> Obstacle | None:
+    """What stands in the way of the config that vLLM has worked out."""
+    compilation = read(vllm_config, "compilation_config")
+    mode = getattr(compilation.mode, "name", compilation.mode)
+    if mode != "VLLM_COMPILE":
+        if _is_set("VLLM_USE_BREAKABLE_CUDAGRAPH"):
+            remedy = "set VLLM_USE_BREAKABLE_CUDAGRAPH=0"
+        else:
+            remedy = "pass -O2, and no --compilation-config with another mode"
+        return Obstacle(f"compilation mode {mode} runs no pass", remedy)
+    if read(compilation, "backend") not in ("inductor", "", None):
+        return Obstacle(
+            f"backend {compilation.backend!r} runs no pass",
+            "leave backend out of --compilation-config",
+        )
+    if is_split(compilation) and not read(compilation, "compile_sizes"):
+        settings = Settings.of(vllm_config)
+        return Obstacle(
+            f"splitting_ops={list(compilation.splitting_ops)} cuts the graph into pieces",
+            'leave "full_graph" out'
+            if not settings.full_graph
+            else "leave splitting_ops out of --compilation-config, or set "
+            "use_inductor_graph_partition there",
+        )
+    return None
+
+
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "0") not in ("", "0")
+
+
+def is_split(compilation: Any) -> bool:
+    """Whether vLLM itself cuts the graph into pieces."""
+    return bool(compilation.splitting_ops) and not compilation.use_inductor_graph_partition

@@ -1,0 +1,174 @@
+"""A drop-in for vLLM's SequenceParallelismPass: the same constructor, the same questions."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import sys
+from types import ModuleType
+from typing import Any
+
+from torch import fx
+from torch._inductor.custom_graph_pass import CustomGraphPass
+
+from spfast.config import Applicability, Range, SequenceParallelConfig, applicability
+from spfast.groups import known_groups
+from spfast.integrations.vllm import said
+from spfast.integrations.vllm.host_config import config_from_vllm
+from spfast.integrations.vllm.imports import when_imported
+from spfast.integrations.vllm.takeover import identity
+from spfast.passes.sequence_parallelism import SequenceParallelismPass as _Pass
+from spfast.result import Result
+
+__all__ = ["SequenceParallelismPass"]
+
+logger = logging.getLogger("spfast")
+
+# Where the base class and the compiled range live, newest vLLM first.
+_BASE_MODULES = ("vllm.compilation.passes.inductor_pass", "vllm.compilation.inductor_pass")
+_GROUPS_MODULE = "vllm.distributed.parallel_state"
+
+
+class SequenceParallelismPass(CustomGraphPass):
+    """vLLM's SequenceParallelismPass, by its own interface, on spfast's engine.
+
+    It pickles: in whichever process it arrives it counts as vLLM's InductorPass, and looks up that
+    process' group anew.
+
+    Attributes:
+        config: What was read from the VllmConfig.
+        pass_name: The name under which vLLM logs and dumps it.
+        result: The latest call's Result, or None.
+
+    Args:
+        config: A VllmConfig, or an object with its attributes.
+        pads: As in :func:`config_from_vllm`.
+
+    Raises:
+        ConfigError: See :func:`config_from_vllm`.
+
+    Example:
+        >>> from types import SimpleNamespace as Config
+        >>> sp = SequenceParallelismPass(Config(
+        ...     parallel_config=Config(tensor_parallel_size=8),
+        ...     compilation_config=Config(pass_config=Config(sp_min_token_num=1024)),
+        ... ))
+        >>> from spfast import Range
+        >>> sp.is_applicable_for_range(Range(1024, 8192))
+        True
+    """
+
+    pass_name = "SequenceParallelismPass"
+
+    def __init__(self, config: Any, pads: bool | None = None) -> None:
+        self.config = config_from_vllm(config, pads=pads)
+        self.result: Result | None = None
+        self._ends = _ends(config)
+
+    @property
+    def min_token_num(self) -> int | None:
+        """The explicit threshold, capped as vLLM caps it; None leaves it to spfast's table."""
+        own, cap = self.config.min_token_num, self.config.max_num_batched_tokens
+        return own if own is None or cap is None else min(own, cap)
+
+    @property
+    def matched_count(self) -> int:
+        """Sites that the latest call rewrote."""
+        return self.result.matched_count if self.result is not None else 0
+
+    def __call__(self, graph: fx.Graph) -> None:
+        """Rewrites ``graph`` in place; the range is asked by whoever schedules the pass."""
+        config = self._resolved()
+        inner = _Pass(config)
+        inner(graph)
+        self.result = inner.result
+        assert self.result is not None
+        if (config.tp_rank or 0) == 0 and (self.result.matched_count or self.result.skipped):
+            said.rewritten(config, self._ends, _compiled_range(), self.result)
+
+    def uuid(self) -> str:
+        """The part of a cache key that stands for this pass.
+
+        vLLM asks twice. For the hash of its config it is the same on every rank and before any
+        group exists; while a range is compiled it goes into Inductor's key, whose cache the ranks
+        share, and there it names the rank, because each rank keeps rows of its own.
+        """
+        config = dataclasses.replace(self.config, tp_rank=None, group_name=None)
+        parts = [identity(), json.dumps(config.to_dict())]
+        if _pass_context() is not None:
+            here = self._resolved()
+            parts += [str(here.group_name), str(here.tp_rank), repr(known_groups())]
+        return f"spfast.vllm.{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()}"
+
+    def applicability(self, compile_range: Any) -> Applicability:
+        """Decides for a compile range, with the reason.
+
+        Args:
+            compile_range: Anything with ``start`` and ``end``, such as vLLM's Range.
+        """
+        if os.environ.get("VLLM_BATCH_INVARIANT", "0") not in ("", "0"):
+            return Applicability(
+                False, "VLLM_BATCH_INVARIANT is set, and a reduce_scatter's order is not"
+            )
+        return applicability(self.config, Range(compile_range.start, compile_range.end))
+
+    def is_applicable_for_range(self, compile_range: Any) -> bool:
+        """Says whether to run on a compile range, as vLLM 0.13 and later ask."""
+        decision = self.applicability(compile_range)
+        logger.info("%s: %s", self.pass_name, decision)
+        return bool(decision)
+
+    def is_applicable_for_shape(self, shape: int | None) -> bool:
+        """Says whether to run for one size, or for all (None), as vLLM up to 0.12 asks."""
+        if not self.config.splitting_ops or self.config.use_inductor_graph_partition:
+            return True
+        return shape is not None and shape % (self.config.tp_size or 1) == 0
+
+    is_applicable = is_applicable_for_shape
+
+    def _resolved(self) -> SequenceParallelConfig:
+        """The config with vLLM's group, once there is one: only its all_reduces are rewritten."""
+        group = getattr(sys.modules.get(_GROUPS_MODULE), "_TP", None)
+        if group is None:
+            return self.config
+        return dataclasses.replace(
+            self.config, group_name=group.unique_name, tp_rank=group.rank_in_group
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"config": self.config, "result": None, "_ends": self._ends}
+
+
+def _ends(vllm_config: Any) -> tuple[int, ...]:
+    compilation = getattr(vllm_config, "compilation_config", None)
+    return tuple(getattr(compilation, "compile_ranges_endpoints", None) or ())
+
+
+def _pass_context() -> Any:
+    """vLLM's note of the range that is being compiled; None where nothing is."""
+    for name in _BASE_MODULES:
+        found = getattr(sys.modules.get(name), "_pass_context", None)
+        if found is not None:
+            return found
+    return None
+
+
+def _compiled_range() -> str:
+    context = _pass_context()
+    found = getattr(context, "compile_range", None)
+    return "all" if found is None else f"{found.start} to {found.end}"
+
+
+def _count_as_inductor_pass(module: ModuleType) -> None:
+    """Answers vLLM's isinstance(pass, InductorPass): an abstract base class can be told so."""
+    base = getattr(module, "InductorPass", None)
+    if base is not None:
+        base.register(SequenceParallelismPass)
+
+
+# In a worker that gets the pass by pickle, this module may come before vLLM's.
+for _name in _BASE_MODULES:
+    when_imported(_name, _count_as_inductor_pass)

@@ -1,0 +1,221 @@
+"""One run of the pass over one graph, up to its edits, and what the core asks in between."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from torch import fx
+
+from spfast import _core
+from spfast.all_reduces import AllReduces
+from spfast.config import SequenceParallelConfig
+from spfast.divisibility import Decision, decide
+from spfast.groups import Group, group_name
+from spfast.journal import Journal
+from spfast.meta import MissingValue, TokenShare, Values, make_values
+from spfast.patterns import Registry
+from spfast.rules import rules_of
+from spfast.tensor_meta import tensor_metas
+from spfast.trust import Assumption
+
+__all__ = ["STAGES", "Report", "Run"]
+
+# (node, rewritten, rule, reason, nearest) of one all_reduce, as the core reports it.
+Report = tuple[str, bool, str, str, str]
+STAGES = ("encode", "match", "plan", "commit", "meta")
+
+
+class Run:
+    """One run over one graph that has all_reduces.
+
+    Attributes:
+        path: Where the graph is called; empty for the one that was given.
+        module: Whose graph it is, where its code has to follow.
+        job: The native side.
+        seconds: Seconds by stage so far.
+    """
+
+    def __init__(
+        self,
+        graph: fx.Graph,
+        config: SequenceParallelConfig,
+        registry: Registry,
+        found: AllReduces,
+        path: str = "",
+        module: fx.GraphModule | None = None,
+    ) -> None:
+        self.path, self.module = path, module
+        self.seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+        self._graph = graph
+        self._config = config
+        self._inside = config.inside(f"{path}." if path else "")
+        self._rules = rules_of(registry, quantised=config.gather_quantized)
+        self._listed = dict.fromkeys(found.listed)
+        self._left: list[Report] = [
+            (node.name, False, "", reason, "") for node, reason in found.left.items()
+        ]
+        self._encode()
+        self._groups: list[Group] = []
+        self._decisions: list[Decision] = []
+        self._values = Values([], [], [])
+        self._described: list[Any] = []  # tensor_meta of the resized nodes
+
+    def _encode(self) -> None:
+        clock = time.perf_counter()
+        self.job = _core.Job(self._graph, self._rules, list(self._listed))
+        self._count("encode", clock)
+
+    def set_groups(self, groups: Sequence[Group]) -> None:
+        """Takes the answers to ``job.groups()``."""
+        self._groups = list(groups)
+        self.job.set_groups([(group.size, group.rank, group.problem) for group in groups])
+
+    def plan(self) -> None:
+        """Matches, plans and makes the new values; nothing in the graph is changed."""
+        self._plan()
+        while self._listed and self._leave_listed():
+            names = [group_name(group) for group in self.job.groups()]
+            known = dict(zip(names, self._groups, strict=True))
+            self._encode()
+            self.set_groups([known[group_name(group)] for group in self.job.groups()])
+            self._plan()
+
+    def _leave_listed(self) -> bool:
+        """Whether calls that were listed stay as they are: they are what they were then.
+
+        In place, one that stays does write, and what was planned did not reckon with that. One of
+        several tensors is left whole, or it would reduce in vain what others scatter.
+        """
+        why: dict[fx.Node, Report] = {}
+        reports = list(zip(self.job.calls(), self.job.reports(), strict=True))
+        for call, report in reports:
+            if call in self._listed and not report[1]:
+                why.setdefault(call, report)
+        for call, report in reports:
+            if call not in why:
+                continue
+            if report[1]:
+                reason = f"it is reduced in one call with %{why[call][0]}, which stays"
+                report = (report[0], False, "", reason, "")
+            self._left.append(report)
+        for call in why:
+            del self._listed[call]
+        return bool(why)
+
+    def _plan(self) -> None:
+        job = self.job
+        clock = time.perf_counter()
+        recognise, as_bytes = self._config.recognise, self._config.gather_bytes
+        if as_bytes is None:
+            as_bytes = not all(group.takes_float8 for group in self._groups)
+        job.match(
+            patterns=recognise != "rowwise",
+            rowwise=recognise != "patterns",
+            gather_bytes=as_bytes,
+            trust_unknown=self._config.replicated == "infer",
+            replicated=_vouched_for(self._graph, self._inside),
+            collective_cost=self._config.collective_cost,
+        )
+        self._count("match", clock)
+        while True:
+            clock = time.perf_counter()
+            job.examine()
+            shares = self._share_tokens()
+            job.plan()
+            self._count("plan", clock)
+            clock = time.perf_counter()
+            try:
+                created, resized = job.value_specs()
+                self._values = make_values(created, resized, shares)
+                self._described = tensor_metas((spec[1] for spec in resized), self._values.resized)
+                return
+            except MissingValue as missing:
+                # Their sites stay, and the plan is made anew without it.
+                if not job.refuse_nodes(missing.nodes):
+                    raise
+            finally:
+                self._count("meta", clock)
+
+    def _share_tokens(self) -> list[TokenShare | None]:
+        """Decides for each number of tokens whether it can be shared, and refuses the others."""
+        self._decisions = []
+        shares: list[TokenShare | None] = []
+        refused = False
+        for index, (tokens, group) in enumerate(self.job.classes()):
+            shares.append(None)
+            size = self._groups[group].size
+            if tokens is None or not size:
+                continue
+            decision = decide(tokens, size, self._config.divisibility)
+            self._decisions.append(decision)
+            if decision.refused:
+                self.job.refuse_class(index, decision.refused)
+                refused = True
+            else:
+                shares[index] = TokenShare.of(tokens, size, self._groups[group].rank)
+        if refused:
+            self.job.examine()
+        return shares
+
+    def reports(self) -> list[Report]:
+        """One for each all_reduce, in graph order."""
+        found = self.job.reports()
+        if self._left:
+            place = {node.name: at for at, node in enumerate(self._graph.nodes)}
+            found = sorted([*found, *self._left], key=lambda report: place[report[0]])
+        if self.path:
+            return [(f"{self.path}.{report[0]}", *report[1:]) for report in found]
+        return found
+
+    def assumptions(self) -> list[Assumption]:
+        """What is taken to be the same on every rank."""
+        at = f"{self.path}." if self.path else ""
+        return [
+            Assumption(f"{at}{value}", f"is read beside the rows that %{at}{reader} computes")
+            for value, reader, _ in self.job.assumptions()
+        ]
+
+    def edit(self) -> Journal:
+        """Makes the edits; returns the journal that takes them back."""
+        clock = time.perf_counter()
+        values = self._values
+        journal: Journal = self.job.commit(values.created, values.resized, self._described)
+        if values.strided:
+            try:
+                self._settle(journal)
+            except BaseException:
+                journal.undo()
+                raise
+        self._count("commit", clock)
+        return journal
+
+    def _settle(self, journal: Journal) -> None:
+        """Strides other than the usual ones are as FakeTensorMode computes them."""
+        from spfast.strides import settle
+
+        created = [entry[1] for entry in journal.entries if entry[0] == "create"]
+        touched = created + [spec[1] for spec in self.job.value_specs()[1]]
+        settle(self._graph, journal, touched, [touched[i] for i in self._values.strided])
+
+    def guard(self) -> None:
+        """Adds the guards on which the edits rest."""
+        clock = time.perf_counter()
+        for decision in self._decisions:
+            decision.commit()
+        self._count("commit", clock)
+
+    def _count(self, stage: str, clock: float) -> None:
+        self.seconds[stage] += time.perf_counter() - clock
+
+
+def _vouched_for(graph: fx.Graph, config: SequenceParallelConfig) -> list[int]:
+    """The inputs that the caller says are the same on every rank, by their place in the graph."""
+    if isinstance(config.replicated, str):
+        return []
+    return [
+        place
+        for place, node in enumerate(graph.nodes)
+        if node.op in ("placeholder", "get_attr") and config.names_replicated(node)
+    ]

@@ -1,0 +1,112 @@
+"""What strides other than the usual ones make of the values of a rewritten graph.
+
+A shard of a value that lies in memory as a fresh tensor does is known from the value alone. Of any
+other FakeTensorMode is asked: how an operator lays out its result depends on all its operands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+from torch._guards import detect_fake_mode
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental import _config as symbolic_config
+
+from spfast.journal import Journal
+from spfast.tensor_meta import tensor_metas
+
+__all__ = ["quiet_mode", "settle"]
+
+logger = logging.getLogger("spfast")
+
+
+@contextlib.contextmanager
+def quiet_mode(graph: fx.Graph) -> Iterator[None]:
+    """The fake mode of a graph's values; what is computed in it leaves no guard.
+
+    A symbolic size whose example is 1 must stay symbolic, and not broadcast.
+    """
+    mode = detect_fake_mode([node.meta.get("val") for node in graph.nodes])
+    mode = mode or FakeTensorMode(allow_non_fake_inputs=True)
+    with mode, contextlib.ExitStack() as stack:
+        if hasattr(symbolic_config, "backed_size_oblivious"):
+            patch: Any = getattr(symbolic_config, "patch")  # noqa: B009 (untyped)
+            stack.enter_context(patch(backed_size_oblivious=True))
+        if mode.shape_env is not None:
+            stack.enter_context(mode.shape_env.suppress_guards())
+        yield
+
+
+def settle(
+    graph: fx.Graph, journal: Journal, touched: Sequence[fx.Node], strided: Sequence[fx.Node]
+) -> None:
+    """Gives nodes whose strides are only guessed the values that FakeTensorMode computes.
+
+    Args:
+        graph: The rewritten graph.
+        journal: What takes the rewrite back; it has noted the ``meta`` of every touched node.
+        touched: Every node that the rewrite created or resized.
+        strided: Those of them where strides other than the usual ones are involved. What reads
+            them, and is touched itself, follows where it is affected.
+    """
+    erased = {entry[1] for entry in journal.entries if entry[0] == "erase"}
+    mine = {node for node in touched if node not in erased}
+    queue = [_Place(node) for node in strided if node in mine]
+    heapq.heapify(queue)
+    seen = {place.node for place in queue}
+    with quiet_mode(graph):
+        while queue:
+            node = heapq.heappop(queue).node
+            value = _run(node)
+            if value is None:
+                continue
+            node.meta["val"] = value
+            (described,) = tensor_metas([node], [value])
+            if described is not None:
+                node.meta["tensor_meta"] = described
+            if not _lies_otherwise(value):
+                continue
+            for user in node.users:
+                if user in mine and user not in seen:
+                    seen.add(user)
+                    heapq.heappush(queue, _Place(user))
+
+
+class _Place:
+    """A node, in the order of its graph."""
+
+    def __init__(self, node: fx.Node) -> None:
+        self.node = node
+
+    def __lt__(self, other: _Place) -> bool:
+        return self.node < other.node
+
+
+def _run(node: fx.Node) -> Any:
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda read: read.meta["val"])
+    try:
+        value = node.target(*args, **kwargs)  # type: ignore[operator]
+    except Exception:
+        logger.debug("%s does not run on fake values", node.name, exc_info=True)
+        return None
+    return value
+
+
+def _lies_otherwise(value: Any) -> bool:
+    """Whether some tensor has strides of its own, or begins within its storage."""
+    if isinstance(value, (tuple, list)):
+        return any(map(_lies_otherwise, value))
+    if not isinstance(value, torch.Tensor):
+        return False
+    expected: Any = 1
+    for size, stride in zip(reversed(value.shape), reversed(value.stride()), strict=True):
+        if str(stride) != str(expected):
+            return True
+        expected = expected * size
+    return str(value.storage_offset()) != "0"

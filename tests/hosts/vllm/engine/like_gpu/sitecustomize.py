@@ -1,0 +1,41 @@
+"""Makes vLLM on a CPU compile the graph that it compiles on a GPU, in every process of an engine.
+
+vLLM's CPU platform compiles in another mode, runs no passes, and reduces over shared memory in
+place. Nothing here knows of what is tested.
+"""
+
+import os
+import sys
+
+if os.environ.get("LIKE_GPU") == "1" and "vllm" not in sys.modules:
+    from spfast.integrations.vllm.imports import when_imported
+
+    def _platform(module):
+        platform = module.CpuPlatform
+        platform.use_custom_op_collectives = classmethod(lambda cls: True)
+        update = platform.check_and_update_config.__func__
+
+        def check_and_update_config(cls, vllm_config):
+            compilation = vllm_config.compilation_config
+            mode, wrap = compilation.mode, compilation.ir_enable_torch_wrap
+            update(cls, vllm_config)
+            if getattr(mode, "name", "") == "VLLM_COMPILE":
+                compilation.mode = mode
+                compilation.ir_enable_torch_wrap = wrap
+
+        platform.check_and_update_config = classmethod(check_and_update_config)
+
+    def _communicator(module):
+        communicator = module.CpuCommunicator
+        reduce = communicator.all_reduce
+        # Out of place, as the operator promises, and over gloo.
+        communicator.all_reduce = lambda self, x: reduce(self, x.clone())
+        communicator._all_group_ranks_share_shm_group_name = lambda self: False
+
+    def _functionalization(module):
+        # It names operators that only CUDA has; Inductor decomposes what it leaves.
+        module.FixFunctionalizationPass.__call__ = lambda self, graph: None
+
+    when_imported("vllm.platforms.cpu", _platform)
+    when_imported("vllm.distributed.device_communicators.cpu_communicator", _communicator)
+    when_imported("vllm.compilation.passes.utility.fix_functionalization", _functionalization)

@@ -1,0 +1,445 @@
+"""The plugin against each version's own names: what it switches on, where, and what it refuses."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import subprocess
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from spfast import ConfigError, Range
+from spfast.integrations import vllm as integration
+from spfast.integrations.vllm import plugin
+from spfast.integrations.vllm.changes import refusals
+from spfast.integrations.vllm.hosts import HOSTS, host_of
+
+from .stubs import VERSIONS
+
+OURS = "spfast.SequenceParallelismPass"
+OLD = [version for version in VERSIONS if version < "0.32"]
+NEW = [version for version in VERSIONS if version >= "0.32"]
+ON = {"enable": True, "min_token_num": 1024}
+
+
+def test_every_range_has_stubs_at_both_ends() -> None:
+    assert {(0, 20), (0, 31), (0, 32), (0, 33)} == {h.first for h in HOSTS} | {
+        h.last for h in HOSTS
+    }
+    assert [str(host_of(version)) for version in VERSIONS] == ["0.20 to 0.31"] * 4 + [
+        "0.32 to 0.33"
+    ] * 2
+
+
+# --- off ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("settings", [None, {}, {"enable": False, "min_token_num": 5}])
+def test_installed_means_off(vllm: Any, version: str, settings: Any, caplog: Any) -> None:
+    plain = vllm(version, load=False)
+    expected = plain.config(settings)
+    before = vars(expected.compilation_config), plain.passes(expected), expected.compute_hash()
+    plugin.load()
+    found = plain.config(settings)
+    assert (vars(found.compilation_config).keys(), plain.passes(found)) == (
+        before[0].keys(),
+        before[1],
+    )
+    assert found.compilation_config.splitting_ops == expected.compilation_config.splitting_ops
+    assert found.scheduler_config.max_num_batched_tokens == 8190
+    assert found.compilation_config.cudagraph_capture_sizes == [1, 2, 4, 8, 16]
+    assert found.compute_hash() == before[2]
+    dispatcher = plain.module("vllm.v1.cudagraph_dispatcher").CudagraphDispatcher(found)
+    assert dispatcher.dispatch(5) == ("NONE", 5)
+    assert not caplog.records
+
+
+def test_loading_imports_nothing_of_vllm_and_may_be_repeated(vllm: Any) -> None:
+    stub = vllm("0.32.0")
+    plugin.load()
+    assert {name for name in sys.modules if name.startswith("vllm.")} == {"vllm.version"}
+    config = stub.config(ON)
+    plugin.load()
+    assert stub.passes(config).count(OURS) == 1
+
+
+# --- on -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", OLD)
+def test_up_to_0_31_ours_takes_the_place_of_vllms_pass(vllm: Any, version: str) -> None:
+    stub = vllm(version)
+    config = stub.config(ON)
+    assert config.compilation_config.pass_config.enable_sp is True
+    assert config.compilation_config.pass_config.sp_min_token_num == 1024
+    assert stub.passes(config) == ["vllm.NoOpEliminationPass", OURS, "vllm.AllReduceFusionPass"]
+    (ours,) = [each for each in stub.manager(config).passes if hasattr(each, "config")]
+    assert ours.config.divisibility == "assume"
+    manager = stub.module("vllm.compilation.passes.pass_manager")
+    assert manager.SequenceParallelismPass.__module__ == manager.__name__
+    config.compilation_config.pass_config.fuse_gemm_comms = True
+    assert stub.passes(config)[2] == "vllm.AsyncTPPass"
+
+
+@pytest.mark.parametrize("version", OLD)
+@pytest.mark.parametrize("imported_before", [False, True])
+def test_up_to_0_31_stages_exchange_the_residual_whole(
+    vllm: Any, version: str, imported_before: bool
+) -> None:
+    stub = vllm(version, load=False)
+    name = "vllm.v1.worker.gpu_model_runner"  # it imports the function by name
+    if imported_before:
+        stub.module(name)
+    plugin.load()
+    scattered = stub.module(name).is_residual_scattered_for_sp
+    assert scattered(stub.config(ON), 2048) is False
+    assert scattered(stub.config(ON), 8) is False
+    assert scattered(stub.config(pass_config={"enable_sp": True, "sp_min_token_num": 8}), 8) is True
+
+
+@pytest.mark.parametrize("version", NEW)
+def test_from_0_32_on_the_plugin_does_what_vllm_did(vllm: Any, version: str) -> None:
+    stub = vllm(version)
+    config = stub.config(ON)
+    stub.module("vllm.v1.cudagraph_dispatcher")
+    compilation = config.compilation_config
+    assert compilation.splitting_ops == []
+    assert compilation.compile_ranges_endpoints == [1023, 8192]
+    assert config.scheduler_config.max_num_batched_tokens == 8192
+    assert compilation.cudagraph_capture_sizes == [4, 8, 16]
+    assert compilation.max_cudagraph_capture_size == 16
+    manager = stub.manager(config)
+    assert stub.passes(config) == ["vllm.NoOpEliminationPass", OURS, "vllm.AllReduceFusionPass"]
+    ours = manager.passes[1]
+    assert ours.config.divisibility == "assume"
+    assert [ours.is_applicable_for_range(each) for each in (Range(1, 1023), Range(1024, 8192))] == [
+        False,
+        True,
+    ]
+    config.compilation_config.pass_config.eliminate_noops = False
+    assert stub.passes(config) == [OURS, "vllm.AllReduceFusionPass"]
+
+
+@pytest.mark.parametrize("version", NEW)
+def test_captured_sizes_fill_speculative_decoding_too(vllm: Any, version: str) -> None:
+    config = vllm(version).config(
+        ON,
+        speculative_config=2,
+        compilation={"cudagraph_capture_sizes": [1, 3, 12, 15, 30], "compile_sizes": [1, 15]},
+    )
+    assert config.compilation_config.cudagraph_capture_sizes == [12, 24, 36]
+    assert config.compilation_config.compile_sizes == [12, 24]
+
+
+@pytest.mark.parametrize("version", NEW)
+@pytest.mark.parametrize("tokens", range(1, 10))
+def test_both_runners_pad_to_what_every_rank_can_share(
+    vllm: Any, version: str, tokens: int
+) -> None:
+    stub = vllm(version)
+    config = stub.config(ON)
+    padded = -(-tokens // 4) * 4
+    dispatcher = stub.module("vllm.v1.cudagraph_dispatcher").CudagraphDispatcher(config)
+    assert dispatcher.dispatch(tokens, has_lora=False) == ("NONE", padded)
+    assert dispatcher.dispatch(num_tokens=tokens) == ("NONE", padded)
+    manager = stub.module("vllm.v1.worker.gpu.cudagraph_utils").CudaGraphManager()
+    manager.vllm_config = config
+    dispatch = stub.module("vllm.v1.worker.gpu.dp_utils").dispatch_cg_and_sync_dp
+    assert dispatch(manager, 1, tokens, None, 1, 0) == (padded, None)
+    assert dispatch(cudagraph_manager=manager, num_reqs=1, num_tokens=tokens) == (padded, None)
+    assert dispatch(None, 1, tokens) == (tokens, None)
+
+
+@pytest.mark.parametrize("version", NEW)
+def test_without_padding_a_guard_would_never_be_asked(vllm: Any, version: str) -> None:
+    stub = vllm(version)
+    config = stub.config(ON)
+    # The runner's module never came, so nothing pads.
+    (ours,) = [each for each in stub.manager(config).passes if hasattr(each, "config")]
+    assert ours.config.divisibility == "prove"
+    assert integration.SequenceParallelismPass(config).config.divisibility == "prove"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(("is_encoder", "divisibility"), [(False, "assume"), (True, "prove")])
+def test_an_encoders_batches_are_not_padded(
+    vllm: Any, version: str, is_encoder: bool, divisibility: str
+) -> None:
+    stub = vllm(version)
+    stub.module("vllm.v1.cudagraph_dispatcher")
+    backend = stub.module("vllm.compilation.backends").VllmBackend()
+    backend.is_encoder = is_encoder
+    backend.vllm_config = stub.config(ON)
+    manager = stub.module("vllm.compilation.passes.pass_manager").PostGradPassManager()
+    backend.pass_manager = manager
+    backend.configure_post_pass()
+    (ours,) = [each for each in manager.passes if hasattr(each, "config")]
+    assert ours.config.divisibility == divisibility
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_cache_key_tells_versions_and_settings_apart(
+    vllm: Any, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = vllm(version)
+    key = stub.config(ON).compute_hash()
+    assert key == stub.config(ON).compute_hash() and len(key) == 10
+    assert key != stub.config({**ON, "min_token_num": 512}).compute_hash()
+    assert key != stub.config({**ON, "enable": False}).compute_hash()
+    monkeypatch.setattr("spfast.integrations.vllm.takeover.version", "0.0.0")
+    assert key != stub.config(ON).compute_hash()
+
+
+# --- what stands in the way -----------------------------------------------------------------
+
+MODE = "compilation mode NONE runs no pass: pass -O2, and no --compilation-config with another mode"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("given", "environment", "reason"),
+    [
+        ({"tp_size": 1}, {}, "there is one tensor-parallel rank: pass --tensor-parallel-size"),
+        ({"enforce_eager": True}, {}, "nothing is compiled: leave --enforce-eager out"),
+        (
+            {},
+            {"VLLM_BATCH_INVARIANT": "1"},
+            "a reduce_scatter's order is not batch invariant: unset VLLM_BATCH_INVARIANT",
+        ),
+        ({"compilation": {"mode": "NONE"}}, {}, MODE),
+    ],
+)
+def test_where_it_cannot_apply_the_reason_is_said_once(
+    vllm: Any,
+    version: str,
+    given: dict[str, Any],
+    environment: dict[str, str],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    stub = vllm(version)
+    users = dict(ON)
+    with caplog.at_level(logging.INFO, logger="vllm.spfast"):
+        config = stub.config(users, **given)
+        stub.config(users, **given)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "vllm.spfast"]
+    assert line == f"spfast {integration_version()} in vLLM {version}: off, because {reason}"
+    assert config.additional_config["spfast"]["enable"] is False
+    assert users == ON
+    assert OURS not in stub.passes(config)
+
+
+@pytest.mark.parametrize("version", NEW)
+def test_a_graph_that_the_user_splits_is_told(vllm: Any, version: str, caplog: Any) -> None:
+    stub = vllm(version)
+    split = {"splitting_ops": ["vllm::attention"]}
+    stub.config(ON, compilation=split)
+    assert (
+        "off, because splitting_ops=['vllm::attention'] cuts the graph into pieces" in caplog.text
+    )
+    assert "or set use_inductor_graph_partition there" in caplog.text
+    caplog.clear()
+    stub.config({**ON, "full_graph": False})
+    assert 'cuts the graph into pieces: leave "full_graph" out' in caplog.text
+    caplog.clear()
+    partitioned = stub.config(ON, compilation={**split, "use_inductor_graph_partition": True})
+    single = stub.config(ON, compilation={**split, "compile_sizes": [2048]})
+    assert "off" not in caplog.text
+    assert partitioned.compilation_config.compile_ranges_endpoints == [1023, 8192]
+    assert single.compilation_config.compile_ranges_endpoints == [8192]
+    assert OURS in stub.passes(partitioned) and OURS in stub.passes(single)
+
+
+def test_an_unknown_threshold_is_told(vllm: Any, caplog: Any) -> None:
+    config = vllm("0.33.0").config({"enable": True}, device_config=None)
+    assert 'set "min_token_num" beside "enable"' in caplog.text
+    assert config.additional_config["spfast"]["enable"] is False
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_is_on_is_said_in_one_line(vllm: Any, version: str, caplog: Any) -> None:
+    stub = vllm(version)
+    with caplog.at_level(logging.INFO, logger="vllm.spfast"):
+        stub.config(ON, max_num_batched_tokens=8192)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == (
+        f"spfast {integration_version()} in vLLM {version}: on, tp_size 4, from 1024 tokens on "
+        f"(min_token_num=1024), ranges [1, 1023], [1024, 8192]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (True, 'additional_config["spfast"] is True: pass an object, such as {"enable": true}'),
+        ({"enabled": True}, "has no key 'enabled': pass one of enable, min_token_num"),
+        ({"enable": "yes"}, "enable='yes' is neither true nor false"),
+    ],
+)
+def test_a_setting_that_is_not_known_is_an_error(vllm: Any, found: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=".*") as caught:
+        vllm("0.32.0").config(found)
+    assert message in str(caught.value)
+
+
+# --- a vLLM that is not as expected ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["0.19.1", "0.34.0", "1.0.0", "dev", "0.3.3"])
+def test_an_unknown_version_is_left_as_it_is(vllm: Any, version: str, caplog: Any) -> None:
+    stub = vllm(version)
+    plugin.load()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and record.name == "vllm.spfast"
+    assert record.getMessage() == (
+        f"spfast knows vLLM 0.20 to 0.33 and leaves vLLM {version} as it is: "
+        f"install another version of either"
+    )
+    config = stub.config(ON)
+    assert config.scheduler_config.max_num_batched_tokens == 8190
+    assert OURS not in stub.passes(config)
+
+
+EACH_CHANGE = [
+    (version, change.name)
+    for version in ("0.20.2", "0.31.0", "0.32.0", "0.33.0")
+    for change in host_of(version).changes  # type: ignore[union-attr]
+    if change.name != "VllmConfig.__post_init__"
+]
+
+
+@pytest.mark.parametrize(("version", "name"), EACH_CHANGE)
+@pytest.mark.parametrize("how", ["leave_out", "spoil"])
+def test_a_change_that_cannot_be_made_leaves_the_plugin_off(
+    vllm: Any, version: str, name: str, how: str, caplog: Any
+) -> None:
+    stub = vllm(version, **{how: name})
+    try:
+        config = stub.config(ON)
+    except (AttributeError, NameError, TypeError):  # the stub itself calls what it lacks
+        assert "off, because this vLLM is not as expected" in caplog.text
+        return
+    assert config.additional_config["spfast"]["enable"] is False
+    assert f"{name} " in caplog.text and "expected" in caplog.text
+    assert "install another version of vLLM or of spfast" in caplog.text
+
+
+def test_a_refusal_in_a_worker_is_known_there(vllm: Any) -> None:
+    stub = vllm("0.32.0", spoil="CudagraphDispatcher.dispatch")
+    dispatcher = stub.module("vllm.v1.cudagraph_dispatcher").CudagraphDispatcher
+    assert list(refusals()) == [
+        "vllm.v1.cudagraph_dispatcher.CudagraphDispatcher.dispatch takes (other, self, num_tokens, "
+        "uniform_decode, has_lora, num_active_loras, valid_modes, invalid_modes): "
+        "expected (self, num_tokens, ...)"
+    ]
+    assert not hasattr(dispatcher.dispatch, "__spfast_change__")
+
+
+# --- install --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", OLD)
+@pytest.mark.parametrize(
+    "imported", [[], ["vllm.config.vllm"], ["vllm.compilation.passes.pass_manager"]]
+)
+def test_install_whatever_was_imported_before(
+    vllm: Any, version: str, imported: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPFAST_VLLM_INSTALL", "0")  # so that it is taken back
+    stub = vllm(version, load=False)
+    for name in imported:
+        stub.module(name)
+    assert integration.install() == "vllm.compilation.passes.pass_manager"
+    assert os.environ["SPFAST_VLLM_INSTALL"] == "1"  # what a worker inherits
+    switched = {"enable_sp": True, "sp_min_token_num": 512}
+    config = stub.config(pass_config=switched)
+    assert OURS in stub.passes(config)
+    theirs = stub.config().compute_hash()
+    assert config.compute_hash() != theirs
+    assert OURS not in stub.passes(stub.config())
+
+
+@pytest.mark.parametrize("version", OLD)
+def test_a_worker_of_a_process_that_installed(
+    vllm: Any, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPFAST_VLLM_INSTALL", "1")
+    stub = vllm(version)  # no more than the plugin, as a worker loads it
+    assert OURS in stub.passes(stub.config(pass_config={"enable_sp": True, "sp_min_token_num": 8}))
+
+
+@pytest.mark.parametrize("version", NEW)
+def test_install_says_what_to_do_where_there_is_nothing_to_replace(vllm: Any, version: str) -> None:
+    vllm(version, load=False)
+    with pytest.raises(ConfigError) as caught:
+        integration.install()
+    assert str(caught.value) == (
+        f"vLLM {version} has no SequenceParallelismPass to replace: switch the plugin on, "
+        f"""--additional-config '{{"spfast": {{"enable": true}}}}'"""
+    )
+
+
+# --- the pass in a host ---------------------------------------------------------------------
+
+
+WORKER = """
+import pickle, sys
+arrived = pickle.loads(bytes.fromhex(sys.argv[1]))
+assert not any(name.startswith("vllm") for name in sys.modules)
+from vllm.compilation.passes.inductor_pass import InductorPass
+assert isinstance(arrived, InductorPass)
+assert (arrived.config.min_token_num, arrived.config.group_name) == (1024, None)
+"""
+
+
+def test_a_pass_that_a_worker_unpickles_counts_as_vllms_own(vllm: Any, tmp_path: Any) -> None:
+    sent = pickle.dumps(integration.SequenceParallelismPass(vllm("0.32.0").config(ON)))
+    subprocess.run(
+        [sys.executable, "-c", WORKER, sent.hex()],
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "0.32.0")},
+        check=True,
+    )
+
+
+class Group:
+    """What vLLM's parallel_state has as _TP."""
+
+    unique_name = "tp:0"
+
+    def __init__(self, rank: int) -> None:
+        self.rank_in_group = rank
+
+
+def test_uuid(vllm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = vllm("0.32.0")
+    config = stub.config(ON)
+    passes = stub.module("vllm.compilation.passes.inductor_pass")
+    state = ModuleType("vllm.distributed.parallel_state")
+    monkeypatch.setitem(sys.modules, state.__name__, state)
+    ours = integration.SequenceParallelismPass(config)
+    hashed = {ours.uuid()}  # before any group exists
+    keys = set()
+    for rank in range(4):
+        state._TP = Group(rank)  # type: ignore[attr-defined]
+        hashed |= {ours.uuid(), pickle.loads(pickle.dumps(ours)).uuid()}
+        monkeypatch.setattr(passes, "_pass_context", passes.PassContext(Range(1024, 8192)))
+        keys.add(ours.uuid())
+        monkeypatch.setattr(passes, "_pass_context", None)
+    assert len(hashed) == 1, "each rank would have a compile cache of its own"
+    assert len(keys) == 4 and not keys & hashed, "ranks would take each other's rows from the cache"
+    other = integration.SequenceParallelismPass(stub.config({**ON, "min_token_num": 512}))
+    assert other.uuid() not in hashed
+
+
+def integration_version() -> str:
+    from spfast import __version__
+
+    return __version__
