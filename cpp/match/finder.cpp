@@ -20,8 +20,7 @@ Anchor anchor_at(const NodeTable& table, NodeId call, const AllReduceFamily& fam
     return static_cast<size_t>(position) < args.size() ? args[static_cast<size_t>(position)]
                                                        : Value{};
   };
-  // What carries no group is over the one group that has no name.
-  anchor.group = family.group >= 0 ? at(family.group) : Value{Tag::kNoneType, 0};
+  anchor.group = family.group >= 0 ? at(family.group) : kUnnamedGroup;
   if (family.reduce_op >= 0) anchor.reduce_op = at(family.reduce_op);
   const bool complete = family.reduce_op < 0 || anchor.reduce_op.tag != Tag::kAbsent;
   if (complete && !args.empty() && args[0].is_node()) anchor.input = args[0].payload;

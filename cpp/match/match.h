@@ -24,6 +24,9 @@ struct AllReduceFamily {
   Form form = Form::kPlain;
 };
 
+// What a collective that carries no group is over.
+inline constexpr Value kUnnamedGroup{Tag::kNoneType, 0};
+
 // One all_reduce of the graph.
 struct Anchor {
   NodeId all_reduce = kNone;

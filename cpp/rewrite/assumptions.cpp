@@ -152,6 +152,13 @@ class Consequences {
 
 }  // namespace
 
+Reason why_apart(const Replication& replication, NodeId value, uint32_t group) {
+  if (replication.of(value, group) == Sharing::kOwn) {
+    return {Reason::Kind::kRankOwn, value, replication.evidence(value), 0, 0};
+  }
+  return {Reason::Kind::kNotProved, value, kNone, 0, 0};
+}
+
 std::vector<Assumption> find_assumptions(const NodeTable& table, std::span<const Anchor> anchors,
                                          const Sites& sites, const Replication& replication) {
   return Consequences(table, anchors, sites, replication).assumptions();

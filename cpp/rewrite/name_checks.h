@@ -1,6 +1,7 @@
 // Whether a value may be read in place of its names: the views and copies of it.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <tuple>
 #include <vector>
@@ -15,6 +16,11 @@ namespace spfast {
 // none to read.
 [[nodiscard]] const Meta* known_meta(const NodeTable& table, NodeId node, Site& site,
                                      std::vector<NodeId>& missing);
+
+// An empty tensor with a row for each token, which can be made with fewer: by its sizes, or like a
+// value that `may_follow`.
+[[nodiscard]] bool is_fresh_buffer(const NodeTable& table, NodeId node, const Meta& meta,
+                                   Dim tokens, const std::function<bool(NodeId)>& may_follow);
 
 class NameChecks {
  public:

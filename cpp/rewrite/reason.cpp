@@ -4,6 +4,14 @@
 
 namespace spfast {
 
+bool asks_too_much(Reason::Kind kind) {
+  using Kind = Reason::Kind;
+  return kind == Kind::kWholeTuple || kind == Kind::kReshaped || kind == Kind::kCopied ||
+         kind == Kind::kResidualShape || kind == Kind::kBroadcast || kind == Kind::kBuffer ||
+         kind == Kind::kRankOwn || kind == Kind::kNotProved || kind == Kind::kFormat ||
+         kind == Kind::kStrides || kind == Kind::kNoGain;
+}
+
 std::string format_reason(const NodeTable& table, std::span<const GroupInfo> groups,
                           std::span<const TokenClass> classes, const Reason& reason) {
   const auto label = [&](NodeId node) { return "%" + table.node_label(node); };

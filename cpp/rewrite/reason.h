@@ -48,6 +48,9 @@ struct Reason {
   [[nodiscard]] bool empty() const { return kind == Kind::kNone; }
 };
 
+// A rule asks for what the row-wise view does without.
+[[nodiscard]] bool asks_too_much(Reason::Kind kind);
+
 [[nodiscard]] std::string format_reason(const NodeTable& table, std::span<const GroupInfo> groups,
                                         std::span<const TokenClass> classes, const Reason& reason);
 

@@ -39,13 +39,15 @@ Value Replication::group_of(NodeId node) const {
     return position < args.size() ? args[position] : Value{};
   };
   for (const CollectiveFamily& family : families_) {
-    if (family.match.all_reduce == target && family.match.group >= 0) {
-      return at(static_cast<size_t>(family.match.group));
+    const bool named = family.match.group >= 0;
+    if (family.match.all_reduce == target) {
+      return named ? at(static_cast<size_t>(family.match.group)) : kUnnamedGroup;
     }
     for (const auto& [collective, slots] :
          {std::pair{family.reduce_scatter, &family.reduce_scatter_args},
           std::pair{family.all_gather, &family.all_gather_args}}) {
       if (collective != target) continue;
+      if (!named) return kUnnamedGroup;
       for (size_t i = 0; i < slots->size(); ++i) {
         if ((*slots)[i].kind == CollectiveArg::Kind::kGroup) return at(i);
       }

@@ -4,12 +4,12 @@
 #include <map>
 #include <utility>
 
-#include "base/work.h"
 #include "rewrite/assumptions.h"
 #include "rewrite/layouts.h"
 #include "rewrite/name_checks.h"
 #include "rewrite/row_cut.h"
 #include "rewrite/row_growth.h"
+#include "rewrite/stride_checks.h"
 #include "rewrite/token_classes.h"
 #include "table/targets.h"
 
@@ -64,7 +64,7 @@ class Examiner {
       note_unknown(site);
       out_.sites.push_back(std::move(site));
     }
-    check_strides();
+    check_strides(table_, matches_, layouts_, out_);
     if (rows_ != nullptr) examine_unmatched();
     auto& missing = out_.missing;
     std::sort(missing.begin(), missing.end());
@@ -157,16 +157,11 @@ class Examiner {
 
   // No rule holds there, or one that turned out to ask too much of its operands.
   [[nodiscard]] bool may_be_rowwise(const AnchorReport& report) const {
-    using Kind = Reason::Kind;
-    if (report.outcome != Outcome::kMatched) {
-      return report.outcome == Outcome::kNoMatch || report.outcome == Outcome::kClaimed ||
-             report.outcome == Outcome::kTooMany;
-    }
-    const Kind kind = out_.sites[report.match].reason.kind;
-    return kind == Kind::kWholeTuple || kind == Kind::kReshaped || kind == Kind::kCopied ||
-           kind == Kind::kResidualShape || kind == Kind::kBroadcast || kind == Kind::kBuffer ||
-           kind == Kind::kRankOwn || kind == Kind::kNotProved || kind == Kind::kNoGain ||
-           kind == Kind::kFormat || kind == Kind::kStrides;
+    const Outcome outcome = report.outcome;
+    return outcome == Outcome::kMatched
+               ? asks_too_much(out_.sites[report.match].reason.kind)
+               : outcome == Outcome::kNoMatch || outcome == Outcome::kClaimed ||
+                     outcome == Outcome::kTooMany;
   }
 
   void note_unknown(Site& site) const {
@@ -199,10 +194,8 @@ class Examiner {
     site.flat = table_.dims(table_.meta(anchor_->all_reduce)).size() > 2;
     if (classes_.find(site, *anchor_)) {
       want_input();
-      for (const NodeId value : {anchor_->all_reduce, anchor_->reduced}) {
-        const NodeId writer = effects_.writer_of(value);
-        if (writer != kNone) site.reason = {Reason::Kind::kWritten, value, writer, 0, 0};
-      }
+      check_value(site, anchor_->reduced);
+      check_value(site, anchor_->all_reduce);
     }
     note_unknown(site);
     out_.sites.push_back(std::move(site));
@@ -256,28 +249,25 @@ class Examiner {
       site.reason = {Reason::Kind::kMutation, effects_.fence_after(first), kNone, 0, 0};
       return;
     }
-    const auto check = [&](NodeId value) {
-      const NodeId writer = effects_.writer_of(value);
-      if (writer != kNone && site.reason.empty()) {
-        site.reason = {Reason::Kind::kWritten, value, writer, 0, 0};
-      }
-      if (LookThrough::wants_format(table_, value) && site.reason.empty()) {
-        site.reason = {Reason::Kind::kFormat, value, kNone, 0, 0};
-      }
-    };
-    check(first);
-    check(anchor_->reduced);
-    for (const NodeId node : site.interior) check(node);
+    check_value(site, first);
+    check_value(site, anchor_->reduced);
+    for (const NodeId node : site.interior) check_value(site, node);
+  }
+
+  void check_value(Site& site, NodeId value) const {
+    if (!site.reason.empty()) return;
+    if (const NodeId writer = effects_.writer_of(value); writer != kNone) {
+      site.reason = {Reason::Kind::kWritten, value, writer, 0, 0};
+    } else if (LookThrough::wants_format(table_, value)) {
+      site.reason = {Reason::Kind::kFormat, value, kNone, 0, 0};
+    }
   }
 
   void read_operands(Site& site, NodeId node) {
     const auto operands = table_.operands(node);
-    for (size_t i = 0; i < operands.size(); ++i) {
-      if (!operands[i].is_node()) continue;
-      const bool seen = std::find(operands.begin(), operands.begin() + static_cast<ptrdiff_t>(i),
-                                  operands[i]) != operands.begin() + static_cast<ptrdiff_t>(i);
-      if (seen) continue;
-      read_operand(site, node, operands[i].payload);
+    for (auto at = operands.begin(); at != operands.end(); ++at) {
+      if (!at->is_node() || std::find(operands.begin(), at, *at) != at) continue;
+      read_operand(site, node, at->payload);
       if (!site.reason.empty()) return;
     }
   }
@@ -349,10 +339,8 @@ class Examiner {
     const Meta* meta = need(site, node);
     if (meta == nullptr || meta->kind != MetaKind::kTensor) return true;
     const auto dims = table_.dims(*meta);
-    const bool ones = dims.empty() || std::all_of(dims.begin(), dims.end() - 1,
-                                                  [](Dim dim) { return dim == Dim::of(1); });
-    if (!ones || dims.size() <= 2) return ones;
-    if (dims.back().is_expr()) return false;
+    const bool ones = dims.size() <= 1 || meta->tokens == Dim::of(1);
+    if (!ones || dims.size() <= 2 || dims.back().is_expr()) return ones && dims.size() <= 2;
     site.views = true;
     site.operands.push_back({SiteOperand::Kind::kSame, user, node, node});
     return true;
@@ -364,66 +352,13 @@ class Examiner {
     if (table_.meta(input).kind == MetaKind::kUnknown) out_.missing.push_back(input);
   }
 
-  // Values that do not lie as fresh tensors do are gathered only for readers that see no
-  // difference.
-  void check_strides() {
-    std::vector<bool> local;
-    for (size_t i = out_.sites.size(); i-- > 0;) {  // later sites first: they read earlier ones
-      Site& site = out_.sites[i];
-      if (!site.strided || !site.reason.empty()) continue;
-      if (local.empty()) {
-        local.resize(table_.size());
-        for (const Site& other : out_.sites) {
-          if (!other.reason.empty()) continue;
-          for (const NodeId node : other.interior) local[node] = true;
-        }
-      }
-      anchor_ = &matches_.anchors[site.anchor];
-      look_ = matches_.look(table_.dims(table_.meta(anchor_->all_reduce)).back().raw);
-      check_readers(site, anchor_->reduced, local);
-      for (const NodeId node : site.interior) check_readers(site, node, local);
-      if (site.reason.empty()) continue;
-      for (const NodeId node : site.interior) local[node] = false;
-    }
-  }
-
-  void check_readers(Site& site, NodeId value, const std::vector<bool>& local) {
-    std::vector<NodeId> names{value};
-    for (size_t i = 0; i < names.size(); ++i) {
-      if (!site.reason.empty() || need(site, names[i]) == nullptr) return;
-      for (const NodeId user : table_.users(names[i])) {
-        SPFAST_WORK(1);
-        if (local[user]) continue;
-        if (LookThrough::source(table_, user, look_.width()) == names[i]) {
-          names.push_back(user);
-        } else if (!layouts_.may_read_fresh(user, names[i])) {
-          site.reason = {Reason::Kind::kStrides, user, names[i], 0, 0};
-          return;
-        }
-      }
-    }
-  }
-
-  [[nodiscard]] Dim last_dim(const Meta& meta) const {
-    const auto dims = table_.dims(meta);
-    return dims.empty() ? Dim::of(0) : dims.back();
-  }
-
   void check_buffer(Site& site, NodeId node) {
-    static const TargetId kEmpty = intern_target("aten.empty.memory_format");
-    static const TargetId kEmptyLike = intern_target("aten.empty_like.default");
-    const TargetId target = table_.target(node);
-    const auto args = table_.args(node);
-    const bool like_stream =
-        target == kEmptyLike && args.size() == 1 && args[0].is_node() && in_stream(args[0].payload);
     const Meta* meta = need(site, node);
     if (meta == nullptr) return;
-    const bool sized = table_.dims(*meta).size() >= 2 &&
-                       meta->tokens == out_.classes[site.token_class].tokens &&
-                       !last_dim(*meta).is_expr();
-    if (!sized || !(like_stream || (target == kEmpty && args.size() == 1))) {
-      site.reason = {Reason::Kind::kBuffer, node, kNone, 0, 0};
-    }
+    const Dim tokens = out_.classes[site.token_class].tokens;
+    const auto in_here = [&](NodeId like) { return in_stream(like); };
+    if (is_fresh_buffer(table_, node, *meta, tokens, in_here)) return;
+    site.reason = {Reason::Kind::kBuffer, node, kNone, 0, 0};
   }
 
   const Meta* need(Site& site, NodeId node) { return known_meta(table_, node, site, out_.missing); }
@@ -447,13 +382,6 @@ class Examiner {
 };
 
 }  // namespace
-
-Reason why_apart(const Replication& replication, NodeId value, uint32_t group) {
-  if (replication.of(value, group) == Sharing::kOwn) {
-    return {Reason::Kind::kRankOwn, value, replication.evidence(value), 0, 0};
-  }
-  return {Reason::Kind::kNotProved, value, kNone, 0, 0};
-}
 
 Sites examine_sites(const NodeTable& table, const ProgramSet& programs, MatchResult& matches,
                     std::span<const GroupInfo> groups, std::span<const RefusedClass> refused,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from spfast.errors import ConfigError
+from spfast.fields import as_dtype, as_groups, as_tuple, check_choice, check_int
 from spfast.thresholds import DEFAULT_THRESHOLDS, DeviceKind, Threshold, threshold_tokens
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Range:
 
     def __post_init__(self) -> None:
         for name in ("start", "end"):
-            _check_int(f"Range.{name}", getattr(self, name), minimum=0)
+            check_int(f"Range.{name}", getattr(self, name), minimum=0)
         if self.end < self.start:
             raise ConfigError(
                 f"Range({self.start}, {self.end}) ends before it starts: "
@@ -151,12 +152,12 @@ class SequenceParallelConfig:
     thresholds: tuple[Threshold, ...] = DEFAULT_THRESHOLDS
 
     def __post_init__(self) -> None:
-        _check_int("tp_size", self.tp_size, minimum=1)
-        _check_int("tp_rank", self.tp_rank, minimum=0)
-        _check_int("min_token_num", self.min_token_num, minimum=0)
-        _check_int("max_num_batched_tokens", self.max_num_batched_tokens, minimum=1)
-        _check_int("hidden_size", self.hidden_size, minimum=1)
-        _check_int("collective_cost", self.collective_cost, minimum=0)
+        check_int("tp_size", self.tp_size, minimum=1)
+        check_int("tp_rank", self.tp_rank, minimum=0)
+        check_int("min_token_num", self.min_token_num, minimum=0)
+        check_int("max_num_batched_tokens", self.max_num_batched_tokens, minimum=1)
+        check_int("hidden_size", self.hidden_size, minimum=1)
+        check_int("collective_cost", self.collective_cost, minimum=0)
         if self.tp_size is not None and self.tp_rank is not None and self.tp_rank >= self.tp_size:
             raise ConfigError(
                 f"tp_rank={self.tp_rank} is outside tp_size={self.tp_size}: "
@@ -169,20 +170,20 @@ class SequenceParallelConfig:
                 f"group_name={self.group_name!r} is not a group's name: "
                 f"pass the string that the graph's all_reduce carries, or None"
             )
-        self._set("groups", _as_groups(self.groups))
+        self._set("groups", as_groups(self.groups))
         self._check_group_name()
-        _check_choice("divisibility", self.divisibility, get_args(Divisibility))
-        _check_choice("recognise", self.recognise, get_args(Recognise))
+        check_choice("divisibility", self.divisibility, get_args(Divisibility))
+        check_choice("recognise", self.recognise, get_args(Recognise))
         self._set("replicated", _as_replicated(self.replicated))
         for name in (
             "use_inductor_graph_partition",
             "validate",
             "gather_quantized",
         ):
-            _check_choice(name, getattr(self, name), (True, False))
-        _check_choice("gather_bytes", self.gather_bytes, (True, False, None))
-        self._set("splitting_ops", _as_tuple("splitting_ops", self.splitting_ops, str))
-        self._set("thresholds", _as_tuple("thresholds", self.thresholds, Threshold))
+            check_choice(name, getattr(self, name), (True, False))
+        check_choice("gather_bytes", self.gather_bytes, (True, False, None))
+        self._set("splitting_ops", as_tuple("splitting_ops", self.splitting_ops, str))
+        self._set("thresholds", as_tuple("thresholds", self.thresholds, Threshold))
         if self.debug_dump is not None:
             try:
                 self._set("debug_dump", os.fspath(self.debug_dump))
@@ -191,7 +192,7 @@ class SequenceParallelConfig:
                     f"debug_dump={self.debug_dump!r} is not a path: pass a folder's name or None"
                 ) from None
         if self.dtype is not None:
-            self._set("dtype", _as_dtype(self.dtype))
+            self._set("dtype", as_dtype(self.dtype))
         if isinstance(self.device, str):
             DeviceKind.parse(self.device)
 
@@ -383,55 +384,7 @@ def _need_tp_size(config: SequenceParallelConfig, why: str) -> int:
 
 def _element_size(config: SequenceParallelConfig) -> int:
     assert config.dtype is not None
-    return _as_dtype(config.dtype).itemsize
-
-
-def _as_dtype(value: object) -> torch.dtype:
-    import torch
-
-    found = value
-    if isinstance(value, str):
-        found = getattr(torch, value.removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype):
-        raise ConfigError(
-            f"dtype={value!r} is no torch.dtype: pass one, such as torch.bfloat16 or 'bfloat16'"
-        )
-    return found
-
-
-def _as_groups(value: Any) -> tuple[tuple[str, tuple[int, int]], ...]:
-    example = "pass a dict such as {'tp': (8, 0)}"
-    try:
-        given: dict[Any, Any] = dict(value)
-    except (TypeError, ValueError):
-        raise ConfigError(
-            f"groups={value!r} does not map names to (size, rank): {example}"
-        ) from None
-    found = []
-    for name, pair in given.items():
-        if not isinstance(name, str) or not name:
-            raise ConfigError(f"groups has the key {name!r}, which is no group's name: {example}")
-        where = f"groups[{name!r}]"
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise ConfigError(f"{where}={pair!r} is not (size, rank): {example}")
-        size, rank = pair
-        for part, number, minimum in (("size", size, 1), ("rank", rank, 0)):
-            if number is None:
-                raise ConfigError(f"{where} has no {part}: {example}")
-            _check_int(f"the {part} of {where}", number, minimum=minimum)
-        if rank >= size:
-            raise ConfigError(
-                f"{where} has rank {rank} of {size}: pass a rank from 0 to {size - 1}"
-            )
-        found.append((name, (size, rank)))
-    return tuple(sorted(found))
-
-
-def _as_tuple(name: str, value: object, kind: type) -> tuple[Any, ...]:
-    items = None if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
-    if items is None or not all(isinstance(item, kind) for item in items):
-        raise ConfigError(f"{name}={value!r} must be a tuple of {kind.__name__}: pass one, or ()")
-    return items
+    return as_dtype(config.dtype).itemsize
 
 
 def _as_replicated(value: object) -> object:
@@ -445,18 +398,3 @@ def _as_replicated(value: object) -> object:
             f"or a predicate of their nodes"
         )
     return tuple(sorted(names))
-
-
-def _check_int(name: str, value: object, minimum: int) -> None:
-    if value is None and name != "collective_cost" and not name.startswith("Range."):
-        return
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ConfigError(f"{name}={value!r} is not a whole number: pass an int")
-    if value < minimum:
-        raise ConfigError(f"{name}={value} is too small: pass {minimum} or more")
-
-
-def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if value not in choices or (isinstance(value, int) and not isinstance(value, bool)):
-        options = ", ".join(repr(choice) for choice in choices)
-        raise ConfigError(f"{name}={value!r} is unknown: pass one of {options}")

@@ -39,6 +39,7 @@ class Drawing:
         kind = self.choose.choice(("replicated", "per_rank"))
         self.local_gain = self.site.placeholder("h", (WIDTH,), torch.float32, kind)
         self.count = self.site.placeholder("n", (), torch.float32, kind)
+        self.choice = self.site.placeholder("m", (ROWS, 2), torch.float32, kind)
         for _ in range(self.choose.randint(1, 5)):
             self.step()
         operand = self.choose.choice([*self.pool, self.gain, self.local_gain])
@@ -92,7 +93,9 @@ class Drawing:
             top = call(aten.amax.default, value, [-1], True)
             made = call(aten.sub.Tensor, value, self.site.all_reduce(top, "max", group))
         elif kind == "number":
-            made = call(aten.mul.Tensor, value, self.count)
+            best = call(aten.argmax.default, self.choice)
+            read = call(aten._local_scalar_dense.default, best)
+            made = call(aten.mul.Tensor, value, self.choose.choice((self.count, read)))
         elif kind == "share":
             made = call(aten.add.Tensor, call(aten.div.Tensor, value, TP), self.any())
         else:

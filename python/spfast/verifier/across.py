@@ -205,7 +205,7 @@ def operands_that_count(
 
     A buffer that is written all over does not count, nor do the elements behind a size.
     """
-    if operator_name(target) in ("auto_functionalized", "auto_functionalized_v2"):
+    if isinstance(target, torch._ops.HigherOrderOperator):
         return _operands_of_functionalised(args, kwargs)
     if what.does is Does.SIZES:
         args = args[1:]

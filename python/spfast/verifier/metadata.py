@@ -52,6 +52,7 @@ class Metadata:
     def __init__(self, dims: Dims, before: Sequence[Entry], after: Sequence[Entry]) -> None:
         self._sample = dims.sample
         self._before = {entry[0]: entry for entry in before}
+        self._by_name = {entry[0].name: entry for entry in before}
         self._after = after
         self._described: dict[int, Hashable] = {}
         self._expected: dict[Hashable, Any] = {}
@@ -75,6 +76,10 @@ class Metadata:
                 if problem is not None:
                     yield node, problem
         yield from self._shared(changed)
+
+    def _old(self, node: fx.Node) -> Entry | None:
+        """What a node was: the node itself, or the one that it is a copy of."""
+        return self._before.get(node) or self._by_name.get(node.name)
 
     # --- what FakeTensorMode computes ---
 
@@ -107,7 +112,7 @@ class Metadata:
         example values (into how many parts a symbolic size is split).
         """
         node, _, target, _, _, val = entry
-        old = self._before.get(node)
+        old = self._old(node)
         if old is None or old[2] is not target or old[5] is not val:
             return False
         values = {operand: self._before[operand][5] for operand in _operands(old)}

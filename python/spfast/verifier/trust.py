@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import NamedTuple
 
 from torch import fx
 
@@ -76,11 +77,14 @@ def judge(
     """
     problems: list[tuple[fx.Node, str]] = []
     assumed: dict[str, Assumption] = {}
-    calls = _calls(original, entries) if meetings else []
+    if not meetings:
+        return Trust((), ())
+    calls = list(_calls(original, entries))
     names = _Names(original)
     for group in dict.fromkeys(group for group, _ in meetings):
         met = {term: meeting for (other, term), meeting in meetings.items() if other == group}
-        ranks = _Ranks(original, group, is_named)
+        # What is proved, and what is local, is so whatever is assumed besides.
+        ranks = _Ranks(original, group, is_named, met if may_assume else {})
         ranks.read(calls)
         seeds: dict[int, Meeting] = {}
         for term, meeting in met.items():
@@ -94,12 +98,8 @@ def judge(
                 problems.append((meeting.node, reason))
             else:
                 seeds[term] = meeting
-        if not seeds:
-            continue
-        supposed = _Ranks(original, group, is_named, seeds)
-        supposed.read(calls)
-        accused = {term for found in supposed.contradictions for term in found.terms}
-        for found in supposed.contradictions:
+        accused = {term for found in ranks.contradictions for term in found.terms}
+        for found in ranks.contradictions:
             first = found.terms[0]
             problems.append((seeds[first].node, _contradicted(found, names, seeds)))
         for term, meeting in seeds.items():
@@ -158,8 +158,7 @@ class _Names:
 # --- the original graph, call by call ---
 
 
-@dataclass(frozen=True)
-class _Call:
+class _Call(NamedTuple):
     """One node: what it does, what it reads as it is then, and what it yields."""
 
     node: fx.Node
@@ -173,10 +172,9 @@ class _Call:
     row_wise: bool
 
 
-def _calls(ctx: Context, entries: Sequence[Entry]) -> list[_Call]:
+def _calls(ctx: Context, entries: Sequence[Entry]) -> Iterator[_Call]:
     effects = {node: term for term, node in ctx.effects}
-    wrong = ctx.store.wrong
-    calls = []
+    wrong, values, opaque, reads = ctx.store.wrong, ctx.values, ctx.opaque, ctx.reads
     for node, op, target, args, kwargs, _ in entries:
         if op == "output":
             continue
@@ -184,25 +182,19 @@ def _calls(ctx: Context, entries: Sequence[Entry]) -> list[_Call]:
         counted = operands_that_count(what, target, args, kwargs)
         if counted is None:
             what, counted = Across(Does.ANYTHING), []
-        then = ctx.reads.get(node)
-        operands = tuple(
-            [ctx.values.get(o, wrong) if then is None else then.get(o, wrong) for o in counted]
-        )
+        then = reads.get(node, values) if reads else values
         is_collective = what.group is not None
-        calls.append(
-            _Call(
-                node,
-                op,
-                what,
-                group_of(what, args, kwargs) if is_collective else None,
-                exchange(what, args, kwargs) if is_collective else None,
-                operands,
-                ctx.values[node],
-                effects.get(node),
-                node not in ctx.opaque,
-            )
+        yield _Call(
+            node,
+            op,
+            what,
+            group_of(what, args, kwargs) if is_collective else None,
+            exchange(what, args, kwargs) if is_collective else None,
+            tuple([then.get(operand, wrong) for operand in counted]),
+            values[node],
+            effects.get(node),
+            node not in opaque,
         )
-    return calls
 
 
 def _parts(value: Value) -> Iterator[Value]:
@@ -248,9 +240,13 @@ class _Ranks:
                 self._ask(call, call.exchange)
             if call.effect is not None:
                 self.effects[call.effect] = found
-            if found is not Same.UNKNOWN or self.seeds:
-                for part in _parts(call.result):
-                    self._set(call, part, found)
+            result = call.result
+            if result.kind is Kind.FULL:
+                if found is not Same.UNKNOWN or result.term in self.seeds:
+                    self._set(call, result, found)
+                continue
+            for part in _parts(result):
+                self._set(call, part, found)
 
     def of(self, value: Value) -> Same:
         """What is known of a value."""

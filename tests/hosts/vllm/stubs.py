@@ -48,7 +48,9 @@ BODIES = {
     "VllmConfig.compute_hash": """
         return hashlib.sha256(json.dumps(self.additional_config).encode()).hexdigest()[:10]
         """,
-    "VllmConfig.uniform_decode_query_len": "return 1 + (self.speculative_config or 0)",
+    "VllmConfig.uniform_decode_query_len": """
+        return 1 + getattr(self.speculative_config, "num_speculative_tokens", 0)
+        """,
     "VllmConfig.use_v2_model_runner": "return False",
     "CompilationConfig.set_splitting_ops_for_v1": """
         whole = getattr(self.pass_config, "enable_sp", False)

@@ -7,7 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,6 +34,8 @@ def test_every_range_has_stubs_at_both_ends() -> None:
         "0.32 to 0.33"
     ] * 2
 
+
+Speculative = SimpleNamespace
 
 # --- off ------------------------------------------------------------------------------------
 
@@ -129,7 +131,7 @@ def test_from_0_32_on_the_plugin_does_what_vllm_did(vllm: Any, version: str) -> 
 def test_captured_sizes_fill_speculative_decoding_too(vllm: Any, version: str) -> None:
     config = vllm(version).config(
         ON,
-        speculative_config=2,
+        speculative_config=Speculative(num_speculative_tokens=2),
         compilation={"cudagraph_capture_sizes": [1, 3, 12, 15, 30], "compile_sizes": [1, 15]},
     )
     assert config.compilation_config.cudagraph_capture_sizes == [12, 24, 36]
@@ -258,10 +260,41 @@ def test_a_graph_that_the_user_splits_is_told(vllm: Any, version: str, caplog: A
     assert OURS in stub.passes(partitioned) and OURS in stub.passes(single)
 
 
+@pytest.mark.parametrize(("version", "off"), [("0.31.0", True), ("0.32.0", False)])
+def test_speculative_steps_that_vllm_cannot_capture(
+    vllm: Any, version: str, off: bool, caplog: Any
+) -> None:
+    stub = vllm(version)
+    stub.config(ON, speculative_config=Speculative(num_speculative_tokens=3))
+    assert not caplog.records
+    stub.config(ON, speculative_config=Speculative(num_speculative_tokens=2))
+    assert (
+        "off, because vLLM 0.20 to 0.31 captures no token count for both 3 tokens a speculative "
+        "step and 4 ranks: change num_speculative_tokens in --speculative-config" in caplog.text
+    ) is off
+
+
 def test_an_unknown_threshold_is_told(vllm: Any, caplog: Any) -> None:
     config = vllm("0.33.0").config({"enable": True}, device_config=None)
     assert 'set "min_token_num" beside "enable"' in caplog.text
     assert config.additional_config["spfast"]["enable"] is False
+
+
+@pytest.mark.parametrize(("major", "tokens"), [(9, 2048), (10, 8192)])
+def test_the_threshold_is_that_of_vllms_platform(
+    vllm: Any, major: int, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA is not started for it: the driver may fork its workers."""
+    platforms: Any = ModuleType("vllm.platforms")
+    platforms.current_platform = SimpleNamespace(
+        is_cuda=lambda: True,
+        get_device_capability=lambda: SimpleNamespace(major=major, minor=0),
+    )
+    stub = vllm("0.33.0")
+    stub.module("vllm.version")
+    monkeypatch.setitem(sys.modules, platforms.__name__, platforms)
+    config = stub.config({"enable": True}, max_num_batched_tokens=16384)
+    assert config.compilation_config.compile_ranges_endpoints == [tokens - 1, 16384]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -392,15 +425,25 @@ def test_install_says_what_to_do_where_there_is_nothing_to_replace(vllm: Any, ve
 
 WORKER = """
 import pickle, sys
+import spfast
+before = set(sys.modules)
+from importlib.metadata import entry_points
+(plugin,) = entry_points(group="vllm.general_plugins", name="spfast")
+plugin.load()()
+added = {name for name in set(sys.modules) - before if name.partition(".")[0] in ("torch", "vllm")}
+assert added == {"vllm", "vllm.version"}, f"loading the plugin imports {added}"
+assert "spfast.integrations.vllm.sp" not in sys.modules
 arrived = pickle.loads(bytes.fromhex(sys.argv[1]))
-assert not any(name.startswith("vllm") for name in sys.modules)
+assert "vllm.compilation" not in sys.modules
 from vllm.compilation.passes.inductor_pass import InductorPass
 assert isinstance(arrived, InductorPass)
 assert (arrived.config.min_token_num, arrived.config.group_name) == (1024, None)
 """
 
 
-def test_a_pass_that_a_worker_unpickles_counts_as_vllms_own(vllm: Any, tmp_path: Any) -> None:
+def test_a_worker_loads_little_and_unpickles_vllms_own_kind_of_pass(
+    vllm: Any, tmp_path: Any
+) -> None:
     sent = pickle.dumps(integration.SequenceParallelismPass(vllm("0.32.0").config(ON)))
     subprocess.run(
         [sys.executable, "-c", WORKER, sent.hex()],

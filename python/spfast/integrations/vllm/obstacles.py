@@ -61,6 +61,14 @@ def in_the_config(vllm_config: Any, host: Host) -> Obstacle | None:
             "dynamic speculative decoding captures token counts that not every rank can share",
             "leave num_speculative_tokens_per_batch_size out of --speculative-config",
         )
+    step = 1 + (read(vllm_config, "speculative_config", "num_speculative_tokens") or 0)
+    tp_size = read(vllm_config, "parallel_config", "tensor_parallel_size")
+    if host.own_pass and max(step, tp_size) % min(step, tp_size):
+        return Obstacle(
+            f"vLLM {host} captures no token count for both {step} tokens a speculative step and "
+            f"{tp_size} ranks",
+            "change num_speculative_tokens in --speculative-config",
+        )
     if host.own_pass and _is_set("VLLM_USE_V2_MODEL_RUNNER"):
         return Obstacle(
             f"vLLM {host} pads no batch in model runner V2", "unset VLLM_USE_V2_MODEL_RUNNER"

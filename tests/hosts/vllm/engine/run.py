@@ -108,7 +108,8 @@ class Engines:
                 filter(None, [str(HERE / "like_gpu"), os.environ.get("PYTHONPATH")])
             ),
             "CXX": str(HERE / "c++"),
-            "VLLM_CACHE_ROOT": str(self.folder / f"cache {self.version} {cache}"),
+            # Inductor's command lines take no spaces in a path.
+            "VLLM_CACHE_ROOT": str(self.folder / re.sub(r"\W+", "_", f"{self.version} {cache}")),
             "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "inductor"),
             "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

@@ -1,0 +1,81 @@
+"""How the fields of a configuration are checked, and brought into one form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from spfast.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["as_dtype", "as_groups", "as_tuple", "check_choice", "check_int"]
+
+
+def as_dtype(value: object) -> torch.dtype:
+    """A dtype, given as one or by its name."""
+    import torch
+
+    found = value
+    if isinstance(value, str):
+        found = getattr(torch, value.removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype):
+        raise ConfigError(
+            f"dtype={value!r} is no torch.dtype: pass one, such as torch.bfloat16 or 'bfloat16'"
+        )
+    return found
+
+
+def as_groups(value: Any) -> tuple[tuple[str, tuple[int, int]], ...]:
+    """(size, rank) of groups, as pairs sorted by name."""
+    example = "pass a dict such as {'tp': (8, 0)}"
+    try:
+        given: dict[Any, Any] = dict(value)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"groups={value!r} does not map names to (size, rank): {example}"
+        ) from None
+    found = []
+    for name, pair in given.items():
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"groups has the key {name!r}, which is no group's name: {example}")
+        where = f"groups[{name!r}]"
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ConfigError(f"{where}={pair!r} is not (size, rank): {example}")
+        size, rank = pair
+        for part, number, minimum in (("size", size, 1), ("rank", rank, 0)):
+            if number is None:
+                raise ConfigError(f"{where} has no {part}: {example}")
+            check_int(f"the {part} of {where}", number, minimum=minimum)
+        if rank >= size:
+            raise ConfigError(
+                f"{where} has rank {rank} of {size}: pass a rank from 0 to {size - 1}"
+            )
+        found.append((name, (size, rank)))
+    return tuple(sorted(found))
+
+
+def as_tuple(name: str, value: object, kind: type) -> tuple[Any, ...]:
+    """Several values of one kind."""
+    items = None if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
+    if items is None or not all(isinstance(item, kind) for item in items):
+        raise ConfigError(f"{name}={value!r} must be a tuple of {kind.__name__}: pass one, or ()")
+    return items
+
+
+def check_int(name: str, value: object, minimum: int) -> None:
+    """A whole number, or None where a field may be absent."""
+    if value is None and name != "collective_cost" and not name.startswith("Range."):
+        return
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ConfigError(f"{name}={value!r} is not a whole number: pass an int")
+    if value < minimum:
+        raise ConfigError(f"{name}={value} is too small: pass {minimum} or more")
+
+
+def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    """One of a few values."""
+    if value not in choices or (isinstance(value, int) and not isinstance(value, bool)):
+        options = ", ".join(repr(choice) for choice in choices)
+        raise ConfigError(f"{name}={value!r} is unknown: pass one of {options}")
