@@ -1,14 +1,16 @@
-"""A regression gate that does not flake: how many instructions encode, match and plan take.
+"""A regression gate that does not flake: how many instructions encode, match and plan take, and
+what a process does before its first graph.
 
     python -m bench.instruction_counts [--record]
 
 Valgrind counts them, so neither the machine's speed nor its load plays a part. Match and plan are
-counted in ``spfast_bench``, which knows no Python, each alone; encode in a Python process, as the
-difference between so many calls and twice as many, which leaves out everything else. Of encode
-only what the extension module itself executes counts, and how often it calls another library:
-what Python's own look-ups take depends on where its objects lie, by 8% from one environment to
-another. The counts are compared with those in instruction_counts.json. Another compiler, Python or
-torch makes other instructions: then nothing is compared, and the gate says so.
+counted in ``spfast_bench``, which knows no Python, each alone; encode, and cold (compiling the
+stored default rules), in a Python process, as the difference between so many calls and twice as
+many, which leaves out everything else. Of these two only what the extension module itself executes
+counts, and how often it calls another library: what Python's own look-ups take depends on where its
+objects lie, by 8% from one environment to another. The counts are compared with those in
+instruction_counts.json. Another compiler, Python or torch makes other instructions: then nothing is
+compared, and the gate says so.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ def main() -> int:
     """Counts, and compares or records; returns the exit code."""
     parser = argparse.ArgumentParser(prog="bench.instruction_counts", description=__doc__)
     parser.add_argument("--record", action="store_true", help="write the counts down")
-    parser.add_argument("--native-only", action="store_true", help="leave encode out")
+    parser.add_argument("--native-only", action="store_true", help="leave encode and cold out")
     arguments = parser.parse_args()
     missing = [
         tool for tool in ("valgrind", "callgrind_control", "cmake") if not shutil.which(tool)
@@ -54,7 +56,8 @@ def main() -> int:
         return 0
     counts = native_counts()
     if not arguments.native_only:
-        counts.update(encode_counts())
+        counts.update(python_counts("encode"))
+        counts.update(python_counts("cold"))
     with_what = versions()
     if arguments.record:
         record = {"with": with_what, "counts": counts}
@@ -83,7 +86,7 @@ def _judge(
             )
             continue
         change = count / recorded[stage] - 1
-        unit = "calls" if stage == "encode_calls" else "instructions"
+        unit = "calls" if stage.endswith("_calls") else "instructions"
         verdict = "ok"
         if change > TOLERANCE:
             verdict, worse = "WORSE", True
@@ -112,18 +115,19 @@ def native_counts() -> dict[str, int]:
     return counts
 
 
-def encode_counts() -> dict[str, int]:
-    """Instructions of one encode of one fixed graph, and its calls to other libraries."""
+def python_counts(what: str) -> dict[str, int]:
+    """Instructions of one call of instruction_counts_calls, and its calls to other libraries."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         options = [f"--callgrind-out-file={out}", "--instr-atstart=no"]
-        program = [sys.executable, "-m", "bench.instruction_counts_encode", str(LAYERS), str(CALLS)]
+        program = [sys.executable, "-m", "bench.instruction_counts_calls", what]
+        program += [str(LAYERS), str(CALLS)]
         environment = {**os.environ, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
         _run(["valgrind", "--tool=callgrind", *options, *program], environment)
         # Part 1: what came before; 2: so many calls; 3: twice as many.
         once, twice = (_of_module(Path(f"{out}.{part}")) for part in (2, 3))
     instructions, calls = ((b - a) // CALLS for a, b in zip(once, twice, strict=True))
-    return {"encode": instructions, "encode_calls": calls}
+    return {what: instructions, f"{what}_calls": calls}
 
 
 def versions() -> dict[str, str]:

@@ -40,7 +40,32 @@ def draw(record: Record, folder: Path) -> list[Path]:
         figure.tight_layout()
         figure.savefig(files[-1], dpi=110)
         plt.close(figure)
-    return files
+    return [*files, draw_cold(record["cold"], folder)]
+
+
+def draw_cold(record: Record, folder: Path) -> Path:
+    """First calls beside warm ones, each build's; returns the file."""
+    from .cold import rows
+
+    figure, axis = plt.subplots(figsize=(8, 5))
+    bars: list[tuple[str, float, str]] = []
+    for title, row in rows(record).items():
+        for who, found in row.items():
+            build = "this build" if who == "new" else record["old_commit"]
+            colour = "#d62728" if who == "new" else "#555555"
+            bars.append((f"{title}, {build}", found["first_s"] * 1e3, colour))
+            if "warm_s" in found:
+                bars.append((f"warm, {build}", found["warm_s"] * 1e3, "#bbbbbb"))
+    places = range(len(bars))[::-1]
+    axis.barh(places, [bar[1] for bar in bars], color=[bar[2] for bar in bars])
+    axis.set_yticks(places, [bar[0] for bar in bars], fontsize=7)
+    axis.set(xscale="log", xlabel=f"ms, {record['layers']} layers, fresh processes")
+    axis.grid(True, axis="x", which="both", alpha=0.2)
+    figure.tight_layout()
+    file = folder / "cold.png"
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+    return file
 
 
 def _layers(record: Record) -> Any:

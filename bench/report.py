@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from . import cold
+
 Record = dict[str, Any]
 
 TARGETS = (
@@ -24,6 +26,7 @@ TARGETS = (
     ("bytes a node in the table", "<= 160", lambda r: _bytes(r)),
     ("1,000 patterns against 1", "<= 3x", lambda r: f"{r['patterns']['factor']:.2f}x"),
     ("nothing to do, largest graph", "< 50 us", lambda r: _nothing(r)),
+    ("first apply of a process against a warm one", "<= 2.5x", lambda r: _worst_cold(r)),
     ("the verifier against the pass, worst workload", "< 5x", lambda r: _worst_proof(r)),
 )
 
@@ -57,6 +60,7 @@ def _lines(record: Record) -> Iterator[str]:
     yield from _comparison(record)
     yield from _stages(record)
     yield from _proofs(record)
+    yield from _cold(record["cold"])
     yield from _layers(record)
     yield from _nodes(record)
     yield from _patterns(record)
@@ -155,6 +159,27 @@ def _proofs(record: Record) -> Iterator[str]:
 def _proof(row: Record) -> str:
     mark = " (noisy)" if row["noisy"] else ""
     return f"{row['pass_s'] * 1e3:.1f}, {row['proved_s'] * 1e3:.1f} ({row['proof']:.1f}x){mark}"
+
+
+def _cold(record: Record) -> Iterator[str]:
+    yield f"\n## The first call of a process, {record['layers']} layers\n"
+    yield f"Milliseconds in fresh processes, of this build and of {record['old_commit']}.\n"
+    if record["absent"]:
+        yield f"{record['absent']}\n"
+    yield "| what | first | warm | first, before | warm, before |\n|---|---|---|---|---|"
+    for title, row in cold.rows(record).items():
+        cells = [
+            f"{found[key] * 1e3:.1f}" if key in (found := row.get(who, {})) else ""
+            for who in ("new", "old")
+            for key in ("first_s", "warm_s")
+        ]
+        yield f"| {title} | " + " | ".join(cells) + " |"
+    yield "\n![cold](cold.png)"
+
+
+def _worst_cold(record: Record) -> str:
+    ratio, name = cold.worst(record["cold"])
+    return f"{ratio:.2f}x ({name})"
 
 
 def _layers(record: Record) -> Iterator[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from . import experiments, growth, machine, report
+from . import cold, experiments, growth, machine, report
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -38,6 +38,7 @@ def measure(
         "comparison": lambda: experiments.comparison(scale, say),
         "stages": lambda: experiments.stages(scale, say),
         "proofs": lambda: experiments.proofs(scale, say),
+        "cold": lambda: cold.measure(scale.layers, say),
         "patterns": lambda: growth.registered(growth.PATTERNS, scale.layers, say),
         "nothing_to_do": lambda: growth.nothing_to_do(growth.SIZES[::2], say),
         "nodes": lambda: growth.nodes(growth.SIZES, say),

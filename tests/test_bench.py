@@ -104,3 +104,71 @@ def test_the_cost_of_a_proof_is_reported(monkeypatch: pytest.MonkeyPatch) -> Non
     assert list(report._proofs(record))[-1] == (
         f"| {WORKLOAD.name} | 1.0, 4.1 (3.1x) | 2.0, 6.2 (2.1x) (noisy) |"
     )
+
+
+class _Captured(Exception):
+    """Ends a compilation once its graph was recorded."""
+
+
+def traced_graph() -> torch.fx.Graph:
+    """What torch.compile hands to a post-grad pass, for a model with all kinds of nodes."""
+    import torch._inductor.config as inductor_config
+
+    class Gated(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            gate, up = torch.split(x * 2, 8, 1)
+            return torch.nn.functional.silu(gate) * up
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gated = Gated()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.gated(x)  # type: ignore[no-any-return]
+
+    graphs: list[torch.fx.Graph] = []
+
+    def record(graph: torch.fx.Graph) -> None:
+        graphs.append(graph)
+        raise _Captured
+
+    patches = {"post_grad_custom_pre_pass": record, "fx_graph_cache": False}
+    torch._dynamo.reset()
+    with (
+        inductor_config.patch(patches),
+        torch.no_grad(),
+        pytest.raises(Exception, match="_Captured"),
+    ):
+        torch.compile(Model(), fullgraph=True, dynamic=True)(torch.randn(4, 16))
+    return graphs[0]
+
+
+def keys_by_kind(graph: torch.fx.Graph) -> dict[str, set[str]]:
+    """The keys that all nodes of a kind have, with the types that say what kind of value it is."""
+    found: dict[str, set[str]] = {}
+    for node in graph.nodes:
+        val = node.meta.get("val")
+        if node.op == "call_function" and isinstance(val, torch.SymInt):
+            continue  # arithmetic of sizes: the small model has none
+        kind = f"{node.op} {'tuple' if isinstance(val, (tuple, list)) else type(val).__name__}"
+        keys = {str(key) for key in node.meta}
+        found[kind] = found[kind] & keys if kind in found else keys
+    return found
+
+
+def test_the_graphs_have_the_meta_that_tracing_leaves() -> None:
+    traced = keys_by_kind(traced_graph())
+    assert len(traced) == 5
+    for workload in ("vLLM IR FP8 op, dynamic", "functional 3D, dynamic"):
+        ours = keys_by_kind(WORKLOADS[workload].fresh(2))
+        for kind, keys in ours.items():
+            # Older torch notes less; the keys that matter are there from the first.
+            assert keys >= traced[kind], (workload, kind)
+            assert {"val", "tensor_meta"} & keys == {"val", "tensor_meta"} & traced[kind]
+            if torch.__version__ >= "2.13":
+                assert keys == traced[kind], (workload, kind)
+        assert len(ours) >= 4
+    one = WORKLOADS["vLLM IR bf16, dynamic"]
+    modes = {next(iter(one.fresh(1).nodes)).meta["val"].node.shape_env for _ in range(2)}
+    assert len(modes) == 2  # a ShapeEnv a graph

@@ -17,6 +17,7 @@ import torch
 import torch.fx as fx
 from torch._higher_order_ops.auto_functionalize import auto_functionalized
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.passes.shape_prop import _extract_tensor_metadata
 
 from ..workloads import declare_ops
 from .peer import Peer, Rewrite, Setting
@@ -46,15 +47,22 @@ class _Editor:
         meta = torch.empty(shape, dtype=dtype, device="meta")
         return FakeTensor(self.mode, meta, self.device)
 
+    def set(self, node: fx.Node, val: Any) -> None:
+        """Gives a node another value, and its tensor_meta with it."""
+        node.meta["val"] = val
+        if "tensor_meta" in node.meta:
+            node.meta["tensor_meta"] = _extract_tensor_metadata(val)
+
     def shard(self, node: fx.Node) -> None:
         """Resizes the value of an interior node to this rank's rows."""
         val = node.meta["val"]
-        node.meta["val"] = self.fake((self.local, *val.shape[-1:]), val.dtype)
+        self.set(node, self.fake((self.local, *val.shape[-1:]), val.dtype))
 
     def new(self, target: Any, args: tuple[Any, ...], val: Any, like: fx.Node) -> fx.Node:
         node = self.graph.call_function(target, args)
         node.meta = like.meta.copy()
         node.meta["val"] = val
+        node.meta.pop("tensor_meta", None)
         return node
 
 
@@ -91,14 +99,14 @@ def rewrite_vllm_ir(graph: fx.Graph, setting: Setting) -> int:
             full = a
             for item in list(norm.users):
                 if item.users:
-                    item.meta["val"] = values[item.args[1]]
+                    edit.set(item, values[item.args[1]])
                 else:
                     graph.erase_node(item)
             normed = next(i for i in norm.users if i.args[1] == 0)
         last = _shard_quant(edit, normed)
         if last is not normed:
             full = last.meta["val"]
-            last.meta["val"] = _local_of_quant(edit, last)
+            edit.set(last, _local_of_quant(edit, last))
         with graph.inserting_after(last):
             gathered = edit.new(ops.all_gather.default, (last, 0, edit.tp, edit.group), full, last)
         for user in [u for u in last.users if u is not gathered]:
@@ -126,7 +134,7 @@ def _shard_quant(edit: _Editor, normed: fx.Node) -> fx.Node:
         with edit.graph.inserting_before(out):
             sizes[0] = _local_size(edit, sizes[0])
         out.args = (sizes,)
-        out.meta["val"] = edit.fake((edit.local, edit.hidden), out.meta["val"].dtype)
+        edit.set(out, edit.fake((edit.local, edit.hidden), out.meta["val"].dtype))
         item = next(i for i in user.users if i.args[1] == 1)
         user.meta["val"] = (None, edit.fake((edit.local, edit.hidden), item.meta["val"].dtype))
         return item

@@ -1,8 +1,8 @@
 """A small builder of ``torch.fx`` graphs whose nodes carry FakeTensor metadata.
 
 Real captures take tens of seconds at 80 layers; a benchmark needs a fresh graph for every timed
-call. So the graphs are built node by node, with the fake values that a capture would have left: one
-FakeTensor a node, each with its own storage.
+call. So the graphs are built node by node, with the meta that a capture would have left: one
+FakeTensor a node, each with its own storage, and all else that tracing notes (``tracing_meta``).
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from torch.fx.experimental.symbolic_shapes import (
     ShapeEnv,
     StatelessSymbolicContext,
 )
+
+from .tracing_meta import TracingMeta
 
 Size = int | torch.SymInt
 CPU = torch.device("cpu")
@@ -38,6 +40,7 @@ class GraphBuilder:
         self.graph = fx.Graph()
         self.mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
         self.device = device
+        self.meta = TracingMeta()
 
     def symbol(self, hint: int) -> torch.SymInt:
         """A fresh backed symbolic size with ``hint`` as its example value."""
@@ -68,14 +71,14 @@ class GraphBuilder:
     ) -> fx.Node:
         """A graph input, named as AOTAutograd names them."""
         node = self.graph.placeholder(f"arg{len(self.graph.nodes)}_1")
-        node.meta["val"] = self.fake(shape, dtype, stride)
+        self.meta.placeholder(node, self.fake(shape, dtype, stride))
         return node
 
     def symbol_input(self, hint: int) -> tuple[fx.Node, torch.SymInt]:
         """A graph input that is a symbolic size, and the size itself."""
         size = self.symbol(hint)
         node = self.graph.placeholder(f"arg{len(self.graph.nodes)}_1")
-        node.meta["val"] = size
+        self.meta.placeholder(node, size)
         return node, size
 
     def call(
@@ -90,7 +93,7 @@ class GraphBuilder:
     ) -> fx.Node:
         """One call with a tensor result; ``kwargs`` are the call's own."""
         node = self.graph.call_function(target, args, kwargs)
-        node.meta["val"] = self.fake(shape, dtype, stride)
+        self.meta.call(node, self.fake(shape, dtype, stride))
         return node
 
     def call_tuple(
@@ -103,7 +106,13 @@ class GraphBuilder:
     ) -> fx.Node:
         """One call with several results, their fake values given; ``kwargs`` are the call's."""
         node = self.graph.call_function(target, args, kwargs)
-        node.meta["val"] = values
+        self.meta.call(node, values)
+        return node
+
+    def size(self, target: Callable[..., Any], args: tuple[Any, ...], value: Size) -> fx.Node:
+        """One call that computes a size."""
+        node = self.graph.call_function(target, args)
+        self.meta.call(node, value)
         return node
 
     def getitem(self, source: fx.Node, index: int) -> fx.Node:
@@ -111,10 +120,10 @@ class GraphBuilder:
         import operator
 
         node = self.graph.call_function(operator.getitem, (source, index))
-        node.meta["val"] = source.meta["val"][index]
+        self.meta.call(node, source.meta["val"][index])
         return node
 
     def finish(self, outputs: Sequence[fx.Node]) -> fx.Graph:
         """Adds the output node and returns the graph."""
-        self.graph.output(tuple(outputs))
+        self.meta.output(self.graph.output(tuple(outputs)), list(outputs))
         return self.graph

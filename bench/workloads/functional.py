@@ -151,9 +151,7 @@ class _Model:
             return
         import operator
 
-        node = self.b.graph.call_function(operator.mul, (self.batch, self.length_node))
-        node.meta["val"] = self.rows
-        self.rows_arg = node
+        self.rows_arg = self.b.size(operator.mul, (self.batch, self.length_node), self.rows)
 
     def reduce(self, x: fx.Node) -> fx.Node:
         """all_reduce and the wait for it."""

@@ -208,14 +208,16 @@ py::tuple Job::value_specs() const {
   return py::make_tuple(created, resized);
 }
 
-py::object Job::commit(const py::list& created, const py::list& resized) {
-  SPFAST_CHECK(created.size() == plan_.created.size() && resized.size() == plan_.metas.size());
+py::object Job::commit(const py::list& created, const py::list& resized,
+                       const py::list& described) {
+  SPFAST_CHECK(created.size() == plan_.created.size() && resized.size() == plan_.metas.size() &&
+               described.size() == plan_.metas.size());
   fx::TargetObjects targets;
   const py::object resolve = py::module_::import("spfast.targets").attr("resolve");
   for (const Created& made : plan_.created) {
     if (!targets.contains(made.target)) targets[made.target] = resolve(target_name(made.target));
   }
-  return fx::commit(graph_, encoded_, plan_, {created, resized}, targets);
+  return fx::commit(graph_, encoded_, plan_, {created, resized, described}, targets);
 }
 
 std::string Job::reason_of(const Site& site) {
@@ -308,7 +310,7 @@ void bind_job(py::module_& module) {
       .def("refuse_nodes", &Job::refuse_nodes, py::arg("nodes"))
       .def("plan", &Job::plan)
       .def("value_specs", &Job::value_specs)
-      .def("commit", &Job::commit, py::arg("created"), py::arg("resized"))
+      .def("commit", &Job::commit, py::arg("created"), py::arg("resized"), py::arg("described"))
       .def("calls", &Job::calls)
       .def("reports", &Job::reports)
       .def("planned_sites", &Job::planned_sites)

@@ -48,7 +48,7 @@ class Job {
   void plan();
   // (form, node that it is like, class, factor) of each created and each resized node.
   [[nodiscard]] py::tuple value_specs() const;
-  py::object commit(const py::list& created, const py::list& resized);
+  py::object commit(const py::list& created, const py::list& resized, const py::list& described);
 
   // The collective call behind each of the reports.
   [[nodiscard]] py::list calls() const;

@@ -1,7 +1,12 @@
 #include "bind/rules.h"
 
+#include <unordered_map>
+#include <utility>
+
 #include "base/check.h"
 #include "bind/bind.h"
+#include "bind/pattern_words.h"
+#include "bind/stored_rules.h"
 #include "table/targets.h"
 
 namespace spfast {
@@ -10,45 +15,7 @@ namespace {
 // The Python side is spfast.patterns.model: frozen dataclasses that mirror pattern/pattern.h.
 
 Literal read_literal(py::handle from) {
-  static constexpr std::pair<const char*, Tag> kTags[] = {
-      {"none", Tag::kNoneType}, {"bool", Tag::kBool},     {"int", Tag::kInt},
-      {"float", Tag::kFloat},   {"string", Tag::kString}, {"dtype", Tag::kDtype},
-      {"device", Tag::kDevice}, {"const", Tag::kConst},   {"list", Tag::kList},
-      {"last_dim", Tag::kInt},
-  };
-  const auto name = from.attr("tag").cast<std::string>();
-  Literal literal;
-  bool known = false;
-  for (const auto& [text, tag] : kTags) {
-    if (name != text) continue;
-    literal.tag = tag;
-    known = true;
-  }
-  if (!known) throw UserError("a literal has the unknown tag '" + name + "'");
-  literal.last_dim = name == "last_dim";
-  const py::object value = from.attr("value");
-  switch (literal.tag) {
-    case Tag::kBool:
-      literal.integer = value.cast<bool>() ? 1 : 0;
-      break;
-    case Tag::kInt:
-      if (!literal.last_dim) {
-        literal.integer = value.cast<int64_t>();
-        literal.number = static_cast<double>(literal.integer);
-      }
-      break;
-    case Tag::kFloat:
-      literal.number = value.cast<double>();
-      break;
-    case Tag::kString:
-    case Tag::kDtype:
-    case Tag::kDevice:
-    case Tag::kConst:
-      literal.text = value.cast<std::string>();
-      break;
-    default:
-      break;
-  }
+  Literal literal = make_literal(from.attr("tag").cast<std::string>(), from.attr("value"));
   for (const py::handle item : from.attr("items")) literal.items.push_back(read_literal(item));
   return literal;
 }
@@ -70,56 +37,69 @@ Form read_form(py::handle from) {
 }
 
 Operand read_operand(py::handle from) {
-  const auto kind = from.attr("kind").cast<std::string>();
   Operand operand;
+  operand.kind = operand_kind(from.attr("kind").cast<std::string>());
   operand.index = from.attr("index").cast<uint32_t>();
-  if (kind == "operation") {
-    operand.kind = OperandKind::kOperation;
-  } else if (kind == "parameter") {
-    operand.kind = OperandKind::kParameter;
-  } else if (kind == "literal") {
-    operand.kind = OperandKind::kLiteral;
-    for (const py::handle one : from.attr("literals")) {
-      operand.literals.push_back(read_literal(one));
-    }
-  } else if (kind != "ignored") {
-    throw UserError("an operand has the unknown kind '" + kind + "'");
-  }
+  for (const py::handle one : from.attr("literals")) operand.literals.push_back(read_literal(one));
   return operand;
 }
 
-Role read_role(py::handle parameter) {
-  const auto role = parameter.attr("role").cast<std::string>();
-  if (role == "replicated") return Role::kReplicated;
-  if (role == "rows") return Role::kRows;
-  if (role == "buffer") return Role::kBuffer;
-  throw UserError("a parameter has the unknown role '" + role + "'");
-}
+// What patterns share is read once: by the Python object, which is kept so that no other takes its
+// place.
+template <class T>
+class Known {
+ public:
+  template <class Read>
+  const T& get(py::handle from, const Read& read) {
+    const auto found = parts_.find(from.ptr());
+    if (found != parts_.end()) return found->second.second;
+    auto part = std::make_pair(py::reinterpret_borrow<py::object>(from), read(from));
+    return parts_.emplace(from.ptr(), std::move(part)).first->second.second;
+  }
 
-Pattern read_pattern(py::handle from) {
-  Pattern pattern;
-  pattern.rule = from.attr("rule").cast<std::string>();
-  pattern.priority = from.attr("priority").cast<int32_t>();
-  for (const py::handle source : from.attr("operations")) {
-    Operation operation;
-    for (const py::handle form : source.attr("forms")) operation.forms.push_back(read_form(form));
-    for (const py::handle operand : source.attr("operands")) {
-      operation.operands.push_back(read_operand(operand));
+ private:
+  std::unordered_map<PyObject*, std::pair<py::object, T>> parts_;
+};
+
+class PatternReader {
+ public:
+  Pattern read(py::handle from) {
+    Pattern pattern;
+    pattern.rule = from.attr("rule").cast<std::string>();
+    pattern.priority = from.attr("priority").cast<int32_t>();
+    for (const py::handle one : from.attr("operations")) {
+      pattern.operations.push_back(
+          operations_.get(one, [&](py::handle o) { return read_operation(o); }));
     }
-    operation.commutative = source.attr("commutative").cast<bool>();
-    pattern.operations.push_back(std::move(operation));
+    for (const py::handle parameter : from.attr("parameters")) {
+      pattern.parameters.push_back(role(parameter.attr("role").cast<std::string>()));
+      pattern.parameter_names.push_back(parameter.attr("name").cast<std::string>());
+    }
+    return pattern;
   }
-  for (const py::handle parameter : from.attr("parameters")) {
-    pattern.parameters.push_back(read_role(parameter));
-    pattern.parameter_names.push_back(parameter.attr("name").cast<std::string>());
+
+ private:
+  Operation read_operation(py::handle from) {
+    Operation operation;
+    for (const py::handle form : from.attr("forms")) {
+      operation.forms.push_back(forms_.get(form, read_form));
+    }
+    for (const py::handle operand : from.attr("operands")) {
+      operation.operands.push_back(operands_.get(operand, read_operand));
+    }
+    operation.commutative = from.attr("commutative").cast<bool>();
+    return operation;
   }
-  return pattern;
-}
+
+  Known<Operation> operations_;
+  Known<Form> forms_;
+  Known<Operand> operands_;
+};
 
 // What the registry lets through and the core cannot hold still names its rule.
-Pattern checked_pattern(py::handle from) {
+Pattern checked_pattern(py::handle from, PatternReader& reader) {
   try {
-    return read_pattern(from);
+    return reader.read(from);
   } catch (const py::cast_error&) {
     throw UserError("rule " + py::repr(from.attr("rule")).cast<std::string>() +
                     " holds a name or a number that a compiled pattern cannot hold");
@@ -203,10 +183,18 @@ std::vector<AllReduceFamily> read_forms(py::handle from, const AllReduceFamily& 
 }
 
 Rules make_rules(const py::iterable& patterns, const py::iterable& families,
-                 const py::iterable& rowwise, bool quantised) {
+                 const py::iterable& rowwise, bool quantised, const py::object& stored) {
   Rules rules;
   try {
-    for (const py::handle pattern : patterns) rules.programs.add(checked_pattern(pattern));
+    if (stored.is_none()) {
+      PatternReader reader;
+      for (const py::handle pattern : patterns) {
+        rules.programs.add(checked_pattern(pattern, reader));
+      }
+    } else {
+      const StoredPatterns known(stored);
+      for (const py::handle row : patterns) rules.programs.add(known.pattern(row));
+    }
     for (const py::handle family : families) {
       rules.families.push_back(read_family(family, static_cast<uint32_t>(rules.families.size())));
       const AllReduceFamily& plain = rules.families.back().match;
@@ -229,7 +217,9 @@ void bind_rules(py::module_& module) {
   py::class_<Rules, std::shared_ptr<Rules>>(
       module, "Rules", "Patterns, families of collectives and row-wise operators, compiled.")
       .def(py::init(&make_rules), py::arg("patterns"), py::arg("families"),
-           py::arg("rowwise") = py::tuple(), py::arg("quantised") = true)
+           py::arg("rowwise") = py::tuple(), py::arg("quantised") = true,
+           py::arg("stored") = py::none(),
+           "With the tables of spfast.patterns.stored, patterns are given by their rows there.")
       .def("__len__", [](const Rules& rules) { return rules.programs.rules().size(); })
       .def(
           "to_string", [](const Rules& rules) { return rules.programs.to_string(); },

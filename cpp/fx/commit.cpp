@@ -91,7 +91,7 @@ class Committer {
   [[nodiscard]] py::object argument(const PlanArg& arg) {
     switch (arg.kind) {
       case PlanArg::Kind::kNode:
-        note_users(node_at(arg.node));
+        note_users_of(arg.node);
         return py::reinterpret_borrow<py::object>(node_at(arg.node));
       case PlanArg::Kind::kInt:
         return py::int_(arg.value);
@@ -167,8 +167,8 @@ class Committer {
     const py::handle old = node_at(edit.b);
     const py::handle now = node_at(edit.c);
     note_operands(edit.a);
-    note_users(old);
-    note_users(now);
+    note_users_of(edit.b);
+    note_users_of(edit.c);
     user.attr(replace_)(old, now);
   }
 
@@ -180,8 +180,8 @@ class Committer {
       note_operands(id);
       py::dict mapping;
       for (const auto& [old, now] : pairs) {
-        note_users(node_at(old));
-        note_users(node_at(now));
+        note_users_of(old);
+        note_users_of(now);
         set_item(mapping, node_at(old), node_at(now));
       }
       py::module_::import("spfast.rewiring").attr("rewire_operands")(user, mapping);
@@ -213,9 +213,8 @@ class Committer {
     entries_.append(
         py::make_tuple(meta_, meta, py::reinterpret_steal<py::dict>(PyDict_Copy(meta.ptr()))));
     set_item(meta, val_, values_.resized[edit.b]);
-    if (PyDict_Contains(meta.ptr(), tensor_meta_.ptr()) == 1) {
-      journal_.attr("retype")(meta);
-    }
+    const py::handle described = PyList_GET_ITEM(values_.described.ptr(), edit.b);
+    if (!described.is_none()) set_item(meta, tensor_meta_, described);
   }
 
   void erase(NodeId id) {
@@ -241,6 +240,11 @@ class Committer {
     }
     entries_.append(py::make_tuple(operands_, node, access_.read(node, Field::kArgs),
                                    access_.read(node, Field::kKwargs)));
+  }
+
+  // A node that the plan creates goes when the plan is undone, and its users with it.
+  void note_users_of(NodeRef ref) {
+    if (ref < encoded_.nodes.size()) note_users(encoded_.nodes[ref]);
   }
 
   // The order of users is part of a graph too.

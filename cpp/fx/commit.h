@@ -12,8 +12,9 @@
 namespace spfast::fx {
 
 struct CommitValues {
-  py::list created;  // meta["val"] of each created node, by index
-  py::list resized;  // and of each resized node, by index of its MetaSpec
+  py::list created;    // meta["val"] of each created node, by index
+  py::list resized;    // and of each resized node, by index of its MetaSpec
+  py::list described;  // meta["tensor_meta"] of the same nodes; None where there is none
 };
 
 // The objects that a plan's targets stand for.

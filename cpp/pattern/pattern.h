@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "base/shared_list.h"
 #include "table/node_table.h"
 #include "table/value.h"
 
@@ -57,13 +58,13 @@ enum class OperandKind : uint8_t { kOperation, kParameter, kLiteral, kIgnored };
 
 struct Operand {
   OperandKind kind = OperandKind::kIgnored;
-  uint32_t index = 0;             // of the operation or parameter
-  std::vector<Literal> literals;  // any of these
+  uint32_t index = 0;            // of the operation or parameter
+  SharedList<Literal> literals;  // any of these
   friend bool operator==(const Operand&, const Operand&) = default;
 };
 
 struct Operation {
-  std::vector<Form> forms;  // empty only for operation 0, the anchor
+  SharedList<Form> forms;  // empty only for operation 0, the anchor
   std::vector<Operand> operands;
   bool commutative = false;  // the first two operands may stand in either order
 };

@@ -189,7 +189,7 @@ void ProgramSet::add(const Pattern& pattern) {
   max_slots_ = std::max(max_slots_, compiler.slots());
 }
 
-uint32_t ProgramSet::child_for(uint32_t parent, Step step, uint32_t rule) {
+uint32_t ProgramSet::child_for(uint32_t parent, const Step& step, uint32_t rule) {
   const uint64_t hash = hash_of(parent, step);
   const auto [first, last] = by_step_.equal_range(hash);
   for (auto known = first; known != last; ++known) {
@@ -198,7 +198,7 @@ uint32_t ProgramSet::child_for(uint32_t parent, Step step, uint32_t rule) {
     if (node.parent == parent && node.step == step) return known->second;
   }
   TreeNode node;
-  node.step = std::move(step);
+  node.step = step;
   node.parent = parent;
   node.depth = parent == kNone ? 1 : nodes_[parent].depth + 1;
   node.rule_below = rule;

@@ -26,7 +26,7 @@ enum class CheckKind : uint8_t {
 struct Check {
   CheckKind kind = CheckKind::kIgnored;
   uint32_t index = 0;  // a register or a slot
-  std::vector<Literal> literals;
+  SharedList<Literal> literals;
   bool needs_rank = false;  // some literal is the last dim
   friend bool operator==(const Check&, const Check&) = default;
 };
@@ -35,7 +35,7 @@ struct Step {
   bool upward = false;  // false: among the users of a register; true: the value in a slot
   uint32_t source = 0;  // that register or slot
   bool commutative = false;
-  std::vector<Form> forms;
+  SharedList<Form> forms;
   std::vector<Check> checks;
   friend bool operator==(const Step&, const Step&) = default;
 };
@@ -88,7 +88,7 @@ class ProgramSet {
   [[nodiscard]] std::string to_string() const;
 
  private:
-  uint32_t child_for(uint32_t parent, Step step, uint32_t rule);
+  uint32_t child_for(uint32_t parent, const Step& step, uint32_t rule);
 
   std::vector<TreeNode> nodes_;
   std::vector<uint32_t> roots_;

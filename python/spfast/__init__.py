@@ -6,12 +6,13 @@ was left, :class:`NodeTable` carries a graph in a file, :mod:`spfast.patterns` t
 and :mod:`spfast.pattern_matcher` stands in for ``torch._inductor.pattern_matcher``.
 """
 
+import importlib
 import os
+from typing import TYPE_CHECKING, Any
 
 from spfast._core import version as __version__
 from spfast.api import apply
 from spfast.config import Applicability, Range, SequenceParallelConfig
-from spfast.consistency import check_ranks_agree, fingerprint
 from spfast.errors import (
     ConfigError,
     FileFormatError,
@@ -22,12 +23,15 @@ from spfast.errors import (
     SpfastError,
     VerificationError,
 )
-from spfast.explain import Explanation, explain
-from spfast.passes import NoOpEliminationPass, SequenceParallelismPass
 from spfast.result import Result, SkippedSite, Timings
-from spfast.table import NodeTable
 from spfast.trust import Assumption
-from spfast.verifier import Problem, Snapshot, Verification, snapshot, verify
+
+if TYPE_CHECKING:
+    from spfast.consistency import check_ranks_agree, fingerprint
+    from spfast.explanation import Explanation, explain
+    from spfast.passes import NoOpEliminationPass, SequenceParallelismPass
+    from spfast.table import NodeTable
+    from spfast.verifier import Problem, Snapshot, Verification, snapshot, verify
 
 __all__ = [
     "Applicability",
@@ -60,6 +64,40 @@ __all__ = [
     "snapshot",
     "verify",
 ]
+
+# Imported when first asked for: a process that only rewrites waits for neither these nor what they
+# need of torch (Inductor, sympy).
+_LAZY = {
+    "Explanation": "explanation",
+    "NoOpEliminationPass": "passes",
+    "NodeTable": "table",
+    "Problem": "verifier",
+    "SequenceParallelismPass": "passes",
+    "Snapshot": "verifier",
+    "Verification": "verifier",
+    "check_ranks_agree": "consistency",
+    "explain": "explanation",
+    "fingerprint": "consistency",
+    "snapshot": "verifier",
+    "verify": "verifier",
+}
+# Modules that have always been there after ``import spfast``.
+_MODULES = frozenset({"consistency", "passes", "table", "verifier"})
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"spfast.{name}")
+    if name not in _LAZY:
+        raise AttributeError(f"module 'spfast' has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"spfast.{_LAZY[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY, *_MODULES})
+
 
 if os.environ.get("SPFAST_PATTERN_MATCHER") == "1":
     # For code that cannot change its import: this puts the matcher behind Inductor's passes.

@@ -15,7 +15,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from spfast.config import SequenceParallelConfig
-from spfast.explain import RECOGNISERS
+from spfast.explanation import RECOGNISERS
 
 if TYPE_CHECKING:
     from torch import fx

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.fx.experimental.symbolic_shapes import guard_bool, statically_known_true
 
 from spfast.config import Divisibility
 
@@ -30,6 +29,8 @@ class Decision:
     def commit(self) -> None:
         """Adds the guard, so that a number that is not divisible compiles anew."""
         if self.guarded:
+            from torch.fx.experimental.symbolic_shapes import guard_bool
+
             guard_bool(self.tokens % self.tp_size == 0)
 
 
@@ -47,6 +48,9 @@ def decide(tokens: int | torch.SymInt, tp_size: int, divisibility: Divisibility)
     """
     if isinstance(tokens, int) or divisibility == "assume":
         return Decision(tokens, tp_size)
+    # Loaded with the first symbolic size; static graphs need neither it nor sympy.
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
     if statically_known_true(tokens % tp_size == 0):
         return Decision(tokens, tp_size)
     expression = str(tokens.node.expr)

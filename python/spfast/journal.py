@@ -46,20 +46,6 @@ class Journal:
         self._base_count = dict(graph._graph_namespace._base_count)
         self._named = len(graph._graph_namespace._obj_to_name)
 
-    @staticmethod
-    def retype(meta: dict[str, Any]) -> None:
-        """Lets ``meta["tensor_meta"]`` say what the new ``meta["val"]`` is."""
-        from torch.fx.passes.shape_prop import _extract_tensor_metadata
-
-        val = meta["val"]
-        if isinstance(val, (tuple, list)):
-            described: Any = type(val)(
-                None if item is None else _extract_tensor_metadata(item) for item in val
-            )
-        else:
-            described = _extract_tensor_metadata(val)
-        meta["tensor_meta"] = described
-
     def note_order(self, node: fx.Node) -> None:
         """Notes the order in which FX finds ``node`` and its like, before one of them goes."""
         lookup = self._graph._find_nodes_lookup_table

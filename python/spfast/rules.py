@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import weakref
+from typing import Any
 
 from spfast import _core
 from spfast.all_reduces import COALESCED, COALESCED_IN_PLACE, IN_PLACE, PLAIN, Forms
 from spfast.patterns import Registry
 
-__all__ = ["forms_of", "rules_of"]
+__all__ = ["compiled", "forms_of", "rules_of"]
 
 
 # By convention the name of a rule that ends in a quantisation says to what.
 _QUANTISED = ("_fp8", "_int8")
+
+
+def _takes_part(rule: str, quantised: bool) -> bool:
+    return quantised or not rule.endswith(_QUANTISED)
+
+
+def compiled(registry: Registry, *, quantised: bool) -> _core.Rules:
+    """Compiles the rules of a registry: from their file where all are as they are there.
+
+    Raises:
+        PatternError: A pattern is not well formed.
+    """
+    chosen: list[Any]
+    tables = None
+    stored = registry.stored()
+    if stored is not None:
+        tables = stored.tables
+        chosen = stored.rows(lambda rule: _takes_part(rule, quantised))
+    else:
+        chosen = [each for each in registry.patterns() if _takes_part(each.rule, quantised)]
+    return _core.Rules(chosen, registry.families(), registry.rowwise(), quantised, tables)
 
 
 class _Compiled:
@@ -39,14 +61,7 @@ class _Compiled:
     def rules(self, quantised: bool) -> _core.Rules:
         """All rules, or those that neither end in a quantisation nor follow one."""
         if quantised not in self._rules:
-            chosen = [
-                pattern
-                for pattern in self._registry.patterns()
-                if quantised or not pattern.rule.endswith(_QUANTISED)
-            ]
-            self._rules[quantised] = _core.Rules(
-                chosen, self._registry.families(), self._registry.rowwise(), quantised
-            )
+            self._rules[quantised] = compiled(self._registry, quantised=quantised)
         return self._rules[quantised]
 
 

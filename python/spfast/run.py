@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from torch import fx
 
@@ -16,6 +17,7 @@ from spfast.journal import Journal
 from spfast.meta import MissingValue, TokenShare, Values, make_values
 from spfast.patterns import Registry
 from spfast.rules import rules_of
+from spfast.tensor_meta import tensor_metas
 from spfast.trust import Assumption
 
 __all__ = ["STAGES", "Report", "Run"]
@@ -58,6 +60,7 @@ class Run:
         self._groups: list[Group] = []
         self._decisions: list[Decision] = []
         self._values = Values([], [], [])
+        self._described: list[Any] = []  # tensor_meta of the resized nodes
 
     def _encode(self) -> None:
         clock = time.perf_counter()
@@ -126,6 +129,7 @@ class Run:
             try:
                 created, resized = job.value_specs()
                 self._values = make_values(created, resized, shares)
+                self._described = tensor_metas((spec[1] for spec in resized), self._values.resized)
                 return
             except MissingValue as missing:
                 # Their sites stay, and the plan is made anew without it.
@@ -177,7 +181,7 @@ class Run:
         """Makes the edits; returns the journal that takes them back."""
         clock = time.perf_counter()
         values = self._values
-        journal: Journal = self.job.commit(values.created, values.resized)
+        journal: Journal = self.job.commit(values.created, values.resized, self._described)
         if values.strided:
             try:
                 self._settle(journal)

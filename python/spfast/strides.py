@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental import _config as symbolic_config
 
 from spfast.journal import Journal
+from spfast.tensor_meta import tensor_metas
 
 __all__ = ["quiet_mode", "settle"]
 
@@ -66,8 +67,9 @@ def settle(
             if value is None:
                 continue
             node.meta["val"] = value
-            if "tensor_meta" in node.meta:
-                journal.retype(node.meta)
+            (described,) = tensor_metas([node], [value])
+            if described is not None:
+                node.meta["tensor_meta"] = described
             if not _lies_otherwise(value):
                 continue
             for user in node.users:

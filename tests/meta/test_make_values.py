@@ -22,7 +22,7 @@ def test_same_state_as_the_constructor_gives(dynamic: bool) -> None:
     build, node = norm_input(dynamic)
     share = TokenShare.of(build.tokens, 4)
     specs = [(LOCAL, node, 0, 1)] * 3
-    values, _ = make_values(specs, [], [share])
+    values = make_values(specs, [], [share]).created
     with build.mode:
         expected = torch.empty((share.local, 64), dtype=torch.bfloat16)
     for value in values:
@@ -42,7 +42,8 @@ def test_each_value_has_a_storage_of_its_own(dynamic: bool) -> None:
     build, node = norm_input(dynamic)
     share = TokenShare.of(build.tokens, 4)
     specs = [(form, node, 0, 1) for form in (LOCAL, LOCAL, GATHERED, FLAT, SAME)]
-    created, resized = make_values(specs, specs, [share])
+    made = make_values(specs, specs, [share])
+    created, resized = made.created, made.resized
     storages = {value.untyped_storage()._cdata for value in [*created, *resized]}
     assert len(storages) == 10
     assert node.meta["val"].untyped_storage()._cdata not in storages
@@ -52,14 +53,14 @@ def test_each_value_has_a_storage_of_its_own(dynamic: bool) -> None:
 def test_gathered_sizes_are_spelled_as_torch_spells_them() -> None:
     build, node = norm_input(dynamic=True)
     share = TokenShare.of(build.tokens, 4)
-    (gathered,), _ = make_values([(GATHERED, node, 0, 1)], [], [share])
+    (gathered,) = make_values([(GATHERED, node, 0, 1)], [], [share]).created
     assert str(gathered.shape[0]) == f"4*(({build.tokens}//4))"
 
 
 def test_fake_values_can_be_computed_with() -> None:
     build, node = norm_input(dynamic=True)
     share = TokenShare.of(build.tokens, 4)
-    (first, second), _ = make_values([(LOCAL, node, 0, 1)] * 2, [], [share])
+    (first, second) = make_values([(LOCAL, node, 0, 1)] * 2, [], [share]).created
     with build.mode:
         total = first + second
     assert str(total.shape) == str(first.shape)

@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from spfast import targets
-from spfast.patterns.describe import _literal
+from spfast.patterns.describing import _literal
 from spfast.patterns.model import Form, Literal, Location, Operation, Pattern
 from spfast.testing.builder import GraphBuilder
 

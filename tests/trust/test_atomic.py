@@ -15,7 +15,6 @@ from torch.fx.graph import _FindNodesLookupTable, _Namespace
 
 import spfast
 from spfast import NodeTable, SequenceParallelConfig
-from spfast.journal import Journal
 from spfast.testing import seeded_case
 
 # Everything of FX through which a graph is edited, from the calls themselves to what they call.
@@ -33,7 +32,6 @@ EDITS: tuple[tuple[type, str], ...] = (
     (_Namespace, "associate_name_with_obj"),
     (_FindNodesLookupTable, "insert"),
     (_FindNodesLookupTable, "remove"),
-    (Journal, "retype"),
 )
 
 

@@ -38,17 +38,30 @@ every pattern back as such a function.
 from __future__ import annotations
 
 import functools
+import importlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from spfast.patterns.building import either, functionalized
-from spfast.patterns.describe import describe
-from spfast.patterns.model import CollectiveFamily, Pattern
-from spfast.patterns.registry import Dialect, Registry
+from spfast.patterns.dialect import CollectiveFamily, Dialect
+from spfast.patterns.registry import Registry
 from spfast.patterns.rowwise import ATEN, RowRule
-from spfast.patterns.tracing import trace
-from spfast.patterns.values import Buffer, Captures, Rows, Value, default, last_dim, one_of, ops
+
+if TYPE_CHECKING:
+    from spfast.patterns.building import either, functionalized
+    from spfast.patterns.describing import describe
+    from spfast.patterns.model import Pattern
+    from spfast.patterns.tracing import trace
+    from spfast.patterns.values import (
+        Buffer,
+        Captures,
+        Rows,
+        Value,
+        default,
+        last_dim,
+        one_of,
+        ops,
+    )
 
 __all__ = [
     "Buffer",
@@ -73,6 +86,36 @@ __all__ = [
     "trace",
 ]
 
+# Needed by who writes rules, not by who uses them: imported when first asked for.
+_LAZY = {
+    "Buffer": "values",
+    "Captures": "values",
+    "Pattern": "model",
+    "Rows": "values",
+    "Value": "values",
+    "default": "values",
+    "describe": "describing",
+    "either": "building",
+    "functionalized": "building",
+    "last_dim": "values",
+    "one_of": "values",
+    "ops": "values",
+    "trace": "tracing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'spfast.patterns' has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"spfast.patterns.{_LAZY[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
+
+
 F = TypeVar("F", bound=Callable[..., Any])
 _lock = threading.Lock()
 
@@ -92,13 +135,21 @@ def default_registry() -> Registry:
 
 @functools.cache
 def _default() -> Registry:
-    # At first use, for it takes a tenth of a second that an import should not.
+    from spfast.patterns import stored
+
+    found = stored.load()
+    registry = traced_default() if found is None else Registry.of(found)
+    registry.register_rowwise(*ATEN)
+    return registry
+
+
+def traced_default() -> Registry:
+    """The default rules, traced here and now; without row-wise operators."""
     from spfast.patterns import functional, vllm_custom_ops, vllm_ir
 
     registry = Registry()
     for dialect in (vllm_ir, vllm_custom_ops, functional):
         dialect.register(registry)
-    registry.register_rowwise(*ATEN)
     return registry
 
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from spfast.errors import PatternError
-from spfast.patterns.model import CollectiveFamily
-
-if TYPE_CHECKING:
-    from spfast.patterns.registry import Dialect
+from spfast.patterns.dialect import CollectiveFamily, Dialect
 
 __all__ = ["check_dialect", "check_spelling"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from spfast.patterns.blocks import AddBlock, Block, register_rules
+from spfast.patterns.dialect import CollectiveFamily, Dialect
 from spfast.patterns.fp8 import QUANTS
-from spfast.patterns.model import CollectiveFamily
-from spfast.patterns.registry import Dialect, Registry
+from spfast.patterns.registry import Registry
 from spfast.patterns.rmsnorm import NARROWED, NORMS, cast
 from spfast.patterns.values import Captures, Value, ops
 

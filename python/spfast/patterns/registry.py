@@ -6,42 +6,22 @@ import contextlib
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from spfast.errors import PatternError
-from spfast.patterns.describe import describe
+from spfast.patterns.dialect import CollectiveFamily, Dialect
+from spfast.patterns.entries import Entry, Key
 from spfast.patterns.families import check_dialect, check_spelling
-from spfast.patterns.model import CollectiveFamily, Operand, Operation, Parameter, Pattern
 from spfast.patterns.rowwise import RowRule
-from spfast.patterns.tracing import trace_variants
 
-__all__ = ["Dialect", "Registry"]
+if TYPE_CHECKING:
+    from spfast.patterns.model import Operation, Parameter, Pattern
+    from spfast.patterns.stored import Stored
+
+__all__ = ["Registry"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 _versions = itertools.count(1)
-
-
-@dataclass(frozen=True)
-class Dialect:
-    """A way to write tensor-parallel models: the collectives, under one name.
-
-    Attributes:
-        name: what rules are registered under.
-        families: its collectives; dialects may share them.
-    """
-
-    name: str
-    families: tuple[CollectiveFamily, ...] = ()
-
-
-@dataclass(frozen=True)
-class Key:
-    """What tells one registration from another."""
-
-    dialect: str
-    rule: str
-    variant: str
 
 
 class Registry:
@@ -61,10 +41,11 @@ class Registry:
     # The dicts are replaced, never changed: a thread that reads goes on with what it began with.
     def __init__(self) -> None:
         self._dialects: dict[str, Dialect] = {}
-        self._entries: dict[Key, tuple[Pattern, ...]] = {}
+        self._entries: dict[Key, Entry] = {}
         self._rowwise: dict[str, RowRule] = {}
         self._version = next(_versions)
         self._digest: tuple[int, str] = (0, "")
+        self._stored: Stored | None = None
 
     @property
     def version(self) -> int:
@@ -132,13 +113,15 @@ class Registry:
                     f"rule '{name}' is registered already for dialect '{dialect}': choose another "
                     f"name, name a variant, or pass replace=True"
                 )
+            from spfast.patterns.tracing import trace_variants
+
             if not isinstance(priority, int) or abs(priority) >= 1 << 31:
                 raise PatternError(
                     f"rule '{name}' has priority {priority!r}: pass a whole number below 2**31"
                 )
             patterns = trace_variants(function, name, priority, variants)
             _unify([*self._patterns_of(name, but=key), *patterns])
-            self._entries = {**self._entries, key: patterns}
+            self._entries = {**self._entries, key: Entry(patterns)}
             self._version = next(_versions)
             return function
 
@@ -213,6 +196,14 @@ class Registry:
         finally:
             self._dialects, self._entries, self._rowwise, self._version = state
 
+    @classmethod
+    def of(cls, stored: Stored) -> Registry:
+        """A registry with the dialects and rules of a file."""
+        made = cls()
+        made._stored = stored
+        made._dialects, made._entries = stored.dialects, stored.entries
+        return made
+
     def copy(self) -> Registry:
         """A registry of its own with the same content."""
         other = Registry()
@@ -246,9 +237,9 @@ class Registry:
         names = set(self._names(dialects))
         return tuple(
             pattern
-            for key, patterns in self._entries.items()
+            for key, entry in self._entries.items()
             if key.dialect in names
-            for pattern in patterns
+            for pattern in entry.patterns
         )
 
     def patterns(self, dialects: Iterable[str] | None = None) -> tuple[Pattern, ...]:
@@ -277,6 +268,15 @@ class Registry:
         """The operators that the row-wise recogniser knows."""
         return tuple(self._rowwise.values())
 
+    def entries(self) -> Mapping[Key, Entry]:
+        """What was registered, by dialect, rule and variant."""
+        return self._entries
+
+    def stored(self) -> Stored | None:
+        """The file that all rules are from; None where one was added, removed or replaced."""
+        stored = self._stored
+        return stored if stored is not None and self._entries is stored.entries else None
+
     def digest(self) -> str:
         """A hash of everything registered: equal in every process that registered the same.
 
@@ -286,12 +286,16 @@ class Registry:
             True
         """
         if self._digest[0] != self._version:
-            content = repr((self.patterns(), self.families(), self.rowwise())).encode()
+            # By the digests of the registrations: stored ones are known without their patterns.
+            rules = [(key, entry.digest) for key, entry in self._entries.items()]
+            content = repr((rules, self.families(), self.rowwise())).encode()
             self._digest = (self._version, hashlib.sha256(content).hexdigest())
         return self._digest[1]
 
     def describe(self, dialects: Iterable[str] | None = None) -> str:
         """Every pattern as readable Python, one function a variant."""
+        from spfast.patterns.describing import describe
+
         return "\n\n\n".join(
             f"# rule {pattern.rule}, priority {pattern.priority}\n{describe(pattern)}"
             for pattern in self.variants(dialects)
@@ -310,9 +314,9 @@ class Registry:
     def _patterns_of(self, rule: str, but: Key) -> list[Pattern]:
         return [
             pattern
-            for key, patterns in self._entries.items()
+            for key, entry in self._entries.items()
             if key.rule == rule and key != but
-            for pattern in patterns
+            for pattern in entry.patterns
         ]
 
 
@@ -332,24 +336,53 @@ def _unify(patterns: Sequence[Pattern]) -> list[Pattern]:
                     f"rule '{pattern.rule}' has a parameter '{parameter.name}' that is "
                     f"{known.role} in one variant and {parameter.role} in another"
                 )
+    from spfast.patterns.model import Pattern
+
     everything = tuple(parameters.values())
-    place = {parameter: i for i, parameter in enumerate(everything)}
-    return [_with_parameters(pattern, everything, place) for pattern in patterns]
+    number = {name: i for i, name in enumerate(parameters)}
+    mover = _Mover(len(everything))
+    return [
+        Pattern(
+            each.rule,
+            each.priority,
+            mover.moved(each.operations, [number[one.name] for one in each.parameters]),
+            everything,
+        )
+        for each in patterns
+    ]
 
 
-def _with_parameters(
-    pattern: Pattern, parameters: tuple[Parameter, ...], place: Mapping[Parameter, int]
-) -> Pattern:
-    if pattern.parameters == parameters:
-        return pattern
+class _Mover:
+    """Gives the parameters that operations read other places.
 
-    def moved(operand: Operand) -> Operand:
-        if operand.kind != "parameter":
-            return operand
-        return Operand("parameter", place[pattern.parameters[operand.index]])
+    What several patterns share, as stored ones share nearly all, is moved once and shared again.
+    """
 
-    operations = tuple(
-        Operation(each.forms, tuple(map(moved, each.operands)), each.commutative)
-        for each in pattern.operations
-    )
-    return Pattern(pattern.rule, pattern.priority, operations, parameters)
+    def __init__(self, parameters: int) -> None:
+        from spfast.patterns.model import Operand, Operation
+
+        self._make = Operation
+        self._operands = [Operand("parameter", i) for i in range(parameters)]
+        self._reads: dict[int, tuple[int, ...]] = {}  # parameters of an operation, by its id
+        self._moved: dict[tuple[int, tuple[int, ...]], Operation] = {}
+
+    def moved(self, operations: tuple[Operation, ...], place: list[int]) -> tuple[Operation, ...]:
+        """The operations with parameter ``i`` at ``place[i]``."""
+        return tuple([self._operation(each, place) for each in operations])
+
+    def _operation(self, each: Operation, place: list[int]) -> Operation:
+        reads = self._reads.get(id(each))
+        if reads is None:
+            reads = tuple([one.index for one in each.operands if one.kind == "parameter"])
+            self._reads[id(each)] = reads
+        if not reads:
+            return each
+        key = id(each), tuple([place[index] for index in reads])
+        known = self._moved.get(key)
+        if known is None:
+            operands = tuple(
+                self._operands[place[one.index]] if one.kind == "parameter" else one
+                for one in each.operands
+            )
+            known = self._moved[key] = self._make(each.forms, operands, each.commutative)
+        return known

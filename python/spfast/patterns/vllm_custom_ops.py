@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from spfast.patterns.blocks import register_rules
 from spfast.patterns.building import functionalized
+from spfast.patterns.dialect import Dialect
 from spfast.patterns.fp8 import QUANTS
-from spfast.patterns.registry import Dialect, Registry
+from spfast.patterns.registry import Registry
 from spfast.patterns.values import Captures, Value, ops
 from spfast.patterns.vllm_ir import COLLECTIVES
 

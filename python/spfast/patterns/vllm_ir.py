@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from spfast.patterns.blocks import register_rules
 from spfast.patterns.building import either
+from spfast.patterns.dialect import CollectiveFamily, Dialect
 from spfast.patterns.fp8 import QUANTS
-from spfast.patterns.model import CollectiveFamily
-from spfast.patterns.registry import Dialect, Registry
+from spfast.patterns.registry import Registry
 from spfast.patterns.values import Captures, Value, ops
 
 __all__ = ["COLLECTIVES", "DIALECT", "register"]

@@ -10,15 +10,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from spfast.patterns.model import (
-    CollectiveFamily,
-    Fixed,
-    Form,
-    Literal,
-    Location,
-    Operand,
-    Pattern,
-)
+from spfast.patterns.dialect import CollectiveFamily
+from spfast.patterns.model import Fixed, Form, Literal, Location, Operand, Pattern
 from spfast.reference.values import operator_name, root, shape_of, users_by_any_name
 
 __all__ = ["Anchor", "Match", "find_anchors", "find_matches"]

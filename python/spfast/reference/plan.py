@@ -12,6 +12,7 @@ from torch import fx
 
 from spfast.journal import Journal
 from spfast.strides import quiet_mode
+from spfast.tensor_meta import tensor_metas
 
 __all__ = ["New", "Plan", "Ref"]
 
@@ -159,8 +160,9 @@ class Plan:
                 node.args, node.kwargs = args, kwargs
             for node in self.resized:
                 node.meta["val"] = values[node]
-                if "tensor_meta" in node.meta:
-                    journal.retype(node.meta)
+                (described,) = tensor_metas([node], [values[node]])
+                if described is not None:
+                    node.meta["tensor_meta"] = described
             for node in self.erased:
                 note(("erase", node, node._prev, node._next, node._sort_key))
                 graph.erase_node(node)
