@@ -43,7 +43,7 @@ def drawn(seed: int) -> tuple[Program, dict[str, Any] | None]:
         for name in symbols:
             d.input([name], differs=(), layout="dense", fill="size")
     d.the_stream()
-    wanted = chooser.choice([4, 7, 10, 16])
+    wanted = chooser.choice([3, 5, 8, 12])
     weights = [weight for weight, _ in MAKERS]
     makers = [maker for _, maker in MAKERS]
     sites = chooser.choice([0, 1, 1, 2, 2, 3])
