@@ -1,4 +1,4 @@
-"""A program under construction: each call is run at once, on real tensors of all ranks and on fake ones.
+"""A program under construction: each call is run at once, on real tensors and on fake ones.
 
 A call is kept where both accept it and agree, so that what is drawn is valid by construction: no
 rule about operators is needed here beyond how to choose operands that fit.

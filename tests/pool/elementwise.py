@@ -1,4 +1,4 @@
-"""Makers of values, element by element and by reductions: what acts on numbers, whatever the shape."""
+"""Makers of values, element by element and by reductions: what acts on numbers in any shape."""
 
 from __future__ import annotations
 

@@ -21,9 +21,9 @@ PASSED = (
 def shown(graph: fx.Graph, group: str) -> set[str]:
     """The values that differ by rank, by the graph's evidence.
 
-    These are what reaches a sum over the group through operators on single elements (were it the same
-    everywhere, the sum would only multiply), what comes out of a reduce_scatter or an all_to_all, and
-    what is computed from such values otherwise than by a collective.
+    These are what reaches a sum over the group through operators on single elements (were it the
+    same everywhere, the sum would only multiply), what comes out of a reduce_scatter or an
+    all_to_all, and what is computed from such values otherwise than by a collective.
     """
     found: set[fx.Node] = set()
     for node in reversed(list(graph.nodes)):

@@ -10,8 +10,9 @@ from collections import Counter
 import torch
 
 from spfast.testing import ops
-from tests.pool.checks import KINDS, check
+from tests.pool.checks import check
 from tests.pool.generate import drawn
+from tests.pool.rewrite import KINDS
 from tests.pool.shrink import fails_with, shrink
 
 HEAD = """from spfast.testing import ops

@@ -1,7 +1,8 @@
-"""Draws whole programs: a mesh, the shape of a token, pieces of models, and any operator on any value."""
+"""Draws whole programs: a mesh, the shape of a token, pieces of models, operators on values."""
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from typing import Any
 
@@ -42,7 +43,7 @@ def drawn(seed: int) -> tuple[Program, dict[str, Any] | None]:
         for name in symbols:
             d.input([name], differs=(), layout="dense", fill="size")
     d.the_stream()
-    wanted = chooser.choice([4, 7, 10, 16])
+    wanted = chooser.choice([3, 5, 8, 12])
     weights = [weight for weight, _ in MAKERS]
     makers = [maker for _, maker in MAKERS]
     sites = chooser.choice([0, 1, 1, 2, 2, 3])
@@ -88,7 +89,7 @@ def _rows(chooser: random.Random, world: World) -> tuple[tuple[Dim, ...], dict[s
         return ("s0",), {"s0": long}, may_be_zero
     if form == "1 s":
         return (chooser.choice([1, 2]), "s0"), {"s0": long}, may_be_zero
-    # Examples that differ from each other and from the features, so that nothing is equal by chance.
+    # Examples that differ from each other and from the features: nothing is equal by chance.
     short = chooser.choice([3, tp * 2 + 3, 2])
     if form == "bs":
         return ("b", "s"), {"b": short, "s": long}, may_be_zero
@@ -130,7 +131,7 @@ def _inputs(d: Draw) -> set[str]:
 
 
 def _evidence(d: Draw) -> list[str]:
-    """Each input that a rank has for itself goes into a collective: no reader can take it for shared."""
+    """Sums of each input that a rank has for itself: no reader can take it for shared."""
     found: list[str] = []
     for spec in list(d.inputs):
         if not spec.differs or spec.fill == "mask" or spec.fill.startswith("index"):
@@ -158,13 +159,7 @@ def pruned(program: Program) -> Program:
         for name, hint in program.symbols.items()
         if any(name in str(dim).split("*") for spec in used for dim in spec.dims)
     }
-    return _with(program, inputs=used, steps=tuple(reversed(kept)), symbols=symbols)
-
-
-def _with(program: Program, **changes: Any) -> Program:
-    import dataclasses
-
-    return dataclasses.replace(program, **changes)
+    return dataclasses.replace(program, inputs=used, steps=tuple(reversed(kept)), symbols=symbols)
 
 
 def _lasts(step: Step) -> bool:

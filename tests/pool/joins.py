@@ -1,4 +1,4 @@
-"""Makers of collectives, and the pieces that models are made of: a partial sum, its reduction, a norm."""
+"""Makers of collectives, and of what models are made of: a partial sum, its reduction, a norm."""
 
 from __future__ import annotations
 

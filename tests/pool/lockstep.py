@@ -1,7 +1,7 @@
 """Runs the graphs of all ranks in one process, on real tensors, each until its next collective.
 
-A rank is a generator that stops at every collective. A collective happens when all ranks of its group
-stand at the same one; when no rank can go on, that is a :class:`Hang`, as it would be on real ranks.
+A rank is a generator that stops at every collective. A collective happens when all ranks of its
+group stand at the same one; when no rank can go on, that is a :class:`Hang`, as on real ranks.
 """
 
 from __future__ import annotations

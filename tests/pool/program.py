@@ -1,7 +1,7 @@
 """A drawn graph as plain data: what it reads, what it calls, what it returns.
 
-A :class:`Program` prints as the Python that makes it, is cheap to cut down, and is built into the FX
-graph of any rank, with the values that FakeTensorMode computes.
+A :class:`Program` prints as the Python that makes it, is cheap to cut down, and is built into the
+FX graph of any rank, with the values that FakeTensorMode computes.
 """
 
 from __future__ import annotations

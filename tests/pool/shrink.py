@@ -1,4 +1,4 @@
-"""Cuts a failing program down: fewer outputs, fewer calls, inputs in the place of calls, plain sizes.
+"""Cuts a failing program down: fewer outputs and calls, inputs in the place of calls, plain sizes.
 
 Each smaller program is built and checked anew, and taken if it fails by the same kind.
 """
@@ -23,12 +23,31 @@ def fails_with(kind: str) -> Callable[[Program], bool]:
     """Whether a program fails by a kind; one that is not valid does not."""
 
     def fails(program: Program) -> bool:
+        if not _waits(program):
+            return False
         try:
             return any(failure.kind == kind for failure in check(program, kind).failures)
         except Exception:
             return False
 
     return fails
+
+
+def _waits(program: Program) -> bool:
+    """Whether each result of a functional collective is read by its wait alone, as graphs do."""
+    raw = {
+        step.name
+        for step in program.steps
+        if step.target.startswith("_c10d_functional.") and "wait_tensor" not in step.target
+    }
+    if raw & set(program.outputs):
+        return False
+    for step in program.steps:
+        if raw & set(reads(step)) and "wait_tensor" not in step.target:
+            if step.target != "operator.getitem":
+                return False
+            raw.add(step.name)
+    return True
 
 
 def shrink(program: Program, fails: Callable[[Program], bool], most: int = 2000) -> Program:

@@ -11,9 +11,10 @@ from torch import fx
 
 import spfast
 from spfast import Result
-from tests.pool.checks import Rewrite, check, examine, rewritten
+from tests.pool.checks import check, examine
 from tests.pool.evidence import shown
 from tests.pool.program import Input, Program, Step, V, build, build_all
+from tests.pool.rewrite import Rewrite, rewritten
 from tests.pool.shrink import fails_with, shrink
 from tests.pool.world import World
 

@@ -1,4 +1,4 @@
-"""The pass on programs that are drawn without any knowledge of it: 300, or as many as SPFAST_FUZZ says."""
+"""The pass on programs that were drawn without any knowledge of it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import pytest
 from tests.pool.checks import check
 from tests.pool.generate import drawn
 
+# 300 by default, 20,000 with SPFAST_LONG, or as many as SPFAST_FUZZ says.
 LONG = "SPFAST_FUZZ" in os.environ or bool(os.environ.get("SPFAST_LONG"))
 COUNT = int(os.environ.get("SPFAST_FUZZ", "20000" if LONG else "300"))
 # In the long mode every run draws others; a failure names its seed.
 FIRST = random.SystemRandom().randrange(10**9) if LONG else 1
 BATCHES = 6
 
-# Kinds that this version does not keep yet.
-NOT_KEPT: frozenset[str] = frozenset()
+# Kinds that this version does not keep yet: about one graph in a hundred each.
+NOT_KEPT = frozenset({"recogniser", "trust against evidence"})
 
 
 @pytest.mark.timeout(0 if LONG else 300)
