@@ -133,7 +133,9 @@ class Draw:
         step = Step(self._name("v"), target, args, kwargs, only)
         changes = _writes(operator, args)
         before = [
-            [tensor.clone() for tensor in tensors(self._operands(args, rank))] if changes else []
+            [each.untyped_storage().clone() for each in tensors(self._operands(args, rank))]
+            if changes
+            else []
             for rank in range(self.world.size)
         ]
         states, guards = list(self._states), self._guards
@@ -405,10 +407,10 @@ def _writes(operator: Any, args: Sequence[Any]) -> bool:
     return bool(schema is not None and schema.is_mutable)
 
 
-def _put_back(now: Sequence[torch.Tensor], kept: Sequence[torch.Tensor]) -> None:
-    for tensor, old in zip(now, kept, strict=False):
-        if tensor.shape == old.shape:
-            tensor.copy_(old)
+def _put_back(now: Sequence[torch.Tensor], kept: Sequence[torch.UntypedStorage]) -> None:
+    # Whole storages: an expanded tensor cannot be written to by itself.
+    for tensor, old in zip(now, kept, strict=True):
+        tensor.untyped_storage().copy_(old)
 
 
 def _narrows(guard: Any) -> bool:
