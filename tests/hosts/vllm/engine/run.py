@@ -54,9 +54,7 @@ class Scenario:
     versions: tuple[str, ...] = ("0.31", "0.32")
 
 
-OWN_SWITCH = {
-    "pass_config": {**COMPILATION["pass_config"], "enable_sp": True, "sp_min_token_num": 16}
-}
+OWN_SWITCH = {**COMPILATION["pass_config"], "enable_sp": True, "sp_min_token_num": 16}
 INSTALLED = {"compilation_config": {**COMPILATION, "pass_config": OWN_SWITCH}}
 INSTALL = "from spfast.integrations import vllm; vllm.install()"
 SCENARIOS = {
@@ -65,16 +63,9 @@ SCENARIOS = {
     "again": Scenario(on(), cache="on", rewritten=0),
     "another setting": Scenario(on(min_token_num=24), cache="on"),
     "two stages": Scenario({**on(), "pipeline_parallel_size": 2}, rewritten=2),
-    "install()": Scenario(
-        {"compilation_config": {**COMPILATION, "pass_config": OWN_SWITCH}},
-        INSTALL,
-        versions=("0.31",),
-    ),
+    "install()": Scenario(INSTALLED, INSTALL, versions=("0.31",)),
     "install(), two stages": Scenario(
-        {
-            "compilation_config": {**COMPILATION, "pass_config": OWN_SWITCH},
-            "pipeline_parallel_size": 2,
-        },
+        {**INSTALLED, "pipeline_parallel_size": 2},
         INSTALL,
         rewritten=2,
         versions=("0.31",),
