@@ -87,7 +87,8 @@ std::string format_reason(const NodeTable& table, std::span<const GroupInfo> gro
       return label(reason.node) + " is not proved to be the same on every rank, " +
              "and config.replicated does not let it be taken on trust";
     case Reason::Kind::kNoGain:
-      return "gathering what is computed from it would move more bytes than its all_reduce does";
+      return "gathering what is computed from it would move more bytes than its all_reduce does, "
+             "or as many in more collectives";
     case Reason::Kind::kDim:
       return call(reason.node) + " reduces a dim of " + label(reason.other) + " " +
              shape(reason.other) + " that is not its last";

@@ -13,11 +13,11 @@ namespace {
 
 // Costs are told for each token, in 1/1024 bytes.
 constexpr int64_t kBytes = 1024;
-// From so many bytes on a stream is worth the rewrite (python/spfast/thresholds.py: vLLM's figure for
-// H100). Whoever runs the pass on less has an example of more, or a test.
-constexpr int64_t kWorth = int64_t{8} << 20;
+// A smaller stream is an example of larger ones, or a test: it is reckoned as one of 8,192 tokens of
+// 4,096 features in two bytes each, a prefill for which the rewrite is worth it.
+constexpr int64_t kWorth = int64_t{64} << 20;
 // An all_reduce of fewer numbers a token is not worth two collectives that move the same bytes.
-constexpr int64_t kFew = 4;
+constexpr int64_t kFew = 2;
 
 // How far a value is followed to say why its all_reduce stays: a reason is asked for each.
 constexpr size_t kLookedAt = 64;
@@ -202,14 +202,18 @@ class Cutter {
   // Whether somebody under any name of the value needs it full whatever the cut says.
   [[nodiscard]] bool is_read_outside(NodeId root) const {
     const auto uses = uses_of(root);
+    const auto dims = table_.dims(table_.meta(root));
+    const int64_t width = dims.empty() || dims.back().is_expr() ? 0 : dims.back().raw;
     std::vector<NodeId> names{root};
     for (size_t i = 0; i < names.size(); ++i) {
       for (const NodeId user : table_.users(names[i])) {
-        if (layout_.source[user] == names[i]) {
+        SPFAST_WORK(1);
+        // Matched sites read through more names than the row-wise view knows.
+        if (layout_.source[user] == names[i] ||
+            (!layout_.is_row(user) && LookThrough::source(table_, user, width) == names[i])) {
           names.push_back(user);
           continue;
         }
-        SPFAST_WORK(1);
         const auto use = std::lower_bound(uses.begin(), uses.end(), user,
                                           [](const Use& one, NodeId id) { return one.user < id; });
         if (use == uses.end() || use->user != user) return true;

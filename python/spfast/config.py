@@ -112,7 +112,7 @@ class SequenceParallelConfig:
             that could be moved meanwhile. A rewrite never moves more bytes than before, and takes
             more collectives only where that saves as many bytes for each; an all_reduce counts as
             two. The default is what ``bench/gpu/collective_cost.py`` measured on two H200. A
-            stream of fewer than 8 MiB is reckoned as one of so many.
+            stream of fewer than 64 MiB is reckoned as one of so many.
         validate: Prove every rewritten graph with the verifier.
         debug_dump: A folder for the graph before and after and for the patterns; None asks the
             environment variable SPFAST_DEBUG_DUMP.

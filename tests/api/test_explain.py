@@ -45,7 +45,8 @@ def test_rewritten_entry_names_the_rule() -> None:
     assert str(explanation) == (
         "1 all_reduces, 1 rewritten\n"
         "  %all_reduce_default: rewritten by first_all_reduce_rms_norm\n"
-        "patterns alone rewrite 1, the row-wise recogniser 1"
+        "patterns alone rewrite 1, the row-wise recogniser 1\n"
+        "taken to be the same on every rank: w"
     )
     assert explanation.to_json()["entries"][0]["rewritten"] is True
 

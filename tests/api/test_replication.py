@@ -47,7 +47,9 @@ def on_every_rank(
 ) -> tuple[list[fx.Graph], list[spfast.Result], fx.Graph]:
     writer = Writer()
     build(writer)
-    inputs = [[spec.make(rank, tokens=8, seed=0) for spec in writer.inputs] for rank in range(WORLD)]
+    inputs = [
+        [spec.make(rank, tokens=8, seed=0) for spec in writer.inputs] for rank in range(WORLD)
+    ]
     expected = run_lockstep([writer.graph] * WORLD, [clone_inputs(each) for each in inputs])
     graphs, results = [], []
     for rank in range(WORLD):
@@ -93,9 +95,7 @@ def product_that_is_summed(w: Writer) -> None:
 
 def received_from_the_others(w: Writer) -> None:
     reduced = w.over_ranks(w.stream("partial", "per_rank"))
-    sent = w.call(
-        c10d.all_to_all_single.default, w.stream("kept"), [2] * WORLD, [2] * WORLD, "0"
-    )
+    sent = w.call(c10d.all_to_all_single.default, w.stream("kept"), [2] * WORLD, [2] * WORLD, "0")
     received = w.call(c10d.wait_tensor.default, sent)
     w.output([w.norm(w.call(aten.add.Tensor, reduced, received))])
 
@@ -115,11 +115,14 @@ def test_a_ranks_own_value_never_meets_shards(build: Build, recognise: str) -> N
 
 
 def test_a_sum_of_what_is_cut_names_the_value_and_the_collective() -> None:
-    _, results, _ = on_every_rank(log_sum_exp)
-    assert [site.reason for site in results[0].skipped][0] == (
-        "no rule matches what reads it, and %mm_default is this rank's own, as "
-        "%all_reduce_default_1 = _c10d_functional.all_reduce.default over all ranks shows, "
-        "and would be read beside shards"
+    def product(w: Writer) -> None:
+        reduced = w.over_ranks(w.stream("partial", "per_rank"))
+        scaled = w.call(aten.mul.Tensor, reduced, w.stream("own", "per_rank"))
+        w.output([w.over_ranks(w.call(aten.cumsum.default, scaled, 0))])
+
+    _, results, _ = on_every_rank(product)
+    assert results[0].skipped[0].reason == (
+        "%own is this rank's own, as %all_reduce_default_1 = _c10d_functional.all_reduce.default over all ranks shows, and would be read beside shards"
     )
 
 

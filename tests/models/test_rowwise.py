@@ -229,7 +229,8 @@ def test_what_needs_all_tokens_gets_them(what: str) -> None:
     result, graphs, original = rewrite(lambda g, x, weight, rows: MIXING[what](g, x))
     assert int(result) == 0
     assert [str(node) for node in graphs[0].nodes] == [str(node) for node in original.nodes]
-    assert "reads it and needs all tokens" in result.skipped[0].reason
+    why = "mixes tokens and features" if what.startswith("a view") else "needs all tokens"
+    assert why in result.skipped[0].reason
 
 
 @pytest.mark.parametrize(
@@ -329,7 +330,7 @@ def test_a_sum_of_two_groups_is_sharded_in_the_one_where_it_is_worth_it() -> Non
 
     graphs = [two_groups() for _ in range(RANKS)]
     for rank, graph in enumerate(graphs):
-        config = SequenceParallelConfig(tp_size=RANKS, tp_rank=rank)
+        config = SequenceParallelConfig(groups={name: (RANKS, rank) for name in ("0", "1")})
         result = spfast.apply(graph, config)
         assert [site.node for site in result.skipped] == ["all_reduce_default"]
         text = str(graph)
@@ -355,7 +356,7 @@ def test_groups_that_take_turns_in_a_chain_of_sums() -> None:
         total = graph.call_function(aten.add.Tensor, (total, reduced))
     graph.output((total,))
     give_values(graph)
-    config = SequenceParallelConfig(tp_size=RANKS, tp_rank=1)
+    config = SequenceParallelConfig(groups={"0": (RANKS, 1), "1": (RANKS, 1)})
     spfast.apply(graph, config)
     text = str(graph)
     assert int(spfast.apply(graph, config)) == 0

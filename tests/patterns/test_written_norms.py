@@ -94,7 +94,9 @@ class NativeLayers(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor, w: Tensor, s: Tensor) -> list[Tensor]:
         for _ in range(3):
-            reduced = torch.ops.vllm.all_reduce(torch.sin(x), "tp:0")
+            # Each rank's share of the work: what all ranks have alone is not summed over them.
+            partial = torch.sin(x) @ s
+            reduced = torch.ops.vllm.all_reduce(partial, "tp:0")
             x, residual = vllm_native(reduced, residual, w, 1e-6)
         return [x]
 

@@ -182,7 +182,7 @@ def test_a_fault_while_values_are_made_leaves_the_graph_as_it_was(
         raise Fault("meta")
 
     with monkeypatch.context() as patch:
-        patch.setattr("spfast.api.make_values", fail)
+        patch.setattr("spfast.run.make_values", fail)
         with pytest.raises(Fault):
             spfast.apply(graph, config)
     assert picture(graph) == before and len(size.node.shape_env.guards) == guards
