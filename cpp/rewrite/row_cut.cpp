@@ -113,6 +113,7 @@ class Cutter {
       if (!site.reason.empty()) continue;
       for (const SiteOperand& operand : site.operands) {
         const NodeId root = layout_.root(operand.root);
+        if (operand.kind == SiteOperand::Kind::kBuffer) buffers_.insert(operand.name);
         if (operand.kind != SiteOperand::Kind::kBuffer && layout_.is_row(root) &&
             layout_.token_class[root] == site.token_class) {
           uses_.push_back({root, operand.user});
@@ -214,6 +215,8 @@ class Cutter {
           names.push_back(user);
           continue;
         }
+        // A buffer like the value is made anew, like its shard.
+        if (buffers_.contains(user)) continue;
         const auto use = std::lower_bound(uses.begin(), uses.end(), user,
                                           [](const Use& one, NodeId id) { return one.user < id; });
         if (use == uses.end() || use->user != user) return true;
@@ -495,6 +498,7 @@ class Cutter {
   int64_t most_ = 0;                             // that a single cost may be
   std::vector<bool> gathered_;                   // by member, if it is sharded
   std::vector<NodeId> unsure_;                   // whose size was only guessed
+  std::unordered_set<NodeId> buffers_;           // that matched sites fill
   std::vector<Use> uses_;                        // sorted
   std::vector<bool> full_;                       // by node: row-wise, but computed full
   std::vector<NodeId> contested_;                // could be of another class as well
