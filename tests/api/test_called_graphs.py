@@ -80,7 +80,7 @@ def test_pieces_are_rewritten_and_recompiled() -> None:
     assert collectives(module.second.graph) == ["all_reduce"]
     assert "reduce_scatter_tensor" in module.first.code
     proof = spfast.verify(before, module, config())
-    assert proof.ok and {name.partition(".")[0] for name in proof.assumptions} >= {"first"}
+    assert proof.ok and {each.value.partition(".")[0] for each in proof.assumptions} >= {"first"}
     assert spfast.verify(before, module, config(), replicated=["residual", "first.residual"]).ok
     assert not spfast.verify(before, module, config(), replicated=["residual"]).ok
 
