@@ -80,6 +80,14 @@ class _Graph(GraphBuilder):
     def gain(self, width: int = HIDDEN, dtype: torch.dtype = F32) -> fx.Node:
         return self.placeholder("gain", (width,), dtype, "gain")
 
+    def scaled_norm(self, x: fx.Node, width: int = HIDDEN) -> fx.Node:
+        """With a gain of which the graph itself shows that all ranks have it."""
+        device = torch.device("cpu")
+        gain = self.call(
+            aten.full.default, [width], 1.5, dtype=F32, device=device, pin_memory=False
+        )
+        return self.call(ir.rms_norm.default, x, gain, 1e-6)
+
     def norm(self, x: fx.Node, width: int = HIDDEN) -> fx.Node:
         return self.call(ir.rms_norm.default, x, self.gain(width, x.meta["val"].dtype), 1e-6)
 
@@ -205,7 +213,7 @@ def group_is_a_value_of_the_graph() -> GraphBuilder:
 def all_reduce_of_a_copy_that_is_written_to() -> GraphBuilder:
     """What is scattered is the copy as it is then, not the value that it was made of."""
     g = _Graph()
-    normed = g.norm(g.reduce(g.partial()))
+    normed = g.scaled_norm(g.reduce(g.partial()))
     copy = g.call(aten.clone.default, normed)
     g.call(aten.add_.Tensor, copy, 1.0)
     return g.done(g.norm(g.reduce(copy)))
@@ -215,7 +223,7 @@ def all_reduce_of_a_copy_that_is_written_to() -> GraphBuilder:
 def all_reduce_of_a_view_of_a_wider_value() -> GraphBuilder:
     """A view that cuts rows in two is no other name of its source."""
     g = _Graph()
-    wide = g.norm(g.reduce(g.partial(TOKENS, 2 * HIDDEN)), 2 * HIDDEN)
+    wide = g.scaled_norm(g.reduce(g.partial(TOKENS, 2 * HIDDEN)), 2 * HIDDEN)
     return g.done(g.norm(g.reduce(g.call(aten.view.default, wide, [16, HIDDEN]))))
 
 

@@ -80,9 +80,24 @@ def test_pieces_are_rewritten_and_recompiled() -> None:
     assert collectives(module.second.graph) == ["all_reduce"]
     assert "reduce_scatter_tensor" in module.first.code
     proof = spfast.verify(before, module, config())
-    assert proof.ok and {name.partition(".")[0] for name in proof.assumptions} >= {"first"}
+    assert proof.ok and {each.value.partition(".")[0] for each in proof.assumptions} >= {"first"}
     assert spfast.verify(before, module, config(), replicated=["residual", "first.residual"]).ok
     assert not spfast.verify(before, module, config(), replicated=["residual"]).ok
+
+
+def test_what_a_called_graph_may_have_written_to_is_not_what_it_was() -> None:
+    def proved(writes: bool) -> bool:
+        build = GraphBuilder(tokens=8, dynamic=False)
+        x = build.placeholder("x", (TOKENS, 16), torch.float32, kind="per_rank")
+        residual = build.placeholder("residual", (TOKENS, 16), torch.float32)
+        target = aten.add_.Tensor if writes else aten.add.Tensor
+        build.output([build.call(target, residual, x)])
+        module = split(first=fx.GraphModule({}, build.graph))
+        before = spfast.snapshot(module)
+        assert int(spfast.apply(module, config())) == 1
+        return spfast.verify(before, module, config(), replicated=["residual"]).ok
+
+    assert proved(writes=False) and not proved(writes=True)
 
 
 def test_a_graph_that_is_called_twice_is_rewritten_once() -> None:

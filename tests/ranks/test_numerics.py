@@ -65,7 +65,7 @@ def rewrite_and_run(
         # Of vLLM's groups torch knows nothing; of its own it is asked.
         config = spfast.SequenceParallelConfig()
         if dialect != "functional":
-            config = spfast.SequenceParallelConfig(tp_size=world_size, tp_rank=rank)
+            config = case.config(rank)
         result = spfast.apply(graph, config)
         graph.lint()
         actual = run(graph, case.inputs()[rank])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +52,7 @@ class Context:
         met: What meets rows of a group, by the group and its term.
         opaque: Nodes that were compared as they are.
         reads: What nodes read, where something had been written before.
+        harmless: The graphs that this one calls and that write to nothing.
         node: The node that is looked at now.
         vals: meta["val"] of each node of this graph.
         why: The reason of the rule that runs now.
@@ -68,16 +69,19 @@ class Context:
     met: dict[tuple[str, int], Meeting] = field(default_factory=dict)
     opaque: set[fx.Node] = field(default_factory=set)
     reads: dict[fx.Node, dict[fx.Node, Value]] = field(default_factory=dict)
+    harmless: Collection[str] = ()
     node: fx.Node | None = None
     why: str | None = None
     # Of graphs that write to tensors: the storage each node shares, each storage's last write (its
-    # term, and how many writes there had been), and how many there had been at each node.
+    # term and its moment), and the moment of each node. Each write begins another moment.
+    moment: int = 0
     roots: dict[fx.Node, Hashable] = field(default_factory=dict)
     born: dict[fx.Node, int] = field(default_factory=dict)
-    written: dict[Hashable, tuple[int, float]] = field(default_factory=dict)
-    # Collectives in place, where what they return may as well lie elsewhere.
-    apart: set[fx.Node] = field(default_factory=set)
-    # The terms that an effect overwrites from end to end.
+    written: dict[Hashable, tuple[int, int]] = field(default_factory=dict)
+    # Collectives in place, where what they return may as well lie elsewhere: the terms of their
+    # writes.
+    apart: dict[fx.Node, list[int]] = field(default_factory=dict)
+    # The terms that a write overwrites from end to end.
     overwritten: dict[int, frozenset[int]] = field(default_factory=dict)
 
     def read(self, node: fx.Node) -> Value:

@@ -46,8 +46,9 @@ def perform(
     if what_it_does(node.op, node.target).overwrites:
         whole = (ctx.values[operand].term for operand in written)
         ctx.overwritten[term] = frozenset(whole)
+    ctx.moment += 1
     for operand in written:
-        ctx.written[ctx.roots.get(operand, operand)] = (term, place + 1)
+        ctx.written[ctx.roots.get(operand, operand)] = (term, ctx.moment)
     returned = shared_operand(node.target, args, kwargs)
     if returned is not None and returned in written:
         ctx.roots[node] = ctx.roots.get(returned, returned)
@@ -69,23 +70,23 @@ def is_made_here(ctx: Context, node: fx.Node) -> bool:
     )
 
 
-def overwrite(ctx: Context, node: fx.Node, operand: fx.Node, term: int) -> None:
-    """Notes that ``operand``'s memory holds something else from now on, which is no effect.
+def overwrite(ctx: Context, node: fx.Node, operand: fx.Node, was: int, term: int) -> None:
+    """Notes that ``operand``, which was one term, is another from now on, which is no effect.
 
     What ``node`` returns is taken to lie elsewhere.
     """
-    # After every effect so far, and before the next.
-    place = len(ctx.effects) + 0.5
-    root = ctx.roots.get(operand, operand)
-    ctx.written[root] = (ctx.store.term(("overwritten", term)), place)
-    ctx.apart.add(node)
+    write = ctx.store.term(("overwritten", term))
+    ctx.moment += 1
+    ctx.written[ctx.roots.get(operand, operand)] = (write, ctx.moment)
+    ctx.overwritten[write] = frozenset({was})
+    ctx.apart.setdefault(node, []).append(write)
 
 
 def share_storage(
     ctx: Context, node: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> None:
     """Notes whose storage ``node`` shares, in a graph that writes to tensors."""
-    ctx.born[node] = len(ctx.effects)
+    ctx.born[node] = ctx.moment
     source = shared_operand(node.target, args, kwargs)
     if source is None or node in ctx.apart:
         return

@@ -97,7 +97,7 @@ def _reduce_several(ctx: Context, node: fx.Node, what: Collective, args: Args) -
         term = ctx.store.term(("reduced", value.term, reduce_op, group))
         parts.append(ctx.store.pending(ctx.store.full(term, value.shape)))
         if what.in_place:
-            overwrite(ctx, node, operand, term)
+            overwrite(ctx, node, operand, value.term, term)
     return ctx.store.tuple(tuple(parts)) if what.many else parts[0]
 
 

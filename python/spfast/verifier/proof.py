@@ -10,7 +10,7 @@ and do must then be equal, value by value. Nothing here knows of patterns, sites
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from spfast.verifier.blame import Blame
 from spfast.verifier.context import Context
 from spfast.verifier.dims import Dims
 from spfast.verifier.groups import Groups
-from spfast.verifier.kinds import COLLECTIVES, operator_name
+from spfast.verifier.kinds import COLLECTIVES, operator_name, writes_of
 from spfast.verifier.metadata import Metadata
 from spfast.verifier.report import Problem, Verification
 from spfast.verifier.snapshot import Entry, Snapshot, snapshot
@@ -103,8 +103,18 @@ def verify(
             if path not in alone
         ]
     reduced = {name for _, old, _ in pairs for name in _reduced_over(old)}
+    harmless = _harmless(was.called or {})
     verdicts = [
-        (path, _verify(old, new, Groups(config, reduced), said.inside(path)))
+        (
+            path,
+            _verify(
+                old,
+                new,
+                Groups(config, reduced),
+                said.inside(path),
+                [name.removeprefix(path) for name in harmless if name.startswith(path)],
+            ),
+        )
         for path, old, new in pairs
     ]
     other = [Problem(path, "is a graph that one of the two calls alone") for path in sorted(alone)]
@@ -125,16 +135,33 @@ def verify(
     )
 
 
+def _harmless(called: Mapping[str, Snapshot]) -> set[str]:
+    """The called graphs that write to nothing, and call none that may."""
+    harmless: set[str] = set()
+    for path in sorted(called, key=lambda path: path.count("."), reverse=True):
+        writing = (
+            writes_of(op, target).any and f"{path}.{target}" not in harmless
+            for _, op, target, _, _, _ in called[path].entries
+        )
+        if not any(writing):
+            harmless.add(path)
+    return harmless
+
+
 def _verify(
-    old: Sequence[Entry], new: Sequence[Entry], groups: Groups, said: SequenceParallelConfig
+    old: Sequence[Entry],
+    new: Sequence[Entry],
+    groups: Groups,
+    said: SequenceParallelConfig,
+    harmless: Collection[str],
 ) -> Verification:
     """Of one graph; what it calls is the same by its name."""
     store, dims = Store(), Dims()
     infers = said.replicated == "infer"
-    original = Context(store, dims, groups, is_after=False)
+    original = Context(store, dims, groups, is_after=False, harmless=harmless)
     walk(original, old)
     store.known = len(store.terms)
-    rewritten = Context(store, dims, groups, is_after=True)
+    rewritten = Context(store, dims, groups, is_after=True, harmless=harmless)
     walk(rewritten, new)
     found = dict(rewritten.problems)
     trust = judge(original, old, {**original.met, **rewritten.met}, said.names_replicated, infers)

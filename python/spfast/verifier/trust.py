@@ -168,12 +168,12 @@ class _Call(NamedTuple):
     exchange: Exchange | None
     operands: tuple[Value, ...]
     result: Value
-    effect: int | None
+    effects: Sequence[int]  # the terms of what it does besides
     row_wise: bool
 
 
 def _calls(ctx: Context, entries: Sequence[Entry]) -> Iterator[_Call]:
-    effects = {node: term for term, node in ctx.effects}
+    effects = {**{node: [term] for term, node in ctx.effects}, **ctx.apart}
     wrong, values, opaque, reads = ctx.store.wrong, ctx.values, ctx.opaque, ctx.reads
     for node, op, target, args, kwargs, _ in entries:
         if op == "output":
@@ -192,7 +192,7 @@ def _calls(ctx: Context, entries: Sequence[Entry]) -> Iterator[_Call]:
             exchange(what, args, kwargs) if is_collective else None,
             tuple([then.get(operand, wrong) for operand in counted]),
             values[node],
-            effects.get(node),
+            effects.get(node, ()),
             node not in opaque,
         )
 
@@ -238,8 +238,8 @@ class _Ranks:
             found = self._result(call)
             if call.exchange is not None and call.exchange.group == self.group:
                 self._ask(call, call.exchange)
-            if call.effect is not None:
-                self.effects[call.effect] = found
+            for effect in call.effects:
+                self.effects[effect] = found
             result = call.result
             if result.kind is Kind.FULL:
                 if found is not Same.UNKNOWN or result.term in self.seeds:

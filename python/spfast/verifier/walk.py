@@ -66,6 +66,10 @@ _BY_NAME: dict[str, Rule] = {
 }
 
 
+# Whatever else a graph that is called may do, it happens where it happened.
+_IN_ORDER = Writes((), ordered=True)
+
+
 def _rule_of(target: Any) -> Rule | None:
     if target is operator.getitem:
         return moves.getitem
@@ -113,6 +117,8 @@ def walk(ctx: Context, entries: Iterable[Entry]) -> None:
         elif op == "get_attr":
             values[node] = _made(ctx, ("attribute", target), val)
             continue
+        elif op == "call_module" and target in ctx.harmless:
+            rule, writes = None, _IN_ORDER
         else:
             rule, writes = _look_up(op, target)
         ctx.why, ctx.node = None, node
