@@ -148,7 +148,7 @@ class Draw:
         except Exception as error:
             self._states = states
             self._clean = self._clean and self._guards == guards
-            for rank, kept in enumerate(before):
+            for rank, kept in enumerate(before if changes else ()):
                 _put_back(list(tensors(self._operands(args, rank))), kept)
             if isinstance(error, Rejected):
                 raise

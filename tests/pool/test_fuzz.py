@@ -41,4 +41,4 @@ def test_fuzz_drawn_programs(batch: int) -> None:
         + "\n".join(failures[:20])
     )
     # The checks would hold as well if nothing were rewritten.
-    assert rewritten >= 0.3 * len(seeds), (rewritten, len(seeds))
+    assert rewritten >= 0.2 * len(seeds), (rewritten, len(seeds))

@@ -37,7 +37,9 @@ def chain(length: int) -> fx.Graph:
     for _ in range(length):
         last = build.graph.call_function(aten.relu.default, (last,))
         last.meta["val"] = val
-    build.graph.output((site(build, last, weight),))
+    matrix = build.placeholder("m", (16, 16), torch.float32)
+    partial = build.call(aten.mm.default, last, matrix)
+    build.graph.output((site(build, partial, weight),))
     return build.graph
 
 
