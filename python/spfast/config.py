@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from spfast.errors import ConfigError
-from spfast.fields import as_dtype, as_groups, as_tuple, check_choice, check_int
+from spfast.fields import (
+    as_dtype,
+    as_groups,
+    as_replicated,
+    as_tuple,
+    check_choice,
+    check_int,
+)
 from spfast.thresholds import DEFAULT_THRESHOLDS, DeviceKind, Threshold, threshold_tokens
 
 if TYPE_CHECKING:
@@ -176,7 +183,7 @@ class SequenceParallelConfig:
         self._check_group_name()
         check_choice("divisibility", self.divisibility, get_args(Divisibility))
         check_choice("recognise", self.recognise, get_args(Recognise))
-        self._set("replicated", _as_replicated(self.replicated))
+        self._set("replicated", as_replicated(self.replicated, get_args(Replicated)))
         for name in (
             "use_inductor_graph_partition",
             "validate",
@@ -387,16 +394,3 @@ def _need_tp_size(config: SequenceParallelConfig, why: str) -> int:
 def _element_size(config: SequenceParallelConfig) -> int:
     assert config.dtype is not None
     return as_dtype(config.dtype).itemsize
-
-
-def _as_replicated(value: object) -> object:
-    """Names in one order, so that equal choices are equal configs; anything else as it is."""
-    if callable(value) or (isinstance(value, str) and value in get_args(Replicated)):
-        return value
-    names = None if isinstance(value, str) or not isinstance(value, Iterable) else set(value)
-    if names is None or not all(isinstance(name, str) for name in names):
-        raise ConfigError(
-            f"replicated={value!r} is unknown: pass 'infer', 'prove', names of graph inputs, "
-            f"or a predicate of their nodes"
-        )
-    return tuple(sorted(names))

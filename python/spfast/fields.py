@@ -10,7 +10,7 @@ from spfast.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["as_dtype", "as_groups", "as_tuple", "check_choice", "check_int"]
+__all__ = ["as_dtype", "as_groups", "as_replicated", "as_tuple", "check_choice", "check_int"]
 
 
 def as_dtype(value: object) -> torch.dtype:
@@ -54,6 +54,19 @@ def as_groups(value: Any) -> tuple[tuple[str, tuple[int, int]], ...]:
             )
         found.append((name, (size, rank)))
     return tuple(sorted(found))
+
+
+def as_replicated(value: object, words: tuple[str, ...]) -> object:
+    """Names in one order, so that equal choices are equal; a word or a predicate as it is."""
+    if callable(value) or (isinstance(value, str) and value in words):
+        return value
+    names = None if isinstance(value, str) or not isinstance(value, Iterable) else set(value)
+    if names is None or not all(isinstance(name, str) for name in names):
+        raise ConfigError(
+            f"replicated={value!r} is unknown: pass 'infer', 'prove', names of graph inputs, "
+            f"or a predicate of their nodes"
+        )
+    return tuple(sorted(names))
 
 
 def as_tuple(name: str, value: object, kind: type) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""What meets one rank's rows is the same on every rank: by proof, or on trust that the result lists."""
+"""What meets one rank's rows is the same on every rank: by proof, or on trust (which is listed)."""
 
 from __future__ import annotations
 
@@ -122,7 +122,8 @@ def test_a_sum_of_what_is_cut_names_the_value_and_the_collective() -> None:
 
     _, results, _ = on_every_rank(product)
     assert results[0].skipped[0].reason == (
-        "%own is this rank's own, as %all_reduce_default_1 = _c10d_functional.all_reduce.default over all ranks shows, and would be read beside shards"
+        "%own is this rank's own, as %all_reduce_default_1 = _c10d_functional.all_reduce.default "
+        "over all ranks shows, and would be read beside shards"
     )
 
 

@@ -330,7 +330,7 @@ def test_a_sum_of_two_groups_is_sharded_in_the_one_where_it_is_worth_it() -> Non
 
     graphs = [two_groups() for _ in range(RANKS)]
     for rank, graph in enumerate(graphs):
-        config = SequenceParallelConfig(groups={name: (RANKS, rank) for name in ("0", "1")})
+        config = SequenceParallelConfig(groups=dict.fromkeys(("0", "1"), (RANKS, rank)))
         result = spfast.apply(graph, config)
         assert [site.node for site in result.skipped] == ["all_reduce_default"]
         text = str(graph)

@@ -1,0 +1,46 @@
+#include "rewrite/cut_costs.h"
+
+#include <algorithm>
+
+#include "rewrite/row_shapes.h"
+
+namespace spfast {
+namespace {
+
+// A smaller stream is an example of larger ones, or a test: it is reckoned as one of 8,192 tokens
+// of 4,096 features in two bytes each, a prefill for which the rewrite is worth it.
+constexpr int64_t kWorth = int64_t{64} << 20;
+// An all_reduce of fewer numbers a token is not worth two collectives that move the same bytes.
+constexpr int64_t kFew = 2;
+
+}  // namespace
+
+int64_t CutCosts::bytes_of(const Meta& meta, size_t features) const {
+  const int64_t elements = element_count(table_.dims(meta).last(features));
+  if (elements < 0) return kBytes;  // of a width that is not known
+  const int64_t each = dtype_bytes(table_.string(meta.dtype)) * kBytes;
+  return std::min(elements, most_ / each) * each;
+}
+
+int64_t CutCosts::bytes_of(const Anchor& anchor) const {
+  return bytes_of(table_.meta(anchor.all_reduce), 1);
+}
+
+bool CutCosts::is_few(const Anchor& anchor) const {
+  const int64_t elements = element_count(table_.dims(table_.meta(anchor.all_reduce)).last(1));
+  return elements >= 0 && elements < kFew;
+}
+
+int64_t CutCosts::fixed(uint32_t token_class, std::span<const uint32_t> of_class) const {
+  int64_t width = 1;
+  for (const uint32_t site : of_class) {
+    width = std::max(width, bytes_of(matches_.anchors[sites_.sites[site].anchor]) / kBytes);
+  }
+  const Dim tokens = sites_.classes[token_class].tokens;
+  const int64_t sharers = std::max({kWorth / width, tokens.is_expr() ? 1 : tokens.raw, int64_t{1}});
+  const double share = static_cast<double>(collective_) / static_cast<double>(sharers);
+  const double most = static_cast<double>(most_ / kBytes);
+  return static_cast<int64_t>(std::min(share, most) * static_cast<double>(kBytes));
+}
+
+}  // namespace spfast

@@ -1,0 +1,39 @@
+// What the ways to cut cost: to gather a value, to leave an all_reduce, one more collective.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "rewrite/sites.h"
+
+namespace spfast {
+
+class CutCosts {
+ public:
+  // Costs are told for each token, in 1/1024 bytes.
+  static constexpr int64_t kBytes = 1024;
+
+  CutCosts(const NodeTable& table, const MatchResult& matches, const Sites& sites, Costs costs)
+      : table_(table), matches_(matches), sites_(sites), collective_(costs.collective) {}
+
+  // No single cost is more, so that all costs together stay below what is never cut.
+  void limit(int64_t most) { most_ = most; }
+  // What gathering a value moves whose last `features` dims belong to one token.
+  [[nodiscard]] int64_t bytes_of(const Meta& meta, size_t features) const;
+  // What an all_reduce that stays moves more than its reduce_scatter would.
+  [[nodiscard]] int64_t bytes_of(const Anchor& anchor) const;
+  // Whether an all_reduce is of so few numbers that it may as well stay.
+  [[nodiscard]] bool is_few(const Anchor& anchor) const;
+  // What a collective costs beside its bytes, as each token's share of it; of a class of tokens
+  // with the sites that are rewritten in it.
+  [[nodiscard]] int64_t fixed(uint32_t token_class, std::span<const uint32_t> of_class) const;
+
+ private:
+  const NodeTable& table_;
+  const MatchResult& matches_;
+  const Sites& sites_;
+  int64_t collective_;
+  int64_t most_ = 0;
+};
+
+}  // namespace spfast

@@ -1,0 +1,108 @@
+#include "rewrite/row_uses.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/work.h"
+#include "match/look_through.h"
+
+namespace spfast {
+namespace {
+
+// How far a value is followed to say why its all_reduce stays: a reason is asked for each.
+constexpr size_t kLookedAt = 64;
+
+}  // namespace
+
+void RowUses::sort() {
+  std::sort(uses_.begin(), uses_.end(), [](const Use& a, const Use& b) {
+    return std::pair{a.root, a.user} < std::pair{b.root, b.user};
+  });
+}
+
+std::span<const RowUses::Use> RowUses::of(NodeId root) const {
+  const auto begin = std::lower_bound(uses_.begin(), uses_.end(), root,
+                                      [](const Use& use, NodeId node) { return use.root < node; });
+  auto end = begin;
+  while (end != uses_.end() && end->root == root) ++end;
+  return {begin, end};
+}
+
+bool RowUses::may_gather(NodeId root) const {
+  return table_.strides(table_.meta(root)).empty() || strided_reader(root).empty();
+}
+
+// The reader that sees how the value lies; empty where there is none.
+Reason RowUses::strided_reader(NodeId root) const {
+  std::vector<NodeId> names{root};
+  for (size_t i = 0; i < names.size(); ++i) {
+    for (const NodeId user : table_.users(names[i])) {
+      SPFAST_WORK(1);
+      if (layout_.source[user] == names[i]) {
+        names.push_back(user);
+      } else if (!layouts_.may_read_fresh(user, names[i])) {
+        return {Reason::Kind::kStrides, user, names[i], 0, 0};
+      }
+    }
+  }
+  return {};
+}
+
+bool RowUses::is_read_outside(NodeId root) const {
+  const auto uses = of(root);
+  const auto dims = table_.dims(table_.meta(root));
+  const int64_t width = dims.empty() || dims.back().is_expr() ? 0 : dims.back().raw;
+  std::vector<NodeId> names{root};
+  for (size_t i = 0; i < names.size(); ++i) {
+    for (const NodeId user : table_.users(names[i])) {
+      SPFAST_WORK(1);
+      // Matched sites read through more names than the row-wise view knows.
+      if (layout_.source[user] == names[i] ||
+          (!layout_.is_row(user) && LookThrough::source(table_, user, width) == names[i])) {
+        names.push_back(user);
+        continue;
+      }
+      // A buffer like the value is made anew, like its shard.
+      if (buffers_.contains(user)) continue;
+      const auto use =
+          std::lower_bound(uses.begin(), uses.end(), user,
+                           [](const RowUses::Use& one, NodeId id) { return one.user < id; });
+      if (use == uses.end() || use->user != user) return true;
+    }
+  }
+  return false;
+}
+
+Reason RowUses::why_kept(NodeId reduced) const {
+  if (!of(reduced).empty()) return why_no_gain(reduced);
+  std::vector<NodeId> names{reduced};
+  for (size_t i = 0; i < names.size(); ++i) {
+    for (const NodeId user : table_.users(names[i])) {
+      SPFAST_WORK(1);
+      if (layout_.source[user] != names[i]) {
+        const auto known = sites_.not_grown.find(user);
+        return known != sites_.not_grown.end() ? known->second
+                                               : Reason{Reason::Kind::kNeedsAll, user, kNone, 0, 0};
+      }
+      names.push_back(user);
+    }
+  }
+  return {Reason::Kind::kUnread, reduced, kNone, 0, 0};
+}
+
+// It may be that what is computed from the value can't be gathered, or that to do so costs more.
+Reason RowUses::why_no_gain(NodeId reduced) const {
+  std::vector<NodeId> reached{reduced};
+  std::unordered_set<NodeId> seen{reduced};
+  for (size_t i = 0; i < reached.size() && i < kLookedAt; ++i) {
+    if (!table_.strides(table_.meta(reached[i])).empty()) {
+      if (const Reason why = strided_reader(reached[i]); !why.empty()) return why;
+    }
+    for (const Use& use : of(reached[i])) {
+      if (seen.insert(use.user).second) reached.push_back(use.user);
+    }
+  }
+  return {Reason::Kind::kNoGain, reduced, kNone, 0, 0};
+}
+
+}  // namespace spfast
