@@ -219,6 +219,13 @@ def all_reduce_of_a_copy_that_is_written_to() -> GraphBuilder:
     return g.done(g.norm(g.reduce(copy)))
 
 
+@corner(rewritten=1, gathers=1, reason="is this rank's own")
+def gain_of_which_only_one_rank_may_have_it() -> GraphBuilder:
+    """Were it the same on every rank, so would be what the second all_reduce sums."""
+    g = _Graph()
+    return g.done(g.norm(g.reduce(g.norm(g.reduce(g.partial())))))
+
+
 @corner(rewritten=2, gathers=2)
 def all_reduce_of_a_view_of_a_wider_value() -> GraphBuilder:
     """A view that cuts rows in two is no other name of its source."""

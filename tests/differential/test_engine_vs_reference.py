@@ -79,6 +79,17 @@ def test_corner(name: str) -> None:
     assert compare(corner.build().graph, corner.build().graph, config) == corner.rewritten
 
 
+@pytest.mark.parametrize("replicated", ["prove", ("gain", "full", "scale")])
+def test_what_is_taken_on_trust_is_decided_alike(replicated: str | tuple[str, ...]) -> None:
+    config = of_rank(1, recognise="patterns", replicated=replicated)
+    rewritten = {
+        name
+        for name, corner in CORNERS.items()
+        if compare(corner.build().graph, corner.build().graph, config) == corner.rewritten > 0
+    }
+    assert ("full_residual_under_another_name" in rewritten) == (replicated != "prove")
+
+
 @pytest.mark.parametrize("name", sorted(CORNERS))
 def test_corner_numerics(name: str) -> None:
     built = CORNERS[name].build()

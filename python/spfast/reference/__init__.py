@@ -18,6 +18,7 @@ from spfast.groups import check_unambiguous, group_name
 from spfast.patterns import Registry, default_registry
 from spfast.reference.matching import find_anchors, find_matches
 from spfast.reference.planner import make_plan
+from spfast.reference.replication import Replication
 from spfast.reference.sites import examine
 from spfast.reference.values import Memory
 from spfast.result import Result, SkippedSite, Timings
@@ -75,7 +76,14 @@ def apply(
     ]
     matches, reasons = find_matches(graph, patterns, anchors)
     memory = Memory(graph)
-    sites = examine(matches, memory, config)
+    replication = Replication(
+        graph,
+        memory,
+        row_wise={rule.op for rule in registry.rowwise()},
+        groups={anchor.all_reduce: anchor.group for anchor in anchors},
+        config=config,
+    )
+    sites = examine(matches, memory, replication, config)
     reasons.update({site.all_reduce: site.reason for site in sites if site.reason})
     rewritten = [site for site in sites if not site.reason]
     if rewritten:

@@ -14,6 +14,7 @@ from spfast.config import SequenceParallelConfig
 from spfast.divisibility import Decision, decide
 from spfast.groups import Group, resolve_group
 from spfast.reference.matching import Match, depending
+from spfast.reference.replication import Replication
 from spfast.reference.values import (
     Memory,
     is_dense,
@@ -107,7 +108,12 @@ class _Stays(Exception):
     """Why a site is left."""
 
 
-def examine(matches: Sequence[Match], memory: Memory, config: SequenceParallelConfig) -> list[Site]:
+def examine(
+    matches: Sequence[Match],
+    memory: Memory,
+    replication: Replication,
+    config: SequenceParallelConfig,
+) -> list[Site]:
     """Examines each match; a site that cannot be proved right gets its reason.
 
     A match that asks too much gives way to a shorter one that does not.
@@ -121,7 +127,7 @@ def examine(matches: Sequence[Match], memory: Memory, config: SequenceParallelCo
         site = Site(match)
         try:
             site.sharing = _share(site, sharings, config)
-            _Examiner(site, site.sharing, memory).examine()
+            _Examiner(site, site.sharing, memory, replication).examine()
         except _Stays as stays:
             site.reason = str(stays)
         return site
@@ -181,8 +187,11 @@ def _share(site: Site, sharings: dict[Any, Sharing], config: SequenceParallelCon
 class _Examiner:
     """Examines one site."""
 
-    def __init__(self, site: Site, sharing: Sharing, memory: Memory) -> None:
+    def __init__(
+        self, site: Site, sharing: Sharing, memory: Memory, replication: Replication
+    ) -> None:
         self._site, self._sharing, self._memory = site, sharing, memory
+        self._replication = replication
         self._tokens = size_key(sharing.tokens)
         self._width = site.width
         self._stream: set[fx.Node] = set()
@@ -238,6 +247,8 @@ class _Examiner:
             site.stream.append((user, name))
             return
         role = self._role_of(name)
+        if role != "buffer":
+            self._check_shared(root(name, self._width))
         if role == "buffer":
             self._check_buffer(name)
             site.buffers.append((user, name))
@@ -257,6 +268,25 @@ class _Examiner:
             raise _Stays(
                 f"operand %{name.name} has shape {_show(name)} and is not the same for every token"
             )
+
+    def _check_shared(self, value: fx.Node) -> None:
+        """What only this rank has would make each rank finish another value."""
+        group = self._site.match.anchor.group
+        collective = self._replication.evidence(value, group)
+        if collective is None:
+            if self._replication.trusts_unknown or self._replication.is_shared(value, group):
+                return
+            raise _Stays(
+                f"%{value.name} is not proved to be the same on every rank, "
+                f"and config.replicated does not let it be taken on trust"
+            )
+        position = self._memory.position
+        after = position[collective] > position[value]
+        raise _Stays(
+            f"%{value.name} is this rank's own, as {_call(collective)} "
+            f"{'over all ranks shows' if after else 'gives each rank another one'}, "
+            f"and would be read beside shards"
+        )
 
     def _read_replicated(self, user: fx.Node, name: fx.Node) -> bool:
         """The same for every token: it broadcasts over the rows, however many there are."""

@@ -1,0 +1,114 @@
+"""What an operator's name says of its results on the ranks of a group."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+__all__ = ["Traits", "traits_of"]
+
+
+@dataclass(frozen=True)
+class Traits:
+    """One operator.
+
+    Attributes:
+        collective: "all_reduce", "all_gather", "reduce_scatter", "all_to_all" or "other"; "" where
+            it is none.
+        deterministic: Ranks with the same operands get the same result.
+        sizes: It reads how its operand lies, not what it holds.
+        data_sized: The size of its result depends on what its operands hold.
+        rank: It tells the ranks apart.
+        dropout: Position of a probability: random unless that is absent or 0.
+    """
+
+    collective: str = ""
+    deterministic: bool = False
+    sizes: bool = False
+    data_sized: bool = False
+    rank: bool = False
+    dropout: int | None = None
+
+
+_COMPUTE = frozenset(
+    "aten prims _operator math builtins torch quantized_decomposed vllm_ir".split()
+)
+_COLLECTIVE = frozenset(
+    "_c10d_functional _c10d_functional_autograd c10d c10d_functional symm_mem".split()
+)
+_KINDS = ("all_reduce", "reduce_scatter", "all_gather", "all_to_all")
+
+# Without the underscore of their forms in place.
+_RANDOM = frozenset(
+    """
+    _cudnn_rnn _fused_dropout _sample_dirichlet _standard_gamma alpha_dropout bernoulli binomial
+    cauchy dropout exponential feature_alpha_dropout feature_dropout geometric gru inductor_randint
+    inductor_random inductor_seed inductor_seeds log_normal lstm miopen_rnn multinomial
+    native_dropout normal normal_functional poisson rand rand_like randint randint_like randn
+    randn_like random randperm rnn_relu rnn_tanh rrelu rrelu_with_noise rrelu_with_noise_functional
+    uniform
+    """.split()
+)
+_UNINITIALISED = frozenset(
+    """
+    _efficientzerotensor empty empty_like empty_permuted empty_quantized empty_strided new_empty
+    new_empty_strided
+    """.split()
+)
+_SIZES = frozenset(
+    """
+    dim is_contiguous numel size storage_offset stride sym_is_contiguous sym_numel sym_size
+    sym_storage_offset sym_stride
+    """.split()
+)
+_DATA_SIZED = frozenset(
+    """
+    _local_scalar_dense _unique2 bincount item masked_select nonzero repeat_interleave
+    unique_consecutive unique_dim unique_dim_consecutive
+    """.split()
+)
+_DROPOUT = {
+    "scaled_dot_product_attention": 4,
+    "_scaled_dot_product_flash_attention": 3,
+    "_scaled_dot_product_flash_attention_for_cpu": 3,
+    "_scaled_dot_product_efficient_attention": 5,
+    "_scaled_dot_product_cudnn_attention": 5,
+    "_scaled_dot_product_fused_attention_overrideable": 4,
+}
+
+
+@functools.lru_cache(maxsize=1024)
+def traits_of(name: str) -> Traits:
+    """The traits of an operator by its name.
+
+    Example:
+        >>> traits_of("vllm.all_reduce.default").collective
+        'all_reduce'
+        >>> traits_of("aten.rand_like.default").deterministic
+        False
+    """
+    outer, wraps, wrapped = name.rstrip("]").partition("[")
+    if wraps:
+        inner = traits_of(wrapped)
+        if outer.startswith("higher_order.auto_functionalized"):
+            return inner
+        return Traits(inner.collective, False, inner.sizes, inner.data_sized, inner.rank)
+    space, _, rest = name.partition(".")
+    op = rest.partition(".")[0] if rest else name
+    if op == "wait_tensor":
+        return Traits(deterministic=True)
+    if space not in ("aten", "prims"):
+        kinds = (kind for kind in _KINDS if kind in op or kind.replace("_", "", 1) in op)
+        collective = next(kinds, "other" if space in _COLLECTIVE else "")
+        if collective:
+            return Traits(collective)
+    if space not in _COMPUTE:
+        told = ("get_rank", "local_rank", "coordinate")
+        return Traits(rank=any(part in op for part in told))
+    plain = op.rstrip("_")
+    return Traits(
+        deterministic=plain not in _RANDOM and plain not in _UNINITIALISED,
+        sizes=op in _SIZES,
+        data_sized=op in _DATA_SIZED,
+        dropout=_DROPOUT.get(op),
+    )
