@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import pkgutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -58,3 +59,11 @@ def test_what_cannot_be_imported_fails_as_it_would(package: None) -> None:
         importlib.import_module("hooked.absent")
     with pytest.raises(ValueError, match="broken"):
         importlib.import_module("hooked.broken")
+
+
+def test_no_module_takes_the_place_of_what_is_exported() -> None:
+    # Importing a module sets its name in the package, over a function of that name.
+    from spfast.integrations import vllm
+
+    modules = {module.name for module in pkgutil.iter_modules(vllm.__path__)}
+    assert "drop_in" in modules and not modules & set(vllm.__all__)

@@ -15,8 +15,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from spfast.integrations.vllm.drop_in import install
     from spfast.integrations.vllm.host_config import config_from_vllm
-    from spfast.integrations.vllm.install import install
     from spfast.integrations.vllm.sp import SequenceParallelismPass
 
 __all__ = ["SequenceParallelismPass", "config_from_vllm", "install"]
@@ -25,14 +25,14 @@ __all__ = ["SequenceParallelismPass", "config_from_vllm", "install"]
 _HOME = {
     "SequenceParallelismPass": "sp",
     "config_from_vllm": "host_config",
-    "install": "install",
+    "install": "drop_in",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # A function and its module may share a name: importing the module sets it here as well.
+    # No module here has one of these names: importing it would put it in the place of the other.
     found = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
     globals()[name] = found
     return found
