@@ -58,7 +58,8 @@ struct Sites {
 
 // What collectives cost beside the bytes that they move.
 struct Costs {
-  // Of one more collective, in bytes: 6.1 us at 256 GB/s on two H200 (bench/gpu/collective_cost.py).
+  // Of one more collective, in bytes: 6.1 us at 256 GB/s on two H200
+  // (bench/gpu/collective_cost.py).
   int64_t collective = 1600000;
 };
 
