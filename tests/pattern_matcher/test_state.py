@@ -16,6 +16,7 @@ from torch._inductor import pattern_matcher as torch_matcher
 from torch.overrides import TorchFunctionMode
 
 from spfast import pattern_matcher as pm
+from spfast.pattern_matcher.splice import REPLACES_AS_KNOWN
 
 aten = torch.ops.aten
 STATE: dict[str, Any] = {}
@@ -153,7 +154,8 @@ def test_what_a_replacement_reads_is_compared(reader: Any) -> None:
         set_level(1)
     assert seen[0] == seen[1]
     # While nothing changes the trace serves: at the second run, and within each.
-    assert "0 checked by torch" in run.rules.describe()  # type: ignore[attr-defined]
+    if REPLACES_AS_KNOWN:
+        assert "0 checked by torch" in run.rules.describe()  # type: ignore[attr-defined]
 
 
 def test_what_a_search_reads_is_compared() -> None:

@@ -97,7 +97,7 @@ def tracks_provenance() -> bool:
     level: Callable[[], int] | None
     level = getattr(inductor_config, "effective_provenance_tracking_level", None)
     if level is not None:
-        return level() == 1
+        return bool(level() == 1)
     if hasattr(inductor_config.trace, "provenance_tracking_level"):
         return bool(inductor_config.trace.provenance_tracking_level == 1)
     return bool(inductor_config.trace.enabled)  # before torch 2.9
