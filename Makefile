@@ -26,7 +26,7 @@ CPP_FILES = $(shell find cpp tests/cpp tests/fuzz_native -name '*.h' -o -name '*
 # One stamp for each torch that was asked for, so that another one is installed when asked.
 TORCH_STAMP := $(VENV)/.stamp-torch-$(shell printf '%s' '$(TORCH)' | cksum | cut -d' ' -f1)
 
-.PHONY: help demo test test-cpp test-python test-vllm bench lint format fuzz fuzz-native sanitize sanitize-python wheel set-up tools clean distclean
+.PHONY: help demo test test-cpp test-python test-vllm bench lint format fuzz matrix fuzz-native sanitize sanitize-python wheel set-up tools clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -39,6 +39,7 @@ help:
 	@echo "make sanitize  the C++ tests and fuzz targets under address and undefined sanitizers"
 	@echo "make fuzz-native      the native fuzz targets, an hour each (clang)"
 	@echo "make sanitize-python  Python tests against a module under the sanitizers"
+	@echo "make matrix    the Python tests on the oldest, the default and the newest torch (gigabytes)"
 	@echo "make wheel     an sdist and a wheel in dist/"
 	@echo "make clean     remove what was built (distclean: and the environment)"
 
@@ -95,6 +96,10 @@ fuzz-native:
 # The module is built once more, apart; the package installed in the environment is left alone.
 sanitize-python: $(VENV)/.stamp-test
 	PYTHON=$(PY) tests/sanitize_python.sh
+
+# One environment for each torch; MATRIX_FLAGS="--torch 2.15.0 --tests tests/api" narrows it.
+matrix: $(VENV)/.stamp-tools
+	$(PY) tests/matrix.py $(MATRIX_FLAGS)
 
 wheel: $(VENV)/.stamp-tools
 	$(PIP) build

@@ -44,7 +44,8 @@ void bind_expr(py::module_& module) {
       .def("accepts", &accepts, py::arg("node"))
       .def("match", &match, py::arg("node"));
   py::class_<expr::Scanner>(module, "ExprScanner")
-      .def(py::init<py::list, py::dict>(), py::arg("candidates"), py::arg("table"))
+      .def(py::init<py::list, py::dict, py::dict>(), py::arg("candidates"), py::arg("table"),
+           py::arg("places"))
       .def("advance", &expr::Scanner::advance);
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import inspect
 import types
 from typing import Any
 
@@ -178,6 +179,10 @@ def test_candidates_in_the_wrong_order_are_caught() -> None:
         agree(define, two_sites, count=2, spy=True, pm=forward)
 
 
+@pytest.mark.skipif(
+    "match_node_meta" in inspect.signature(torch_matcher.fx_to_pattern).parameters,
+    reason="this torch checks a match by a trace although a pattern was given",
+)
 def test_a_literal_taken_as_a_wildcard_is_caught() -> None:
     def define(pm: Any) -> Any:
         matcher = pm.PatternMatcherPass("test")

@@ -75,7 +75,8 @@ def test_identical_sites_are_traced_once() -> None:
         calls.append("replace")
         return aten.sigmoid(x)
 
-    matcher = rules(search, replace)
+    # Counting is an effect, for which the functions would be traced each time.
+    matcher = rules(search, replace, trace="once")
     registered = calls.count("search")
 
     def model(x: Any) -> Any:

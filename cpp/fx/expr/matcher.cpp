@@ -88,6 +88,10 @@ Outcome Matcher::match_step(int32_t index, PyObject* value, Context& context) {
       return match_outputs(step, value, context);
     case Kind::kRepeated:
       return match_repeated(index, value, context);
+    case Kind::kDims:
+      return are_dims(step, value) ? Outcome::kYes : Outcome::kNo;
+    case Kind::kGetAttr:
+      return match_get_attr(index, value, context);
   }
   return Outcome::kUnknown;
 }
@@ -123,8 +127,10 @@ Outcome Matcher::match_call(int32_t index, PyObject* node, Context& context) {
   leaves.reserve(step.items.size());
   const Outcome shape = flatten(step, node, leaves);
   if (shape != Outcome::kYes) return shape;
+  if (step.undeclared && has_undeclared(step, node)) return Outcome::kNo;
   const Outcome outcome = match_items(step, context, leaves);
   if (outcome != Outcome::kYes) return outcome;
+  if (step.meta && !has_meta(access_, node, step.meta)) return Outcome::kNo;
   found_.nodes.push_back(py::reinterpret_borrow<py::object>(node));
   found_.targets.emplace_back(index, access_.read(node, Field::kTarget));
   return Outcome::kYes;
@@ -143,22 +149,6 @@ Outcome Matcher::match_items(const Step& step, Context& context,
     } else if (access_.is_node(leaves[i]) || !not_unequal(leaves[i], item.literal.ptr())) {
       return Outcome::kNo;
     }
-  }
-  return Outcome::kYes;
-}
-
-Outcome Matcher::match_varargs(int32_t index, PyObject* node, Context& context) {
-  const Step& step = program_.step(index);
-  if (!has_target(step, node) || !has_users(index, node, context)) return Outcome::kNo;
-  found_.nodes.push_back(py::reinterpret_borrow<py::object>(node));
-  found_.targets.emplace_back(index, access_.read(node, Field::kTarget));
-  for (const py::handle arg : access_.read(node, Field::kArgs)) {
-    found_.args.push_back(py::reinterpret_borrow<py::object>(arg));
-  }
-  const py::dict kwargs = access_.read(node, Field::kKwargs);
-  for (const auto& [key, value] : kwargs) {
-    found_.kwargs.emplace_back(py::reinterpret_borrow<py::object>(key),
-                               py::reinterpret_borrow<py::object>(value));
   }
   return Outcome::kYes;
 }

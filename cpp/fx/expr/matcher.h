@@ -60,9 +60,12 @@ class Matcher {
   Outcome match_list(const Step& step, PyObject* value, const Context& context);
   Outcome match_outputs(const Step& step, PyObject* node, Context& context);
   Outcome match_repeated(int32_t index, PyObject* node, Context& context);
+  Outcome match_get_attr(int32_t index, PyObject* node, const Context& context);
 
   [[nodiscard]] bool has_target(const Step& step, PyObject* value) const;
   [[nodiscard]] bool has_users(int32_t index, PyObject* node, const Context& context) const;
+  // Whether the node has a keyword that the step does not name and that torch takes to matter.
+  [[nodiscard]] bool has_undeclared(const Step& step, PyObject* node) const;
   // The leaves of a call's arguments where they nest as the step says.
   Outcome flatten(const Step& step, PyObject* node, std::vector<PyObject*>& leaves);
   Outcome flatten_value(const std::vector<Nest>& nests, size_t& next, PyObject* value,
@@ -85,6 +88,8 @@ class Matcher {
   std::vector<py::object> kept_;
 };
 
+// Whether a value lists the step's dims, from the front or from the back.
+[[nodiscard]] bool are_dims(const Step& step, PyObject* value);
 // a == b as Python says; a value is equal to itself unless it is a float.
 [[nodiscard]] bool equal(PyObject* a, PyObject* b);
 

@@ -1,5 +1,7 @@
 #include "fx/expr/program.h"
 
+#include <pybind11/stl.h>
+
 #include <string>
 
 #include "base/check.h"
@@ -16,6 +18,8 @@ Kind kind_of(const std::string& name) {
   if (name == "varargs") return Kind::kVarArgs;
   if (name == "list") return Kind::kList;
   if (name == "outputs") return Kind::kOutputs;
+  if (name == "dims") return Kind::kDims;
+  if (name == "get_attr") return Kind::kGetAttr;
   SPFAST_CHECK(name == "repeated");
   return Kind::kRepeated;
 }
@@ -71,6 +75,16 @@ Program::Program(const py::list& lowered, int32_t root) : root_(root) {
       case Kind::kCall:
         read_target(from, step);
         read_arguments(from, step);
+        if (from.contains("undeclared")) step.undeclared = from["undeclared"];
+        if (from.contains("meta")) step.meta = from["meta"];
+        break;
+      case Kind::kDims:
+        step.dims = from["dims"].cast<std::vector<int64_t>>();
+        step.rank = from["rank"].cast<int64_t>();
+        break;
+      case Kind::kGetAttr:
+        step.users = from["users"].cast<int64_t>();
+        step.holds = from["holds"];
         break;
       case Kind::kVarArgs:
         read_target(from, step);

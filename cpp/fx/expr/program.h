@@ -25,6 +25,8 @@ enum class Kind : uint8_t {
   kList,       // a list whose items match one expression
   kOutputs,    // several outputs, the later ones found from the earlier ones' users
   kRepeated,   // all users of the matched inputs that have the target must match
+  kDims,       // a list of dims, whichever way they are counted
+  kGetAttr,    // a get_attr node whose value Python compares
 };
 
 // How the arguments of a call nest, in prefix order.
@@ -46,7 +48,7 @@ inline constexpr int64_t kAnyUsers = -1;
 struct Step {
   Kind kind = Kind::kIgnored;
   py::object name;  // kKeyword, kExclusive
-  // kCall, kVarArgs
+  // kCall, kVarArgs; kGetAttr has users alone
   py::object op;
   std::vector<py::object> targets;
   py::object target_set;
@@ -56,6 +58,16 @@ struct Step {
   std::vector<py::object> keys;
   std::vector<Nest> nests;
   std::vector<Item> items;
+  // kCall: whether a node has a keyword that the pattern does not name and that matters; null where
+  // torch does not ask
+  py::object undeclared;
+  // kCall: sizes, dtype and device that the node's value must have; null where any will do
+  py::object meta;
+  // kGetAttr: whether the node's attribute is the pattern's value
+  py::object holds;
+  // kDims
+  std::vector<int64_t> dims;
+  int64_t rank = 0;
   // kList, kRepeated
   int32_t inner = -1;
   bool partial = false;
@@ -63,7 +75,8 @@ struct Step {
   std::vector<int32_t> outputs;
 
   [[nodiscard]] bool multiple_users() const {
-    return (kind == Kind::kCall || kind == Kind::kVarArgs) && (users == kAnyUsers || users > 1);
+    const bool node = kind == Kind::kCall || kind == Kind::kVarArgs || kind == Kind::kGetAttr;
+    return node && (users == kAnyUsers || users > 1);
   }
 };
 

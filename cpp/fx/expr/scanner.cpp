@@ -1,52 +1,48 @@
 #include "fx/expr/scanner.h"
 
-#include <cstdint>
+#include <algorithm>
 
 #include "fx/expr/torch_calls.h"
 
 namespace spfast::expr {
 namespace {
 
-enum class Region : uint8_t { kOne, kSeveral, kUnknown };
-
 PyObject* item(PyObject* dict, const char* key) { return PyDict_GetItemString(dict, key); }
-
-// The stream that a node's annotations put it on; null is the default, 0.
-PyObject* stream_of(PyObject* meta) {
-  PyObject* custom = item(meta, "custom");
-  if (custom == nullptr || !PyDict_Check(custom)) return nullptr;
-  return item(custom, "stream");
-}
-
-// Whether all nodes lie between the same mutations and on one stream.
-Region region_of(const fx::NodeAccess& access, const std::vector<py::object>& nodes) {
-  const py::int_ zero(0);
-  PyObject* region = nullptr;
-  PyObject* stream = nullptr;
-  bool several = nodes.empty();
-  for (const py::object& node : nodes) {
-    const py::object meta = access.read(node, fx::Field::kMeta);
-    if (!PyDict_Check(meta.ptr())) return Region::kUnknown;
-    PyObject* own_region = item(meta.ptr(), "mutation_region_id");
-    if (own_region == nullptr) return Region::kUnknown;
-    PyObject* own_stream = stream_of(meta.ptr());
-    if (own_stream == nullptr) own_stream = zero.ptr();
-    if (region == nullptr) {
-      region = own_region;
-      stream = own_stream;
-    }
-    several = several || !equal(region, own_region) || !equal(stream, own_stream);
-  }
-  return several ? Region::kSeveral : Region::kOne;
-}
 
 }  // namespace
 
-Scanner::Scanner(py::list candidates, py::dict table)
+Scanner::Scanner(py::list candidates, py::dict table, py::dict places)
     : access_(fx::NodeAccess::instance()),
       candidates_(std::move(candidates)),
       table_(std::move(table)),
+      places_(std::move(places)),
       erased_name_("_erased") {}
+
+Scanner::Region Scanner::region_of(const std::vector<py::object>& nodes) const {
+  PyObject* region = nullptr;
+  std::vector<PyObject*> first;
+  bool several = nodes.empty();
+  for (const py::object& node : nodes) {
+    const py::object meta = access_.read(node, fx::Field::kMeta);
+    if (!PyDict_Check(meta.ptr())) return Region::kUnknown;
+    PyObject* own_region = item(meta.ptr(), "mutation_region_id");
+    if (own_region == nullptr) return Region::kUnknown;
+    PyObject* custom = item(meta.ptr(), "custom");
+    if (custom != nullptr && !PyDict_Check(custom)) return Region::kUnknown;
+    std::vector<PyObject*> place;
+    for (const auto& [key, fallback] : places_) {
+      PyObject* own = custom == nullptr ? nullptr : PyDict_GetItemWithError(custom, key.ptr());
+      place.push_back(own == nullptr ? fallback.ptr() : own);
+    }
+    if (region == nullptr) {
+      region = own_region;
+      first = place;
+    }
+    several = several || !equal(region, own_region) ||
+              !std::equal(place.begin(), place.end(), first.begin(), equal);
+  }
+  return several ? Region::kSeveral : Region::kOne;
+}
 
 bool Scanner::erased(PyObject* node) const {
   const auto value = py::reinterpret_steal<py::object>(PyObject_GetAttr(node, erased_name_.ptr()));
@@ -91,7 +87,7 @@ py::object Scanner::advance() {
         case Outcome::kYes:
           break;
       }
-      const Region region = region_of(access_, matcher.found().nodes);
+      const Region region = region_of(matcher.found().nodes);
       if (region == Region::kSeveral) continue;
       return py::make_tuple(py::handle(node), index, to_python(matcher.found()),
                             region == Region::kOne);

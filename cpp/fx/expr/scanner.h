@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <utility>
+#include <vector>
 
 #include "fx/expr/matcher.h"
 
@@ -11,8 +13,9 @@ namespace spfast::expr {
 class Scanner {
  public:
   // candidates: nodes in the order in which they are visited. table: op -> target -> the programs
-  // registered for it, in order; None for a pattern that has no program.
-  Scanner(py::list candidates, py::dict table);
+  // registered for it, in order; None for a pattern that has no program. places: the annotations
+  // that tell where a node runs, each with what it is taken for where it is missing.
+  Scanner(py::list candidates, py::dict table, py::dict places);
 
   // The next pattern at a node that matches or that only torch's object can tell: the tuple
   // (node, index of the pattern, what was found or None, whether its region is known to be one).
@@ -20,12 +23,16 @@ class Scanner {
   [[nodiscard]] py::object advance();
 
  private:
+  enum class Region : uint8_t { kOne, kSeveral, kUnknown };
+  // Whether all nodes lie between the same mutations and in one place.
+  [[nodiscard]] Region region_of(const std::vector<py::object>& nodes) const;
   [[nodiscard]] bool erased(PyObject* node) const;
   [[nodiscard]] PyObject* programs_at(PyObject* node);
 
   const fx::NodeAccess& access_;
   py::list candidates_;
   py::dict table_;
+  py::dict places_;
   py::str erased_name_;
   std::pair<PyObject*, PyObject*> last_key_;
   PyObject* last_programs_ = nullptr;

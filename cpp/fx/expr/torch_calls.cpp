@@ -12,6 +12,8 @@ struct Torch {
   py::object is_leaf;
   py::object extract_target;
   py::object normalize_function;
+  py::object tensor;
+  py::object known_true;
   std::unordered_map<PyObject*, bool> leaf_types;
   std::vector<py::object> known_types;  // keeps the keys above alive
 
@@ -23,6 +25,9 @@ struct Torch {
     extract_target = py::module_::import("torch._inductor.pattern_matcher").attr("extract_target");
     normalize_function =
         py::module_::import("torch.fx.operator_schemas").attr("normalize_function");
+    tensor = py::module_::import("torch").attr("Tensor");
+    known_true =
+        py::module_::import("torch.fx.experimental.symbolic_shapes").attr("statically_known_true");
   }
 };
 
@@ -66,6 +71,34 @@ bool is_leaf(PyObject* value) {
 py::object target_of(const fx::NodeAccess& access, PyObject* node, const py::object& op) {
   if (is_call_module(op)) return torch().extract_target(py::handle(node));
   return access.read(node, fx::Field::kTarget);
+}
+
+bool has_meta(const fx::NodeAccess& access, PyObject* node, const py::object& wanted) {
+  const py::dict meta = access.read(node, fx::Field::kMeta);
+  PyObject* found = PyDict_GetItemString(meta.ptr(), "val");
+  if (found == nullptr) found = PyDict_GetItemString(meta.ptr(), "example_value");
+  const py::handle value(found);
+  if (!value || !py::isinstance(value, torch().tensor)) return false;
+  const py::tuple parts = wanted;
+  const py::tuple sizes = parts[0];
+  const py::object dtype = value.attr("dtype");
+  const py::object device = value.attr("device");
+  if (!dtype.equal(py::object(parts[1])) || !device.equal(py::object(parts[2]))) return false;
+  const py::tuple shape = value.attr("shape");
+  if (shape.size() != sizes.size()) return false;
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    const py::object have = shape[i];
+    const py::object want = sizes[i];
+    if (PyLong_CheckExact(have.ptr()) && PyLong_CheckExact(want.ptr())) {
+      if (!have.equal(want)) return false;
+      continue;
+    }
+    const auto same =
+        py::reinterpret_steal<py::object>(PyObject_RichCompare(have.ptr(), want.ptr(), Py_EQ));
+    if (!same) throw py::error_already_set();
+    if (!torch().known_true(same).cast<bool>()) return false;
+  }
+  return true;
 }
 
 bool normalise(const fx::NodeAccess& access, PyObject* node, py::object& args, py::object& kwargs) {

@@ -23,6 +23,8 @@ enum class Container : uint8_t { kSequence, kMapping, kOther };
 // The node's target; for a module call the module's class.
 [[nodiscard]] py::object target_of(const fx::NodeAccess& access, PyObject* node,
                                    const py::object& op);
+// Whether the node's value has these sizes, this dtype and this device (a tuple of the three).
+[[nodiscard]] bool has_meta(const fx::NodeAccess& access, PyObject* node, const py::object& wanted);
 // Fills in what the call leaves to defaults; false if torch cannot.
 [[nodiscard]] bool normalise(const fx::NodeAccess& access, PyObject* node, py::object& args,
                              py::object& kwargs);

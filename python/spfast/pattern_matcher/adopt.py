@@ -13,9 +13,10 @@ import torch._inductor.pattern_matcher as stock
 import torch.utils._pytree as pytree
 
 from spfast.pattern_matcher.entry import ReplacementEntry
+from spfast.pattern_matcher.shelf import shelf_of
 from spfast.pattern_matcher.trace import ReplacementSpec
 
-__all__ = ["adopt"]
+__all__ = ["adopt", "pattern_cache"]
 
 _PARTS = (
     "argnames_static",
@@ -27,23 +28,29 @@ _PARTS = (
     "requires_grad",
     "scalar_workaround",
     "search_fn",
-    "search_fn_pattern",
     "trace_fn",
 )
-_TWIN = "_spfast_twin"
 
 
 def adopt(entry: Any) -> Any:
     """The entry to use in the place of `entry`: a cached twin of torch's, or `entry` itself."""
     if type(entry) is not stock.ReplacementPatternEntry:
         return entry
-    found = vars(entry).get(_TWIN)
-    if found is None:
+    shelf = shelf_of(entry)
+    # An entry may be changed after it was registered.
+    parts = (entry.pattern, entry.extra_check, entry.normalize_args)
+    if shelf.twin is None or any(a is not b for a, b in zip(shelf.twin[1], parts, strict=True)):
         spec = _spec(entry)
-        found = entry if spec is None else ReplacementEntry(entry, spec)
-        if spec is not None:
-            setattr(entry, _TWIN, found)
-    return found
+        shelf.twin = (entry if spec is None else ReplacementEntry(entry, spec), parts)
+    return shelf.twin[0]
+
+
+def pattern_cache(entry: stock.ReplacementPatternEntry) -> Any:
+    """Torch's own cache of the exact patterns of an entry, or None where it has none."""
+    check = entry.extra_check
+    if not inspect.isfunction(check) or check.__module__ != stock.__name__:
+        return None
+    return inspect.getclosurevars(check).nonlocals.get("specific_pattern_cache")
 
 
 def _spec(entry: stock.ReplacementPatternEntry) -> ReplacementSpec | None:
@@ -67,8 +74,10 @@ def _spec(entry: stock.ReplacementPatternEntry) -> ReplacementSpec | None:
         extra_check=None if extra_check is stock._return_true else extra_check,
         scalar_workaround=dict(parts["scalar_workaround"]),
         exclusive_arg_names=tuple(parts["exclusive_arg_names"]),
-        search_fn_pattern=parts["search_fn_pattern"],
+        # Since 2.15 the check has no use for it.
+        search_fn_pattern=parts.get("search_fn_pattern"),
         get_decomp_fn=parts["get_decomp_fn"],
         name=getattr(entry, "pattern_name", None) or parts["search_fn"].__name__,
         leaf_names=tuple(tuple(info.arg_flat_names[name]) for name in argnames),
+        cache=parts.get("specific_pattern_cache"),
     )

@@ -10,21 +10,26 @@ from typing import Any
 import torch
 import torch._inductor.pattern_matcher as stock
 from torch._dynamo.utils import counters
-from torch.fx.experimental.symbolic_shapes import guard_or_false
 from torch.fx.passes.graph_transform_observer import GraphTransformObserver
 
 from spfast._core import ExprProgram, ExprScanner
 from spfast.pattern_matcher.adopt import adopt
-from spfast.pattern_matcher.entry import ReplacementEntry
+from spfast.pattern_matcher.entry import DEBUG, ReplacementEntry
 from spfast.pattern_matcher.judgements import Support, compute_mutation_region_ids, mutates
 from spfast.pattern_matcher.lowering import route_of
+from spfast.pattern_matcher.places import PLACES, TRACKS_MEMPOOLS, common_place, place_of
 from spfast.pattern_matcher.session import Session
+from spfast.pattern_matcher.splice import BACKEND
 
 __all__ = ["run"]
 
-_DEBUG = "TORCHINDUCTOR_PATTERN_MATCH_DEBUG"
+# Taken at import: `patched()` puts another one in its place.
+_torch_apply = stock.PatternMatcherPass.apply
 
 # An older torch leaves the regions as they were when a replacement writes to memory.
+# It also takes a symbolic answer of a check for a guard.
+_truth: Callable[[Any], Any] = getattr(stock, "guard_or_false", bool)
+
 _TRACKS_REGIONS = hasattr(stock, "_track_graph_mutation_ops")
 
 
@@ -40,6 +45,9 @@ def run(rules: stock.PatternMatcherPass, target: torch.fx.GraphModule | torch.fx
     """
     if not rules.patterns:
         return 0
+    if os.environ.get(DEBUG):
+        # Torch then logs each candidate that it looks at, also those that do not match.
+        return _torch_apply(rules, target)
     graph, module = _graph_of(target)
     if stock.should_compute_mutation_region_ids(graph):
         compute_mutation_region_ids(graph)
@@ -92,7 +100,7 @@ class _Run:
             registered[(op, target)] = [adopt(entry) for entry in entries]
             programs = [route_of(entry.pattern).program for entry in entries]
             table.setdefault(op, {})[target] = programs
-        scanner = ExprScanner(candidates, table)
+        scanner = ExprScanner(candidates, table, PLACES)
         count = 0
         while (hit := scanner.advance()) is not None:
             node, index, found, one_region = hit
@@ -106,6 +114,7 @@ class _Run:
         if found is None:
             route.unknown += route.program is not None
             match = entry.pattern.match(node)
+            self._session.touch()
         else:
             match = route.to_match(found, self._graph)
         if not match:
@@ -114,36 +123,31 @@ class _Run:
             return 0
         if self._support.lacks(node):
             return 0
-        if _is_debugged(node):
-            stock.log.warning("%s%s %s %s", node, node.args, match, entry.pattern)
-        if isinstance(entry, ReplacementEntry):
-            accepted: Any = entry.decide(match, self._session)
+        check = entry.extra_check
+        if getattr(check, "__func__", None) is ReplacementEntry.check:
+            accepted: Any = check.__self__.decide(match, self._session)
         else:
-            accepted = entry.extra_check(match)
-        if not guard_or_false(accepted):
+            accepted = check(match)
+            self._session.touch()
+        if not _truth(accepted):
             return 0
         _apply(entry, match, self._graph, node)
+        if not isinstance(entry, ReplacementEntry):
+            self._session.touch()
         return 1
 
 
 def _in_one_region(graph: torch.fx.Graph, nodes: list[torch.fx.Node]) -> bool:
-    """Whether all nodes lie between the same two mutations and on the same stream."""
+    """Whether all nodes lie between the same two mutations and in the same place."""
     regions = {stock.get_mutation_region_id(graph, node) for node in nodes}
-    if len(regions) != 1:
-        return False
-    return len({node.meta.get("custom", {}).get("stream", 0) for node in nodes}) == 1
+    return len(regions) == 1 and len({place_of(node) for node in nodes}) == 1
 
 
 def _apply(entry: Any, match: stock.Match, graph: torch.fx.Graph, node: torch.fx.Node) -> None:
     _rewrite(entry, match, graph, node)
-    backend = stock.backend
+    backend = BACKEND
     counters[backend]["pattern_matcher_count"] += 1
     counters[backend]["pattern_matcher_nodes"] += len(match.nodes)
-    if os.environ.get(_DEBUG):
-        name = getattr(entry, "pattern_name", None)
-        if not name:
-            name = f"{type(entry.pattern).__name__}_{node.target}"
-        counters[f"{backend}_pattern_matcher_per_pattern"][name] += 1
 
 
 def _rewrite(entry: Any, match: stock.Match, graph: torch.fx.Graph, node: torch.fx.Node) -> None:
@@ -152,7 +156,8 @@ def _rewrite(entry: Any, match: stock.Match, graph: torch.fx.Graph, node: torch.
         apply(match, graph, node)
         return
     if isinstance(entry, stock.GraphPatternEntry):
-        with stock._track_graph_mutation_ops(graph) as tracker:
+        place = (common_place(match.nodes),) if TRACKS_MEMPOOLS else ()
+        with stock._track_graph_mutation_ops(graph, *place) as tracker:
             apply(match, graph, node)
         if tracker.changed_mutation_regions():
             compute_mutation_region_ids(graph)
@@ -163,14 +168,6 @@ def _rewrite(entry: Any, match: stock.Match, graph: torch.fx.Graph, node: torch.
     refresh = stock._mutation_region_refresh(graph, match.nodes)
     apply(match, graph, node)
     stock._refresh_mutation_region_ids(graph, refresh)
-
-
-def _is_debugged(node: torch.fx.Node) -> bool:
-    """Whether the user asked to see what matches at this node, as torch's own matcher is asked."""
-    asked: Callable[[str], bool] | None = getattr(stock, "_should_debug_node", None)
-    if asked is not None:
-        return asked(node.name)
-    return os.environ.get(_DEBUG) == node.name
 
 
 def _changes_regions(match: stock.Match) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,13 +10,16 @@ from typing import Any
 import torch
 import torch._inductor.pattern_matcher as stock
 
+from spfast.pattern_matcher.places import common_place
 from spfast.pattern_matcher.session import Session
 from spfast.pattern_matcher.splice import late_arguments, makes_cycle, restore_order, splice
 from spfast.pattern_matcher.template import Template
 from spfast.pattern_matcher.trace import ReplacementSpec
 from spfast.pattern_matcher.variants import Bound, Variants
 
-__all__ = ["ReplacementEntry"]
+__all__ = ["DEBUG", "ReplacementEntry"]
+
+DEBUG = "TORCHINDUCTOR_PATTERN_MATCH_DEBUG"
 
 _NAME = "replace_with_graph"
 _CONTAINERS = (list, tuple, dict)
@@ -45,8 +49,17 @@ class ReplacementEntry(stock.ReplacementPatternEntry):
         self.variants = Variants(spec)
         self.extra_check = self.check
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Without what was traced: a copy traces anew."""
+        own = ("stock", "spec", "variants", "extra_check")
+        state = {name: value for name, value in vars(self).items() if name not in own}
+        return ReplacementEntry, (self.stock, self.spec), state
+
     def check(self, match: stock.Match) -> bool:
         """Decides a match outside of a pass of ours."""
+        if os.environ.get(DEBUG):  # torch's own check says in the log what it finds
+            match.late = late_arguments(match)  # type: ignore[attr-defined]
+            return self._ask_torch(match)
         return self.decide(match, Session())
 
     def decide(self, match: stock.Match, session: Session) -> bool:
@@ -62,32 +75,43 @@ class ReplacementEntry(stock.ReplacementPatternEntry):
         late = late_arguments(match)
         match.late = late  # type: ignore[attr-defined]
         leaves = self._leaves(match)
-        bound = None
-        if leaves is not None and not session.provenance:
-            bound = self.variants.find(leaves, session)
+        bound = None if leaves is None else self.variants.find(leaves, session)
         if leaves is None or bound is None:
             self.variants.by_torch += 1
-            return bool(self.stock.extra_check(match)) and not self._is_own_input(match)
+            try:
+                return self._ask_torch(match)
+            finally:
+                session.touch()
+        if bound.search.failure is not None:
+            stock.log_trace_failure(self.spec.search_fn, bound.search.failure)  # type: ignore[arg-type]
+            return False
+        if not self._accepts(match, bound, session):
+            return False
+        found = bound.replacement(leaves, session)
+        if isinstance(found, Template):
+            match.replacement_graph = found.graph_module
+            match.plan = Plan(bound, found, leaves)  # type: ignore[attr-defined]
+        else:
+            self._use(match, found)
+        return not self._is_own_input(match)
+
+    def _accepts(self, match: stock.Match, bound: Bound, session: Session) -> bool:
         node = match.output_nodes()[0]
         assert node is not None
         check = self.spec.extra_check
         if check is None:
-            if not bound.search.accepts(node):
-                return False
-        else:
-            exact = bound.search.match(node)
-            if exact is None:
-                return False
-            exact.kwargs = self._exact_kwargs(exact.kwargs, match.kwargs)
-            if not check(exact):
-                return False
-        template = bound.template(leaves)
-        if template is None:
-            self._trace_for(match, bound, leaves)
-        else:
-            match.replacement_graph = template.graph_module
-            match.plan = Plan(bound, template, leaves)  # type: ignore[attr-defined]
-        return not self._is_own_input(match)
+            return bound.search.accepts(node)
+        exact = bound.search.match(node)
+        if exact is None:
+            return False
+        exact.kwargs = self._exact_kwargs(exact.kwargs, match.kwargs)
+        try:
+            return bool(check(exact))
+        finally:
+            session.touch()
+
+    def _ask_torch(self, match: stock.Match) -> bool:
+        return bool(self.stock.extra_check(match)) and not self._is_own_input(match)
 
     def _is_own_input(self, match: stock.Match) -> bool:
         """Whether the replacement on the match cannot be put into the graph, and says so."""
@@ -100,10 +124,9 @@ class ReplacementEntry(stock.ReplacementPatternEntry):
         self.variants.count("the replacement would be its own input")
         return True
 
-    def _trace_for(self, match: stock.Match, bound: Bound, leaves: list[Any]) -> None:
+    def _use(self, match: stock.Match, traced: torch.fx.GraphModule) -> None:
         """Leaves on an accepted match what torch's own check would: the check ran already."""
         self.variants.by_torch += 1
-        traced = bound.traced(leaves)
         match.replacement_graph = traced
         match.kwargs = self.spec.structured(match.kwargs, {})
         if len(match.nodes) == 1:
@@ -144,12 +167,13 @@ class ReplacementEntry(stock.ReplacementPatternEntry):
                 f"pattern {self.spec.name!r}: the replacement has {template.inputs} inputs, "
                 f"the match gives {len(args)}"
             )
+        place = common_place(match.nodes)
         single = match.nodes[0] if len(match.nodes) == 1 else None
         created = splice(
             match,
             graph,
             args,
-            lambda: template.instantiate(graph, args, bound.builder, single),
+            lambda: template.instantiate(graph, args, bound.builder, single, place),
             template.returns,
             getattr(self, "pattern_name", None) or _NAME,
         )

@@ -82,8 +82,8 @@ class Support:
             key = (part.dtype, part.fake_device, part.layout)
             plain = known.get(key)
             if plain is None:
-                # A complex or an exponent-only type is judged with its node, and not remembered.
-                special = part.is_complex() or "e8m0" in str(part.dtype)
+                # A complex or an 8-bit float type is judged with its node, and not remembered.
+                special = part.is_complex() or "float8" in str(part.dtype)
                 plain = known[key] = not special and not unsupported(part, node)
             if not plain:
                 return False

@@ -14,8 +14,6 @@ from typing import Any
 
 import sympy
 import torch
-import torch._functorch.config as functorch_config
-import torch._inductor.config as inductor_config
 from torch._subclasses.fake_tensor import FakeTensor
 
 from spfast.pattern_matcher.vals import Unshareable, dim_of
@@ -24,7 +22,6 @@ __all__ = [
     "Canonical",
     "RawKey",
     "Symbolic",
-    "ambient_key",
     "canonicalise",
     "env_state",
     "own_symbols",
@@ -117,18 +114,6 @@ def quick_key(values: Sequence[Any]) -> Hashable:
         else:
             return None
     return tuple(parts)
-
-
-def ambient_key() -> Hashable:
-    """The settings on which tracing depends besides its arguments."""
-    return (
-        inductor_config.get_hash(),
-        functorch_config.get_hash(),
-        torch.are_deterministic_algorithms_enabled(),
-        torch.get_default_dtype(),
-        torch.is_inference_mode_enabled(),
-        torch.is_grad_enabled(),
-    )
 
 
 def env_state(env: Any) -> Hashable:

@@ -6,6 +6,7 @@ of its own, and then torch's way of asking the object is the only right one.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.utils._pytree import tree_is_leaf
 
 from spfast._core import ExprProgram
+from spfast.pattern_matcher.shelf import shelf_of
 
 __all__ = ["Route", "route_of"]
 
@@ -21,6 +23,14 @@ _CALLS = (stock.CallFunction, stock.CallMethod, stock.CallModule)
 _VARARGS = (stock.CallFunctionVarArgs, stock.CallMethodVarArgs, stock.CallModuleVarArgs)
 _SEQUENCES = (tuple, list, immutable_list)
 _MAPPINGS = (dict, immutable_dict)
+# Before torch 2.13 the first match may be visited twice.
+_REPEATS_AS_KNOWN = torch.__version__ >= (2, 13)  # type: ignore[operator]
+# Expressions and conditions that an older torch does not have.
+_CANONICAL_DIMS = getattr(stock, "CanonicalDims", None)
+_GET_ATTR = getattr(stock, "GetAttr", None)
+_equal: Any = getattr(stock, "_constant_values_equal", None)
+_get_attr: Any = getattr(stock, "_get_attr", None)
+_HAS_UNDECLARED = getattr(stock, "_has_undeclared_non_default_kwarg", None)
 _SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 # Torch matches by recursion, at three frames an expression: deeper patterns would overflow there.
 _MAX_DEPTH = 300
@@ -86,16 +96,21 @@ class Route:
         return match
 
 
-_ROUTE = "_spfast_route"
-
-
 def route_of(pattern: stock.PatternExpr) -> Route:
     """The route of a pattern, lowered the first time that it is asked for."""
-    found: Route | None = vars(pattern).get(_ROUTE)
-    if found is None:
-        found = Route(pattern)
-        setattr(pattern, _ROUTE, found)
+    shelf = shelf_of(pattern)
+    if shelf.route is None:
+        shelf.route = Route(pattern)
+    found: Route = shelf.route
     return found
+
+
+def _holds(value: Any, node: torch.fx.Node) -> bool:
+    """Whether a get_attr node's attribute is the value that a pattern wants."""
+    module = node.graph.owning_module
+    if module is None or not isinstance(node.target, str):
+        return False
+    return bool(_equal(value, _get_attr(module, node.target)))
 
 
 class _Lowering:
@@ -128,7 +143,8 @@ class _Lowering:
         if kind is stock.ExclusiveKeywordArg:
             return {"kind": "exclusive", "name": expr.name}
         if kind in _CALLS:
-            return {"kind": "call", **self._target(expr), **self._arguments(expr, depth)}
+            call = {"kind": "call", **self._target(expr), **self._arguments(expr, depth)}
+            return {**call, **self._conditions(expr)}
         if kind in _VARARGS:
             if self._anchored:
                 raise _NoProgramError(f"{kind.__name__} among several outputs")
@@ -141,17 +157,40 @@ class _Lowering:
             outputs = [-1 if out is None else self.lower(out, depth) for out in expr.outputs]
             return {"kind": "outputs", "outputs": outputs}
         if kind is stock.RepeatedExpr:
+            if not _REPEATS_AS_KNOWN:
+                raise _NoProgramError("RepeatedExpr visits other nodes in this torch")
             self._anchored = True
             return {"kind": "repeated", "inner": self.lower(expr.inner_pattern, depth)}
+        if kind is _CANONICAL_DIMS:
+            return {"kind": "dims", "dims": list(expr.dims), "rank": expr.rank}
+        if kind is _GET_ATTR:
+            holds = functools.partial(_holds, expr.value)
+            return {"kind": "get_attr", "users": self._users(expr), "holds": holds}
         raise _NoProgramError(f"{kind.__name__} is not one of torch's own expressions")
 
     def _target(self, expr: Any) -> dict[str, Any]:
+        return {"op": expr.op, "targets": list(expr.fns_set), "users": self._users(expr)}
+
+    def _users(self, expr: Any) -> int:
         users = expr.users
         if users is stock.MULTIPLE:
-            users = -1
-        elif type(users) is not int or users < 0:
+            return -1
+        if type(users) is not int or users < 0:
             raise _NoProgramError(f"_users={users!r} is not a number")
-        return {"op": expr.op, "targets": list(expr.fns_set), "users": users}
+        return users
+
+    def _conditions(self, expr: Any) -> dict[str, Any]:
+        """What newer torches ask of a node besides its arguments."""
+        found: dict[str, Any] = {}
+        if _HAS_UNDECLARED is not None:
+            # The names alone: the pattern itself would keep the program, and be kept by it.
+            declared = dict.fromkeys(expr.kwargs)
+            found["undeclared"] = functools.partial(_HAS_UNDECLARED, declared=declared)
+        meta = getattr(expr, "expected_meta", None)
+        if meta is not None:
+            found["meta"] = (tuple(meta[0]), meta[1], meta[2])
+            self.symbolic |= any(isinstance(size, _SYMBOLIC) for size in meta[0])
+        return found
 
     def _arguments(self, expr: Any, depth: int) -> dict[str, Any]:
         values = [*expr.args, *expr.kwargs.values()]

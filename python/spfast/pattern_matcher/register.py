@@ -6,6 +6,8 @@ workarounds) is decided by torch's code, so it is decided as in torch.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -15,7 +17,9 @@ import torch._inductor.pattern_matcher as stock
 import torch.utils._pytree as pytree
 from torch._inductor.decomposition import select_decomp_table
 
+from spfast.pattern_matcher.adopt import pattern_cache
 from spfast.pattern_matcher.entry import ReplacementEntry
+from spfast.pattern_matcher.proof import POLICIES, Policy
 from spfast.pattern_matcher.trace import TAKES_DECOMPOSITIONS, ReplacementSpec, parameter_names
 
 __all__ = ["gen_register_replacement", "register_replacement"]
@@ -43,12 +47,15 @@ def register_replacement(
     skip_duplicates: bool = False,
     pattern_name: str | None = None,
     get_decomp_fn: Callable[..., Any] = select_decomp_table,
+    *,
+    trace: Policy = "proved",
 ) -> Any:
     """Registers a search and a replacement function, as torch's function of the same name does.
 
     The search function is traced once here; search and replacement are traced once more for each
     distinct metadata of the arguments with which the pattern is met, instead of for each match.
-    So both must be functions of their arguments: what they read elsewhere is read once.
+    What they read elsewhere (closures, globals, defaults, attributes) is compared before each use;
+    where it changed they are traced anew, and where that cannot be told, for each match.
 
     Args:
         search_fn: Traced to the pattern. A bound method is fine.
@@ -64,6 +71,8 @@ def register_replacement(
         skip_duplicates: Whether a pattern that is already there is skipped rather than an error.
         pattern_name: A name for counters and provenance.
         get_decomp_fn: Gives the decompositions for tracing.
+        trace: "always" traces for each match, as torch does; "once" keeps traces without a proof,
+            for functions that read nothing that changes although it cannot be shown.
 
     Returns:
         The pattern, or False if nothing was registered.
@@ -71,6 +80,7 @@ def register_replacement(
     Raises:
         RuntimeError: The pattern is registered twice and `skip_duplicates` is not set.
         TypeError: `example_inputs` is no list or tuple.
+        ValueError: `trace` is none of the three words.
 
     Example:
         >>> import torch
@@ -86,6 +96,8 @@ def register_replacement(
         >>> len(rules.patterns)
         1
     """
+    if trace not in POLICIES:
+        raise ValueError(f"trace must be one of {POLICIES}, but got {trace!r}")
     options: dict[str, Any] = {}
     if _TAKES_NAME:
         options["pattern_name"] = pattern_name
@@ -116,6 +128,7 @@ def register_replacement(
             search_fn_pattern,
             pattern_name,
             get_decomp_fn,
+            trace,
         )
         _swap(pass_dicts, registered, spec, {})
     return registered
@@ -129,11 +142,16 @@ def gen_register_replacement(
     trace_fn: Callable[..., Any],
     pass_dicts: Any,
     *args: Any,
+    trace: Policy = "proved",
     **kwargs: Any,
 ) -> None:
-    """Registers a pattern that torch ships serialised, as torch's function of that name does."""
+    """Registers a pattern that torch ships serialised, as torch's function of that name does.
+
+    `trace` is what it is for `register_replacement`.
+    """
     previous = stock.register_replacement
-    stock.register_replacement = register_replacement  # torch's function looks it up there
+    own: Any = functools.partial(register_replacement, trace=trace)
+    stock.register_replacement = own  # torch's function looks it up there
     try:
         _torch_gen_register(
             unique_name,
@@ -160,6 +178,7 @@ def _spec(
     search_fn_pattern: stock.PatternExpr | None,
     pattern_name: str | None,
     get_decomp_fn: Callable[..., Any],
+    policy: Policy,
 ) -> ReplacementSpec:
     argnames = tuple(inspect.signature(search_fn).parameters)
     examples = iter(example_inputs)
@@ -186,6 +205,7 @@ def _spec(
         get_decomp_fn=get_decomp_fn,
         name=pattern_name or str(getattr(search_fn, "__name__", type(search_fn).__name__)),
         leaf_names=leaf_names,
+        policy=policy,
     )
 
 
@@ -218,5 +238,6 @@ def _swap(
         for i, entry in enumerate(entries):
             if type(entry) is stock.ReplacementPatternEntry and entry.pattern is pattern:
                 if id(entry) not in made:
-                    made[id(entry)] = ReplacementEntry(entry, spec)
+                    own = dataclasses.replace(spec, cache=pattern_cache(entry))
+                    made[id(entry)] = ReplacementEntry(entry, own)
                 entries[i] = made[id(entry)]

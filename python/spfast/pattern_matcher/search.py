@@ -17,11 +17,13 @@ class Search:
 
     Attributes:
         pattern: None if nothing matches such arguments.
+        failure: Why tracing failed, for torch's log; None if it did not.
         symbolic: Whether the pattern holds symbols of the graph that it was traced for.
     """
 
-    def __init__(self, pattern: stock.PatternExpr | None) -> None:
+    def __init__(self, pattern: stock.PatternExpr | None, failure: str | None = None) -> None:
         self.pattern = pattern
+        self.failure = failure
         self._route = None if pattern is None else route_of(pattern)
         self.symbolic = self._route is not None and self._route.symbolic
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch._guards import detect_fake_mode
-from torch._inductor import config as inductor_config
 
+from spfast.pattern_matcher.ambient import Ambient, ambient
 from spfast.pattern_matcher.keys import (
     Canonical,
-    ambient_key,
     canonicalise,
     env_state,
     own_symbols,
@@ -39,26 +38,37 @@ class Situation:
     shared: Hashable
 
 
-def _tracks_provenance() -> bool:
-    """Torch then records the replaced nodes in the new ones, which no template can hold."""
-    return bool(inductor_config.trace.provenance_tracking_level == 1)
-
-
 @dataclass
 class Session:
     """What is known of the graph that a pass runs over.
 
     Attributes:
-        provenance: Whether torch tracks where each node came from.
         bounds: What each pattern found for each key; filled by `Variants`.
+        moment: Another object whenever code of a user may have changed something.
     """
 
-    provenance: bool = field(default_factory=_tracks_provenance)
     bounds: dict[Hashable, Any] = field(default_factory=dict)
-    _ambient: Hashable = field(default_factory=ambient_key)
+    moment: object = field(default_factory=object)
+    _ambient: Ambient = field(default_factory=ambient)
+    _ambient_at: object = None
     _situations: dict[Hashable, Situation] = field(default_factory=dict)
     _builders: dict[Hashable, Builder] = field(default_factory=dict)
     _envs: list[Any] = field(default_factory=list)
+
+    def touch(self) -> None:
+        """To be called when code of a user has run: a check, a handler, a trace."""
+        self.moment = object()
+
+    def refusal(self) -> str:
+        """Why the ambient settings forbid to use what was traced; empty if they do not."""
+        if self._ambient_at is not self.moment:
+            now = ambient()
+            if now != self._ambient:
+                self._ambient = now
+                self.bounds.clear()
+                self._situations.clear()
+            self._ambient_at = self.moment
+        return self._ambient[1]
 
     def state(self) -> Hashable:
         """Changes when a shape environment learns something."""
@@ -91,7 +101,7 @@ class Session:
         shared: Hashable = None
         try:
             known = canonicalise(key, values, env)
-            shared = (known.key, self._ambient)
+            shared = (known.key, self._ambient[0])
         except Unshareable:
             known = own_symbols(key, values)
         return Situation(self._builder(mode, known), env, known, shared)

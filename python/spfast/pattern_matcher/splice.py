@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch._inductor.pattern_matcher as stock
 import torch.utils._pytree as pytree
 from torch._inductor.pattern_matcher import Match, _transfer_meta
 from torch.fx import Graph, Node
 
-__all__ = ["insertion_point", "late_arguments", "makes_cycle", "restore_order", "splice"]
+from spfast.pattern_matcher.places import TAGS
 
-_TAGS = ("recompute", "ac_graph_id")
+__all__ = [
+    "BACKEND",
+    "REPLACES_AS_KNOWN",
+    "insertion_point",
+    "late_arguments",
+    "makes_cycle",
+    "restore_order",
+    "splice",
+]
+
+
+# Whose counters count matches.
+BACKEND: str = getattr(stock, "backend", "inductor")
+# An older torch erases outputs that are still read, leaves dead nodes and hands on other metadata.
+REPLACES_AS_KNOWN = (
+    "pass_name" in inspect.signature(stock.ReplacementPatternEntry.replace_with_graph).parameters
+)
 
 
 def insertion_point(outputs: Sequence[Node | None]) -> Node:
@@ -157,7 +175,7 @@ def splice(
     def replace_one(old: Node, new: Node | None) -> None:
         if new is not None:
             _transfer_meta(new.meta, old, pass_name=pass_name)
-            for tag in _TAGS:
+            for tag in TAGS:
                 if tag in old.meta:
                     stops = set(pytree.tree_leaves(list(args)))
                     _tag_inputs(new, tag, old.meta[tag], stops)

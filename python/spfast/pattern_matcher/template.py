@@ -91,6 +91,7 @@ class Template:
         args: Sequence[Any],
         builder: Builder,
         single: torch.fx.Node | None,
+        place: dict[str, Any],
     ) -> tuple[Any, list[torch.fx.Node]]:
         """Creates the nodes at the graph's insertion point.
 
@@ -99,6 +100,7 @@ class Template:
             args: Nodes and literals for the template's inputs.
             builder: Builds the meta values.
             single: The matched node, if the match is that node alone: its traces are inherited.
+            place: Annotations of the matched nodes that new nodes inherit.
 
         Returns:
             The outputs, and the nodes created, in order.
@@ -119,6 +121,8 @@ class Template:
             meta.update(spec.meta)
             if inherited is not None:
                 meta.update(inherited)
+            if place:
+                meta["custom"] = {**place, **meta.get("custom", {})}
             if spec.val is not None:
                 meta["val"] = value_of(spec.val)
             elif single is not None and "val" in single.meta:

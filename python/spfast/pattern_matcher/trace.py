@@ -8,13 +8,13 @@ passes symbolic sizes as extra inputs and converts the traced graph with torch's
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
+from torch._guards import detect_fake_mode
 from torch._inductor.pattern_matcher import (
     PatternExpr,
     fx_to_pattern,
@@ -23,12 +23,19 @@ from torch._inductor.pattern_matcher import register_replacement as torch_regist
 from torch._prims_common import is_integer_dtype
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-__all__ = ["ReplacementSpec", "parameter_names", "trace_replacement", "trace_search"]
+from spfast.pattern_matcher.proof import Policy
+from spfast.pattern_matcher.search import Search
 
-log = logging.getLogger("spfast")
+__all__ = ["ReplacementSpec", "parameter_names", "trace_replacement", "trace_search"]
 
 # torch.compile's matcher before 2.12 has no decomposition argument.
 TAKES_DECOMPOSITIONS = "get_decomp_fn" in inspect.signature(torch_register_replacement).parameters
+
+# Since 2.15 the exact pattern also tells what each node's value must look like. It is then traced
+# even where a pattern was given, and whatever the search function raises means "does not fit".
+_MATCHES_META = "match_node_meta" in inspect.signature(fx_to_pattern).parameters
+_META_TOO: dict[str, Any] = {"match_node_meta": True} if _MATCHES_META else {}
+_DOES_NOT_FIT = Exception if _MATCHES_META else RuntimeError
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,9 @@ class ReplacementSpec:
         requires_grad: For each leaf, whether the example input required a gradient.
         extra_check: The user's check; None if there is none.
         leaf_names: For each parameter, the keyword names of its leaves.
+        policy: How long a trace is kept; see `Proof`.
+        cache: Torch's own cache of exact patterns for this registration, where it has one (since
+            2.15): it is read and filled as torch does, stale patterns included.
     """
 
     search_fn: Callable[..., Any]
@@ -58,6 +68,12 @@ class ReplacementSpec:
     get_decomp_fn: Callable[..., Any] | None
     name: str
     leaf_names: tuple[tuple[str, ...], ...]
+    policy: Policy = "proved"
+    cache: Any = None
+
+    def __deepcopy__(self, _memo: Any) -> ReplacementSpec:
+        """The same: torch's entry shares the user's functions with its copies too."""
+        return self
 
     def unflatten(self, leaves: Sequence[Any]) -> list[Any]:
         """One value for each parameter from the flat leaves."""
@@ -167,7 +183,7 @@ def symbolic_sizes(values: Sequence[Any]) -> list[torch.SymInt]:
     return found
 
 
-def trace_search(spec: ReplacementSpec, values: Sequence[Any]) -> PatternExpr | None:
+def trace_search(spec: ReplacementSpec, values: Sequence[Any]) -> Search:
     """The exact search pattern for these argument values. Call it under the graph's fake mode.
 
     Args:
@@ -175,14 +191,17 @@ def trace_search(spec: ReplacementSpec, values: Sequence[Any]) -> PatternExpr | 
         values: Meta values of the flat arguments.
 
     Returns:
-        None if the search function cannot run on such arguments: nothing matches.
+        One without a pattern if the search function cannot run on such arguments: nothing matches.
     """
     fresh = refresh(spec, values)
     if fresh is None:
-        return None
-    if spec.search_fn_pattern is not None:
-        return spec.search_fn_pattern
+        return Search(None)
+    if spec.search_fn_pattern is not None and not _MATCHES_META:
+        return Search(spec.search_fn_pattern)
     args = spec.unflatten(fresh)
+    slot = _slot(spec, args)
+    if slot is not None and slot[1] in slot[0]:
+        return Search(slot[0][slot[1]])
     sizes = symbolic_sizes(fresh)
     search: Callable[..., Any] = spec.search_fn
     if sizes:
@@ -194,9 +213,8 @@ def trace_search(spec: ReplacementSpec, values: Sequence[Any]) -> PatternExpr | 
         search = search_with_sizes
     try:
         traced = spec.trace(search, [*sizes, *args])
-    except RuntimeError as error:
-        log.info("pattern %s does not apply to these arguments: %s", spec.name, error)
-        return None
+    except _DOES_NOT_FIT as error:
+        return Search(None, str(error))
     sym_names: tuple[str, ...] = ()
     if sizes:
         placeholders = [node for node in traced.graph.nodes if node.op == "placeholder"]
@@ -204,12 +222,24 @@ def trace_search(spec: ReplacementSpec, values: Sequence[Any]) -> PatternExpr | 
         wanted = placeholders[len(sizes) : len(sizes) + len(spec.flat_argnames)]
         for node, name in zip(wanted, spec.flat_argnames, strict=False):
             _rename_placeholder(traced.graph, node, name)
-    return fx_to_pattern(
+    pattern = fx_to_pattern(
         traced,
         argnames=[*sym_names, *spec.flat_argnames],
         exclusive_arg_names=spec.exclusive_arg_names,
         scalar_workaround=spec.scalar_workaround,
+        **_META_TOO,
     )
+    if slot is not None:
+        slot[0][slot[1]] = pattern
+    return Search(pattern)
+
+
+def _slot(spec: ReplacementSpec, args: Sequence[Any]) -> Any:
+    """Where torch itself keeps the pattern for such arguments: a table and a key, or None."""
+    if spec.cache is None:
+        return None
+    mode = detect_fake_mode(args)
+    return None if mode is None else spec.cache.lookup(args, mode.shape_env)
 
 
 def _rename_placeholder(graph: torch.fx.Graph, node: torch.fx.Node, name: str) -> None:
