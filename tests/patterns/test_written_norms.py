@@ -92,10 +92,14 @@ def vllm_native(x: Tensor, residual: Tensor, w: Tensor, eps: float) -> tuple[Ten
 class NativeLayers(nn.Module):
     """vLLM's own norm in a chain, its sum taken in float32."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("share", torch.eye(WIDTH))
+
     def forward(self, x: Tensor, residual: Tensor, w: Tensor, s: Tensor) -> list[Tensor]:
         for _ in range(3):
             # Each rank's share of the work: what all ranks have alone is not summed over them.
-            partial = torch.sin(x) @ s
+            partial = torch.sin(x) @ self.share.to(x.dtype)
             reduced = torch.ops.vllm.all_reduce(partial, "tp:0")
             x, residual = vllm_native(reduced, residual, w, 1e-6)
         return [x]
