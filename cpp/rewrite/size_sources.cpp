@@ -33,7 +33,8 @@ void SizeSources::index() {
     if (!number && table_.op(node) == Op::kCallFunction) continue;
     const auto dims = table_.dims(meta);
     for (uint32_t i = 0; i < dims.size(); ++i) {
-      if (dims[i].is_expr()) sources_.try_emplace(dims[i].expr_id(), node, number ? kNone : i);
+      if (!dims[i].is_expr()) continue;
+      sources_.try_emplace(dims[i].expr_id(), SizeSource{node, number ? kNone : i});
     }
   }
 }
