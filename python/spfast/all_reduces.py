@@ -14,7 +14,7 @@ from torch import fx
 from spfast.in_place import Sharing
 from spfast.targets import target_name
 
-__all__ = ["PLAIN", "AllReduces", "Forms", "find_all_reduces"]
+__all__ = ["PLAIN", "AllReduces", "Forms", "find_all_reduces", "targets_of"]
 
 PLAIN, IN_PLACE, COALESCED, COALESCED_IN_PLACE = (
     "plain",
@@ -110,7 +110,7 @@ def find_all_reduces(graph: fx.Graph, forms: Forms) -> AllReduces:
         >>> bool(find_all_reduces(fx.Graph(), Forms({})))
         False
     """
-    found = forms.among(_targets(graph))
+    found = forms.among(targets_of(graph))
     if not found:
         return AllReduces(False, (), {})
     plain = False
@@ -134,7 +134,7 @@ def find_all_reduces(graph: fx.Graph, forms: Forms) -> AllReduces:
     return AllReduces(plain, tuple(listed), left)
 
 
-def _targets(graph: fx.Graph) -> Iterable[Any]:
+def targets_of(graph: fx.Graph) -> Iterable[Any]:
     """What functions are called, each once; of other nodes there is None."""
     table = getattr(getattr(graph, "_find_nodes_lookup_table", None), "table", None)
     if table is None:

@@ -9,8 +9,8 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
@@ -19,11 +19,16 @@ from spfast.all_reduces import AllReduces, find_all_reduces
 from spfast.config import SequenceParallelConfig
 from spfast.graphs import called_graphs, graph_of
 from spfast.groups import resolve_groups
+from spfast.journal import Journal
 from spfast.patterns import Registry, default_registry
-from spfast.result import Result, SkippedSite, Timings
+from spfast.result import Merged, Result, SkippedSite, Timings
 from spfast.rules import forms_of
 from spfast.run import STAGES, Report, Run
+from spfast.sums import merger_of
 from spfast.trust import Assumption
+
+if TYPE_CHECKING:
+    from spfast.verifier import Snapshot
 
 __all__ = ["Outlook", "Report", "apply", "plan_graph", "preview"]
 
@@ -86,16 +91,51 @@ def apply(
         _tell(result)
         return result
     with _collector_off():
-        runs = begun.runs()
-        for run in runs:
-            run.plan()
-        result = _result(runs, record_plan=record_plan)
-        _commit(begun, [run for run in runs if run.job.planned_sites()])
+        result, runs = _rewrite(begun, record_plan)
     total = time.perf_counter() - start
     seconds = {stage: sum(run.seconds[stage] for run in runs) for stage in STAGES}
     result = replace(result, timings=Timings(**seconds, total=total))
     _tell(result)
     return result
+
+
+def _rewrite(begun: _Begun, record_plan: bool) -> tuple[Result, list[Run]]:
+    """Merges, plans and commits; whatever is raised, nothing of it is left."""
+    before = None
+    if begun.config.validate:
+        from spfast.verifier import snapshot
+
+        before = snapshot(begun.graph)
+    sums = begun.merge()
+    try:
+        runs = begun.runs()
+        for run in runs:
+            run.plan()
+        result = replace(_result(runs, record_plan=record_plan), merged=sums.merged)
+        changed = [run for run in runs if run.job.planned_sites() or run.path in sums.journals]
+        _commit(begun, changed, before)
+    except BaseException:
+        sums.undo()
+        raise
+    return result, runs
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """The sums of reductions that were merged before all else.
+
+    Attributes:
+        merged: What was.
+        journals: What takes it back, by the path of the graph.
+    """
+
+    merged: tuple[Merged, ...] = ()
+    journals: Mapping[str, Journal] = field(default_factory=dict)
+
+    def undo(self) -> None:
+        """Takes all of it back."""
+        for journal in self.journals.values():
+            journal.undo()
 
 
 @dataclass(frozen=True)
@@ -106,11 +146,13 @@ class Outlook:
         reports: One for each all_reduce, in graph order.
         assumptions: What would be taken to be the same on every rank.
         plan: Every edit, one a line.
+        merged: The reductions that would be merged before.
     """
 
     reports: tuple[Report, ...] = ()
     assumptions: tuple[Assumption, ...] = ()
     plan: str = ""
+    merged: tuple[Merged, ...] = ()
 
 
 def plan_graph(
@@ -128,14 +170,19 @@ def plan_graph(
     begun = _begin(graph, config, registry)
     if begun is None:
         return Outlook()
-    runs = begun.runs()
-    for run in runs:
-        run.plan()
-    return Outlook(
-        tuple(report for run in runs for report in run.reports()),
-        tuple(each for run in runs for each in run.assumptions()),
-        _plan_text(runs),
-    )
+    sums = begun.merge()
+    try:
+        runs = begun.runs()
+        for run in runs:
+            run.plan()
+        return Outlook(
+            tuple(report for run in runs for report in run.reports()),
+            tuple(each for run in runs for each in run.assumptions()),
+            _plan_text(runs),
+            sums.merged,
+        )
+    finally:
+        sums.undo()
 
 
 @dataclass(frozen=True)
@@ -146,14 +193,31 @@ class _Begun:
         graph: The graph that was given.
         config: Says how.
         registry: The rules.
-        found: The graphs with all_reduces, this one and those that it calls, by path; with the
-            module of each but the first.
+        found: The graphs with all_reduces, or with reduce_scatters whose sum may be read, this
+            one and those that it calls, by path; with the module of each but the first.
     """
 
     graph: fx.Graph
     config: SequenceParallelConfig
     registry: Registry
     found: Mapping[str, tuple[fx.Graph, fx.GraphModule | None, AllReduces]]
+
+    def merge(self) -> _Sums:
+        """Merges the sums of reductions in all graphs, if it shall be."""
+        if not self.config.merge_sums:
+            return _Sums()
+        merger = merger_of(self.registry)
+        merged: list[Merged] = []
+        journals: dict[str, Journal] = {}
+        for path, (graph, _, _) in self.found.items():
+            here, journal = merger.merge(graph)
+            if journal is not None:
+                journals[path] = journal
+            at = f"{path}." if path else ""
+            merged += [
+                Merged(at + each.node, tuple(at + name for name in each.gone)) for each in here
+            ]
+        return _Sums(tuple(merged), journals)
 
     def runs(self) -> list[Run]:
         """One run for each graph, once all their groups are known."""
@@ -188,6 +252,7 @@ def preview(
     begun = _begin(copied, config, registry)
     if begun is not None:
         with _collector_off():
+            begun.merge()
             for run in begun.runs():
                 run.plan()
                 if run.job.planned_sites():
@@ -203,18 +268,15 @@ def _begin(
     """What a run is of; None, at next to no cost, for a graph without any all_reduce."""
     given = graph_of(graph)
     registry = registry if registry is not None else default_registry()
-    forms = forms_of(registry)
+    config = config if config is not None else SequenceParallelConfig()
+    forms, merger = forms_of(registry), merger_of(registry)
     found: dict[str, tuple[fx.Graph, fx.GraphModule | None, AllReduces]] = {}
-    if here := find_all_reduces(given, forms):
-        found[""] = (given, None, here)
-    for path, module in called_graphs(given).items():
-        if inside := find_all_reduces(module.graph, forms):
-            found[path] = (module.graph, module, inside)
-    if not found:
-        return None
-    return _Begun(
-        given, config if config is not None else SequenceParallelConfig(), registry, found
-    )
+    modules = called_graphs(given)
+    for path, graph in {"": given, **{path: each.graph for path, each in modules.items()}}.items():
+        here = find_all_reduces(graph, forms)
+        if here or (config.merge_sums and merger.has_scatters(graph)):
+            found[path] = (graph, modules.get(path), here)
+    return _Begun(given, config, registry, found) if found else None
 
 
 def _result(runs: Sequence[Run], record_plan: bool) -> Result:
@@ -242,20 +304,16 @@ def _plan_text(runs: Sequence[Run]) -> str:
     return "\n".join(f"in {path}:\n{text}" if path else text for path, text in texts if text)
 
 
-def _commit(begun: _Begun, runs: Sequence[Run]) -> None:
-    """Makes the edits of all runs; with ``validate``, takes them back if they are not proved."""
+def _commit(begun: _Begun, runs: Sequence[Run], before: Snapshot | None) -> None:
+    """Makes the edits of all runs; takes them back if they are not proved the same as before."""
     if not runs:
         return
-    before = None
-    if begun.config.validate:
-        from spfast.verifier import snapshot, verify
-
-        before = snapshot(begun.graph)
     journals: list[Any] = []
     compiled: list[fx.GraphModule] = []
     try:
         for run in runs:
-            journals.append(run.edit())
+            if run.job.planned_sites():
+                journals.append(run.edit())
         for run in runs:  # a guard cannot be taken back: the edits come first
             run.guard()
         for run in runs:
@@ -263,6 +321,8 @@ def _commit(begun: _Begun, runs: Sequence[Run]) -> None:
                 compiled.append(run.module)
                 run.module.recompile()
         if before is not None:
+            from spfast.verifier import verify
+
             verify(before, begun.graph, begun.config).raise_if_failed()
     except BaseException:
         for journal in reversed(journals):

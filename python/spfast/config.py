@@ -120,6 +120,8 @@ class SequenceParallelConfig:
             more collectives only where that saves as many bytes for each; an all_reduce counts as
             two. The default is what ``bench/gpu/collective_cost.py`` measured on two H200. A
             stream of fewer than 64 MiB is reckoned as one of so many.
+        merge_sums: Whether reductions of which only the sum is read become one first
+            (docs/training.md), which rounds in another order.
         validate: Prove every rewritten graph with the verifier.
         debug_dump: A folder for the graph before and after and for the patterns; None asks the
             environment variable SPFAST_DEBUG_DUMP.
@@ -154,6 +156,7 @@ class SequenceParallelConfig:
     recognise: Recognise = "both"
     replicated: Replicated | Collection[str] | Callable[[fx.Node], bool] = "infer"
     collective_cost: int = 1_600_000
+    merge_sums: bool = True
     validate: bool = False
     debug_dump: str | None = None
     gather_bytes: bool | None = None
@@ -186,6 +189,7 @@ class SequenceParallelConfig:
         self._set("replicated", as_replicated(self.replicated, get_args(Replicated)))
         for name in (
             "use_inductor_graph_partition",
+            "merge_sums",
             "validate",
             "gather_quantized",
         ):

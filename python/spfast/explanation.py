@@ -10,6 +10,7 @@ from torch import fx
 from spfast.api import plan_graph
 from spfast.config import Recognise, SequenceParallelConfig
 from spfast.patterns import Registry
+from spfast.result import Merged
 from spfast.trust import Assumption, names_of
 
 __all__ = ["Entry", "Explanation", "explain"]
@@ -67,11 +68,13 @@ class Explanation:
         entries: One for each all_reduce.
         plan: Every edit that the pass would make, one a line.
         assumptions: The values that would be taken to be the same on every rank.
+        merged: The reductions that would be merged first, because only their sum is read.
     """
 
     entries: tuple[Entry, ...]
     plan: str = ""
     assumptions: tuple[Assumption, ...] = ()
+    merged: tuple[Merged, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Returns the explanation as plain data."""
@@ -80,7 +83,8 @@ class Explanation:
     def __str__(self) -> str:
         done = sum(entry.rewritten for entry in self.entries)
         head = f"{len(self.entries)} all_reduces, {done} rewritten"
-        lines = [head, *(f"  {entry}" for entry in self.entries)]
+        lines = [head, *(f"  merged first: {each}" for each in self.merged)]
+        lines += [f"  {entry}" for entry in self.entries]
         if self.entries:
             patterns = sum(_is_done(entry.patterns) for entry in self.entries)
             rowwise = sum(_is_done(entry.rowwise) for entry in self.entries)
@@ -132,4 +136,4 @@ def explain(
         )
         for report, by_patterns, by_rows in zip(whole.reports, patterns, rowwise, strict=True)
     ]
-    return Explanation(tuple(entries), whole.plan, whole.assumptions)
+    return Explanation(tuple(entries), whole.plan, whole.assumptions, whole.merged)

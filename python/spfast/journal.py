@@ -25,8 +25,8 @@ class Journal:
         entries: One tuple a step, in order: ``("operands", node, args, kwargs)``,
             ``("users", dict, copy)`` (of any dict of nodes that has an order),
             ``("meta", dict, copy)``, ``("create", node)``,
-            ``("erase", node, prev, next, sort_key)``; each is noted before the step, but a
-            creation, which is noted once the node exists.
+            ``("erase", node, prev, next, sort_key)``, ``("move", node, prev, next, sort_key)``;
+            each is noted before the step, but a creation, which is noted once the node exists.
 
     Example:
         >>> graph = fx.Graph()
@@ -66,6 +66,9 @@ class Journal:
                 self._remove(saved[0])
             elif kind == "erase":
                 self._put_back(*saved)
+            elif kind == "move":
+                _unlink(saved[0])
+                self._put_back(*saved)
             elif kind == "operands":
                 node, args, kwargs = saved
                 node._update_args_kwargs(args, kwargs)
@@ -91,11 +94,7 @@ class Journal:
 
     def _remove(self, node: fx.Node) -> None:
         node._update_args_kwargs((), {})
-        before, after = node._prev, node._next
-        _set(before, "_next", after)
-        _set(after, "_prev", before)
-        _set(node, "_prev", node)
-        _set(node, "_next", node)
+        _unlink(node)
         table = self._graph._find_nodes_lookup_table
         if node in table:
             table.remove(node)
@@ -130,6 +129,14 @@ class Journal:
             else:
                 names._base_count[base] = first
             names._used_names.difference_update(name for name in made if name not in taken)
+
+
+def _unlink(node: fx.Node) -> None:
+    before, after = node._prev, node._next
+    _set(before, "_next", after)
+    _set(after, "_prev", before)
+    _set(node, "_prev", node)
+    _set(node, "_next", node)
 
 
 def _restore(live: dict[Any, Any], copy: dict[Any, Any]) -> None:

@@ -8,7 +8,23 @@ from types import MappingProxyType
 
 from spfast.trust import Assumption, names_of
 
-__all__ = ["Result", "SkippedSite", "Timings"]
+__all__ = ["Merged", "Result", "SkippedSite", "Timings"]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A reduction that does the work of several.
+
+    Attributes:
+        node: The reduction that is left, by its name in the graph.
+        gone: Those whose work it does besides its own, by the names that they had.
+    """
+
+    node: str
+    gone: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.node} reduces the sum of what it and {', '.join(self.gone)} reduced"
 
 
 @dataclass(frozen=True)
@@ -63,6 +79,8 @@ class Result:
         assumptions: The values that meet one rank's rows and are not proved to be the same on every
             rank, in graph order: the rewrite is right if they are.
         plan: Every edit that was made, one a line; empty unless it was asked for.
+        merged: The reductions that were merged because only their sum was read; the sites are
+            counted afterwards.
 
     Example:
         >>> int(Result(matched_count=2, by_pattern={"middle": 2}))
@@ -75,6 +93,7 @@ class Result:
     timings: Timings = field(default=Timings(), compare=False)
     assumptions: tuple[Assumption, ...] = ()
     plan: str = field(default="", compare=False, repr=False)
+    merged: tuple[Merged, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_pattern", MappingProxyType(dict(self.by_pattern)))
@@ -90,6 +109,7 @@ class Result:
             self.timings,
             self.assumptions,
             self.plan,
+            self.merged,
         )
         return (Result, fields)
 
@@ -97,6 +117,7 @@ class Result:
         lines = [f"{self.matched_count} sites rewritten, {len(self.skipped)} left"]
         lines += [f"  {count} {rule}" for rule, count in sorted(self.by_pattern.items())]
         lines += [f"  left {site}" for site in self.skipped]
+        lines += [f"  merged: {each}" for each in self.merged]
         if self.assumptions:
             lines.append(f"  taken to be the same on every rank: {names_of(self.assumptions)}")
         return "\n".join(lines)

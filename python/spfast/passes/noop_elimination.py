@@ -18,6 +18,7 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from spfast.errors import GraphError
+from spfast.writes import Writes, root_of
 
 __all__ = ["NoOpEliminationPass", "NoOpResult"]
 
@@ -117,7 +118,7 @@ class _Run:
 
     def __init__(self, graph: fx.Graph) -> None:
         self.graph = graph
-        self._mutable_roots: set[fx.Node] | None = None
+        self._writes = Writes(graph)
 
     def run(self) -> NoOpResult:
         removed = shortened = 0
@@ -169,20 +170,18 @@ class _Run:
 
     def _aliasing_matters(self, source: fx.Node, scatter: fx.Node) -> bool:
         """A slice_scatter makes a copy; without it a later in-place write would show in both."""
-        if self._mutable_roots is None:
-            self._mutable_roots = _written_roots(self.graph)
-        return bool({_root(source), _root(scatter)} & self._mutable_roots)
+        return self._writes.touch(source) or self._writes.touch(scatter)
 
     def _would_output_an_input(self, node: fx.Node, source: fx.Node) -> bool:
         """Whoever called the graph knows which outputs are inputs; that must not change."""
         if not any(user.op == "output" for user in node.users):
             return False
-        root = _root(source)
+        root = root_of(source)
         if root.op in ("placeholder", "get_attr"):
             return True
         # The copy that a slice_scatter makes keeps two outputs apart.
         return node.target is _SLICE_SCATTER and any(
-            _root(output) is root
+            root_of(output) is root
             for output in self.graph.output_node().all_input_nodes
             if output is not node
         )
@@ -239,41 +238,3 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, torch.SymInt) and isinstance(b, torch.SymInt) and a.node.expr == b.node.expr:
         return True
     return bool(statically_known_true(a == b))
-
-
-def _root(node: fx.Node) -> fx.Node:
-    """Follows views back to the value whose storage ``node`` shows."""
-    while node.op == "call_function" and node.args and isinstance(node.args[0], fx.Node):
-        if not (node.target is operator.getitem or _is_view(node.target)):
-            break
-        node = node.args[0]
-    return node
-
-
-def _is_view(target: Any) -> bool:
-    if target in _RESHAPES:
-        return True
-    if not isinstance(target, torch._ops.OpOverload):
-        return False
-    returns = target._schema.returns
-    alias = returns[0].alias_info if returns else None
-    return alias is not None and not alias.is_write
-
-
-def _written_roots(graph: fx.Graph) -> set[fx.Node]:
-    """The values that some node writes to, or may: what is no known op counts as a writer."""
-    roots: set[fx.Node] = set()
-    for node in graph.nodes:
-        if node.op in ("placeholder", "get_attr", "output") or node.target is operator.getitem:
-            continue
-        if isinstance(node.target, torch._ops.HigherOrderOperator):
-            continue
-        if not isinstance(node.target, torch._ops.OpOverload):
-            if node.target not in _SIZE_ARITHMETIC:
-                roots.update(map(_root, node.all_input_nodes))
-        elif node.target._schema.is_mutable:
-            for position, argument in enumerate(node.target._schema.arguments):
-                if argument.alias_info is not None and argument.alias_info.is_write:
-                    operand = _argument(node, position, argument.name)
-                    fx.map_arg(operand, lambda written: roots.add(_root(written)))
-    return roots

@@ -112,10 +112,10 @@ class Dims:
         return bool(self.plain(left - right) == 0)
 
     def is_divisible(self, size: Any, parts: int) -> bool:
-        """Says whether size % parts == 0 is known, without adding a guard."""
+        """Says whether size % parts == 0 is known or taken to be, without adding a guard."""
         if isinstance(size, int):
             return size % parts == 0
-        if Mod(size, parts) == 0:
+        if Mod(size, parts) == 0 or FloorDiv(size, parts).args in self._exact:
             return True
         symint = self._rebuilt(size)
         return symint is not None and bool(statically_known_true(symint % parts == 0))

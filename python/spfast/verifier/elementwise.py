@@ -18,6 +18,7 @@ from torch import fx
 from spfast.verifier.context import Context
 from spfast.verifier.dims import Dims
 from spfast.verifier.rows import Operand, chunk
+from spfast.verifier.sums import regrouped
 from spfast.verifier.values import Kind, Shape, Value
 
 __all__ = ["broadcast_key", "elementwise"]
@@ -49,12 +50,12 @@ def elementwise(
         value.kind is Kind.FULL and value.shape == shape and value.term not in store.blocks
         for _, value in operands
     ):
-        term = _term(ctx, target, layout, kwargs, [v.term for _, v in operands])
+        term = _term(ctx, target, layout, kwargs, operands, [v.term for _, v in operands])
         return store.full(term, shape)
     aligned = _align(ctx, operands)
     if aligned is None:
         return None
-    term = _term(ctx, target, layout, kwargs, aligned.keys)
+    term = _term(ctx, target, layout, kwargs, operands, aligned.keys)
     if aligned.group:
         return store.shard(term, aligned.group, aligned.tp, aligned.shape)
     if aligned.block is not None:
@@ -67,11 +68,21 @@ def _term(
     target: Any,
     layout: list[Any],
     kwargs: dict[str, Any],
-    operands: Sequence[Hashable],
+    operands: Sequence[Operand],
+    keys: Sequence[Hashable],
 ) -> int:
-    remaining = iter(operands)
-    filled = tuple([next(remaining) if item is None else item for item in layout])
-    return ctx.store.term(("elements", target, filled, tuple(kwargs) if kwargs else ()))
+    def make(keys: Sequence[Hashable]) -> int:
+        remaining = iter(keys)
+        filled = tuple([next(remaining) if item is None else item for item in layout])
+        return ctx.store.term(("elements", target, filled, tuple(kwargs) if kwargs else ()))
+
+    terms = [key for key in keys if isinstance(key, int)]  # what is not broadcast
+    if len(terms) == len(keys):
+        literals = [item for item in layout if item is not None]
+        found = regrouped(ctx, target, literals, [node for node, _ in operands], terms, make)
+        if found is not None:
+            return found
+    return make(keys)
 
 
 @dataclass

@@ -66,7 +66,7 @@ def collective(
     elif what.what == "scatter":
         result = _scatter(ctx, args[0], value, group, args[what.size], reduce_op)
     else:
-        term = ctx.store.term(("reduced", value.term, reduce_op, group))
+        term = ctx.store.reduction(value.term, reduce_op, group)
         result = ctx.store.full(term, value.shape)
     if result is None:
         return None
@@ -94,7 +94,7 @@ def _reduce_several(ctx: Context, node: fx.Node, what: Collective, args: Args) -
     reduce_op, group = args[what.reduce_op], group_name(args[what.group])
     parts = []
     for operand, value in zip(operands, values, strict=True):
-        term = ctx.store.term(("reduced", value.term, reduce_op, group))
+        term = ctx.store.reduction(value.term, reduce_op, group)
         parts.append(ctx.store.pending(ctx.store.full(term, value.shape)))
         if what.in_place:
             overwrite(ctx, node, operand, value.term, term)
@@ -107,7 +107,8 @@ def _scatter(
     if not value.shape:
         return None
     rows = value.shape[0]
-    if not ctx.dims.is_divisible(rows, tp):
+    # A reduce_scatter that the original graph has runs on multiples alone.
+    if ctx.is_after and not ctx.dims.is_divisible(rows, tp):
         if isinstance(rows, int) or not ctx.groups.assumes_divisible:
             ctx.why = (
                 f"scatters the {rows} rows of {source.name!r} over {tp} ranks, "
@@ -116,7 +117,7 @@ def _scatter(
             return None
     ctx.dims.assume_divisible(rows, tp)
     # The very term of the all_reduce: a reduce_scatter yields its chunks.
-    term = ctx.store.term(("reduced", value.term, reduce_op, group))
+    term = ctx.store.reduction(value.term, reduce_op, group)
     return ctx.store.shard(term, group, tp, (ctx.dims.divide(rows, tp), *value.shape[1:]))
 
 

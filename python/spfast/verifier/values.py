@@ -106,6 +106,10 @@ class Store:
         self.writes: dict[int, Write] = {}
         # term of a value that repeats itself from end to end -> after how many elements
         self.repeated: dict[int, Any] = {}
+        # term of a sum over the ranks of a group -> (the term of this rank's part, the group)
+        self.reduced: dict[int, tuple[int, str]] = {}
+        # term of a sum of something and of a reduction -> the terms of the two
+        self.sums: dict[int, tuple[int, int]] = {}
         # term of a value's bits under another dtype -> (the value's term, its dtype)
         self.bits: dict[int, tuple[int, Any]] = {}
         self.wrong = Value(Kind.WRONG, self.term("wrong"), None)
@@ -116,6 +120,13 @@ class Store:
         if found is None:
             found = self.terms[key] = len(self.terms)
         return found
+
+    def reduction(self, part: int, reduce_op: str, group: str) -> int:
+        """Returns the term of what a group's ranks make of their parts together."""
+        term = self.term(("reduced", part, reduce_op, group))
+        if reduce_op == "sum":
+            self.reduced[term] = (part, group)
+        return term
 
     def full(self, term: int, shape: Shape | None) -> Value:
         """Returns the value that this rank holds whole."""

@@ -1,0 +1,136 @@
+"""Edits of a graph from Python, each noted before it is made so that the journal takes it back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.node import map_arg
+
+from spfast.journal import Journal
+
+__all__ = ["Edits"]
+
+# What says of a value what it is, and not where its node came from.
+_VALUE = ("val", "tensor_meta")
+_OF_THE_VALUE = (*_VALUE, "eager_input_vals", "unbacked_bindings")
+
+
+class Edits:
+    """Edits one graph.
+
+    Attributes:
+        journal: Takes back all that was done through this object.
+
+    Example:
+        >>> graph = fx.Graph()
+        >>> x = graph.placeholder("x")
+        >>> y = graph.call_function(abs, (x,))
+        >>> edits = Edits(graph)
+        >>> edits.replace_uses(y, x)
+        >>> edits.erase(y)
+        >>> edits.journal.undo()
+        >>> [node.name for node in graph.nodes]
+        ['x', 'abs_1']
+    """
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.journal = Journal(graph)
+        self._graph = graph
+        self._noted: set[tuple[str, fx.Node]] = set()
+        self._tables: set[Any] = set()
+
+    def create(
+        self,
+        before: fx.Node,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        origin: fx.Node,
+        value_of: fx.Node | None = None,
+    ) -> fx.Node:
+        """Makes a node that calls ``target`` and stands before another.
+
+        Args:
+            before: Where it stands.
+            target: What it calls.
+            args: Its operands, noted by their users.
+            kwargs: Likewise.
+            origin: Where it comes from: its ``meta`` is that node's.
+            value_of: The node whose value is described as its value will be; None: ``origin``,
+                which is erased in its stead.
+        """
+        map_arg((args, dict(kwargs)), self._note_users)
+        with self._graph.inserting_before(before):
+            node = self._graph.create_node("call_function", target, args, dict(kwargs))
+        self.journal.entries.append(("create", node))
+        node.meta.update(
+            {key: item for key, item in origin.meta.items() if key not in _OF_THE_VALUE}
+        )
+        if value_of is None:
+            node.meta.update({key: origin.meta[key] for key in _VALUE if key in origin.meta})
+        else:
+            _describe(node, value_of)
+        return node
+
+    def set_operands(self, node: fx.Node, args: Sequence[Any]) -> None:
+        """Lets a node read other operands by position."""
+        self._note_operands(node)
+        map_arg(tuple(args), self._note_users)
+        node._update_args_kwargs(tuple(args), node.kwargs)
+
+    def set_value(self, node: fx.Node, like: fx.Node) -> None:
+        """Describes a node's value as another's is described."""
+        self.journal.entries.append(("meta", node.meta, dict(node.meta)))
+        for key in _VALUE:
+            node.meta.pop(key, None)
+        _describe(node, like)
+
+    def replace_uses(self, old: fx.Node, new: fx.Node) -> None:
+        """Lets all that read one node read another."""
+        self._note_users(old)
+        self._note_users(new)
+        for user in list(old.users):
+            self._note_operands(user)
+            user.replace_input_with(old, new)
+
+    def move(self, node: fx.Node, before: fx.Node) -> None:
+        """Puts a node before another one."""
+        self.journal.entries.append(("move", node, node._prev, node._next, node._sort_key))
+        before.prepend(node)
+
+    def erase(self, node: fx.Node) -> None:
+        """Takes a node without users out of the graph."""
+        self._note_operands(node)
+        if node.target not in self._tables:
+            self._tables.add(node.target)
+            self.journal.note_order(node)
+        self.journal.entries.append(("erase", node, node._prev, node._next, node._sort_key))
+        self._graph.erase_node(node)
+
+    def _note_operands(self, node: fx.Node) -> None:
+        if ("operands", node) not in self._noted:
+            self._noted.add(("operands", node))
+            for operand in node.all_input_nodes:
+                self._note_users(operand)
+            self.journal.entries.append(("operands", node, node.args, node.kwargs))
+
+    def _note_users(self, node: fx.Node) -> fx.Node:
+        if ("users", node) not in self._noted:
+            self._noted.add(("users", node))
+            self.journal.entries.append(("users", node.users, dict(node.users)))
+        return node
+
+
+def _describe(node: fx.Node, like: fx.Node) -> None:
+    """A value of its own, of the shape, strides and dtype of another node's."""
+    value = like.meta["val"]
+    with contextlib.ExitStack() as stack:
+        if isinstance(value, FakeTensor) and value.fake_mode.shape_env is not None:
+            stack.enter_context(value.fake_mode.shape_env.suppress_guards())
+        node.meta["val"] = value.new_empty_strided(value.shape, value.stride())
+    if "tensor_meta" in like.meta:
+        node.meta["tensor_meta"] = like.meta["tensor_meta"]

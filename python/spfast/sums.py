@@ -1,0 +1,342 @@
+"""Sums of reductions become reductions of sums: ``AR(a) + AR(b)`` is ``AR(a + b)``.
+
+A sum over the ranks is linear. What is added, subtracted, negated, scaled by a number or viewed
+otherwise on its way to another one can be so before it is reduced, and one collective does for all.
+Backward graphs are full of them: the gradients of q, k and v are reduced one by one and then added.
+"""
+
+from __future__ import annotations
+
+import heapq
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from spfast.all_reduces import targets_of
+from spfast.edits import Edits
+from spfast.journal import Journal
+from spfast.patterns import Registry
+from spfast.result import Merged
+from spfast.targets import target_name
+from spfast.writes import Writes
+
+__all__ = ["SumMerger", "merger_of"]
+
+_aten = torch.ops.aten
+_BINARY = frozenset({_aten.add.Tensor, _aten.sub.Tensor})
+_SCALINGS = frozenset({_aten.mul.Tensor, _aten.mul.Scalar, _aten.div.Tensor, _aten.div.Scalar})
+# The same elements under another shape, in an order that no value decides.
+_VIEWS = frozenset(
+    {
+        _aten.view.default,
+        _aten.reshape.default,
+        _aten._unsafe_view.default,
+        _aten.unsqueeze.default,
+        _aten.squeeze.dim,
+    }
+)
+
+
+@dataclass(frozen=True)
+class _Reduction:
+    """A reduction that one other operator reads.
+
+    Attributes:
+        call: The collective.
+        value: The node that yields its result: its wait, or itself.
+        keeps_shape: Whether it is an all_reduce.
+    """
+
+    call: fx.Node
+    value: fx.Node
+    keeps_shape: bool
+
+    @property
+    def part(self) -> fx.Node:
+        """This rank's part of the sum."""
+        return self.call.args[0]  # type: ignore[return-value]
+
+    def key(self) -> tuple[Any, ...]:
+        """What two reductions have to share to be one."""
+        return (self.call.target, str(self.call.args[1:]))
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """A value that is linear in reductions of one kind, and of nothing else.
+
+    Attributes:
+        key: Their kind.
+        leaves: The reductions.
+        inner: The operators between them and the value, in an order in which operands come first.
+        viewed: Whether one of these changes the shape.
+    """
+
+    key: tuple[Any, ...]
+    leaves: tuple[_Reduction, ...]
+    inner: tuple[fx.Node, ...] = ()
+    viewed: bool = False
+
+
+class SumMerger:
+    """Finds and merges the sums of reductions that a registry's dialects can spell.
+
+    Args:
+        registry: Says which collectives there are.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._version = registry.version
+        self._waits: dict[str, str | None] = {}  # by the name of the collective that is waited for
+        self._reduce_ops: dict[str, int] = {}
+        self._reductions: dict[str, bool] = {}  # whether the shape stays
+        self._known: dict[Any, bool | None] = {None: None}
+        for family in registry.families():
+            scatter_op = -1
+            if "reduce_op" in family.reduce_scatter_args:
+                scatter_op = family.reduce_scatter_args.index("reduce_op")
+            for name, op, keeps_shape in (
+                (family.all_reduce, family.reduce_op, True),
+                (family.reduce_scatter, scatter_op, False),
+            ):
+                self._waits[name] = family.wait
+                self._reduce_ops[name] = op
+                self._reductions[name] = keeps_shape
+
+    def has_scatters(self, graph: fx.Graph) -> bool:
+        """Whether a graph calls a reduce_scatter."""
+        return any(self._kept_shape(target) is False for target in targets_of(graph))
+
+    def _kept_shape(self, target: Any) -> bool | None:
+        """Whether a reduction yields the shape that it is given; None for what is none."""
+        if target not in self._known:
+            found = self._reductions.get(target_name(target))
+            if not isinstance(target, torch._ops.OpOverload):
+                return found  # a user's function may not live as long as this
+            self._known[target] = found
+        return self._known[target]
+
+    def merge(self, graph: fx.Graph) -> tuple[tuple[Merged, ...], Journal | None]:
+        """Merges what can be, in place.
+
+        Returns:
+            One record for each reduction that is left of several, in graph order, and what takes
+            all of it back; None where nothing was changed.
+        """
+        leaves = self._leaves(graph)
+        if len(leaves) < 2:
+            return (), None
+        edits = Edits(graph)
+        merged = []
+        try:
+            for root, linear in _roots(edits, leaves):
+                merged.append(_merge(edits, root, linear))
+        except BaseException:
+            edits.journal.undo()
+            raise
+        return tuple(merged), edits.journal if edits.journal.entries else None
+
+    def _leaves(self, graph: fx.Graph) -> list[_Reduction]:
+        """The reductions by summation that one operator reads, in graph order."""
+        found = []
+        writes = Writes(graph)
+        for target in targets_of(graph):
+            if self._kept_shape(target) is None:
+                continue
+            name = target_name(target)
+            for call in graph.find_nodes(op="call_function", target=target, sort=False):
+                leaf = self._leaf(call, name)
+                # The sum of the parts is made later than the reduction of one was.
+                if leaf is not None and not writes.touch(leaf.part):
+                    found.append(leaf)
+        return sorted(found, key=lambda leaf: leaf.call)
+
+    def _leaf(self, call: fx.Node, name: str) -> _Reduction | None:
+        if call.kwargs or not call.args or not isinstance(call.args[0], fx.Node):
+            return None
+        at = self._reduce_ops[name]
+        if at >= 0 and (len(call.args) <= at or call.args[at] != "sum"):
+            return None
+        value, wait = call, self._waits[name]
+        if wait is not None:
+            waits = list(call.users)
+            if len(waits) != 1 or target_name(waits[0].target) != wait:
+                return None
+            value = waits[0]
+        if len(value.users) != 1 or not isinstance(value.meta.get("val"), torch.Tensor):
+            return None
+        return _Reduction(call, value, self._reductions[name])
+
+
+def _roots(edits: Edits, leaves: Sequence[_Reduction]) -> list[tuple[fx.Node, _Linear]]:
+    """The largest sums of two reductions or more, in graph order."""
+    known = {leaf.value: _Linear(leaf.key(), (leaf,)) for leaf in leaves}
+    mixed: dict[fx.Node, tuple[fx.Node, fx.Node]] = {}  # a sum: what is linear in it, what is not
+    roots: dict[fx.Node, _Linear] = {}
+    pending = [user for leaf in leaves for user in leaf.value.users]
+    heapq.heapify(pending)  # operands before what reads them
+    seen: set[fx.Node] = set()
+    while pending:
+        node = heapq.heappop(pending)
+        if node in seen:
+            continue
+        seen.add(node)
+        linear = _unary(node, known) or _binary(node, known)
+        if linear is None:
+            linear = _regroup(edits, node, known, mixed)
+            if linear is None:
+                if node in mixed:
+                    _follow(node, pending)
+                continue
+            _follow(node, pending)  # what was regrouped may be so again
+            node = linear.inner[-1]
+        known[node] = linear
+        if node.target in _BINARY:
+            for inner in linear.inner:
+                roots.pop(inner, None)
+            roots[node] = linear
+        _follow(node, pending)
+    return sorted(roots.items(), key=lambda item: item[0])
+
+
+def _unary(node: fx.Node, known: dict[fx.Node, _Linear]) -> _Linear | None:
+    """A view, a negation or a scaling of what is linear."""
+    if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
+        return None
+    linear = known.get(node.args[0])
+    if linear is None or not _single(node.args[0]):
+        return None
+    if node.target in _VIEWS:
+        if not linear.leaves[0].keeps_shape:
+            return None
+        viewed = True
+    elif node.target is _aten.neg.default or (
+        node.target in _SCALINGS
+        and len(node.args) == 2
+        and not node.kwargs
+        and type(node.args[1]) in (int, float)
+    ):
+        viewed = linear.viewed
+    else:
+        return None
+    if not _alike(node, node.args[0], shape=node.target not in _VIEWS):
+        return None
+    return _Linear(linear.key, linear.leaves, (*linear.inner, node), viewed)
+
+
+def _binary(node: fx.Node, known: dict[fx.Node, _Linear]) -> _Linear | None:
+    """A sum or difference of what is linear in reductions of one kind."""
+    operands = _addends(node)
+    if operands is None:
+        return None
+    left, right = (known.get(operand) for operand in operands)
+    if left is None or right is None or left.key != right.key:
+        return None
+    if operands[0] is operands[1] or not all(_single(operand) for operand in operands):
+        return None
+    leaves, inner = (*left.leaves, *right.leaves), (*left.inner, *right.inner, node)
+    return _Linear(left.key, leaves, inner, left.viewed or right.viewed)
+
+
+def _regroup(
+    edits: Edits,
+    node: fx.Node,
+    known: dict[fx.Node, _Linear],
+    mixed: dict[fx.Node, tuple[fx.Node, fx.Node]],
+) -> _Linear | None:
+    """Makes ``(r + p) + q`` the same as ``r + (p + q)``, where p and q are linear and r is not."""
+    operands = _addends(node)
+    if operands is None or node.target is not _aten.add.Tensor or node.kwargs:
+        return None
+    for linear, other in (operands, operands[::-1]):
+        if linear not in known or other in known or not _single(linear):
+            continue
+        inner = mixed.get(other)
+        if inner is None or not _single(other) or known[inner[0]].key != known[linear].key:
+            mixed[node] = (linear, other)
+            return None
+        first, rest = inner
+        both = edits.create(node, node.target, (first, linear), {}, origin=node, value_of=node)
+        edits.set_operands(node, (rest, both))
+        edits.erase(other)
+        del mixed[other]
+        mixed[node] = (both, rest)
+        found = _binary(both, known)
+        assert found is not None
+        return found
+    return None
+
+
+def _addends(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """The two operands of a sum or difference, where all three are of one shape and dtype."""
+    if node.op != "call_function" or node.target not in _BINARY or len(node.args) != 2:
+        return None
+    left, right = node.args
+    if not isinstance(left, fx.Node) or not isinstance(right, fx.Node):
+        return None
+    if any(key != "alpha" or type(item) not in (int, float) for key, item in node.kwargs.items()):
+        return None
+    return (left, right) if _alike(node, left) and _alike(node, right) else None
+
+
+def _single(node: fx.Node) -> bool:
+    return len(node.users) == 1
+
+
+def _follow(node: fx.Node, pending: list[fx.Node]) -> None:
+    """Has the one reader of a node looked at."""
+    if _single(node):
+        heapq.heappush(pending, next(iter(node.users)))
+
+
+def _alike(node: fx.Node, operand: fx.Node, shape: bool = True) -> bool:
+    """Whether two nodes hold tensors of one dtype, and of one shape."""
+    left, right = node.meta.get("val"), operand.meta.get("val")
+    if not isinstance(left, torch.Tensor) or not isinstance(right, torch.Tensor):
+        return False
+    if left.dtype != right.dtype or left.device != right.device:
+        return False
+    return not shape or _sizes(left) == _sizes(right)
+
+
+def _sizes(value: torch.Tensor) -> tuple[str, ...]:
+    return tuple(map(str, value.shape))
+
+
+def _merge(edits: Edits, root: fx.Node, linear: _Linear) -> Merged:
+    """Sums the parts in the way in which their reductions are summed, and reduces the result."""
+    keeps_shape = linear.leaves[0].keeps_shape
+    now: dict[fx.Node, fx.Node] = {leaf.value: leaf.part for leaf in linear.leaves}
+    for node in linear.inner:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda read: now.get(read, read))
+        shown = None if keeps_shape else linear.leaves[0].part
+        now[node] = edits.create(root, node.target, args, kwargs, origin=node, value_of=shown)
+    kept = max(linear.leaves, key=lambda leaf: leaf.call)
+    edits.set_operands(kept.call, (now[root], *kept.call.args[1:]))
+    edits.replace_uses(root, kept.value)
+    for node in dict.fromkeys((kept.call, kept.value)):
+        edits.move(node, root)
+        if keeps_shape and linear.viewed:
+            edits.set_value(node, root)
+    for node in reversed(linear.inner):
+        edits.erase(node)
+    gone = [leaf for leaf in linear.leaves if leaf is not kept]
+    for leaf in gone:
+        for node in dict.fromkeys((leaf.value, leaf.call)):
+            edits.erase(node)
+    return Merged(kept.call.name, tuple(leaf.call.name for leaf in gone))
+
+
+_mergers: weakref.WeakKeyDictionary[Registry, SumMerger] = weakref.WeakKeyDictionary()
+
+
+def merger_of(registry: Registry) -> SumMerger:
+    """Returns the merger of a registry's collectives; made anew only when its rules changed."""
+    found = _mergers.get(registry)
+    if found is None or found._version != registry.version:
+        found = _mergers[registry] = SumMerger(registry)
+    return found
