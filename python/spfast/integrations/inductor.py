@@ -1,6 +1,7 @@
-"""The pattern matcher behind Inductor's own passes, for code that cannot change its import.
+"""Inductor as a host: the pass on every graph it compiles, the matcher behind its own passes.
 
-Set ``SPFAST_PATTERN_MATCHER=1`` and import this module, or use :func:`patched`.
+:func:`enable` is the first. For the second, for code that cannot change its import, set
+``SPFAST_PATTERN_MATCHER=1`` and import this module, or use :func:`patched`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import Any
 
 import torch._inductor.pattern_matcher as stock
 
+from spfast.integrations.training import Enabled, enable
 from spfast.pattern_matcher.engine import run
 
-__all__ = ["install", "patched"]
+__all__ = ["Enabled", "enable", "install", "patched"]
 
 ENVIRONMENT_SWITCH = "SPFAST_PATTERN_MATCHER"
 

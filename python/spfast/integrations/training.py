@@ -1,0 +1,123 @@
+"""Sequence parallelism where torch.compile plans a training step: on the joint graph.
+
+Forward and backward are one graph there. What is saved for backward is then this rank's rows, and
+the sums of gradients that are reduced one by one meet in it.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import torch._inductor.config as inductor_config
+from torch import fx
+
+from spfast.config import SequenceParallelConfig
+from spfast.errors import ConfigError
+from spfast.graphs import graph_of
+from spfast.passes.sequence_parallelism import SequenceParallelismPass
+from spfast.patterns import Registry
+
+__all__ = ["Enabled", "enable"]
+
+# What a node of a joint graph that was looked at is marked with; it survives the partitioner.
+_DONE = "spfast_joint"
+_HOOKS = ("joint_custom_post_pass", "post_grad_custom_pre_pass")
+
+
+class _JointPass(SequenceParallelismPass):
+    """The pass on joint graphs; what infers is left to the graph after it."""
+
+    pass_name = "joint_sequence_parallelism"
+
+    def __call__(self, graph: fx.Graph) -> None:
+        given = graph_of(graph)
+        if not any(_is_tangent(node) for node in given.nodes if node.op == "placeholder"):
+            return
+        super().__call__(given)
+        for node in given.nodes:
+            node.meta[_DONE] = True
+
+
+class _InferencePass(SequenceParallelismPass):
+    """The pass on graphs that are no part of a joint graph."""
+
+    def __call__(self, graph: fx.Graph) -> None:
+        if not any(_DONE in node.meta for node in graph.nodes if node.op == "call_function"):
+            super().__call__(graph)
+
+
+def _is_tangent(node: fx.Node) -> bool:
+    """Whether an input is the gradient of an output, as AOTAutograd names it."""
+    return str(node.target).startswith("tangents_")
+
+
+class Enabled:
+    """The pass in torch.compile; made by :func:`enable`, and left by :meth:`disable` or ``with``.
+
+    Attributes:
+        joint: The pass on the joint graph of a training step; its ``result`` says what it did.
+        inference: The pass on all other graphs.
+    """
+
+    def __init__(
+        self, config: SequenceParallelConfig | None = None, registry: Registry | None = None
+    ) -> None:
+        self.joint = _JointPass(config, registry=registry)
+        self.inference = _InferencePass(config, registry=registry)
+        self._before: tuple[Any, ...] | None = None
+        settings: Any = inductor_config
+        for name in _HOOKS:
+            if getattr(settings, name) is not None:
+                raise ConfigError(
+                    f"torch._inductor.config.{name} is set already: call the passes of "
+                    f"spfast.passes from yours, or unset it"
+                )
+        settings.joint_custom_post_pass = self.joint
+        settings.post_grad_custom_pre_pass = self.inference
+
+    def disable(self) -> None:
+        """Takes the passes out of torch.compile; what is compiled stays as it is."""
+        settings: Any = inductor_config
+        for name, mine in zip(_HOOKS, (self.joint, self.inference), strict=True):
+            if getattr(settings, name) is mine:
+                setattr(settings, name, None)
+
+    def __enter__(self) -> Enabled:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.disable()
+
+
+def enable(
+    config: SequenceParallelConfig | None = None, *, registry: Registry | None = None
+) -> Enabled:
+    """Has torch.compile rewrite every tensor-parallel graph from now on, training steps included.
+
+    A training step is rewritten as one graph, before it is divided into forward and backward: what
+    is saved between the two is one rank's rows. Every other graph is rewritten as
+    :class:`spfast.SequenceParallelismPass` does.
+
+    Args:
+        config: As for :func:`spfast.apply`.
+        registry: As for :func:`spfast.apply`.
+
+    Returns:
+        The two passes, which say what they did, and the way back; as a context manager it goes
+        back by itself.
+
+    Raises:
+        ConfigError: Another pass has one of the two places in ``torch._inductor.config``.
+
+    Example:
+        >>> with enable() as enabled:  # torch.compile(model)(x).sum().backward()
+        ...     enabled.joint.matched_count
+        0
+    """
+    return Enabled(config, registry)

@@ -1,0 +1,141 @@
+"""Training steps of small models on real ranks: with and without the pass, no code generated.
+
+What torch.compile would lower is run as it stands, so that the numbers are those of the graphs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+import spfast
+from spfast.integrations.inductor import enable
+from spfast.testing.models.families import build
+
+c10d = torch.ops._c10d_functional
+COLLECTIVES = {
+    c10d.all_reduce.default: "all_reduce",
+    c10d.reduce_scatter_tensor.default: "reduce_scatter",
+    c10d.all_gather_into_tensor.default: "all_gather",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one rank saw of one training step.
+
+    Attributes:
+        loss: Its value.
+        gradients: Of each parameter.
+        collectives: How many of each kind move a value with a row a token, forward and backward.
+    """
+
+    loss: float
+    gradients: dict[str, torch.Tensor]
+    collectives: Counter[str]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One family's two steps.
+
+    Attributes:
+        loss: Of each step.
+        worst: The largest difference of a gradient, relative to its largest magnitude.
+        where: Whose it is.
+        before: Collectives of the step without the pass.
+        after: With it.
+        merged: Reductions that were merged.
+    """
+
+    loss: tuple[float, float]
+    worst: float
+    where: str
+    before: dict[str, int]
+    after: dict[str, int]
+    merged: int
+
+
+def compare(rank: int, world_size: int, families: list[str], **options: Any) -> list[Compared]:
+    """Compiles and runs each family's step twice; needs a process group."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    mesh = init_device_mesh("cpu", (world_size,), mesh_dim_names=("tp",))
+    return [_compare(family, mesh, **options) for family in families]
+
+
+def _compare(
+    family: str, mesh: Any, length: int = 16, batch: int = 1, dynamic: bool = False
+) -> Compared:
+    model = build(family, mesh)
+    model.module.train()
+    torch.manual_seed(1)
+    value = model.example(batch, length)
+    plain = _step(model.module, value, dynamic)
+    with enable(spfast.SequenceParallelConfig(validate=True)) as enabled:
+        mine = _step(model.module, value, dynamic)
+        result = enabled.joint.result
+    assert result is not None
+    where, worst = "", 0.0
+    assert plain.gradients.keys() == mine.gradients.keys()
+    for name, expected in plain.gradients.items():
+        scale = expected.abs().max().item()
+        assert scale > 0, name
+        difference = (mine.gradients[name] - expected).abs().max().item() / scale
+        where, worst = max((where, worst), (name, difference), key=lambda pair: pair[1])
+    return Compared(
+        (plain.loss, mine.loss),
+        worst,
+        where,
+        dict(plain.collectives),
+        dict(mine.collectives),
+        sum(len(each.gone) for each in result.merged),
+    )
+
+
+def _step(module: torch.nn.Module, value: torch.Tensor, dynamic: bool) -> Step:
+    torch._dynamo.reset()
+    graphs: list[fx.GraphModule] = []
+    compiled = torch.compile(module, fullgraph=True, backend=_backend(graphs))
+    for parameter in module.parameters():
+        parameter.grad = None
+    if dynamic:
+        torch._dynamo.mark_dynamic(value, 1)
+    loss = compiled(value).float().square().mean()
+    loss.backward()
+    gradients = {
+        name: _local(parameter.grad).clone()
+        for name, parameter in module.named_parameters()
+        if parameter.grad is not None
+    }
+    found: Counter[str] = Counter()
+    for graph in graphs:
+        for target, name in COLLECTIVES.items():
+            nodes = graph.graph.find_nodes(op="call_function", target=target)
+            found[name] += sum(node.meta["val"].dim() > 1 for node in nodes)
+    return Step(loss.item(), gradients, found)
+
+
+def _local(value: Any) -> torch.Tensor:
+    local: torch.Tensor = value.to_local() if hasattr(value, "to_local") else value
+    return local
+
+
+def _backend(graphs: list[fx.GraphModule]) -> Callable[..., Any]:
+    """Inductor up to the graphs that it lowers, which are run instead."""
+    from functorch.compile import make_boxed_func
+    from torch._inductor.compile_fx import compile_fx
+
+    def keep(graph: fx.GraphModule, inputs: Any, **_: Any) -> Any:
+        graphs.append(graph)
+        return make_boxed_func(graph.forward)
+
+    def backend(graph: fx.GraphModule, inputs: Any) -> Any:
+        return compile_fx(graph, inputs, inner_compile=keep)
+
+    return backend

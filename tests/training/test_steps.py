@@ -1,0 +1,79 @@
+"""A training step computes the same losses and gradients, with fewer and smaller collectives."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+import torch._inductor.config as inductor_config
+
+import spfast
+from spfast.integrations.inductor import enable
+from spfast.testing.builder import GraphBuilder
+from spfast.testing.gloo import run_ranks
+from tests.training.steps import Compared, compare
+
+LONG = bool(os.environ.get("SPFAST_LONG"))
+FAMILIES = ["hf_llama", "hf_gpt_neox"]
+MORE = ["hf_qwen3", "hf_gemma3", "hf_mixtral"]
+
+
+def check(found: list[list[Compared]]) -> None:
+    for ranks in zip(*found, strict=True):
+        for one in ranks:
+            assert one.loss[0] == pytest.approx(one.loss[1], rel=1e-6)
+            assert one.worst < 2e-6, one.where
+            assert one.merged > 0
+            assert one.after == ranks[0].after, "the ranks' collectives differ"
+            assert one.after["all_reduce"] + one.after["reduce_scatter"] == (
+                one.before["all_reduce"] - one.merged
+            )
+
+
+def test_two_ranks() -> None:
+    check(run_ranks(compare, 2, (FAMILIES + (MORE if LONG else []),), timeout=900))
+
+
+@pytest.mark.skipif(not LONG, reason="compiles ten steps on four ranks: SPFAST_LONG=1")
+def test_four_ranks() -> None:
+    check(run_ranks(compare, 4, (FAMILIES + MORE,), timeout=1800))
+
+
+def test_enable_refuses_a_place_that_is_taken() -> None:
+    with enable() as enabled:
+        assert inductor_config.post_grad_custom_pre_pass is enabled.inference
+        assert inductor_config.joint_custom_post_pass is enabled.joint
+        with pytest.raises(spfast.ConfigError) as error:
+            enable()
+    assert str(error.value) == (
+        "torch._inductor.config.joint_custom_post_pass is set already: call the passes of "
+        "spfast.passes from yours, or unset it"
+    )
+    assert inductor_config.post_grad_custom_pre_pass is None
+    assert inductor_config.joint_custom_post_pass is None
+
+
+def test_a_graph_without_gradients_is_left_to_the_pass_after_it() -> None:
+    build = GraphBuilder(8, False)
+    x = build.placeholder("x", (8, 4), torch.float32, "per_rank")
+    reduced = build.call(torch.ops.vllm.all_reduce.default, x, "tp:0")
+    build.output([build.call(torch.ops.aten.relu.default, reduced)])
+    with enable(spfast.SequenceParallelConfig(tp_size=2, tp_rank=0)) as enabled:
+        before = str(build.graph)
+        enabled.joint(build.graph)
+        assert str(build.graph) == before and enabled.joint.result is None
+        enabled.inference(build.graph)
+        assert enabled.inference.matched_count == 1
+
+
+def test_the_parts_of_a_joint_graph_are_not_rewritten_again() -> None:
+    build = GraphBuilder(8, False)
+    x = build.placeholder("tangents_1", (4, 4), torch.float32, "per_rank")
+    reduced = build.call(torch.ops.vllm.all_reduce.default, x, "tp:0")
+    build.output([build.call(torch.ops.aten.mm.default, reduced, reduced)])
+    with enable(spfast.SequenceParallelConfig(tp_size=2, tp_rank=0)) as enabled:
+        enabled.joint(build.graph)
+        assert enabled.joint.result is not None
+        enabled.inference(build.graph)
+        assert enabled.inference.result is None
