@@ -39,6 +39,7 @@ _VIEWS = frozenset(
         _aten.squeeze.dim,
     }
 )
+_UNARY = _VIEWS | _SCALINGS | {_aten.neg.default}
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,9 @@ class SumMerger:
             One record for each reduction that is left of several, in graph order, and what takes
             all of it back; None where nothing was changed.
         """
-        leaves = self._leaves(graph)
-        if len(leaves) < 2:
+        if not self._may_merge(graph):
             return (), None
+        leaves = self._leaves(graph)
         edits = Edits(graph)
         merged = []
         try:
@@ -139,6 +140,22 @@ class SumMerger:
             edits.journal.undo()
             raise
         return tuple(merged), edits.journal if edits.journal.entries else None
+
+    def _may_merge(self, graph: fx.Graph) -> bool:
+        """Whether some reduction meets, in a sum, what may be linear too.
+
+        In a graph that is all sites, each meets a residual that others read as well: to see that
+        costs little.
+        """
+        for target in targets_of(graph):
+            if self._kept_shape(target) is None:
+                continue
+            waited = self._waits[target_name(target)] is not None
+            for call in graph.find_nodes(op="call_function", target=target, sort=False):
+                value = _only_reader(call) if waited else call
+                if value is not None and _meets_another(value):
+                    return True
+        return False
 
     def _leaves(self, graph: fx.Graph) -> list[_Reduction]:
         """The reductions by summation that one operator reads, in graph order."""
@@ -201,6 +218,24 @@ def _roots(edits: Edits, leaves: Sequence[_Reduction]) -> list[tuple[fx.Node, _L
             roots[node] = linear
         _follow(node, pending)
     return sorted(roots.items(), key=lambda item: item[0])
+
+
+def _only_reader(node: fx.Node) -> fx.Node | None:
+    users = node.users
+    return next(iter(users)) if len(users) == 1 else None
+
+
+def _meets_another(value: fx.Node) -> bool:
+    """Whether the sum that reads a value adds something that is read there alone."""
+    user = _only_reader(value)
+    while user is not None and user.target in _UNARY:
+        value, user = user, _only_reader(user)
+    if user is None or user.target not in _BINARY:
+        return False
+    following = _only_reader(user)
+    if following is not None and following.target in _BINARY:
+        return True  # that sum may have another reduction
+    return all(len(operand.users) == 1 for operand in user.all_input_nodes)
 
 
 def _unary(node: fx.Node, known: dict[fx.Node, _Linear]) -> _Linear | None:
@@ -289,8 +324,8 @@ def _single(node: fx.Node) -> bool:
 
 def _follow(node: fx.Node, pending: list[fx.Node]) -> None:
     """Has the one reader of a node looked at."""
-    if _single(node):
-        heapq.heappush(pending, next(iter(node.users)))
+    if (user := _only_reader(node)) is not None:
+        heapq.heappush(pending, user)
 
 
 def _alike(node: fx.Node, operand: fx.Node, shape: bool = True) -> bool:
