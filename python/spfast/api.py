@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
@@ -24,6 +24,9 @@ from spfast.result import Result, SkippedSite, Timings
 from spfast.rules import forms_of
 from spfast.run import STAGES, Report, Run
 from spfast.trust import Assumption
+
+if TYPE_CHECKING:
+    from spfast.report import Drawing
 
 __all__ = ["Outlook", "Report", "apply", "plan_graph", "preview"]
 
@@ -50,7 +53,8 @@ def apply(
             [batch, sequence, features], with fake tensors in ``meta["val"]``.
         config: What is not given is looked up from the graph's process groups.
         registry: The rules to use; None takes those of ``spfast.patterns``.
-        record_plan: Whether the result's ``plan`` lists every edit.
+        record_plan: Whether the result's ``plan`` lists every edit, and its ``report`` can draw the
+            graph.
 
     Returns:
         What was rewritten, what was left and why, and how long each stage took.
@@ -85,15 +89,19 @@ def apply(
         result = Result(timings=Timings(total=time.perf_counter() - start))
         _tell(result)
         return result
+    drawing = begun.draw() if record_plan else None
     with _collector_off():
         runs = begun.runs()
         for run in runs:
             run.plan()
         result = _result(runs, record_plan=record_plan)
+        sites = [report for run in runs for report in run.reports()] if record_plan else []
         _commit(begun, [run for run in runs if run.job.planned_sites()])
     total = time.perf_counter() - start
     seconds = {stage: sum(run.seconds[stage] for run in runs) for stage in STAGES}
     result = replace(result, timings=Timings(**seconds, total=total))
+    if drawing is not None:
+        result = replace(result, drawing=drawing.end(begun.graphs(), begun.registry, sites))
     _tell(result)
     return result
 
@@ -154,6 +162,16 @@ class _Begun:
     config: SequenceParallelConfig
     registry: Registry
     found: Mapping[str, tuple[fx.Graph, fx.GraphModule | None, AllReduces]]
+
+    def graphs(self) -> dict[str, fx.Graph]:
+        """The graphs with all_reduces, by path."""
+        return {path: graph for path, (graph, _, _) in self.found.items()}
+
+    def draw(self) -> Drawing:
+        """Takes the graphs down as they are now."""
+        from spfast.report import Drawing
+
+        return Drawing.begin(self.graphs(), self.registry)
 
     def runs(self) -> list[Run]:
         """One run for each graph, once all their groups are known."""
