@@ -1,4 +1,4 @@
-"""spfast doctor: what is found of a host, and what is missing."""
+"""spfast doctor: what is found of torch or of a host, and what is missing."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ __all__ = ["add_to"]
 
 def add_to(commands: Commands) -> None:
     """Adds the command."""
-    parser = commands.add_parser("doctor", help="say what is found of a host, and what is missing")
-    parser.add_argument("host", choices=["vllm"], help="the host to look at")
+    parser = commands.add_parser(
+        "doctor", help="say what is found of torch, or of a host, and what is missing"
+    )
+    parser.add_argument(
+        "host", nargs="?", choices=["vllm"], help="the host to look at; without one, torch"
+    )
     parser.add_argument(
         "--strict", action="store_true", help="exit with 1 where something is missing"
     )
@@ -22,8 +26,16 @@ def add_to(commands: Commands) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from spfast.integrations.vllm.doctor import examine
+    if arguments.host == "vllm":
+        from spfast.integrations.vllm.doctor import examine
 
-    report = examine()
-    emit(arguments, report.to_json(), str(report))
-    return NOTHING_REWRITTEN if arguments.strict and report.problems else DONE
+        host = examine()
+        emit(arguments, host.to_json(), str(host))
+        problems = host.problems
+    else:
+        from spfast.versions import surroundings
+
+        found = surroundings()
+        emit(arguments, found.to_json(), str(found))
+        problems = found.problems
+    return NOTHING_REWRITTEN if arguments.strict and problems else DONE

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spfast.cli.output import check_writable
 from spfast.errors import FileFormatError
 
 if TYPE_CHECKING:
@@ -14,8 +18,13 @@ if TYPE_CHECKING:
 __all__ = ["check_output", "load", "save"]
 
 
+_STDIN = Path("-")
+
+
 def load(path: Path) -> tuple[fx.Graph, ExportedProgram | None]:
-    """Reads the graph in a file, and the program that it is part of."""
+    """Reads the graph in a file, and the program that it is part of; ``-`` is standard input."""
+    if path == _STDIN:
+        return _load_piped(), None
     if path.is_dir() or not path.exists():
         raise FileNotFoundError(f"{path} is not a file: pass a .spfx table or a .pt2 program")
     if path.suffix == ".spfx":
@@ -29,6 +38,17 @@ def load(path: Path) -> tuple[fx.Graph, ExportedProgram | None]:
         program = _load_program(path)
         return program.graph_module.graph, program
     raise FileFormatError(f"{path} is of no kind that is known: pass a .spfx table or a .pt2")
+
+
+def _load_piped() -> fx.Graph:
+    """A table from standard input, which the core reads from a file of its own."""
+    with tempfile.NamedTemporaryFile(suffix=".spfx") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        file.flush()
+        try:
+            return load(Path(file.name))[0]
+        except FileFormatError as error:
+            raise FileFormatError(str(error).replace(file.name, "standard input")) from None
 
 
 def _load_program(path: Path) -> ExportedProgram:
@@ -48,7 +68,10 @@ def _load_program(path: Path) -> ExportedProgram:
 
 def check_output(source: Path, output: Path | None) -> None:
     """Refuses an impossible -o before any work is done."""
-    if output is None or output.suffix == ".spfx":
+    if output is None:
+        return
+    check_writable(output)
+    if output.suffix == ".spfx":
         return
     if output.suffix == ".pt2" and source.suffix == ".pt2":
         return

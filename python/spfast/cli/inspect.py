@@ -29,14 +29,15 @@ def _inspect(arguments: argparse.Namespace) -> int:
     outputs = len(graph.output_node().all_input_nodes)
     record = {
         "file": str(arguments.file),
-        "bytes": arguments.file.stat().st_size,
+        "bytes": arguments.file.stat().st_size if arguments.file.exists() else None,
         "nodes": len(graph.nodes),
         "inputs": kinds["placeholder"],
         "outputs": outputs,
         "ops": dict(ops.most_common()),
     }
+    size = f"{record['bytes']:,} bytes" if record["bytes"] is not None else "from a pipe"
     lines = [
-        f"{arguments.file}: {record['bytes']:,} bytes",
+        f"{arguments.file}: {size}",
         f"  {record['nodes']:,} nodes, {record['inputs']:,} inputs, {outputs:,} outputs",
     ]
     lines += [f"  {count:>6,}  {target}" for target, count in ops.most_common()]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, get_args
 
+from spfast.config import Divisibility, Recognise
 from spfast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,9 +18,15 @@ __all__ = ["Commands", "add_config", "add_file", "add_json", "config_of"]
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def add_file(command: argparse.ArgumentParser) -> None:
+def add_file(command: argparse.ArgumentParser, *, optional: bool = False) -> None:
     """Adds the file that a command reads."""
-    command.add_argument("file", type=Path, metavar="FILE", help="a .spfx table or a .pt2")
+    command.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        nargs="?" if optional else None,
+        help="a .spfx table or a .pt2; - reads a table from standard input",
+    )
 
 
 def add_json(command: argparse.ArgumentParser) -> None:
@@ -40,8 +47,18 @@ def add_config(command: argparse.ArgumentParser) -> None:
         metavar="NAME=SIZE:RANK",
         help="ranks of one group, and this rank in it; may be repeated",
     )
-    group.add_argument("--divisibility", default="guard", help="guard, prove or assume")
-    group.add_argument("--recognise", default="both", help="patterns, rowwise or both")
+    group.add_argument(
+        "--divisibility",
+        default="guard",
+        choices=get_args(Divisibility),
+        help="what is done where the ranks may not share the tokens evenly (guard)",
+    )
+    group.add_argument(
+        "--recognise",
+        default="both",
+        choices=get_args(Recognise),
+        help="who finds the sites (both)",
+    )
     group.add_argument("--validate", action="store_true", help="prove the result right")
 
 

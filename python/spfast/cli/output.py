@@ -4,13 +4,41 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
-__all__ = ["BAD_INPUT", "DONE", "FAULT", "NOTHING_REWRITTEN", "ProgressBar", "emit"]
+__all__ = [
+    "BAD_INPUT",
+    "DONE",
+    "FAULT",
+    "INTERRUPTED",
+    "NOTHING_REWRITTEN",
+    "ProgressBar",
+    "check_writable",
+    "emit",
+]
 
 DONE, NOTHING_REWRITTEN, BAD_INPUT, FAULT = 0, 1, 2, 3
+INTERRUPTED = 130  # as shells have it: 128 and the signal's number
+
+
+def check_writable(output: Path) -> None:
+    """Refuses a file that cannot be written, before any work is done.
+
+    Raises:
+        OSError: It is a folder, it may not be written, or its folder is not there.
+    """
+    if output.is_dir():
+        raise IsADirectoryError(f"-o {output} is a folder: pass the name of a file")
+    if not output.parent.is_dir():
+        raise FileNotFoundError(
+            f"-o {output} cannot be written: there is no folder {output.parent}"
+        )
+    if not os.access(output if output.exists() else output.parent, os.W_OK):
+        raise PermissionError(f"-o {output} cannot be written: permission is denied")
 
 
 def emit(arguments: argparse.Namespace, record: Any, text: str) -> None:
