@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from spfast.report.rows import ALL_REDUCE, Row
+from spfast.report.rows import ALL_REDUCE, WAIT, Row
 
 __all__ = ["layers_after", "layers_before"]
 
@@ -38,6 +38,9 @@ def layers_before(before: Sequence[Row]) -> tuple[list[str], dict[str, int]]:
         rows = [row for piece in group for row in piece]
         names.append(_name(rows, index))
         place.update({row.name: index for row in rows})
+    for row in before:
+        if row.role == WAIT and row.inputs[0] in place:
+            place[row.name] = place[row.inputs[0]]
     return names, place
 
 

@@ -42,7 +42,7 @@ function elements(side) {
   });
   const found = [];
   for (const [id, box] of boxes) {
-    const first = box.members[0], folded = /^o?f/.test(id);
+    const first = box.members[0], folded = box.members.length > 1;
     const text = box.outside ? (first.l < MODEL.layer ? "from " : "to ") + graph().layers[first.l]
       : folded && !COLLECTIVES.has(first.r) ? boxLabel(box.members) : label(first.t) + (first.v ? "\n" + first.v : "");
     const classes = [box.outside ? "outside" : first.s];

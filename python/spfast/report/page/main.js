@@ -103,6 +103,7 @@ function begin() {
   byId("title").textContent = DATA.title + " · spfast " + DATA.version;
   readAddress();
   theme(MODEL.theme);
+  document.body.dataset.view = MODEL.view;
   legend();
   sites();
   const choice = byId("graphs");

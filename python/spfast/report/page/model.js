@@ -8,7 +8,8 @@ const STATES = {
   gathered: "gathered: whole again",
   input: "input or weight",
 };
-const MODEL = { graph: 0, layer: 0, expand: false, node: "", theme: "" };
+// view: "layer" shows the pictures alone, for a document.
+const MODEL = { graph: 0, layer: 0, expand: false, node: "", theme: "", view: "" };
 
 const graph = () => DATA.graphs[MODEL.graph];
 const byId = (id) => document.getElementById(id);
@@ -38,12 +39,14 @@ function readAddress() {
   MODEL.expand = asked.get("expand") === "1";
   MODEL.node = asked.get("node") || "";
   MODEL.theme = asked.get("theme") || "";
+  MODEL.view = asked.get("view") || "";
 }
 
 function writeAddress() {
   const kept = new URLSearchParams({ graph: MODEL.graph, layer: MODEL.layer });
   if (MODEL.expand) kept.set("expand", "1");
   if (MODEL.node) kept.set("node", MODEL.node);
+  if (MODEL.view) kept.set("view", MODEL.view);
   if (MODEL.theme) kept.set("theme", MODEL.theme);
   history.replaceState(null, "", "#" + kept);
 }
