@@ -26,7 +26,7 @@ CPP_FILES = $(shell find cpp tests/cpp tests/fuzz_native -name '*.h' -o -name '*
 # One stamp for each torch that was asked for, so that another one is installed when asked.
 TORCH_STAMP := $(VENV)/.stamp-torch-$(shell printf '%s' '$(TORCH)' | cksum | cut -d' ' -f1)
 
-.PHONY: help demo test test-cpp test-python test-vllm bench lint format fuzz matrix fuzz-native sanitize sanitize-python wheel set-up tools clean distclean
+.PHONY: help demo test test-cpp test-python test-vllm bench lint format fuzz matrix fuzz-native sanitize sanitize-python wheel wheels docs set-up tools clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -41,6 +41,8 @@ help:
 	@echo "make sanitize-python  Python tests against a module under the sanitizers"
 	@echo "make matrix    the Python tests on the oldest, the default and the newest torch (gigabytes)"
 	@echo "make wheel     an sdist and a wheel in dist/"
+	@echo "make wheels    a wheel for each Python in dist/wheels, checked by auditwheel"
+	@echo "make docs      the documentation as a site in build/site"
 	@echo "make clean     remove what was built (distclean: and the environment)"
 
 demo: $(VENV)/.stamp-package
@@ -105,6 +107,15 @@ wheel: $(VENV)/.stamp-tools
 	$(PIP) build
 	$(PY) -m build --outdir dist
 
+# A wheel for each Python: in manylinux_2_28 where a container engine runs, else with what is here.
+wheels: $(VENV)/.stamp-tools
+	tools/wheels.sh $(PY)
+
+# What is installed is made once; the pages themselves need no network.
+docs: $(VENV)/.stamp-docs
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
 # What `make test` installs; tools: what building needs.
 set-up: $(VENV)/.stamp-test $(VENV)/.stamp-package
 tools: $(VENV)/.stamp-tools
@@ -145,7 +156,7 @@ $(VENV)/.stamp-package: $(VENV)/.stamp-build $(SOURCES)
 	$(PIP) --no-build-isolation --force-reinstall --no-deps $(BUILD_FLAGS) .
 	@touch $@
 
-$(VENV)/.stamp-test $(VENV)/.stamp-bench $(VENV)/.stamp-lint: $(VENV)/.stamp-%: $(VENV)/.stamp-build pyproject.toml
+$(VENV)/.stamp-test $(VENV)/.stamp-bench $(VENV)/.stamp-lint $(VENV)/.stamp-docs: $(VENV)/.stamp-%: $(VENV)/.stamp-build pyproject.toml
 	$(PIP) --no-build-isolation $(BUILD_FLAGS) '.[$*]'
 	@touch $@
 

@@ -1,6 +1,6 @@
 """Runs the Python tests on several torches, each in an environment of its own, and writes a table.
 
-    python tests/matrix.py                        2.8.0, 2.13.0, 2.14.1 and 2.15.0, all tests
+    python tests/matrix.py                        2.9.0, 2.13.0, 2.14.1 and 2.15.0, all tests
     python tests/matrix.py --torch 2.15.0 --tests tests/pattern_matcher
     python tests/matrix.py --use 2.15.0=venv/bin/python
 
@@ -22,8 +22,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "docs" / "versions.md"
-TORCHES = ("2.8.0", "2.13.0", "2.14.1", "2.15.0")
+TORCHES = ("2.9.0", "2.13.0", "2.14.1", "2.15.0")
 HEAD = """# What was run on which torch
+
+spfast supports torch 2.9 to 2.15 and CPython 3.10 to 3.13 (with its lock). An older torch is
+refused when spfast is imported, and of a newer one it warns once. Python 3.14 and free-threaded
+builds were not tried.
 
 Written by `make matrix` (`tests/matrix.py`): one row for each run that ended, and nothing else.
 

@@ -10,10 +10,17 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from spfast._core import version as __version__
-from spfast.api import apply
-from spfast.config import Applicability, Range, SequenceParallelConfig
-from spfast.errors import (
+import torch
+
+from spfast.versions import check_torch
+
+# Before anything of torch is used that an older one may not have.
+check_torch(torch.__version__)
+
+from spfast._core import version as __version__  # noqa: E402
+from spfast.api import apply  # noqa: E402
+from spfast.config import Applicability, Range, SequenceParallelConfig  # noqa: E402
+from spfast.errors import (  # noqa: E402
     ConfigError,
     FileFormatError,
     GraphError,
@@ -23,8 +30,8 @@ from spfast.errors import (
     SpfastError,
     VerificationError,
 )
-from spfast.result import Result, SkippedSite, Timings
-from spfast.trust import Assumption
+from spfast.result import Result, SkippedSite, Timings  # noqa: E402
+from spfast.trust import Assumption  # noqa: E402
 
 if TYPE_CHECKING:
     from spfast.consistency import check_ranks_agree, fingerprint

@@ -28,6 +28,7 @@ from spfast.sums import merger_of
 from spfast.trust import Assumption
 
 if TYPE_CHECKING:
+    from spfast.report import Drawing
     from spfast.verifier import Snapshot
 
 __all__ = ["Outlook", "Report", "apply", "plan_graph", "preview"]
@@ -55,7 +56,8 @@ def apply(
             [batch, sequence, features], with fake tensors in ``meta["val"]``.
         config: What is not given is looked up from the graph's process groups.
         registry: The rules to use; None takes those of ``spfast.patterns``.
-        record_plan: Whether the result's ``plan`` lists every edit.
+        record_plan: Whether the result's ``plan`` lists every edit, and its ``report`` can draw the
+            graph.
 
     Returns:
         What was rewritten, what was left and why, and how long each stage took.
@@ -90,16 +92,19 @@ def apply(
         result = Result(timings=Timings(total=time.perf_counter() - start))
         _tell(result)
         return result
+    drawing = begun.draw() if record_plan else None
     with _collector_off():
-        result, runs = _rewrite(begun, record_plan)
+        result, runs, sites = _rewrite(begun, record_plan)
     total = time.perf_counter() - start
     seconds = {stage: sum(run.seconds[stage] for run in runs) for stage in STAGES}
     result = replace(result, timings=Timings(**seconds, total=total))
+    if drawing is not None:
+        result = replace(result, drawing=drawing.end(begun.graphs(), begun.registry, sites))
     _tell(result)
     return result
 
 
-def _rewrite(begun: _Begun, record_plan: bool) -> tuple[Result, list[Run]]:
+def _rewrite(begun: _Begun, record_plan: bool) -> tuple[Result, list[Run], list[Report]]:
     """Merges, plans and commits; whatever is raised, nothing of it is left."""
     before = None
     if begun.config.validate:
@@ -112,12 +117,13 @@ def _rewrite(begun: _Begun, record_plan: bool) -> tuple[Result, list[Run]]:
         for run in runs:
             run.plan()
         result = replace(_result(runs, record_plan=record_plan), merged=sums.merged)
+        sites = [report for run in runs for report in run.reports()] if record_plan else []
         changed = [run for run in runs if run.job.planned_sites() or run.path in sums.journals]
         _commit(begun, changed, before)
     except BaseException:
         sums.undo()
         raise
-    return result, runs
+    return result, runs, sites
 
 
 @dataclass(frozen=True)
@@ -218,6 +224,16 @@ class _Begun:
                 Merged(at + each.node, tuple(at + name for name in each.gone)) for each in here
             ]
         return _Sums(tuple(merged), journals)
+
+    def graphs(self) -> dict[str, fx.Graph]:
+        """The graphs with all_reduces, by path."""
+        return {path: graph for path, (graph, _, _) in self.found.items()}
+
+    def draw(self) -> Drawing:
+        """Takes the graphs down as they are now."""
+        from spfast.report import Drawing
+
+        return Drawing.begin(self.graphs(), self.registry)
 
     def runs(self) -> list[Run]:
         """One run for each graph, once all their groups are known."""

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
+from spfast.errors import ConfigError
 from spfast.trust import Assumption, names_of
+
+if TYPE_CHECKING:
+    import os
+
+    from spfast.report import Drawing
 
 __all__ = ["Merged", "Result", "SkippedSite", "Timings"]
 
@@ -81,6 +88,7 @@ class Result:
         plan: Every edit that was made, one a line; empty unless it was asked for.
         merged: The reductions that were merged because only their sum was read; the sites are
             counted afterwards.
+        drawing: Both states of the graph, for :meth:`report`; None unless the plan was asked for.
 
     Example:
         >>> int(Result(matched_count=2, by_pattern={"middle": 2}))
@@ -94,12 +102,39 @@ class Result:
     assumptions: tuple[Assumption, ...] = ()
     plan: str = field(default="", compare=False, repr=False)
     merged: tuple[Merged, ...] = ()
+    drawing: Drawing | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_pattern", MappingProxyType(dict(self.by_pattern)))
 
     def __int__(self) -> int:
         return self.matched_count
+
+    def report(self, path: str | os.PathLike[str], title: str = "spfast") -> None:
+        """Writes a page that shows the graph before and after, and why each site is what it is.
+
+        One self-contained HTML file, for a browser without a network.
+
+        Args:
+            path: The file; one that is there is replaced.
+            title: What the page is called.
+
+        Raises:
+            ConfigError: The graph was not taken down: ``apply`` does it with ``record_plan=True``.
+            OSError: The file cannot be written.
+
+        Example:
+            >>> try:
+            ...     Result().report("page.html")
+            ... except ConfigError as error:
+            ...     print(error)
+            this result has no drawing of its graph: call apply with record_plan=True
+        """
+        if self.drawing is None:
+            raise ConfigError(
+                "this result has no drawing of its graph: call apply with record_plan=True"
+            )
+        self.drawing.write(path, title)
 
     def __reduce__(self) -> tuple[object, ...]:
         fields = (
@@ -110,6 +145,7 @@ class Result:
             self.assumptions,
             self.plan,
             self.merged,
+            self.drawing,
         )
         return (Result, fields)
 

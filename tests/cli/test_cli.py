@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import json
+import platform
+import signal
+import subprocess
+import sys
+import termios
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from goldens import load_golden
 
 import spfast
@@ -71,8 +81,8 @@ def test_inspect(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         (["inspect", "missing.spfx"], "missing.spfx is not a file"),
-        (["apply", "{saved}", "--tp-size", "0"], "tp_size=0 is too small: pass 1 or more"),
-        (["apply", "{saved}"], "pass tp_size and tp_rank in the config"),
+        (["apply", "{saved}", "--tp-size", "0"], "--tp-size 0 is too small: pass 1 or more"),
+        (["apply", "{saved}"], "pass --tp-size and --tp-rank, or initialise the group first"),
         (
             ["explain", "{saved}", "--group", "tp:0"],
             "--group tp:0 is not NAME=SIZE:RANK: pass one such as tp=8:0",
@@ -83,10 +93,19 @@ def test_inspect(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (
             ["explain", "{saved}", "--group", "tp:0=8:8"],
-            "groups['tp:0'] has rank 8 of 8: pass a rank from 0 to 7",
+            "--group tp:0 has rank 8 of 8: pass a rank from 0 to 7",
         ),
         (["apply", "{saved}", "--tp-size", "8", "-o", "x.pt2"], "pass a name that ends in .spfx"),
-        (["apply", "{saved}", "--tp-size", "8", "--divisibility", "hope"], "'hope' is unknown"),
+        (
+            ["apply", "{saved}", "--tp-size", "8", "-o", "no/such/folder/x.spfx"],
+            "-o no/such/folder/x.spfx cannot be written: there is no folder no/such/folder",
+        ),
+        (["apply", "{saved}", "--tp-size", "8", "-o", "."], "-o . is a folder"),
+        (["report", "-o", "x.html"], "report is of one thing: pass either FILE or --run DIR"),
+        (
+            ["report", "--run", "{saved}", "-o", "x.html"],
+            "has no *.drawing.json: run the model with SPFAST_DEBUG_DUMP=",
+        ),
     ],
 )
 def test_bad_input_ends_with_two(
@@ -95,6 +114,110 @@ def test_bad_input_ends_with_two(
     assert main([argument.format(saved=saved) for argument in arguments]) == 2
     err = capsys.readouterr().err
     assert err.startswith("spfast: error: ") and message in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["apply", "x.spfx", "--divisibility", "hope"], "--divisibility: invalid choice: 'hope'"),
+        (["explain", "x.spfx", "--recognise", "all"], "--recognise: invalid choice: 'all'"),
+        (["explain", "x.spfx", "--tp-size", "eight"], "--tp-size: invalid int value: 'eight'"),
+        ([], "the following arguments are required: COMMAND"),
+    ],
+)
+def test_what_the_parser_refuses_ends_with_two(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    versions = (spfast.__version__, torch.__version__, platform.python_version())
+    assert capsys.readouterr().out == "spfast {} (torch {}, Python {})\n".format(*versions)
+
+
+def test_doctor_without_a_host(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["torch"] == torch.__version__ and record["spfast"] == spfast.__version__
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_knows_commands_and_choices(
+    shell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("shtab")
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(word in script for word in ("explain", "--tp-size", "rowwise", "report"))
+
+
+def test_completion_says_what_it_needs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["completion", "bash"]) == 2
+    assert "pip install 'spfast[completion]'" in capsys.readouterr().err
+
+
+def test_a_run_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = spfast.SequenceParallelConfig(tp_size=8, tp_rank=0, debug_dump=str(tmp_path / "run"))
+    for _ in range(2):
+        spfast.SequenceParallelismPass(config)(load_golden("bf16_static_2layer").before)
+    out = tmp_path / "page.html"
+    assert main(["report", "--run", str(tmp_path / "run"), "-o", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}: 10 of 10 all_reduces rewritten\n"
+    assert "<title>run</title>" in out.read_text("utf-8")
+
+
+def _process(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "spfast", *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        **options,
+    )
+
+
+def test_a_table_is_read_from_a_pipe(saved: Path) -> None:
+    with saved.open("rb") as file:
+        out, err = _process("explain", "-", *RANKS, stdin=file).communicate(timeout=120)
+    assert out.startswith(b"5 all_reduces, 5 rewritten\n") and not err
+
+
+def test_what_comes_from_a_pipe_and_is_no_table(tmp_path: Path) -> None:
+    process = _process("explain", "-", *RANKS, stdin=subprocess.PIPE)
+    _, err = process.communicate(b"nothing of the kind", timeout=120)
+    assert process.returncode == 2 and b"standard input" in err and b"Traceback" not in err
+
+
+def test_a_closed_pipe_ends_with_two_and_without_a_word(saved: Path) -> None:
+    process = _process("explain", str(saved), *RANKS)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait(timeout=120) == 2
+
+
+def test_an_interrupt_ends_without_a_traceback(saved: Path) -> None:
+    process = _process("explain", "-", *RANKS, stdin=subprocess.PIPE)
+    assert process.stdin is not None and process.stderr is not None
+    process.stdin.write(saved.read_bytes())  # it waits for more
+    process.stdin.flush()
+    _wait_until_it_reads(process)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.read() == b"spfast: interrupted\n" and process.wait(timeout=120) == 130
+
+
+def _wait_until_it_reads(process: subprocess.Popen[bytes]) -> None:
+    """Until the pipe to it is empty: it has started, and has taken what there is."""
+    assert process.stdin is not None
+    held = array.array("i", [1])
+    while held[0]:
+        assert process.poll() is None
+        time.sleep(0.05)
+        fcntl.ioctl(process.stdin.fileno(), termios.FIONREAD, held)
 
 
 def test_demo_measures_what_it_shows() -> None:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = (ROOT / "README.md", *sorted(ROOT.glob("bench/*.md")), *sorted(ROOT.glob("docs/*.md")))
+PAGES = tuple(
+    page for folder in (".", "bench", "docs", "examples") for page in sorted(ROOT.glob(f"{folder}/*.md"))
+)
 
 
 @dataclass(frozen=True)

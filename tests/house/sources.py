@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "python" / "spfast"
 _TEXT = (".py", ".pyi", ".h", ".cpp", ".md", ".toml", ".txt", "Makefile", "run")
-_FOLDERS = (".ci", "bench", "cpp", "docs", "python", "tests")
+_FOLDERS = (".ci", "bench", "cpp", "docs", "examples", "python", "tests")
 
 
 def text_files() -> list[Path]:

@@ -47,7 +47,7 @@ def test_nothing_is_left_to_do_in_comments() -> None:
 
 def test_the_library_prints_nothing() -> None:
     for path in PACKAGE.rglob("*.py"):
-        if path != PACKAGE / "cli.py":
+        if PACKAGE / "cli" not in path.parents:
             lines = path.read_text().splitlines()
             prints = re.compile(r"\s*(print\(|sys\.std(out|err)\.write)")
             printing = [line for line in lines if prints.match(line)]

@@ -78,7 +78,8 @@ def test_dumps(by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         config = spfast.SequenceParallelConfig(tp_size=8, tp_rank=0, debug_dump=str(tmp_path))
     spfast.SequenceParallelismPass(config)(load_golden("bf16_static_2layer").before)
     found = {path.name.split(".", 3)[3]: path.read_text() for path in tmp_path.iterdir()}
-    assert set(found) == {"before.py", "after.py", "plan.txt", "result.txt", "patterns.py"}
+    texts = {"before.py", "after.py", "plan.txt", "result.txt", "patterns.py"}
+    assert set(found) == {*texts, "report.html", "drawing.json"}
     assert "all_reduce" in found["before.py"] and "all_reduce" not in found["after.py"]
     assert "reduce_scatter" in found["after.py"]
     assert "def first_all_reduce_rms_norm" in found["patterns.py"]

@@ -5,8 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import fx
+
+if TYPE_CHECKING:
+    from spfast.result import Result
 
 __all__ = ["Dump"]
 
@@ -43,6 +47,14 @@ class Dump:
         if self._folder is None:
             return
         self.text(f"{when}.py", graph.python_code("self", verbose=True).src)
+
+    def report(self, result: Result) -> None:
+        """Writes the result's page, and what it is drawn from: ``spfast report --run`` reads it."""
+        if self._folder is None or result.drawing is None:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        result.report(self._folder / f"{self._name}.report.html", self._name)
+        self.text("drawing.json", result.drawing.to_json())
 
     def text(self, name: str, content: str) -> None:
         """Writes one file whose name ends in ``name``."""

@@ -66,6 +66,7 @@ class SequenceParallelismPass(CustomGraphPass):
         self.result = apply(graph, self.config, registry=self._registry, record_plan=dump.active)
         if dump.active:
             dump.graph(graph, "after")
+            dump.report(self.result)
             dump.text("plan.txt", self.result.plan)
             dump.text("result.txt", f"{self.result}\n")
             dump.text("patterns.py", self._rules().describe())

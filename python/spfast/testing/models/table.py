@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,14 +14,19 @@ from spfast.config import Recognise, SequenceParallelConfig
 from spfast.table import NodeTable
 from spfast.testing.models.capture import capture
 
-__all__ = ["HEADER", "Row", "count", "row_of"]
+__all__ = ["HEADER", "SIZES", "Row", "cells_of", "count", "fold", "unfold"]
 
 TP_SIZE = 4
 HEADER = (
-    "| model | tokens | all_reduces | patterns: rewritten | gathers | bytes a token "
+    "| models | tokens | all_reduces | patterns: rewritten | gathers | bytes a token "
     "| both: rewritten | gathers | bytes a token | why the rest stays |\n"
     "|---|---|---|---|---|---|---|---|---|---|"
 )
+
+# Batch, and whether the length is symbolic, by how the table calls it.
+SIZES = {"1 x 64": (1, False), "4 x 64": (4, False), "1 x s": (1, True), "4 x s": (4, True)}
+# What the table says of one model at one size.
+Cells = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -59,16 +64,13 @@ def count(table: NodeTable, recognise: Recognise) -> Row:
     return Row(sites, int(result), len(added), moved, tuple(sorted(reasons.items())))
 
 
-def row_of(family: str, batch: int, dynamic: bool) -> str:
-    """Captures a model and returns its line of the table."""
+def cells_of(family: str, batch: int, dynamic: bool) -> Cells:
+    """Captures a model and returns what the table says of it."""
     table = NodeTable.from_graph(
         capture(family, batch=batch, length=64, dynamic=dynamic, tp_size=TP_SIZE)
     )
     patterns, both = count(table, "patterns"), count(table, "both")
-    size = f"{batch} x s" if dynamic else f"{batch} x 64"
     cells: Iterable[object] = (
-        family,
-        size,
         both.sites,
         patterns.rewritten,
         patterns.gathers,
@@ -78,7 +80,47 @@ def row_of(family: str, batch: int, dynamic: bool) -> str:
         both.bytes_per_token,
         "; ".join(f"{n}: {reason}" for reason, n in both.left) or "nothing stays",
     )
-    return "| " + " | ".join(map(str, cells)) + " |"
+    return tuple(map(str, cells))
+
+
+def fold(found: Mapping[tuple[str, str], Cells]) -> list[str]:
+    """Writes the table: what is the same of several models, or of all sizes, once.
+
+    Args:
+        found: By model and size.
+
+    Example:
+        >>> fold({(model, size): ("5",) for model in ("a", "b") for size in SIZES})
+        ['| a, b | all | 5 |']
+    """
+    by_model: dict[str, dict[Cells, list[str]]] = {}
+    for (model, size), cells in found.items():
+        by_model.setdefault(model, {}).setdefault(cells, []).append(size)
+    rows: dict[tuple[str, Cells], list[str]] = {}
+    for model, sizes_by_cells in by_model.items():
+        for cells, sizes in sizes_by_cells.items():
+            tokens = "all" if len(sizes) == len(SIZES) else ", ".join(sizes)
+            rows.setdefault((tokens, cells), []).append(model)
+    return [
+        f"| {' | '.join((', '.join(models), tokens, *cells))} |"
+        for (tokens, cells), models in rows.items()
+    ]
+
+
+def unfold(lines: Iterable[str]) -> dict[tuple[str, str], Cells]:
+    """Reads what :func:`fold` wrote.
+
+    Example:
+        >>> unfold(["| a, b | 1 x s | 5 |"])
+        {('a', '1 x s'): ('5',), ('b', '1 x s'): ('5',)}
+    """
+    found: dict[tuple[str, str], Cells] = {}
+    for line in lines:
+        models, tokens, *cells = (cell.strip() for cell in line.strip("| ").split(" | "))
+        for size in SIZES if tokens == "all" else tokens.split(", "):
+            for model in models.split(", "):
+                found[model, size] = tuple(cells)
+    return found
 
 
 def _gathers(graph: fx.Graph) -> list[fx.Node]:

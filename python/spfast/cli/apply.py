@@ -1,0 +1,62 @@
+"""spfast apply: rewrites the graph in a file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from spfast.cli.files import check_output, load, save
+from spfast.cli.options import Commands, add_config, add_file, add_json, config_of
+from spfast.cli.output import DONE, NOTHING_REWRITTEN, emit
+
+__all__ = ["add_to"]
+
+
+def add_to(commands: Commands) -> None:
+    """Adds the command."""
+    parser = commands.add_parser("apply", help="rewrite the graph in FILE")
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="write the result there")
+    parser.add_argument("--plan", action="store_true", help="show every edit")
+    parser.add_argument(
+        "--strict", action="store_true", help="exit with 1 where nothing was rewritten"
+    )
+    add_file(parser)
+    add_config(parser)
+    add_json(parser)
+    parser.set_defaults(run=_apply)
+
+
+def _apply(arguments: argparse.Namespace) -> int:
+    import spfast
+
+    check_output(arguments.file, arguments.output)
+    graph, program = load(arguments.file)
+    result = spfast.apply(graph, config_of(arguments), record_plan=arguments.plan)
+    if arguments.output is not None:
+        save(arguments.output, graph, program)
+    timings = {
+        stage: getattr(result.timings, stage)
+        for stage in ("encode", "match", "plan", "commit", "meta", "total")
+    }
+    record = {
+        "file": str(arguments.file),
+        "output": str(arguments.output) if arguments.output else None,
+        "matched_count": result.matched_count,
+        "by_pattern": dict(result.by_pattern),
+        "skipped": [
+            {"node": site.node, "reason": site.reason, "nearest": site.nearest}
+            for site in result.skipped
+        ],
+        "timings": timings,
+    }
+    lines = [f"{arguments.file}: {result.matched_count} sites rewritten"]
+    lines += [f"  {count:>6,}  {rule}" for rule, count in sorted(result.by_pattern.items())]
+    lines += [f"  left as it was: {site.node}: {site.reason}" for site in result.skipped]
+    lines += [f"  {stage:<7} {seconds * 1e3:>9.3f} ms" for stage, seconds in timings.items()]
+    if arguments.output is not None:
+        lines.append(f"  written to {arguments.output}")
+    if arguments.plan:
+        record["plan"] = result.plan
+        lines.append(result.plan)
+    emit(arguments, record, "\n".join(lines))
+    return NOTHING_REWRITTEN if arguments.strict and not result.matched_count else DONE

@@ -1,0 +1,94 @@
+"""Reads the arguments, runs one command, and turns what went wrong into its exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import sys
+from collections.abc import Sequence
+
+from spfast._core import version
+from spfast.cli import apply, completion, doctor, explain, inspect, measure, report
+from spfast.cli.output import BAD_INPUT, DONE, FAULT, INTERRUPTED
+from spfast.errors import ConfigError, InternalError, SpfastError, VerificationError
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: The arguments without the program's name; None takes those of the process.
+
+    Returns:
+        The exit code.
+
+    Example:
+        >>> main(["inspect", "no_such_file.spfx"])
+        2
+    """
+    try:
+        arguments = _parser().parse_args(argv)
+    except SystemExit as end:  # argparse has said what is wrong, or what was asked for
+        return int(end.code or DONE)
+    try:
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()  # what cannot be written shall not come up after the exit code
+        return code
+    except (VerificationError, InternalError) as error:
+        return _end(FAULT, f"fault: {error}")
+    except ConfigError as error:
+        return _end(BAD_INPUT, f"error: {_with_flags(str(error))}")
+    except BrokenPipeError:
+        # Whoever read has seen enough. Python flushes once more at its end, to nobody's harm then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BAD_INPUT
+    except (SpfastError, OSError) as error:
+        return _end(BAD_INPUT, f"error: {error}")
+    except KeyboardInterrupt:
+        return _end(INTERRUPTED, "interrupted")
+
+
+def _end(code: int, message: str) -> int:
+    print(f"spfast: {message}", file=sys.stderr)
+    return code
+
+
+def _with_flags(message: str) -> str:
+    """A message about a config, in the words of the command line."""
+    message = message.replace(" in the config", "")
+    message = re.sub(r"\bgroups\['([^']*)'\]", r"--group \1", message)
+    fields = "tp_size|tp_rank|group_name|divisibility|recognise"
+
+    def flag(match: re.Match[str]) -> str:
+        return f"--{match[1].replace('_', '-')}{' ' if match[2] else ''}"
+
+    return re.sub(rf"(?<![-\w])({fields})(=?)\b", flag, message)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="spfast",
+        description="Sequence parallelism for torch.fx graphs, at native speed.",
+        epilog="exit codes: 0 done, 1 nothing rewritten with --strict, 2 bad input, 3 a fault, "
+        "130 interrupted",
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="say the version, and torch's")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (measure, apply, explain, report, inspect, doctor):
+        command.add_to(commands)
+    completion.add_to(commands, _parser)
+    return parser
+
+
+class _Version(argparse.Action):
+    """Says the versions, of torch as well: what a bug report needs."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import torch
+
+        print(f"spfast {version} (torch {torch.__version__}, Python {platform.python_version()})")
+        parser.exit()

@@ -1,0 +1,95 @@
+"""The graphs in files: tables and exported programs."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spfast.cli.output import check_writable
+from spfast.errors import FileFormatError
+
+if TYPE_CHECKING:
+    from torch import fx
+    from torch.export import ExportedProgram
+
+__all__ = ["check_output", "load", "save"]
+
+
+_STDIN = Path("-")
+
+
+def load(path: Path) -> tuple[fx.Graph, ExportedProgram | None]:
+    """Reads the graph in a file, and the program that it is part of; ``-`` is standard input."""
+    if path == _STDIN:
+        return _load_piped(), None
+    if path.is_dir() or not path.exists():
+        raise FileNotFoundError(f"{path} is not a file: pass a .spfx table or a .pt2 program")
+    if path.suffix == ".spfx":
+        from spfast import NodeTable
+        from spfast.testing import ops
+
+        # A file may come from a machine that has vLLM: declare its operators where it is not.
+        ops.declare()
+        return NodeTable.load(path).to_graph(), None
+    if path.suffix == ".pt2":
+        program = _load_program(path)
+        return program.graph_module.graph, program
+    raise FileFormatError(f"{path} is of no kind that is known: pass a .spfx table or a .pt2")
+
+
+def _load_piped() -> fx.Graph:
+    """A table from standard input, which the core reads from a file of its own."""
+    with tempfile.NamedTemporaryFile(suffix=".spfx") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        file.flush()
+        try:
+            return load(Path(file.name))[0]
+        except FileFormatError as error:
+            raise FileFormatError(str(error).replace(file.name, "standard input")) from None
+
+
+def _load_program(path: Path) -> ExportedProgram:
+    import torch
+
+    # Registers the collectives that an exported program may call.
+    import torch.distributed._functional_collectives  # noqa: F401
+
+    try:
+        return torch.export.load(path)
+    except Exception as error:  # torch.export raises whatever its reader stumbled over
+        raise FileFormatError(
+            f"{path} is no exported program that torch {torch.__version__} can read "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason'})"
+        ) from error
+
+
+def check_output(source: Path, output: Path | None) -> None:
+    """Refuses an impossible -o before any work is done."""
+    if output is None:
+        return
+    check_writable(output)
+    if output.suffix == ".spfx":
+        return
+    if output.suffix == ".pt2" and source.suffix == ".pt2":
+        return
+    raise FileFormatError(
+        f"{output} cannot be written from {source}: pass a name that ends in .spfx"
+        f"{' or .pt2' if source.suffix == '.pt2' else ''}"
+    )
+
+
+def save(output: Path, graph: fx.Graph, program: ExportedProgram | None) -> None:
+    """Writes what :func:`load` read."""
+    if output.suffix == ".spfx":
+        from spfast import NodeTable
+
+        NodeTable.from_graph(graph).save(str(output))
+        return
+    import torch
+
+    assert program is not None
+    program.graph_module.recompile()
+    torch.export.save(program, output)

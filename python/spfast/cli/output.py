@@ -1,0 +1,70 @@
+"""How a command ends, and what it prints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "BAD_INPUT",
+    "DONE",
+    "FAULT",
+    "INTERRUPTED",
+    "NOTHING_REWRITTEN",
+    "ProgressBar",
+    "check_writable",
+    "emit",
+]
+
+DONE, NOTHING_REWRITTEN, BAD_INPUT, FAULT = 0, 1, 2, 3
+INTERRUPTED = 130  # as shells have it: 128 and the signal's number
+
+
+def check_writable(output: Path) -> None:
+    """Refuses a file that cannot be written, before any work is done.
+
+    Raises:
+        OSError: It is a folder, it may not be written, or its folder is not there.
+    """
+    if output.is_dir():
+        raise IsADirectoryError(f"-o {output} is a folder: pass the name of a file")
+    if not output.parent.is_dir():
+        raise FileNotFoundError(
+            f"-o {output} cannot be written: there is no folder {output.parent}"
+        )
+    if not os.access(output if output.exists() else output.parent, os.W_OK):
+        raise PermissionError(f"-o {output} cannot be written: permission is denied")
+
+
+def emit(arguments: argparse.Namespace, record: Any, text: str) -> None:
+    """Prints the record as JSON where that was asked for, else the text."""
+    print(json.dumps(record, indent=2) if arguments.json else text)
+
+
+class ProgressBar:
+    """One line on a terminal's stderr, once the work has taken longer than a second."""
+
+    WIDTH = 24
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._shown = False
+
+    def show(self, share: float, what: str) -> None:
+        """Draws the bar anew."""
+        if not sys.stderr.isatty() or time.monotonic() - self._start < 1.0:
+            return
+        self._shown = True
+        filled = round(share * self.WIDTH)
+        bar = "#" * filled + "." * (self.WIDTH - filled)
+        print(f"\r\x1b[K[{bar}] {share:4.0%} {what}", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Takes the bar off the screen."""
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,125 @@
+"""What a page is drawn from: the graphs of one call before and after, and the fate of each site."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from torch import fx
+
+from spfast.errors import FileFormatError
+from spfast.patterns import Registry
+from spfast.report.rows import Row, rows_of
+
+__all__ = ["Drawing", "Site"]
+
+# (node, rewritten, rule, reason, nearest)
+Site = tuple[str, bool, str, str, str]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Both states of every graph of a call, as plain rows.
+
+    Attributes:
+        before: The rows of each graph before the rewrite, by the path under which it is called; the
+            graph that was given has the empty path.
+        after: Likewise after it.
+        sites: What became of each all_reduce, in graph order.
+    """
+
+    before: Mapping[str, tuple[Row, ...]]
+    after: Mapping[str, tuple[Row, ...]]
+    sites: tuple[Site, ...]
+
+    @classmethod
+    def begin(cls, graphs: Mapping[str, fx.Graph], registry: Registry) -> Drawing:
+        """Takes down graphs that are about to be rewritten."""
+        return cls({path: rows_of(graph, registry) for path, graph in graphs.items()}, {}, ())
+
+    def end(
+        self, graphs: Mapping[str, fx.Graph], registry: Registry, sites: Iterable[Site]
+    ) -> Drawing:
+        """Takes down the same graphs afterwards."""
+        after = {path: rows_of(graph, registry) for path, graph in graphs.items()}
+        return Drawing(self.before, after, tuple(sites))
+
+    def to_json(self) -> str:
+        """Returns it as text that :meth:`from_json` reads."""
+        return json.dumps(
+            {
+                "before": {
+                    path: [astuple(row) for row in rows] for path, rows in self.before.items()
+                },
+                "after": {
+                    path: [astuple(row) for row in rows] for path, rows in self.after.items()
+                },
+                "sites": self.sites,
+            },
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Drawing:
+        """Reads what :meth:`to_json` wrote.
+
+        Raises:
+            FileFormatError: It is something else.
+        """
+        try:
+            data = json.loads(text)
+            before, after = (
+                {
+                    path: tuple(Row(*fields[:3], tuple(fields[3]), *fields[4:]) for fields in rows)
+                    for path, rows in data[side].items()
+                }
+                for side in ("before", "after")
+            )
+            return cls(before, after, tuple(tuple(site) for site in data["sites"]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FileFormatError(f"this is no drawing that spfast wrote ({error})") from None
+
+    def joined(self, other: Drawing, at: str) -> Drawing:
+        """Returns one drawing of both, the other's graphs and sites under the path ``at``."""
+
+        def under(path: str) -> str:
+            return f"{at}.{path}" if path else at
+
+        return Drawing(
+            {**self.before, **{under(path): rows for path, rows in other.before.items()}},
+            {**self.after, **{under(path): rows for path, rows in other.after.items()}},
+            (*self.sites, *((under(site[0]), *site[1:]) for site in other.sites)),
+        )
+
+    def write(self, path: str | os.PathLike[str], title: str = "spfast") -> None:
+        """Writes the page, whole or not at all.
+
+        Args:
+            path: The file; one that is there is replaced.
+            title: What the page is called.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        from spfast.report.page import page
+
+        text, target = page(self, title), Path(path)
+        handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with open(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.chmod(scratch, 0o666 & ~_umask())
+            os.replace(scratch, target)
+        except BaseException:
+            os.unlink(scratch)
+            raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
