@@ -10,6 +10,7 @@
 #include "fx/commit.h"
 #include "rewrite/assumptions.h"
 #include "rewrite/planner.h"
+#include "rewrite/region_ends.h"
 #include "table/targets.h"
 
 namespace spfast {
@@ -220,8 +221,10 @@ py::object Job::commit(const py::list& created, const py::list& resized,
   return fx::commit(graph_, encoded_, plan_, {created, resized, described}, targets);
 }
 
-std::string Job::reason_of(const Site& site) {
-  return format_reason(encoded_.table, groups_, sites_.classes, site.reason);
+std::string Job::reason_of(const Site& site) { return text_of(site.reason); }
+
+std::string Job::text_of(const Reason& reason) {
+  return format_reason(encoded_.table, groups_, sites_.classes, reason);
 }
 
 py::list Job::calls() const {
@@ -232,7 +235,8 @@ py::list Job::calls() const {
 
 py::list Job::reports() {
   const bool any_left = planned_sites() < matches_.anchors.size();
-  if (any_left) encoded_.read_names();  // reasons are formatted with them
+  const std::map<uint32_t, Reason> ends = region_ends(encoded_.table, matches_, sites_);
+  if (any_left || !ends.empty()) encoded_.read_names();  // reasons are formatted with them
   // The row-wise view of the all_reduces, where it had a look at them.
   std::vector<const Site*> row_sites(matches_.anchors.size(), nullptr);
   for (const Site& site : sites_.sites) {
@@ -266,6 +270,10 @@ py::list Job::reports() {
     }
     if (!rewritten && report.outcome == Outcome::kNoMatch && report.failure.rule != kNone) {
       nearest = format_failure(encoded_.table, rules_->programs, report.failure);
+    }
+    if (rewritten) {
+      const auto end = ends.find(static_cast<uint32_t>(i));
+      reason = end == ends.end() ? std::string() : text_of(end->second);
     }
     out.append(py::make_tuple(encoded_.name(matches_.anchors[i].all_reduce), rewritten, rule,
                               reason, nearest));

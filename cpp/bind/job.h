@@ -63,6 +63,7 @@ class Job {
  private:
   void read_missing(std::vector<NodeId>& missing);
   [[nodiscard]] std::string reason_of(const Site& site);
+  [[nodiscard]] std::string text_of(const Reason& reason);
 
   py::object graph_;
   std::shared_ptr<const Rules> rules_;
