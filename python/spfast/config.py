@@ -120,6 +120,8 @@ class SequenceParallelConfig:
             more collectives only where that saves as many bytes for each; an all_reduce counts as
             two. The default is what ``bench/gpu/collective_cost.py`` measured on two H200. A
             stream of fewer than 64 MiB is reckoned as one of so many.
+        local_outputs: Places among what the graph returns: these values its caller takes as this
+            rank's rows, where they are such, and gathers. For streams of two dims.
         validate: Prove every rewritten graph with the verifier.
         debug_dump: A folder for the graph before and after and for the patterns; None asks the
             environment variable SPFAST_DEBUG_DUMP.
@@ -154,6 +156,7 @@ class SequenceParallelConfig:
     recognise: Recognise = "both"
     replicated: Replicated | Collection[str] | Callable[[fx.Node], bool] = "infer"
     collective_cost: int = 1_600_000
+    local_outputs: tuple[int, ...] = ()
     validate: bool = False
     debug_dump: str | None = None
     gather_bytes: bool | None = None
@@ -184,13 +187,10 @@ class SequenceParallelConfig:
         check_choice("divisibility", self.divisibility, get_args(Divisibility))
         check_choice("recognise", self.recognise, get_args(Recognise))
         self._set("replicated", as_replicated(self.replicated, get_args(Replicated)))
-        for name in (
-            "use_inductor_graph_partition",
-            "validate",
-            "gather_quantized",
-        ):
+        for name in ("use_inductor_graph_partition", "validate", "gather_quantized"):
             check_choice(name, getattr(self, name), (True, False))
         check_choice("gather_bytes", self.gather_bytes, (True, False, None))
+        self._set("local_outputs", as_tuple("local_outputs", self.local_outputs, int))
         self._set("splitting_ops", as_tuple("splitting_ops", self.splitting_ops, str))
         self._set("thresholds", as_tuple("thresholds", self.thresholds, Threshold))
         if self.debug_dump is not None:
@@ -238,11 +238,12 @@ class SequenceParallelConfig:
             >>> SequenceParallelConfig(replicated=["x", "body.y"]).inside("body.").replicated
             ('y',)
         """
-        chosen = self.replicated
-        if not path or isinstance(chosen, str) or callable(chosen):
+        if not path:
             return self
-        names = [name.removeprefix(path) for name in chosen if name.startswith(path)]
-        return dataclasses.replace(self, replicated=names)
+        chosen = self.replicated
+        if not isinstance(chosen, str) and not callable(chosen):
+            chosen = [name.removeprefix(path) for name in chosen if name.startswith(path)]
+        return dataclasses.replace(self, replicated=chosen, local_outputs=())
 
     def _check_group_name(self) -> None:
         """Where two fields speak of one group they must say the same."""
@@ -267,7 +268,8 @@ class SequenceParallelConfig:
         for name in ("dtype", "device"):
             fields[name] = None if fields[name] is None else str(fields[name])
         fields["groups"] = {name: list(given) for name, given in dict(self.groups).items()}
-        fields["splitting_ops"] = list(self.splitting_ops)
+        for name in ("splitting_ops", "local_outputs"):
+            fields[name] = list(fields[name])
         if callable(self.replicated):
             name = getattr(self.replicated, "__qualname__", type(self.replicated).__qualname__)
             fields["replicated"] = f"{self.replicated.__module__}.{name}"
