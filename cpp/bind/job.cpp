@@ -10,6 +10,7 @@
 #include "fx/commit.h"
 #include "rewrite/assumptions.h"
 #include "rewrite/planner.h"
+#include "rewrite/region_ends.h"
 #include "table/targets.h"
 
 namespace spfast {
@@ -98,8 +99,29 @@ void Job::set_groups(const py::sequence& infos) {
   }
 }
 
+namespace {
+
+// The values at these places of what a graph returns, those that it returns once.
+std::vector<LocalOutput> returned(const NodeTable& table, const std::vector<size_t>& places) {
+  std::vector<LocalOutput> found;
+  if (places.empty()) return found;
+  const NodeId output = table.size() - 1;
+  const auto args = table.args(output);
+  if (table.op(output) != Op::kOutput || args.empty() || !is_sequence(args[0].tag)) return found;
+  const auto items = table.items(args[0]);
+  for (const size_t place : places) {
+    if (place >= items.size() || !items[place].is_node()) continue;
+    if (std::count(items.begin(), items.end(), items[place]) != 1) continue;
+    found.push_back({output, items[place].payload});
+  }
+  return found;
+}
+
+}  // namespace
+
 void Job::match(bool patterns, bool rowwise, bool gather_bytes, bool trust_unknown,
-                const py::sequence& replicated, int64_t collective_cost) {
+                const py::sequence& replicated, int64_t collective_cost,
+                const std::vector<size_t>& local_outputs) {
   Trust trust{trust_unknown, {}};
   for (const py::handle place : replicated) {
     trust.replicated.push_back(place.cast<NodeId>());
@@ -113,6 +135,12 @@ void Job::match(bool patterns, bool rowwise, bool gather_bytes, bool trust_unkno
   rowwise_ = rowwise;
   gather_bytes_ = gather_bytes;
   costs_.collective = collective_cost;
+  // A flattened stream has other rows than what its caller knows.
+  const bool flat =
+      std::all_of(matches_.anchors.begin(), matches_.anchors.end(), [&](const Anchor& anchor) {
+        return encoded_.table.dims(encoded_.table.meta(anchor.all_reduce)).size() == 2;
+      });
+  if (flat) costs_.local_outputs = returned(encoded_.table, local_outputs);
   effects_.emplace(encoded_.table);
   replication_.emplace(encoded_.table, *effects_, rules_->rows, rules_->families, groups_,
                        std::move(trust));
@@ -220,8 +248,10 @@ py::object Job::commit(const py::list& created, const py::list& resized,
   return fx::commit(graph_, encoded_, plan_, {created, resized, described}, targets);
 }
 
-std::string Job::reason_of(const Site& site) {
-  return format_reason(encoded_.table, groups_, sites_.classes, site.reason);
+std::string Job::reason_of(const Site& site) { return text_of(site.reason); }
+
+std::string Job::text_of(const Reason& reason) {
+  return format_reason(encoded_.table, groups_, sites_.classes, reason);
 }
 
 py::list Job::calls() const {
@@ -232,7 +262,8 @@ py::list Job::calls() const {
 
 py::list Job::reports() {
   const bool any_left = planned_sites() < matches_.anchors.size();
-  if (any_left) encoded_.read_names();  // reasons are formatted with them
+  const std::map<uint32_t, Reason> ends = region_ends(encoded_.table, matches_, sites_);
+  if (any_left || !ends.empty()) encoded_.read_names();  // reasons are formatted with them
   // The row-wise view of the all_reduces, where it had a look at them.
   std::vector<const Site*> row_sites(matches_.anchors.size(), nullptr);
   for (const Site& site : sites_.sites) {
@@ -266,6 +297,10 @@ py::list Job::reports() {
     }
     if (!rewritten && report.outcome == Outcome::kNoMatch && report.failure.rule != kNone) {
       nearest = format_failure(encoded_.table, rules_->programs, report.failure);
+    }
+    if (rewritten) {
+      const auto end = ends.find(static_cast<uint32_t>(i));
+      reason = end == ends.end() ? std::string() : text_of(end->second);
     }
     out.append(py::make_tuple(encoded_.name(matches_.anchors[i].all_reduce), rewritten, rule,
                               reason, nearest));
@@ -302,7 +337,8 @@ void bind_job(py::module_& module) {
       .def("set_groups", &Job::set_groups, py::arg("infos"))
       .def("match", &Job::match, py::arg("patterns") = true, py::arg("rowwise") = false,
            py::arg("gather_bytes") = false, py::arg("trust_unknown") = true,
-           py::arg("replicated") = py::tuple(), py::arg("collective_cost") = Costs{}.collective)
+           py::arg("replicated") = py::tuple(), py::arg("collective_cost") = Costs{}.collective,
+           py::arg("local_outputs") = std::vector<size_t>())
       .def("assumptions", &Job::assumptions)
       .def("examine", &Job::examine)
       .def("classes", &Job::classes)

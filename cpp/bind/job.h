@@ -35,9 +35,11 @@ class Job {
   // For each of them (size, rank, problem); a problem that is not empty leaves its sites alone.
   void set_groups(const py::sequence& infos);
   // With the rules, and whether examine() follows row-wise operators too. `replicated`: inputs, by
-  // their place in the graph, that all ranks have the same.
+  // their place in the graph, that all ranks have the same. `local_outputs`: which of the values
+  // that the graph returns it may return as this rank's rows.
   void match(bool patterns, bool rowwise, bool gather_bytes, bool trust_unknown,
-             const py::sequence& replicated, int64_t collective_cost);
+             const py::sequence& replicated, int64_t collective_cost,
+             const std::vector<size_t>& local_outputs);
   // Finds the sites and their token classes; reads what it needs to know of values.
   void examine();
   // (tokens as an int or SymInt, index of the group) of each class that was not refused.
@@ -63,6 +65,7 @@ class Job {
  private:
   void read_missing(std::vector<NodeId>& missing);
   [[nodiscard]] std::string reason_of(const Site& site);
+  [[nodiscard]] std::string text_of(const Reason& reason);
 
   py::object graph_;
   std::shared_ptr<const Rules> rules_;

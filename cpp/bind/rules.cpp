@@ -161,6 +161,15 @@ RowRule read_row_rule(py::handle from) {
   for (const py::handle buffer : from.attr("buffers")) {
     rule.buffers.push_back(buffer.cast<std::string>());
   }
+  rule.groups = from.attr("groups").cast<std::string>();
+  rule.block = from.attr("block").cast<int64_t>();
+  for (const py::handle where : from.attr("block_if")) {
+    if (py::isinstance<py::int_>(where)) {
+      rule.block_if.push_back(where.cast<int32_t>());
+    } else {
+      rule.block_if_keywords.push_back(where.cast<std::string>());
+    }
+  }
   return rule;
 }
 

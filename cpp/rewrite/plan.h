@@ -86,6 +86,7 @@ struct Edit {
 struct TokenClass {
   Dim tokens;
   uint32_t group = 0;      // index into the groups
+  int64_t ranks = 1;       // that share the tokens
   NodeId example = kNone;  // an all_reduce that has it
   std::string refused;     // not empty: why its sites stay
 };

@@ -57,6 +57,7 @@ class Planner {
     if (turn.node == anchor.all_reduce) {
       scatter(site);
       gatherer_.gather_outputs(site, anchor.reduced);
+      return_rows(anchor.reduced);
       draft_.edits.may_die(anchor.reduced);
       draft_.edits.may_die(anchor.all_reduce);
       draft_.edits.may_die(anchor.call);
@@ -79,7 +80,18 @@ class Planner {
         fix_dims(site, node);
       }
     }
-    if (!is_tuple(node)) gatherer_.gather_outputs(site, node);
+    if (is_tuple(node)) return;
+    gatherer_.gather_outputs(site, node);
+    return_rows(node);
+  }
+
+  // What the caller takes as this rank's rows.
+  void return_rows(NodeId value) {
+    for (const NodeId user : table_.users(value)) {
+      SPFAST_WORK(1);
+      if (!uses_.leaves_as_rows(user, value) || draft_.local[value] == value) continue;
+      draft_.edits.rewire(user, value, draft_.local[value]);
+    }
   }
 
   void scatter(const Site& site) {

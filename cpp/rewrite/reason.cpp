@@ -71,6 +71,12 @@ std::string format_reason(const NodeTable& table, std::span<const GroupInfo> gro
     case Reason::Kind::kStream:
       return "the stream changes between " + label(reason.other) + " and " + call(reason.node) +
              ", which reads it";
+    case Reason::Kind::kBlocks: {
+      const TokenClass& one = classes[reason.b];
+      return call(reason.node) + " lays its result out in blocks of " + std::to_string(reason.a) +
+             " tokens, and a rank's share of " + table.format_dims({&one.tokens, 1}) +
+             " is not known to be whole blocks";
+    }
     case Reason::Kind::kQuantised:
       return call(reason.node) + " quantises it, and quantised values are not to be gathered";
     case Reason::Kind::kNeedsAll:

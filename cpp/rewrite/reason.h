@@ -33,6 +33,7 @@ struct Reason {
     kLeadingDims,    // node: a value whose leading dims nothing in the graph tells
     kOtherTokens,    // node: an operator, other: an operand with rows of other tokens
     kStream,         // node: runs on another stream than other, which it reads
+    kBlocks,         // node: an operator whose result lies in blocks of a tokens, b: token class
     kQuantised,      // node: a quantised value, which is not to be sharded
     kNeedsAll,       // node: who reads the reduced value and needs all tokens
     kUnread,         // node: a reduced value that nobody reads

@@ -70,6 +70,9 @@ class RowReader {
   [[nodiscard]] bool is_row_here(NodeId node, NodeId root, const RowLayout& layout) const;
   [[nodiscard]] bool named(NodeId node, const std::vector<std::string>& keywords,
                            NodeId name) const;
+  [[nodiscard]] bool is_written(NodeId node, const RowRule& rule, NodeId name) const;
+  [[nodiscard]] bool groups_tokens(NodeId node, const RowRule& rule) const;
+  [[nodiscard]] bool cuts_blocks(NodeId node, const RowRule& rule) const;
   [[nodiscard]] bool is_buffer(NodeId name, const RowLayout& layout) const;
 
   const NodeTable& table_;

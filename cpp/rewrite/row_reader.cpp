@@ -55,6 +55,11 @@ const std::vector<RowOperand>& RowReader::read(NodeId node, const RowLayout& lay
     features_ = layout.features[root];
   }
   bool ok = class_ != kNone;
+  if (ok && groups_tokens(node, *rule)) ok = false;
+  if (ok && cuts_blocks(node, *rule)) {
+    ok = false;
+    why_ = {Reason::Kind::kBlocks, node, kNone, static_cast<uint64_t>(rule->block), class_};
+  }
   for (RowOperand& operand : operands_) {
     if (!ok) break;
     const bool here = is_row_here(node, operand.root, layout) || !layout.is_row(operand.root);
@@ -93,7 +98,7 @@ RowRole RowReader::role_of(NodeId node, const RowRule& rule, const RowOperand& o
                            const RowLayout& layout) {
   using Family = RowRule::Family;
   if (rule.family == Family::kRows) {
-    if (named(node, rule.buffers, operand.name)) {
+    if (is_written(node, rule, operand.name)) {
       return is_buffer(operand.name, layout) ? RowRole::kBuffer : RowRole::kNeedsAll;
     }
     const auto args = table_.args(node);
@@ -132,6 +137,68 @@ bool RowReader::named(NodeId node, const std::vector<std::string>& keywords, Nod
     if (std::find(keywords.begin(), keywords.end(), key) != keywords.end()) return true;
   }
   return false;
+}
+
+// The second version of auto_functionalized lists what is written to, and counts into that list;
+// an argument of which it says more is a part of its base.
+bool RowReader::is_written(NodeId node, const RowRule& rule, NodeId name) const {
+  if (named(node, rule.buffers, name)) return true;
+  const auto of = [&](const std::string& key) {
+    const auto pairs = table_.kwargs(node);
+    for (size_t i = 0; i < pairs.size(); i += 2) {
+      if (table_.string(pairs[i].payload) == key) return pairs[i + 1];
+    }
+    return Value{};
+  };
+  const Value list = of("_all_bases");
+  if (!is_sequence(list.tag)) return false;
+  const auto bases = table_.items(list);
+  if (std::count(bases.begin(), bases.end(), Value{Tag::kNode, name}) != 1) return false;
+  const auto is_base = [&](const std::string& buffer) {
+    const std::string key = "_" + buffer + "_";
+    const Value index = of(key + "base_index");
+    if (index.tag != Tag::kInt) return false;
+    const auto at = static_cast<size_t>(table_.as_int(index));
+    const bool part =
+        of(key + "size").tag != Tag::kAbsent || of(key + "slice_dim").tag != Tag::kAbsent;
+    return !part && at < bases.size() && bases[at] == Value{Tag::kNode, name};
+  };
+  return std::any_of(rule.buffers.begin(), rule.buffers.end(), is_base);
+}
+
+// Whether an operand without rows has one number for some of the tokens.
+bool RowReader::groups_tokens(NodeId node, const RowRule& rule) const {
+  if (rule.groups.empty()) return false;
+  const auto pairs = table_.kwargs(node);
+  for (size_t i = 0; i < pairs.size(); i += 2) {
+    const Value sizes = pairs[i + 1];
+    if (table_.string(pairs[i].payload) != rule.groups || sizes.tag == Tag::kNoneType) continue;
+    const auto items = is_sequence(sizes.tag) ? table_.items(sizes) : std::span<const Value>();
+    return items.empty() || items[0].tag != Tag::kInt || table_.as_int(items[0]) != -1;
+  }
+  return false;
+}
+
+// Whether a shard of the operator's result would not be whole blocks of the full one.
+bool RowReader::cuts_blocks(NodeId node, const RowRule& rule) const {
+  if (rule.block == 1) return false;
+  const TokenClass& one = classes_[class_];
+  if (!one.tokens.is_expr() && one.tokens.raw % (rule.block * one.ranks) == 0) return false;
+  const auto plain = [&](Value value) { return value.tag == Tag::kBool && value.payload == 0; };
+  const auto args = table_.args(node);
+  for (const int32_t position : rule.block_if) {
+    const auto at = static_cast<size_t>(position);
+    if (at < args.size() && plain(args[at])) return false;
+  }
+  const auto pairs = table_.kwargs(node);
+  for (size_t i = 0; i < pairs.size(); i += 2) {
+    const auto& names = rule.block_if_keywords;
+    const std::string& key = table_.string(pairs[i].payload);
+    if (std::find(names.begin(), names.end(), key) != names.end() && plain(pairs[i + 1])) {
+      return false;
+    }
+  }
+  return true;
 }
 
 // Operands broadcast from the last dim on, so every operand has as many feature dims.

@@ -62,6 +62,7 @@ bool RowUses::is_read_outside(NodeId root) const {
         names.push_back(user);
         continue;
       }
+      if (names[i] == root && sites_.leaves_as_rows(user, root)) continue;
       // A buffer like the value is made anew, like its shard.
       if (buffers_.contains(user)) continue;
       const auto use =

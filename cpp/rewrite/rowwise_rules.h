@@ -29,6 +29,13 @@ struct RowRule {
   std::vector<int32_t> rows;          // kRows: positions of the operands that have rows
   std::vector<std::string> keywords;  // and their keywords
   std::vector<std::string> buffers;   // keywords of operands that are written to and have rows
+  // kRows: a result lies in blocks of so many tokens, where one of these arguments is true.
+  int64_t block = 1;
+  std::vector<int32_t> block_if;
+  std::vector<std::string> block_if_keywords;
+  // kRows: a keyword of group sizes. An operand that is the same for all tokens has no group of
+  // some of them: the first size is that of all, or there are none.
+  std::string groups;
 };
 
 class RowRules {

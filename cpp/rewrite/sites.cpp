@@ -35,12 +35,13 @@ class Examiner {
         effects_(effects),
         replication_(replication),
         rows_(rows),
-        costs_(costs),
+        costs_(std::move(costs)),
         classes_(table, groups, refused, out_.classes),
         names_(table, effects, out_.missing),
         layouts_(table, rows),
         stamp_(table.size(), kNone) {
-    for (const UnknownValue& one : unknown) unknown_.try_emplace(one.anchor, one.node);
+    for (const auto& one : unknown) unknown_.try_emplace(one.anchor, one.node);
+    out_.local_outputs = costs_.local_outputs;
   }
 
   Sites run() {

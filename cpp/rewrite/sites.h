@@ -2,6 +2,7 @@
 // its rewrite can be proved right. What the examination needs to know about values it asks for.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <vector>
 
@@ -46,18 +47,33 @@ struct Site {
   Reason reason;
 };
 
+// A value that leaves the graph as this rank's rows: who called it gathers them.
+struct LocalOutput {
+  NodeId output = kNone;
+  NodeId value = kNone;
+  friend bool operator==(const LocalOutput&, const LocalOutput&) = default;
+};
+
 struct Sites {
   std::vector<Site> sites;  // one for each match; then the row-wise ones
   std::vector<TokenClass> classes;
+  std::vector<LocalOutput> local_outputs;
   bool gather_bytes = false;           // collectives take no float8: it is gathered as bytes
   RowLayout layout;                    // of what the row-wise view reached
   std::map<NodeId, Reason> not_grown;  // why operators that it knows end its regions, where not all
                                        // tokens are needed
   std::vector<NodeId> missing;         // values whose meta is needed; ask again when it is there
+
+  [[nodiscard]] bool leaves_as_rows(NodeId user, NodeId value) const {
+    return std::find(local_outputs.begin(), local_outputs.end(), LocalOutput{user, value}) !=
+           local_outputs.end();
+  }
 };
 
 // What collectives cost beside the bytes that they move.
 struct Costs {
+  // Values that nobody need gather.
+  std::vector<LocalOutput> local_outputs;
   // Of one more collective, in bytes: 6.1 us at 256 GB/s on two H200
   // (bench/gpu/collective_cost.py).
   int64_t collective = 1600000;

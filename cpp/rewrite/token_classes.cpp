@@ -28,7 +28,7 @@ bool TokenClasses::find(Site& site, const Anchor& anchor) {
   site.token_class = place->second;
   if (fresh) {
     const auto refusal = refusals_.find(key);
-    classes_.push_back({tokens, group_index, anchor.all_reduce,
+    classes_.push_back({tokens, group_index, group.size, anchor.all_reduce,
                         refusal == refusals_.end() ? std::string() : *refusal->second});
   }
   if (!classes_[site.token_class].refused.empty()) {

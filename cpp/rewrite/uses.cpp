@@ -46,7 +46,12 @@ Use Uses::use_of(NodeId user, NodeId name) const {
       return use_of(site, site.operands[known->second]);
     }
   }
-  return buffer_uses_.contains(pair_key(user, name)) ? Use::kLocal : Use::kFull;
+  const bool rows = buffer_uses_.contains(pair_key(user, name)) || leaves_as_rows(user, name);
+  return rows ? Use::kLocal : Use::kFull;
+}
+
+bool Uses::leaves_as_rows(NodeId user, NodeId name) const {
+  return draft_.site_of[name] != kNone && sites_.leaves_as_rows(user, name);
 }
 
 Use Uses::use_of(const Site& site, const SiteOperand& operand) const {

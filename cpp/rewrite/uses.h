@@ -17,6 +17,8 @@ class Uses {
   explicit Uses(const Draft& draft);
   // How a node reads a value under this name.
   [[nodiscard]] Use use_of(NodeId user, NodeId name) const;
+  // Whether a value of a site is returned as a shard.
+  [[nodiscard]] bool leaves_as_rows(NodeId user, NodeId name) const;
 
  private:
   [[nodiscard]] bool only_fills(NodeId user, NodeId buffer) const;

@@ -21,6 +21,7 @@ from spfast.fields import (
     check_choice,
     check_int,
 )
+from spfast.ranges import Range
 from spfast.thresholds import DEFAULT_THRESHOLDS, DeviceKind, Threshold, threshold_tokens
 
 if TYPE_CHECKING:
@@ -42,45 +43,6 @@ Divisibility = Literal["guard", "prove", "assume"]
 Recognise = Literal["patterns", "rowwise", "both"]
 # Also a collection of names of graph inputs, or a predicate of input nodes.
 Replicated = Literal["infer", "prove"]
-
-
-@dataclass(frozen=True)
-class Range:
-    """A range of token counts that one graph is compiled for, both ends included.
-
-    Attributes:
-        start: The smallest token count.
-        end: The largest.
-
-    Raises:
-        ConfigError: An end is not a whole number, is negative, or lies before the start.
-
-    Example:
-        >>> Range(1024, 8192).is_single_size()
-        False
-    """
-
-    start: int
-    end: int
-
-    def __post_init__(self) -> None:
-        for name in ("start", "end"):
-            check_int(f"Range.{name}", getattr(self, name), minimum=0)
-        if self.end < self.start:
-            raise ConfigError(
-                f"Range({self.start}, {self.end}) ends before it starts: "
-                f"pass Range({self.end}, {self.start}) or correct one end"
-            )
-
-    def is_single_size(self) -> bool:
-        """Says whether the range holds exactly one token count."""
-        return self.start == self.end
-
-    def __contains__(self, tokens: object) -> bool:
-        return isinstance(tokens, int) and self.start <= tokens <= self.end
-
-    def __str__(self) -> str:
-        return f"[{self.start}, {self.end}]"
 
 
 @dataclass(frozen=True)
@@ -122,6 +84,8 @@ class SequenceParallelConfig:
             stream of fewer than 64 MiB is reckoned as one of so many.
         merge_sums: Whether reductions of which only the sum is read become one first
             (docs/training.md), which rounds in another order.
+        local_outputs: Places among what the graph returns: these values its caller takes as this
+            rank's rows, where they are such, and gathers. For streams of two dims.
         validate: Prove every rewritten graph with the verifier.
         debug_dump: A folder for the graph before and after and for the patterns; None asks the
             environment variable SPFAST_DEBUG_DUMP.
@@ -157,6 +121,7 @@ class SequenceParallelConfig:
     replicated: Replicated | Collection[str] | Callable[[fx.Node], bool] = "infer"
     collective_cost: int = 1_600_000
     merge_sums: bool = True
+    local_outputs: tuple[int, ...] = ()
     validate: bool = False
     debug_dump: str | None = None
     gather_bytes: bool | None = None
@@ -187,14 +152,10 @@ class SequenceParallelConfig:
         check_choice("divisibility", self.divisibility, get_args(Divisibility))
         check_choice("recognise", self.recognise, get_args(Recognise))
         self._set("replicated", as_replicated(self.replicated, get_args(Replicated)))
-        for name in (
-            "use_inductor_graph_partition",
-            "merge_sums",
-            "validate",
-            "gather_quantized",
-        ):
+        for name in ("use_inductor_graph_partition", "merge_sums", "validate", "gather_quantized"):
             check_choice(name, getattr(self, name), (True, False))
         check_choice("gather_bytes", self.gather_bytes, (True, False, None))
+        self._set("local_outputs", as_tuple("local_outputs", self.local_outputs, int))
         self._set("splitting_ops", as_tuple("splitting_ops", self.splitting_ops, str))
         self._set("thresholds", as_tuple("thresholds", self.thresholds, Threshold))
         if self.debug_dump is not None:
@@ -242,11 +203,12 @@ class SequenceParallelConfig:
             >>> SequenceParallelConfig(replicated=["x", "body.y"]).inside("body.").replicated
             ('y',)
         """
-        chosen = self.replicated
-        if not path or isinstance(chosen, str) or callable(chosen):
+        if not path:
             return self
-        names = [name.removeprefix(path) for name in chosen if name.startswith(path)]
-        return dataclasses.replace(self, replicated=names)
+        chosen = self.replicated
+        if not isinstance(chosen, str) and not callable(chosen):
+            chosen = [name.removeprefix(path) for name in chosen if name.startswith(path)]
+        return dataclasses.replace(self, replicated=chosen, local_outputs=())
 
     def _check_group_name(self) -> None:
         """Where two fields speak of one group they must say the same."""
@@ -271,7 +233,8 @@ class SequenceParallelConfig:
         for name in ("dtype", "device"):
             fields[name] = None if fields[name] is None else str(fields[name])
         fields["groups"] = {name: list(given) for name, given in dict(self.groups).items()}
-        fields["splitting_ops"] = list(self.splitting_ops)
+        for name in ("splitting_ops", "local_outputs"):
+            fields[name] = list(fields[name])
         if callable(self.replicated):
             name = getattr(self.replicated, "__qualname__", type(self.replicated).__qualname__)
             fields["replicated"] = f"{self.replicated.__module__}.{name}"

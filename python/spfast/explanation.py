@@ -27,7 +27,8 @@ class Entry:
         node: Its name.
         rewritten: Whether the pass rewrites it.
         rule: The rule that matches; empty where none does.
-        reason: Why it stays; empty where it does not.
+        reason: Why it stays; where it is rewritten, why it is gathered before a quantisation that
+            could have come first, and empty where nothing is.
         nearest: Where no rule matches, the nearest one with its first mismatch: the node, what was
             expected there and what was found.
         patterns: What the patterns alone would do with it.
@@ -46,7 +47,8 @@ class Entry:
     def outcome(self) -> str:
         """What becomes of it, and why."""
         if self.rewritten:
-            return f"rewritten by {self.rule}"
+            short = f", but gathered early: {self.reason}" if self.reason else ""
+            return f"rewritten by {self.rule}{short}"
         matched = f" (matches {self.rule})" if self.rule else ""
         return f"left{matched}: {self.reason}"
 

@@ -117,6 +117,7 @@ class Run:
             trust_unknown=self._config.replicated == "infer",
             replicated=_vouched_for(self._graph, self._inside),
             collective_cost=self._config.collective_cost,
+            local_outputs=() if self.path else self._config.local_outputs,
         )
         self._count("match", clock)
         while True:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = tuple(
-    page for folder in (".", "bench", "docs", "examples") for page in sorted(ROOT.glob(f"{folder}/*.md"))
-)
+_FOLDERS = (".", "bench", "docs", "examples")
+PAGES = tuple(page for folder in _FOLDERS for page in sorted(ROOT.glob(f"{folder}/*.md")))
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from spfast.patterns.dialect import CollectiveFamily, Dialect
 from spfast.patterns.registry import Registry
 from spfast.patterns.rowwise import ATEN, RowRule
+from spfast.patterns.vllm_rowwise import VLLM
 
 if TYPE_CHECKING:
     from spfast.patterns.building import either, functionalized
@@ -139,7 +140,7 @@ def _default() -> Registry:
 
     found = stored.load()
     registry = traced_default() if found is None else Registry.of(found)
-    registry.register_rowwise(*ATEN)
+    registry.register_rowwise(*ATEN, *VLLM)
     return registry
 
 

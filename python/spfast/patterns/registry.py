@@ -148,8 +148,9 @@ class Registry:
                     f"rows={rule.rows!r}: name the operands that have rows where the family is "
                     f"'rows', and nowhere else"
                 )
-            numbers = (rule.position, *(row for row in rule.rows if not isinstance(row, str)))
-            for number in (*numbers, rule.default_dim):
+            named = (*rule.rows, *rule.block_if)
+            numbers = (rule.position, *(at for at in named if not isinstance(at, str)))
+            for number in (*numbers, rule.default_dim, rule.block):
                 if not isinstance(number, int) or abs(number) >= 1 << 31:
                     raise PatternError(
                         f"the row-wise rule of '{rule.op}' has {number!r} where a position or a "

@@ -30,6 +30,13 @@ class RowRule:
         default_dim: of an ``"along"`` dim that is not given.
         rows: of ``"rows"``: operands by position or keyword.
         buffers: of ``"rows"``: keywords of operands that are written to, a row for each token.
+        groups: of ``"rows"``: the keyword of a list of group sizes, that of tokens first. The rule
+            holds where it is absent or -1, for all tokens: else an operand has a number for each
+            group of them.
+        block: of ``"rows"``: a result lies in blocks of so many tokens, so that a rank's share has
+            to be whole blocks.
+        block_if: of ``"rows"``: arguments by position or keyword, true where it does; always where
+            none is named.
     """
 
     op: str
@@ -38,6 +45,9 @@ class RowRule:
     default_dim: int = 0
     rows: tuple[int | str, ...] = ()
     buffers: tuple[str, ...] = ()
+    groups: str = ""
+    block: int = 1
+    block_if: tuple[int | str, ...] = ()
 
 
 _POINTWISE = """
@@ -106,21 +116,4 @@ ATEN: tuple[RowRule, ...] = (
     RowRule("aten.unsqueeze.default", "unsqueeze"),
     RowRule("aten.squeeze.dim", "squeeze"),
     RowRule("aten.expand.default", "expand"),
-    # vLLM's norms and quantisations, where no pattern covers what surrounds them.
-    RowRule("vllm_ir.rms_norm.default", "rows", rows=(0,)),
-    RowRule("vllm_ir.fused_add_rms_norm.default", "rows", rows=(0, 1)),
-    *(
-        RowRule(
-            f"higher_order.auto_functionalized[_C.{name}.default]",
-            "rows",
-            rows=("input",),
-            buffers=buffers,
-        )
-        for name, buffers in (
-            ("rms_norm", ("result",)),
-            ("static_scaled_fp8_quant", ("result",)),
-            ("dynamic_per_token_scaled_fp8_quant", ("result", "scale")),
-            ("static_scaled_int8_quant", ("result",)),
-        )
-    ),
 )

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from spfast.testing.quantisations import PLAIN, WRITING
+
 logger = logging.getLogger("spfast")
 
 _LIBRARIES: dict[str, Any] = {}
@@ -230,12 +232,20 @@ DECLARATIONS: tuple[OpDeclaration, ...] = (
         _c_static_scaled_fp8_quant,
         _nothing,
     ),
+    *(OpDeclaration("_C", schema, compute, _nothing) for schema, compute in WRITING),
+    *(OpDeclaration("_C", schema, compute, fake) for schema, compute, fake in PLAIN),
 )
 
 
 def _fragment(namespace: str) -> Any:
     make: Any = torch.library.Library  # torch leaves it untyped
     return make(namespace, "FRAGMENT")
+
+
+def _exists(entry: OpDeclaration) -> bool:
+    name, _, overload = entry.name.partition(".")
+    packet = getattr(getattr(torch.ops, entry.namespace), name, None)
+    return packet is not None and (overload or "default") in packet.overloads()
 
 
 def declare() -> tuple[str, ...]:
@@ -259,7 +269,7 @@ def declare() -> tuple[str, ...]:
         return ()
     declared = []
     for entry in DECLARATIONS:
-        if hasattr(getattr(torch.ops, entry.namespace), entry.name):
+        if _exists(entry):
             continue
         library = _LIBRARIES.get(entry.namespace)
         if library is None:

@@ -170,10 +170,15 @@ class Norm:
     Attributes:
         rows: Arguments that have one row a token.
         shared: Arguments that are the same for every row.
-        outputs: For each result, "row" (as wide as the input) or "one" (one number a row).
+        outputs: For each result, "row" (as wide as the input), "one" (one number a row), or "own"
+            (a width of its own, which its buffer or its fake value tells).
         writes: Arguments that it writes its results to, for the auto_functionalized form.
         shape_argument: An argument that lists the normalised dims, which must be the last one.
         is_tuple: Whether it returns a tuple.
+        block: Where it lays results out in blocks of so many rows: fewer can not be told apart.
+        block_if: The argument that says whether it does.
+        groups: The argument that lists of how many rows and columns a shared operand has a number:
+            -1 of all.
     """
 
     rows: tuple[str, ...]
@@ -182,6 +187,9 @@ class Norm:
     writes: tuple[str, ...] = ()
     shape_argument: str | None = None
     is_tuple: bool = False
+    block: int = 1
+    block_if: str = ""
+    groups: str = ""
 
 
 NORMS: dict[str, Norm] = {
@@ -193,10 +201,37 @@ NORMS: dict[str, Norm] = {
     "_C::fused_add_rms_norm": Norm(
         ("input", "residual"), ("weight",), ("row", "row"), writes=("input", "residual")
     ),
-    "_C::static_scaled_fp8_quant": Norm(("input",), ("scale",), writes=("result",)),
+    "_C::static_scaled_fp8_quant": Norm(
+        ("input",), ("scale",), writes=("result",), groups="group_shape"
+    ),
     "_C::static_scaled_int8_quant": Norm(("input",), ("scale", "azp"), writes=("result",)),
     "_C::dynamic_per_token_scaled_fp8_quant": Norm(
         ("input",), ("scale_ub",), ("row", "one"), writes=("result", "scale")
+    ),
+    "_C::dynamic_scaled_int8_quant": Norm(
+        ("input",), (), ("row", "one", "one"), writes=("result", "scale", "azp")
+    ),
+    "_C::per_token_group_fp8_quant": Norm(
+        ("input",), (), ("row", "own"), writes=("output_q", "output_s")
+    ),
+    "_C::per_token_group_quant_int8": Norm(
+        ("input",), (), ("row", "own"), writes=("output_q", "output_s")
+    ),
+    "_C::scaled_fp4_quant": Norm(
+        ("input",),
+        ("input_scale",),
+        ("own", "own"),
+        is_tuple=True,
+        block=128,
+        block_if="is_sf_swizzled_layout",
+    ),
+    "_C::scaled_fp4_quant.out": Norm(
+        ("input",),
+        ("input_scale",),
+        ("own", "own"),
+        writes=("output", "output_scale"),
+        block=128,
+        block_if="is_sf_swizzled_layout",
     ),
     "aten::rms_norm": Norm(("input",), ("weight",), shape_argument="normalized_shape"),
     "aten::_fused_rms_norm": Norm(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,10 @@ from spfast.verifier.rows import row_operator
 from spfast.verifier.values import Kind, Value
 
 __all__ = ["auto_functionalized", "norm", "reduction"]
+
+
+# What the second version of auto_functionalized says of an argument that is a part of its base.
+_PARTS = ("size", "stride", "storage_offset", "slice_dim", "slice_start", "slice_end")
 
 
 def bind(
@@ -35,14 +40,26 @@ def _is_node_or_none(argument: Any) -> bool:
 
 
 def _apply(
-    ctx: Context, tag: Any, what: Norm, bound: dict[str, Any], extra: Any = None
+    ctx: Context,
+    tag: Any,
+    what: Norm,
+    bound: dict[str, Any],
+    made: Sequence[Any],
+    extra: Any = None,
 ) -> list[Value] | None:
-    """Runs the row rule of a norm on arguments by name."""
+    """Runs the row rule of a norm on arguments by name; ``made``: fake values of its results."""
     rows = [bound.get(name) for name in what.rows]
     shared = [bound.get(name) for name in what.shared]
     if not all(isinstance(row, fx.Node) for row in rows) or not all(map(_is_node_or_none, shared)):
         return None
     operands = [(row, ctx.read(row)) for row in rows if isinstance(row, fx.Node)]
+    grouped = bound.get(what.groups)
+    if grouped is not None and grouped[0] != -1:
+        return None
+    if what.block > 1 and len(operands[0][1].shape or ()) != 2:
+        return None
+    if _cuts_blocks(ctx, what, bound, operands):
+        return None
     skip = {*what.rows, *what.shared, *what.writes}
     if what.shape_argument is not None:
         normalised: list[Any] = bound.get(what.shape_argument) or []
@@ -51,7 +68,30 @@ def _apply(
             return None
         skip.add(what.shape_argument)
     literals = tuple([(name, ctx.key(bound[name])) for name in bound if name not in skip])
-    return row_operator(ctx, tag, operands, shared, (literals, extra), what.outputs)
+    outputs: list[str | tuple[Any]] = list(what.outputs)
+    for index, output in enumerate(what.outputs):
+        if output != "own":
+            continue
+        shape = ctx.dims.shape_of(made[index]) if index < len(made) else None
+        if not shape:
+            return None
+        outputs[index] = (shape[-1],)
+    return row_operator(ctx, tag, operands, shared, (literals, extra), outputs)
+
+
+def _cuts_blocks(
+    ctx: Context, what: Norm, bound: dict[str, Any], operands: Sequence[tuple[fx.Node, Value]]
+) -> bool:
+    """Whether the rows are not known to be whole blocks, where there are such."""
+    if what.block == 1 or bound.get(what.block_if) is False:
+        return False
+    node, value = operands[0]
+    if value.shape and ctx.dims.is_divisible(ctx.dims.product(value.shape[:-1]), what.block):
+        return False
+    if value.kind is Kind.SHARD:
+        ctx.why = f"needs whole blocks of {what.block} rows, but {node.name!r} is "
+        ctx.why += value.describe()
+    return True
 
 
 def norm(
@@ -59,7 +99,14 @@ def norm(
 ) -> Value | None:
     """A norm in its functional form."""
     what = NORMS[target._name]
-    results = _apply(ctx, target, what, bind(target, args, kwargs))
+    made = node.meta.get("val")
+    results = _apply(
+        ctx,
+        target,
+        what,
+        bind(target, args, kwargs),
+        made if isinstance(made, (tuple, list)) else (made,),
+    )
     if results is None:
         return None
     return ctx.store.tuple(tuple(results)) if what.is_tuple else results[0]
@@ -76,14 +123,18 @@ def auto_functionalized(
     if what is None or not what.writes:
         return None
     bound = bind(wrapped, (), kwargs)
+    absent = {name for name in what.writes if bound.get(name, 0) is None}
     order: list[str | None]
     if "_all_bases" in kwargs:
         bases = kwargs["_all_bases"]
         order = [None] * len(bases)
         for name in what.writes:
             index = kwargs.get(f"_{name}_base_index")
-            described = [key for key in kwargs if key.startswith(f"_{name}_")]
-            if not isinstance(index, int) or len(described) != 1:
+            if index is None and f"_{name}_base_index" in kwargs:
+                absent.add(name)
+                bound[name] = None
+                continue
+            if not isinstance(index, int) or any(f"_{name}_{part}" in kwargs for part in _PARTS):
                 return None  # it writes to a part of the base
             bound[name] = bases[index]
             order[index] = name
@@ -92,15 +143,17 @@ def auto_functionalized(
     else:
         order = list(what.writes)
     # A buffer's contents do not matter, for all of it is written; its dtype does.
-    names = [name for name in what.writes if name not in what.rows]
+    names = [name for name in what.writes if name not in what.rows and name not in absent]
     buffers = [bound[name] for name in names if isinstance(bound.get(name), fx.Node)]
     if len(buffers) != len(names):
         return None
     dtypes = tuple([str(getattr(ctx.vals.get(b), "dtype", None)) for b in buffers])
-    results = _apply(ctx, wrapped, what, bound, dtypes)
+    made = [ctx.vals.get(bound[name]) if name in bound else None for name in what.writes]
+    results = _apply(ctx, wrapped, what, bound, made, (dtypes, tuple(sorted(absent))))
     if results is None:
         return None
-    by_name = dict(zip(what.writes, results, strict=True))
+    by_name: dict[str, Value | None] = dict(zip(what.writes, results, strict=True))
+    by_name.update(dict.fromkeys(absent))
     for name, buffer in zip(names, buffers, strict=True):
         value, shape = ctx.read(buffer), by_name[name].shape
         if value.kind not in (Kind.FULL, Kind.SHARD) or value.shape is None or shape is None:

@@ -155,7 +155,7 @@ def row_operator(
     rows: Sequence[Operand],
     shared: Sequence[fx.Node | None],
     literals: Hashable,
-    outputs: Sequence[str],
+    outputs: Sequence[str | tuple[Any]],
 ) -> list[Value] | None:
     """An operator that reads whole rows, such as a norm or a reduction over the last dim.
 
@@ -165,8 +165,8 @@ def row_operator(
         rows: Operands with one row a token, all of one width.
         shared: Operands that are the same for every row.
         literals: Everything else that it is compared by.
-        outputs: For each result: "row" (as wide as the rows), "one" (one number, the dim kept) or
-            "none" (one number, the dim gone).
+        outputs: For each result: "row" (as wide as the rows), "one" (one number, the dim kept),
+            "none" (one number, the dim gone), or its width in a tuple.
 
     Returns:
         The results, or None when the operands do not line up.
@@ -198,6 +198,9 @@ def row_operator(
     results = []
     longest = max((shape for shape in shapes if shape), key=len)
     for index, output in enumerate(outputs):
-        shape = {"row": longest, "one": (*longest[:-1], 1), "none": longest[:-1]}[output]
+        if isinstance(output, str):
+            shape = {"row": longest, "one": (*longest[:-1], 1), "none": longest[:-1]}[output]
+        else:
+            shape = (*longest[:-1], *output)
         results.append(joined.make(ctx, ctx.store.term(("result", base, index)), shape))
     return results

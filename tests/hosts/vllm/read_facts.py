@@ -16,7 +16,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 
-# What the plugin changes, asks, or hands something to.
+# What the plugin changes, asks, or hands something to: a whole class, or one method of it.
 NAMES = {
     "vllm.config.vllm": ("VllmConfig",),
     "vllm.config.compilation": ("CompilationConfig", "PassConfig"),
@@ -27,6 +27,7 @@ NAMES = {
     "vllm.compilation.passes.pass_manager": ("PostGradPassManager",),
     "vllm.v1.cudagraph_dispatcher": ("CudagraphDispatcher",),
     "vllm.v1.worker.utils": ("is_residual_scattered_for_sp",),
+    "vllm.v1.worker.gpu_model_runner": ("GPUModelRunner.sync_and_gather_intermediate_tensors",),
     "vllm.v1.worker.gpu.dp_utils": ("dispatch_cg_and_sync_dp",),
     "vllm.v1.worker.gpu.cudagraph_utils": ("CudaGraphManager",),
 }
@@ -39,9 +40,20 @@ def parameters(function: ast.FunctionDef) -> list[str]:
 
 def facts_of(module: ast.Module, names: tuple[str, ...]) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    alone = dict(name.split(".") for name in names if "." in name)
     for node in module.body:
         if isinstance(node, ast.FunctionDef) and node.name in names:
             found[node.name] = parameters(node)
+        elif isinstance(node, ast.ClassDef) and node.name in alone:
+            found[node.name] = {
+                "fields": [],
+                "methods": {
+                    each.name: parameters(each)
+                    for each in node.body
+                    if isinstance(each, ast.FunctionDef) and each.name == alone[node.name]
+                },
+                "properties": [],
+            }
         elif isinstance(node, ast.ClassDef) and node.name in names:
             found[node.name] = {
                 "fields": [

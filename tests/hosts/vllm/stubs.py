@@ -88,6 +88,13 @@ BODIES = {
     "is_residual_scattered_for_sp": """
         return bool(vllm_config.compilation_config.pass_config.enable_sp)
         """,
+    "GPUModelRunner.sync_and_gather_intermediate_tensors": """
+        residual = intermediate_tensors.tensors["residual"]
+        if is_residual_scattered_for_sp(self.vllm_config, num_tokens):
+            ranks = self.vllm_config.parallel_config.tensor_parallel_size
+            return self.all_gather(residual[: num_tokens // ranks])
+        return residual
+        """,
     "dispatch_cg_and_sync_dp": """
         return num_tokens, None
         """,
@@ -134,7 +141,8 @@ def write(folder: Path, version: str, leave_out: str = "", spoil: str = "") -> N
     manager = "vllm.compilation.passes.pass_manager"
     modules[manager] = _pass_classes(facts["passes"]) + modules[manager]
     modules["vllm.version"] = f"__version__ = {version!r}\n"
-    modules["vllm.v1.worker.gpu_model_runner"] = "".join(
+    runner = "vllm.v1.worker.gpu_model_runner"
+    modules[runner] = modules.get(runner, "") + "".join(
         f"from {module} import {name}\n"
         for module, name in (("vllm.v1.worker.utils", "is_residual_scattered_for_sp"),)
         if name in facts["modules"][module] and name != leave_out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import operator
+import pickle
 import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -77,6 +78,26 @@ def test_a_piece_that_would_get_more_collectives_stays() -> None:
     last = piece(sums=2, ends=1)
     split(last)
     assert split.matched_count == 2
+
+
+@pytest.mark.parametrize(
+    ("keeps", "last", "ends", "rewritten"),
+    [(True, False, 2, 2), (True, True, 2, 0), (False, False, 2, 0), (True, False, 1, 2)],
+)
+def test_a_stage_keeps_its_residual_as_rows_where_the_next_one_gathers_it(
+    keeps: bool, last: bool, ends: int, rewritten: int
+) -> None:
+    sys.modules["vllm.distributed.parallel_state"]._PP = SimpleNamespace(is_last_rank=last)
+    sp = SequenceParallelismPass(config(), keeps_residual=keeps)
+    stage = piece(sums=2, ends=ends)
+    key = sp.uuid()
+    pickle.loads(pickle.dumps(sp))(stage)
+    sp(piece(sums=2, ends=ends))
+    assert sp.matched_count == rewritten
+    assert sp.uuid() == key
+    returned = next(iter(reversed(stage.nodes))).args[0]
+    assert "all_gather" in str(returned[0]) or not rewritten
+    assert all("all_gather" not in str(each) for each in returned[1:])
 
 
 def test_sites_of_other_groups_stay() -> None:

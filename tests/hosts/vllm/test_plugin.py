@@ -11,6 +11,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from spfast import ConfigError, Range
 from spfast.integrations import vllm as integration
@@ -88,20 +89,59 @@ def test_up_to_0_31_ours_takes_the_place_of_vllms_pass(vllm: Any, version: str) 
     assert stub.passes(config)[2] == "vllm.AsyncTPPass"
 
 
+RUNNER = "vllm.v1.worker.gpu_model_runner"
+
+
 @pytest.mark.parametrize("version", OLD)
 @pytest.mark.parametrize("imported_before", [False, True])
-def test_up_to_0_31_stages_exchange_the_residual_whole(
+def test_up_to_0_31_stages_exchange_the_residual_as_vllm_gathers_it(
     vllm: Any, version: str, imported_before: bool
 ) -> None:
     stub = vllm(version, load=False)
-    name = "vllm.v1.worker.gpu_model_runner"  # it imports the function by name
     if imported_before:
-        stub.module(name)
+        stub.module(RUNNER)  # it imports the function by name
     plugin.load()
-    scattered = stub.module(name).is_residual_scattered_for_sp
-    assert scattered(stub.config(ON), 2048) is False
-    assert scattered(stub.config(ON), 8) is False
+    scattered = stub.module(RUNNER).is_residual_scattered_for_sp
+    # 0.31 gathers the rows in the next stage; before, they are handed on whole.
+    gathers = version == "0.31.0"
+    assert scattered(stub.config(ON), 2048) is gathers
+    assert scattered(stub.config(ON), 1024) is gathers
+    assert scattered(stub.config(ON), 1023) is False
     assert scattered(stub.config(pass_config={"enable_sp": True, "sp_min_token_num": 8}), 8) is True
+    (ours,) = [each for each in stub.manager(stub.config(ON)).passes if hasattr(each, "config")]
+    assert ours._keeps_residual is gathers
+
+
+class Received:
+    """What vLLM's IntermediateTensors has."""
+
+    def __init__(self, **tensors: torch.Tensor) -> None:
+        self.tensors = tensors
+
+
+@pytest.mark.parametrize(
+    ("tokens", "sent", "gathered"),
+    [(2048, 512, True), (2048, 2048, True), (8, 8, False)],
+)
+def test_a_residual_that_came_whole_is_gathered_from_its_rows(
+    vllm: Any, monkeypatch: pytest.MonkeyPatch, tokens: int, sent: int, gathered: bool
+) -> None:
+    stub = vllm("0.31.0")
+    runner = stub.module(RUNNER).GPUModelRunner()
+    runner.vllm_config = stub.config(ON)
+    whole = torch.arange(float(tokens)).unsqueeze(1)
+    state: Any = ModuleType("vllm.distributed.parallel_state")
+    monkeypatch.setitem(sys.modules, state.__name__, state)
+    seen = []
+    runner.all_gather = lambda rows: seen.append(rows) or whole
+    for rank in range(4):
+        state._TP = Group(rank)
+        own = whole[rank * (tokens // 4) : (rank + 1) * (tokens // 4)]
+        arrived = Received(residual=own if sent < tokens else whole)
+        found = runner.sync_and_gather_intermediate_tensors(tokens, arrived, True)
+        assert torch.equal(found, whole)
+        assert not gathered or torch.equal(seen.pop(), own)
+    assert not seen
 
 
 @pytest.mark.parametrize("version", NEW)
@@ -345,7 +385,7 @@ EACH_CHANGE = [
     (version, change.name)
     for version in ("0.20.2", "0.31.0", "0.32.0", "0.33.0")
     for change in host_of(version).changes  # type: ignore[union-attr]
-    if change.name != "VllmConfig.__post_init__"
+    if change.name != "VllmConfig.__post_init__" and not change.optional
 ]
 
 
@@ -363,6 +403,16 @@ def test_a_change_that_cannot_be_made_leaves_the_plugin_off(
     assert config.additional_config["spfast"]["enable"] is False
     assert f"{name} " in caplog.text and "expected" in caplog.text
     assert "install another version of vLLM or of spfast" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["leave_out", "spoil"])
+def test_without_what_is_optional_the_residual_stays_whole(vllm: Any, how: str) -> None:
+    stub = vllm("0.31.0", **{how: "GPUModelRunner.sync_and_gather_intermediate_tensors"})
+    scattered = stub.module(RUNNER).is_residual_scattered_for_sp
+    config = stub.config(ON)
+    assert scattered(config, 2048) is False
+    (ours,) = [each for each in stub.manager(config).passes if hasattr(each, "config")]
+    assert ours._keeps_residual is False
 
 
 def test_a_refusal_in_a_worker_is_known_there(vllm: Any) -> None:

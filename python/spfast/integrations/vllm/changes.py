@@ -40,6 +40,7 @@ class Change:
         parameters: The first parameters that it must take, in this order.
         wrap: Makes the wrapper of the original.
         purpose: What the wrapper is for, in a few words.
+        optional: Whether all else does without it, where vLLM has no such function as expected.
     """
 
     module: str
@@ -47,6 +48,7 @@ class Change:
     parameters: tuple[str, ...]
     wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
     purpose: str
+    optional: bool = False
 
     @property
     def place(self) -> str:
@@ -85,7 +87,8 @@ def _apply(change: Change, module: ModuleType) -> None:
         return
     problem = _problem(change, _live_parameters(original))
     if problem:
-        _refused[change._key] = problem
+        if not change.optional:
+            _refused[change._key] = problem
         logger.debug("spfast: %s", problem)
         return
     assert original is not None
@@ -119,20 +122,36 @@ def _problem(change: Change, found: list[str] | None) -> str:
     return ""
 
 
+def is_absent(change: Change) -> bool:
+    """Whether this vLLM has no such function, and need not; its module is read, not run."""
+    return change.optional and bool(_problem(change, _written(change)))
+
+
 def missing(change: Change) -> str:
     """Why ``change`` could not be made; empty where it could. The module is read, not run.
 
     The process that only makes the config never imports what the workers run.
     """
-    try:
-        spec = importlib.util.find_spec(change.module)
-    except ModuleNotFoundError:
-        spec = None
-    if spec is None or spec.origin is None:
+    if change.optional:
+        return ""  # whoever depends on it asks whether it is made
+    if _source(change) is None:
         return (
             f"{change.module} is not there: expected {change.name}({', '.join(change.parameters)})"
         )
-    return _problem(change, _written_parameters(Path(spec.origin), change.name))
+    return _problem(change, _written(change))
+
+
+def _source(change: Change) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(change.module)
+    except ModuleNotFoundError:
+        return None
+    return None if spec is None or spec.origin is None else Path(spec.origin)
+
+
+def _written(change: Change) -> list[str] | None:
+    path = _source(change)
+    return None if path is None else _written_parameters(path, change.name)
 
 
 def _written_parameters(path: Path, name: str) -> list[str] | None:

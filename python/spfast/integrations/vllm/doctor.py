@@ -9,7 +9,7 @@ from typing import Any
 
 from spfast._core import version
 from spfast.integrations.vllm import obstacles
-from spfast.integrations.vllm.changes import missing
+from spfast.integrations.vllm.changes import is_absent, missing
 from spfast.integrations.vllm.hosts import FIRST, LAST, host_of, vllm_version
 from spfast.integrations.vllm.settings import KEY
 
@@ -104,7 +104,11 @@ def examine() -> Report:
     host = host_of(found)
     if host is None:
         return Report(found, "", _is_loaded())
-    findings = (Finding(each.place, each.purpose, missing(each)) for each in host.changes)
+    findings = (
+        Finding(each.place, each.purpose, missing(each))
+        for each in host.changes
+        if not is_absent(each)
+    )
     return Report(found, str(host), _is_loaded(), tuple(findings))
 
 

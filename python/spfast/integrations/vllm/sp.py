@@ -46,6 +46,8 @@ class SequenceParallelismPass(CustomGraphPass):
     Args:
         config: A VllmConfig, or an object with its attributes.
         pads: As in :func:`config_from_vllm`.
+        keeps_residual: Whether the next pipeline stage gathers the residual of this one, so that it
+            may leave the graph as this rank's rows.
 
     Raises:
         ConfigError: See :func:`config_from_vllm`.
@@ -63,10 +65,11 @@ class SequenceParallelismPass(CustomGraphPass):
 
     pass_name = "SequenceParallelismPass"
 
-    def __init__(self, config: Any, pads: bool | None = None) -> None:
+    def __init__(self, config: Any, pads: bool | None = None, keeps_residual: bool = False) -> None:
         self.config = config_from_vllm(config, pads=pads)
         self.result: Result | None = None
         self._ends = _ends(config)
+        self._keeps_residual = keeps_residual
 
     @property
     def min_token_num(self) -> int | None:
@@ -82,6 +85,8 @@ class SequenceParallelismPass(CustomGraphPass):
     def __call__(self, graph: fx.Graph) -> None:
         """Rewrites ``graph`` in place; the range is asked by whoever schedules the pass."""
         config = self._resolved()
+        if self._hands_on() and _returns_a_residual(graph):
+            config = dataclasses.replace(config, local_outputs=(_RESIDUAL,))
         inner = _Pass(config)
         inner(graph)
         self.result = inner.result
@@ -101,6 +106,7 @@ class SequenceParallelismPass(CustomGraphPass):
         if _pass_context() is not None:
             here = self._resolved()
             parts += [str(here.group_name), str(here.tp_rank), repr(known_groups())]
+            parts.append(f"hands on {self._hands_on()}")
         return f"spfast.vllm.{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()}"
 
     def applicability(self, compile_range: Any) -> Applicability:
@@ -138,8 +144,27 @@ class SequenceParallelismPass(CustomGraphPass):
             self.config, group_name=group.unique_name, tp_rank=group.rank_in_group
         )
 
+    def _hands_on(self) -> bool:
+        """Whether this is a pipeline stage whose residual the next one gathers."""
+        stages = getattr(sys.modules.get(_GROUPS_MODULE), "_PP", None)
+        return self._keeps_residual and stages is not None and not stages.is_last_rank
+
     def __getstate__(self) -> dict[str, Any]:
-        return {"config": self.config, "result": None, "_ends": self._ends}
+        kept = {name: getattr(self, name) for name in ("config", "_ends", "_keeps_residual")}
+        return {**kept, "result": None}
+
+
+# A stage returns its hidden states and its residual, in this order.
+_RESIDUAL = 1
+
+
+def _returns_a_residual(graph: fx.Graph) -> bool:
+    """Whether the graph returns two streams: what it returns else is not known here."""
+    returned = next(iter(reversed(graph.nodes))).args[0]
+    if not isinstance(returned, (list, tuple)) or len(returned) != _RESIDUAL + 1:
+        return False
+    shapes = [getattr(getattr(each, "meta", {}).get("val"), "shape", None) for each in returned]
+    return shapes[0] is not None and len(shapes[0]) == 2 and shapes[0] == shapes[1]
 
 
 def _ends(vllm_config: Any) -> tuple[int, ...]:

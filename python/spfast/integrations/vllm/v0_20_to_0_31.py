@@ -13,7 +13,7 @@ from typing import Any
 
 from spfast.config import minimum_tokens
 from spfast.integrations.vllm import encoder
-from spfast.integrations.vllm.changes import Change
+from spfast.integrations.vllm.changes import Change, is_made
 from spfast.integrations.vllm.host_config import config_from_vllm
 from spfast.integrations.vllm.hosts import HOSTS
 from spfast.integrations.vllm.switch import followed
@@ -49,7 +49,9 @@ def _with_our_pass(original: Callable[..., Any]) -> Callable[..., Any]:
         absent = object()
         theirs = names.get(_PASS, absent)
         pads = not encoder.is_compiled()
-        names[_PASS] = functools.partial(SequenceParallelismPass, pads=pads)
+        names[_PASS] = functools.partial(
+            SequenceParallelismPass, pads=pads, keeps_residual=pads and is_made(*_GATHERS)
+        )
         try:
             original(self, config)
         finally:
@@ -61,20 +63,56 @@ def _with_our_pass(original: Callable[..., Any]) -> Callable[..., Any]:
     return configure
 
 
-def _never_scattered(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Our graphs end in whole values, below the threshold and from it on.
+# Where a stage gathers what the one before it sent as rows.
+_GATHERS = (
+    "vllm.v1.worker.gpu_model_runner",
+    "GPUModelRunner.sync_and_gather_intermediate_tensors",
+)
 
-    vLLM takes a stage's residual for one rank's rows at every token count. Told that it is whole,
-    it sends each rank's part of it and gathers that part in the next stage, as it does without
-    sequence parallelism.
+
+def _scattered(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Whether a stage's residual travels as rows: from the threshold on, where vLLM gathers it.
+
+    vLLM itself takes it for one rank's rows at every token count. Told that it is whole, it sends
+    each rank's part of it and gathers that, as it does without sequence parallelism.
     """
 
     def is_residual_scattered_for_sp(vllm_config: Any, num_input_tokens: int) -> bool:
-        if takes_over(vllm_config):
-            return False
-        return bool(original(vllm_config, num_input_tokens))
+        found = bool(original(vllm_config, num_input_tokens))
+        if found and takes_over(vllm_config):
+            return is_made(*_GATHERS) and num_input_tokens >= _threshold(vllm_config)
+        return found
 
     return is_residual_scattered_for_sp
+
+
+def _threshold(vllm_config: Any) -> int:
+    """The smallest number of tokens for which vLLM compiles with the pass."""
+    tokens = vllm_config.compilation_config.pass_config.sp_min_token_num or 1
+    return int(min(tokens, vllm_config.scheduler_config.max_num_batched_tokens))
+
+
+def _whole_as_rows(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A stage whose last site stays returns its residual whole, and vLLM gathers rows.
+
+    The shape tells, whatever the other stage did: of a whole one this rank's rows are taken first.
+    """
+
+    def sync_and_gather_intermediate_tensors(
+        self: Any, num_tokens: int, intermediate_tensors: Any, sync_self: bool
+    ) -> Any:
+        if sync_self and takes_over(self.vllm_config):
+            own = self.vllm_config.parallel_config.tensor_parallel_size
+            residual = intermediate_tensors.tensors.get("residual")
+            if residual is not None and residual.shape[0] != num_tokens // own:
+                scattered = sys.modules[_GATHERS[0]].is_residual_scattered_for_sp
+                if scattered(self.vllm_config, num_tokens):
+                    rank = sys.modules["vllm.distributed.parallel_state"]._TP.rank_in_group
+                    rows = residual.narrow(0, rank * (num_tokens // own), num_tokens // own)
+                    intermediate_tensors.tensors["residual"] = rows
+        return original(self, num_tokens, intermediate_tensors, sync_self)
+
+    return sync_and_gather_intermediate_tensors
 
 
 CHANGES = (
@@ -104,7 +142,14 @@ CHANGES = (
         "vllm.v1.worker.utils",
         "is_residual_scattered_for_sp",
         ("vllm_config", "num_input_tokens"),
-        _never_scattered,
-        "pipeline stages exchange the residual whole",
+        _scattered,
+        "pipeline stages exchange the residual as rows from the threshold on, and else whole",
+    ),
+    Change(
+        *_GATHERS,
+        ("self", "num_tokens", "intermediate_tensors", "sync_self"),
+        _whole_as_rows,
+        "a pipeline stage takes a residual that came whole",
+        optional=True,
     ),
 )

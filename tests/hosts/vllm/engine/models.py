@@ -1,0 +1,84 @@
+"""Tiny checkpoints with random weights, the same each time: one for each way to write a layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+COMMON: dict[str, Any] = {
+    "vocab_size": 512,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 1024,
+    "initializer_range": 0.15,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "dtype": "float32",
+}
+_GEMMA = {
+    "query_pre_attn_scalar": 32,
+    "tie_word_embeddings": True,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "sliding_window": 64,
+}
+_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+
+# By name: transformers' prefix, and what differs.
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {}),
+    "qwen3": ("Qwen3", {}),
+    "gemma2": ("Gemma2", _GEMMA),
+    "gemma3": ("Gemma3", _GEMMA),
+    "mixtral": ("Mixtral", {"num_local_experts": 4, "intermediate_size": 64}),
+    "qwen3_moe": ("Qwen3Moe", {**_EXPERTS, "norm_topk_prob": True}),
+    "deepseek_v2": (
+        "DeepseekV2",
+        {
+            "num_key_value_heads": 4,
+            "first_k_dense_replace": 1,
+            "kv_lora_rank": 64,
+            "q_lora_rank": None,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "n_shared_experts": 1,
+            "moe_intermediate_size": 64,
+            "qk_nope_head_dim": 32,
+            "qk_rope_head_dim": 16,
+            "v_head_dim": 32,
+            "topk_method": "greedy",
+        },
+    ),
+}
+
+
+def make_model(folder: Path, kind: str) -> str:
+    """Writes the checkpoint, and a tokenizer of one word a token, where it is not there yet."""
+    path = folder / f"tiny-{kind}"
+    if path.exists():
+        return str(path)
+    import tokenizers
+    import torch
+    import transformers
+
+    prefix, own = KINDS[kind]
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{prefix}TextConfig", getattr(transformers, f"{prefix}Config"))(
+        **{**COMMON, **own}
+    )
+    model = getattr(transformers, f"{prefix}ForCausalLM")(config).float()
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            parameter.data.uniform_(0.5, 1.5)
+        elif "expert" in name or "gate" in name:  # whose own initialisation is not always random
+            parameter.data.normal_(std=COMMON["initializer_range"])
+    model.save_pretrained(path)
+    words = {f"w{number}": number for number in range(COMMON["vocab_size"])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0"))
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(path)
+    return str(path)
