@@ -95,7 +95,8 @@ class Encoder {
     TargetEntry entry = target_of(op, target, args);
     NodeTable& table = out_.table;
     if (!pure_.empty() && pure_.contains(node.ptr())) {
-      entry.flags &= static_cast<uint8_t>(~target_flag::kMutates);
+      // Its result is a value of its own: what was written before to the memory is no write to it.
+      entry.flags &= static_cast<uint8_t>(~(target_flag::kMutates | target_flag::kAliases));
       out_.pure.push_back(table.size());
     }
     const NodeId id = table.add_node(op, entry.id, entry.flags);

@@ -10,16 +10,15 @@
 namespace spfast {
 
 Effects::Effects(const NodeTable& table) : table_(table) {
-  bool mutates = false;
+  std::vector<NodeId> writers;
   for (NodeId node = 0; node < table.size(); ++node) {
     const uint8_t flags = table.flags(node);
-    if ((flags & (target_flag::kMutates | target_flag::kFence)) == 0) continue;
-    fences_.push_back(node);
-    mutates = mutates || (flags & target_flag::kMutates) != 0;
+    if ((flags & target_flag::kFence) != 0) changes_.push_back(node);
+    if ((flags & target_flag::kMutates) != 0) writers.push_back(node);
   }
-  if (!mutates) return;
+  if (writers.empty()) return;
   find_bases();
-  for (const NodeId node : fences_) {
+  for (const NodeId node : writers) {
     each_written(node, [&](NodeId value) { written_.emplace_back(base_[value], node); });
   }
   std::stable_sort(written_.begin(), written_.end(),
@@ -86,14 +85,9 @@ void Effects::find_bases() {
   for (NodeId node = 0; node < table_.size(); ++node) base_[node] = root(node);
 }
 
-uint32_t Effects::region(NodeId node) const {
-  return static_cast<uint32_t>(std::lower_bound(fences_.begin(), fences_.end(), node) -
-                               fences_.begin());
-}
-
-NodeId Effects::fence_after(NodeId node) const {
-  const auto found = std::upper_bound(fences_.begin(), fences_.end(), node);
-  return found == fences_.end() ? kNone : *found;
+NodeId Effects::change_between(NodeId first, NodeId last) const {
+  const auto found = std::upper_bound(changes_.begin(), changes_.end(), first);
+  return found == changes_.end() || *found >= last ? kNone : *found;
 }
 
 NodeId Effects::writer_of(NodeId value) const {

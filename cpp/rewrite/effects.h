@@ -10,11 +10,8 @@ namespace spfast {
 class Effects {
  public:
   explicit Effects(const NodeTable& table);
-  // How many writes and stream changes come before the node. Two nodes of one region see the same
-  // memory.
-  [[nodiscard]] uint32_t region(NodeId node) const;
-  // The first write or stream change after the node; kNone if there is none.
-  [[nodiscard]] NodeId fence_after(NodeId node) const;
+  // The first stream change after one node and before another; kNone if there is none.
+  [[nodiscard]] NodeId change_between(NodeId first, NodeId last) const;
   // The first node that writes to the storage of this value; kNone if nothing does.
   [[nodiscard]] NodeId writer_of(NodeId value) const;
 
@@ -25,7 +22,7 @@ class Effects {
 
   const NodeTable& table_;
   std::vector<NodeId> base_;  // by node: whose storage it may share; empty if nothing is written to
-  std::vector<NodeId> fences_;                      // in graph order
+  std::vector<NodeId> changes_;                     // of the stream, in graph order
   std::vector<std::pair<NodeId, NodeId>> written_;  // base, first writer; sorted by base
 };
 

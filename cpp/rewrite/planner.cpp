@@ -130,7 +130,12 @@ class Planner {
     const auto features = table_.dims(table_.meta(all_reduce)).last(1);
     return draft_.create(draft_.reshape, {PlanArg::of(value), Draft::flat_sizes(features)},
                          all_reduce, all_reduce,
-                         {MetaForm::kFlat, all_reduce, site.token_class, 1});
+                         {MetaForm::kFlat, lies_like(value, all_reduce), site.token_class, 1});
+  }
+
+  // A view of a value lies as the value does; one that nobody knows, as what is reduced.
+  [[nodiscard]] NodeId lies_like(NodeId value, NodeId all_reduce) const {
+    return table_.meta(value).kind == MetaKind::kTensor ? value : all_reduce;
   }
 
   // What is looked for behind the views, and found once for all that begin on one chain.

@@ -31,7 +31,7 @@ std::string format_reason(const NodeTable& table, std::span<const GroupInfo> gro
       return classes[reason.a].refused;
     case Reason::Kind::kUnknownSize:
       return "the size of " + label(reason.node) + " is not known: it has no meta[\"val\"]";
-    case Reason::Kind::kMutation:
+    case Reason::Kind::kFence:
       return call(reason.node) + " writes to memory or changes the stream between the all_reduce " +
              "and the end of the site";
     case Reason::Kind::kWritten:

@@ -17,7 +17,7 @@ struct Reason {
     kIndivisible,    // a: tokens, b: index of the group
     kRefusedClass,   // a: index of the token class
     kUnknownSize,    // node: whose size is not known
-    kMutation,       // node: what the site would reach behind
+    kFence,          // node: what the site would reach behind
     kWritten,        // node: a value of the site, other: who writes to it
     kWholeTuple,     // node: a tuple, other: who reads it whole
     kReshaped,       // node: a view in the site that mixes tokens and features, other: its source

@@ -246,8 +246,9 @@ class Examiner {
   void check_effects(Site& site) {
     const NodeId first = anchor_->all_reduce;
     const NodeId last = site.interior.back();
-    if (effects_.region(first) != effects_.region(last)) {
-      site.reason = {Reason::Kind::kMutation, effects_.fence_after(first), kNone, 0, 0};
+    // What is written to in between matters only to who reads it: each value is asked for below.
+    if (const NodeId change = effects_.change_between(first, last); change != kNone) {
+      site.reason = {Reason::Kind::kFence, change, kNone, 0, 0};
       return;
     }
     check_value(site, first);

@@ -23,6 +23,10 @@ class Sharing:
     A write that nobody else sees is none: the graph computes the same if the operator returns its
     result on memory of its own.
 
+    A rank may have an elementwise operator more than others have: a bias that it adds to its
+    partial sum. So that all ranks come to the same answer, what such an operator yields counts as
+    seen wherever its operands are: they are what is written to where it is left out.
+
     Args:
         graph: The graph; it is not changed.
     """
@@ -66,15 +70,15 @@ class Sharing:
                 return f"it writes to memory of %{name.name}, which %{user.name} reads afterwards"
             if not _is_operator(user):
                 return f"it writes to memory of %{name.name}, which %{user.name} may keep"
-            if _writes(user):
-                return f"it writes to memory of %{name.name}, and so does %{user.name}"
         return ""
 
 
 def _sharing(name: fx.Node) -> Iterator[fx.Node]:
-    """What a value is a view of, and the views of it."""
+    """What a value is a view of, or may be another rank's name for, and the views of it."""
     if _may_view(name):
-        yield from name.all_input_nodes
+        yield from _viewed(name)
+    elif _is_elementwise(name):
+        yield from (operand for operand in name.all_input_nodes if _is_alike(operand, name))
     for user in name.users:
         if _may_view(user):
             yield user
@@ -89,9 +93,33 @@ def _is_operator(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and node.target.namespace != "c10d"
 
 
-def _writes(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable
+def _viewed(node: fx.Node) -> Iterator[fx.Node]:
+    """The operands of whose memory the result may be."""
+    target: Any = node.target
+    arguments = target._schema.arguments if isinstance(target, torch._ops.OpOverload) else []
+    named = {
+        argument.name: node.args[place] if place < len(node.args) else None
+        for place, argument in enumerate(arguments)
+        if argument.alias_info is not None
+    }
+    found: list[fx.Node] = []
+    held = [node.kwargs.get(name, given) for name, given in named.items()]
+    fx.node.map_arg(held, found.append)
+    yield from found or node.all_input_nodes
+
+
+def _is_elementwise(node: fx.Node) -> bool:
+    if node.target is torch.ops.aten.clone.default:
+        return False  # it is there so that nobody writes to what it copies
+    return torch.Tag.pointwise in getattr(node.target, "tags", ())
+
+
+def _is_alike(one: fx.Node, other: fx.Node) -> bool:
+    """Whether one value may stand where another does: it has the same sizes, or none are known."""
+    a, b = one.meta.get("val"), other.meta.get("val")
+    if not isinstance(a, torch.Tensor) or not isinstance(b, torch.Tensor):
+        return a is None or b is None
+    return a.dtype == b.dtype and tuple(map(str, a.shape)) == tuple(map(str, b.shape))
 
 
 def _may_view(node: fx.Node) -> bool:

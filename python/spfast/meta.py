@@ -241,12 +241,12 @@ class _Maker:
     ) -> tuple[tuple[Size, ...], bool, tuple[int, ...] | None]:
         """The sizes behind the rows, whether all are numbers, and strides other than the usual."""
         key: Any
-        row = like.dim() - features - 1
+        row = _row_dim(like, features)
         if not like._has_symbolic_sizes_strides:
             key = (like.shape, like.stride(), features)
         elif row >= 0:
             # Dim by dim: asked for as a whole, a symbolic size would be made anew each time.
-            dims = range(row, row + features + 1)
+            dims = [row, *range(like.dim() - features, like.dim())]
             sizes, strides = [like.size(i) for i in dims], [like.stride(i) for i in dims]
             # How many rows there are plays a part only where it is one.
             key = (features, type(sizes[0]) is int and sizes[0], *sizes[1:], *strides)
@@ -257,7 +257,7 @@ class _Maker:
         except TypeError:  # symbolic features or strides do not hash
             key, known = None, None
         if known is None:
-            last = tuple(like.size(i) for i in range(row + 1, row + features + 1))
+            last = tuple(like.size(i) for i in range(like.dim() - features, like.dim()))
             whole = all(type(size) is int for size in last)
             known = last, whole, _row_strides(like, last) if whole else None
             if key is not None:
@@ -287,15 +287,25 @@ class _Maker:
         return fake
 
 
+def _row_dim(like: torch.Tensor, features: int) -> int:
+    """The dim whose stride leads from row to row: of the leading ones, the last that is not 1."""
+    last = like.dim() - features - 1
+    row = last
+    while row > 0 and type(like.size(row)) is int and like.size(row) == 1:
+        row -= 1
+    return row if row >= 0 else last
+
+
 def _row_strides(like: torch.Tensor, last: tuple[int, ...]) -> tuple[int, ...] | None:
     """The strides of a shard of a value whose rows do not lie side by side; None: they do.
 
     ``last`` are the sizes of its feature dims, the dims behind the row.
     """
-    row = like.dim() - len(last) - 1
+    row = _row_dim(like, len(last))
     if not last or row < 0:
         return None
-    strides = tuple(like.stride(row + i) for i in range(len(last) + 1))
+    behind = range(like.dim() - len(last), like.dim())
+    strides = tuple(like.stride(i) for i in (row, *behind))
     usual = tuple(math.prod(last[i:]) for i in range(len(last) + 1))
     if strides == usual:
         return None

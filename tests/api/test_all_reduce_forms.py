@@ -152,10 +152,9 @@ def _read_through_a_base(build: Layers) -> list[fx.Node]:
     return [normed, build.call(aten.abs.default, both)]
 
 
-def _written_twice(build: Layers) -> list[fx.Node]:
-    partial = build.partial()
-    build.call(aten.mul_.Tensor, partial, 2)
-    return [build.norm(in_place(build, partial))]
+def _sum_of_an_input(build: Layers) -> list[fx.Node]:
+    # Where a rank has no such sum, the input itself is written to.
+    return [build.norm(in_place(build, build.call(aten.mul.Tensor, build.x, build.x)))]
 
 
 def _waited_for_by_its_operand(build: Layers) -> list[fx.Node]:
@@ -173,7 +172,7 @@ SEEN: list[tuple[Callable[[Layers], list[fx.Node]], str]] = [
         _read_through_a_base,
         "it writes to memory of %cat_default, which %abs_default reads afterwards",
     ),
-    (_written_twice, "it writes to memory of %mm_default, and so does %mul__tensor"),
+    (_sum_of_an_input, "it writes to %x, which is an input of the graph"),
     (
         _waited_for_by_its_operand,
         "it writes to memory of %mm_default, which %wait_tensor_default reads afterwards",

@@ -216,6 +216,21 @@ def test_views_with_strides_of_their_own(kind: str, lead: tuple[int, ...]) -> No
     rewritten(build, int(result_of(build)))
 
 
+@pytest.mark.parametrize("lead", [(8,), (2, 4), (4, 1), (2, 1, 2)])
+def test_what_is_reduced_may_be_columns_of_a_wider_value(lead: tuple[int, ...]) -> None:
+    """Its flattened rows lie as far apart as its own, be the last dim of them 1."""
+
+    def build() -> ShapeGraph:
+        g = ShapeGraph()
+        columns = g.call(aten.slice.Tensor, g.partial("p", *lead, 6), -1, 0, 4)
+        return g.done(norm(g, g.reduce(columns), g.full("weight", 4)))
+
+    graph, _ = rewritten(build, 1)
+    flat = [node for node in graph.nodes if node.target is aten.reshape.default]
+    if len(lead) > 1:
+        assert flat[0].meta["val"].stride() == (6, 1)
+
+
 # --- gates ----------------------------------------------------------------------------------------
 
 

@@ -220,10 +220,10 @@ class _Examiner:
 
     def _check_memory(self) -> None:
         site = self._site
-        fence = self._memory.fence_between(site.all_reduce, site.interior[-1])
-        if fence is not None:
+        change = self._memory.change_between(site.all_reduce, site.interior[-1])
+        if change is not None:
             raise _Stays(
-                f"{_call(fence)} writes to memory or changes the stream between the all_reduce "
+                f"{_call(change)} writes to memory or changes the stream between the all_reduce "
                 f"and the end of the site"
             )
         for value in (site.all_reduce, site.reduced, *site.interior):

@@ -180,7 +180,7 @@ def may_read_fresh(reader: fx.Node, value: torch.Tensor) -> bool:
 
 
 class Memory:
-    """Where a graph writes to memory or changes the stream: what nothing may be moved across.
+    """Where a graph writes to memory, and where it changes the stream.
 
     Args:
         graph: The graph.
@@ -188,20 +188,19 @@ class Memory:
 
     def __init__(self, graph: fx.Graph) -> None:
         self.position = {node: index for index, node in enumerate(graph.nodes)}
-        self._fences: list[fx.Node] = []
+        self._changes: list[fx.Node] = []
         self._writers: dict[fx.Node, fx.Node] = {}
         self._parents = _shared_storages(graph)
         for node in graph.nodes:
-            written = list(_written(node))
-            for value in written:
+            for value in _written(node):
                 self._writers.setdefault(self._storage(value), node)
-            if written or _is_fence(node):
-                self._fences.append(node)
+            if _changes_stream(node):
+                self._changes.append(node)
 
-    def fence_between(self, first: fx.Node, last: fx.Node) -> fx.Node | None:
-        """The first write or stream change after ``first`` and before ``last``."""
+    def change_between(self, first: fx.Node, last: fx.Node) -> fx.Node | None:
+        """The first change of the stream after ``first`` and before ``last``."""
         begin, end = self.position[first], self.position[last]
-        inside = (node for node in self._fences if begin < self.position[node] < end)
+        inside = (node for node in self._changes if begin < self.position[node] < end)
         return next(inside, None)
 
     def writer_of(self, value: fx.Node) -> fx.Node | None:
@@ -267,7 +266,7 @@ def _written(node: fx.Node) -> Iterator[fx.Node]:
     yield from found
 
 
-def _is_fence(node: fx.Node) -> bool:
+def _changes_stream(node: fx.Node) -> bool:
     if node.op == "call_function":
-        return bool(targets.describe(node.target)[1] & (targets.FENCE | targets.MUTATES))
-    return node.op == "call_method" and bool(list(_written(node)))
+        return bool(targets.describe(node.target)[1] & targets.FENCE)
+    return node.op == "call_module"
