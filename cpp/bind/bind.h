@@ -14,6 +14,7 @@ void bind_rules(py::module_& module);
 void bind_table(py::module_& module);
 void bind_job(py::module_& module);
 void bind_expr(py::module_& module);
+void bind_editor(py::module_& module);
 
 // Raises an exception of spfast.errors by its name.
 [[noreturn]] void raise_error(const char* type, const std::string& message);

@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "bind/bind.h"
 #include "fx/commit.h"
+#include "fx/values.h"
 #include "rewrite/assumptions.h"
 #include "rewrite/planner.h"
 #include "rewrite/region_ends.h"
@@ -224,10 +225,20 @@ void Job::plan() {
   }
 }
 
-py::tuple Job::value_specs() const {
+py::tuple Job::value_specs() {
+  std::vector<NodeId> unread;
+  for (const MetaSpec& one : plan_.metas) unread.push_back(one.like);
+  for (const Created& one : plan_.created) {
+    if (one.meta.like != kNone) unread.push_back(one.meta.like);
+  }
+  encoded_.metas.read_all(encoded_.table, unread, encoded_.nodes);
   const auto spec = [&](const MetaSpec& meta) {
+    // Nodes with one meta have values that are alike.
+    const uint32_t known = encoded_.table.meta_id(meta.like);
+    const MetaKind kind = encoded_.table.meta(meta.like).kind;
+    const bool alike = kind == MetaKind::kTensor || kind == MetaKind::kTuple;
     return py::make_tuple(static_cast<int>(meta.form), encoded_.nodes[meta.like], meta.token_class,
-                          meta.factor);
+                          meta.factor, alike ? int64_t{known} : -1);
   };
   py::list created(plan_.created.size());
   for (size_t i = 0; i < plan_.created.size(); ++i) created[i] = spec(plan_.created[i].meta);
@@ -330,6 +341,8 @@ std::string Job::plan_text() {
 }
 
 void bind_job(py::module_& module) {
+  module.def("make_values", &fx::make_values, py::arg("maker"), py::arg("created"),
+             py::arg("resized"));
   py::class_<Job>(module, "Job", "One run of the pass over one graph, step by step.")
       .def(py::init<py::object, std::shared_ptr<Rules>, const std::vector<py::object>&>(),
            py::arg("graph"), py::arg("rules"), py::arg("listed") = std::vector<py::object>())

@@ -48,8 +48,8 @@ class Job {
   // Nodes whose values turned out to be unknown: the sites that they are in stay.
   bool refuse_nodes(const py::sequence& nodes);
   void plan();
-  // (form, node that it is like, class, factor) of each created and each resized node.
-  [[nodiscard]] py::tuple value_specs() const;
+  // (form, node that it is like, class, factor, alike) of each created and each resized node.
+  [[nodiscard]] py::tuple value_specs();
   py::object commit(const py::list& created, const py::list& resized, const py::list& described);
 
   // The collective call behind each of the reports.

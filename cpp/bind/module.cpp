@@ -8,4 +8,5 @@ PYBIND11_MODULE(_core, module) {
   spfast::bind_table(module);
   spfast::bind_job(module);
   spfast::bind_expr(module);
+  spfast::bind_editor(module);
 }

@@ -6,6 +6,7 @@
 #include <unordered_set>
 
 #include "base/check.h"
+#include "fx/graph_editor.h"
 #include "fx/node_access.h"
 #include "table/targets.h"
 
@@ -32,8 +33,7 @@ class Committer {
         access_(NodeAccess::instance()),
         journal_(py::module_::import("spfast.journal").attr("Journal")(graph)),
         entries_(journal_.attr("entries")),
-        create_node_(graph.attr("create_node")),
-        erase_node_(graph.attr("erase_node")) {
+        editor_(graph) {
     // A hook that a module has for new nodes must see them whole.
     const py::object module = py::getattr(graph, "owning_module", py::none());
     const bool watched = py::bool_(py::getattr(module, "_create_node_hooks", py::none()));
@@ -46,16 +46,14 @@ class Committer {
   }
 
   py::object run() {
-    const py::object insert = graph_.attr("_insert");
     try {
       for (const Edit& edit : plan_.edits) apply(edit);
       rewire_wide();
+      editor_.finish();
     } catch (...) {
-      graph_.attr("_insert") = insert;
       journal_.attr("undo")(py::cast(encoded_.nodes));
       throw;
     }
-    graph_.attr("_insert") = insert;
     return journal_;
   }
 
@@ -126,35 +124,39 @@ class Committer {
     if (made.contiguous) {
       kwargs["memory_format"] = py::module_::import("torch").attr("contiguous_format");
     }
-    if (last_before_ != made.before) {
-      graph_.attr("_insert") = encoded_.nodes[made.before].attr("prepend");
-      last_before_ = made.before;
-    }
+    const py::handle before = encoded_.nodes[made.before];
+    const py::handle target = targets_.at(made.target);
+    const py::str base = name_for(made.target);
     // Operands that come with a new node are searched for raw symbols, which ours never hold, in
     // more time than all else takes.
-    py::object node = sets_operands_ ? create_node_("call_function", targets_.at(made.target),
-                                                    py::tuple(), py::none(), name_for(made.target))
-                                     : create_node_("call_function", targets_.at(made.target), args,
-                                                    kwargs, name_for(made.target));
+    py::object node = sets_operands_ ? editor_.create_call(target, base, before)
+                                     : editor_.create_whole(target, base, before, args, kwargs);
     entries_.append(py::make_tuple(create_, node));
-    if (sets_operands_) node.attr(set_operands_)(args, kwargs);
-    const py::object meta = access_.read(node, Field::kMeta);
-    inherit(meta, access_.read(encoded_.nodes[made.origin], Field::kMeta));
-    set_item(meta, val_, values_.created[index]);
+    if (sets_operands_) editor_.set_operands(node, args, kwargs);
+    const py::object origin = access_.read(encoded_.nodes[made.origin], Field::kMeta);
+    if (py::len(access_.read(node, Field::kMeta)) == 0) {
+      const auto meta = py::reinterpret_steal<py::dict>(PyDict_Copy(origin.ptr()));
+      if (!meta) throw py::error_already_set();
+      drop_value(meta);
+      set_item(meta, val_, values_.created[index]);
+      editor_.set_meta(node, meta);
+    } else {  // a hook has written to it
+      const py::object meta = access_.read(node, Field::kMeta);
+      const auto inherited = py::reinterpret_steal<py::dict>(PyDict_Copy(origin.ptr()));
+      drop_value(inherited);
+      if (PyDict_Update(meta.ptr(), inherited.ptr()) != 0) throw py::error_already_set();
+      set_item(meta, val_, values_.created[index]);
+    }
     created_[index] = std::move(node);
   }
 
   // Where a node came from holds for what takes its place; what its value was does not.
-  void inherit(py::handle to, py::handle from) const {
-    PyObject* key = nullptr;
-    PyObject* value = nullptr;
-    Py_ssize_t at = 0;
-    while (PyDict_Next(from.ptr(), &at, &key, &value) != 0) {
-      const bool of_the_value = PyUnicode_Compare(key, val_.ptr()) == 0 ||
-                                PyUnicode_Compare(key, tensor_meta_.ptr()) == 0 ||
-                                PyUnicode_Compare(key, eager_.ptr()) == 0 ||
-                                PyUnicode_Compare(key, bindings_.ptr()) == 0;
-      if (!of_the_value && PyDict_SetItem(to.ptr(), key, value) != 0) throw py::error_already_set();
+  void drop_value(const py::dict& meta) const {
+    for (const py::str* key : {&val_, &tensor_meta_, &eager_, &bindings_}) {
+      const int found = PyDict_Contains(meta.ptr(), key->ptr());
+      if (found < 0 || (found > 0 && PyDict_DelItem(meta.ptr(), key->ptr()) != 0)) {
+        throw py::error_already_set();
+      }
     }
   }
 
@@ -169,7 +171,7 @@ class Committer {
     note_operands(edit.a);
     note_users_of(edit.b);
     note_users_of(edit.c);
-    user.attr(replace_)(old, now);
+    editor_.replace_input(user, old, now);
   }
 
   // FX rewires one operand in the time that it takes to look at all of them. A node that changes
@@ -227,7 +229,7 @@ class Committer {
     // An erasure that fails half way is undone as well: the journal looks at what happened.
     entries_.append(py::make_tuple(erase_, node, access_.read(node, Field::kPrev),
                                    access_.read(node, Field::kNext), node.attr("_sort_key")));
-    erase_node_(node);
+    editor_.erase(node);
   }
 
   // What a node reads, and the users of all that: FX takes a node out of the users of every operand
@@ -273,10 +275,8 @@ class Committer {
   const NodeAccess& access_;
   py::object journal_;
   py::list entries_;
-  py::object create_node_;
-  py::object erase_node_;
+  GraphEditor editor_;
   std::vector<py::object> created_;
-  NodeId last_before_ = kNone;
   static constexpr uint32_t kFew = 8;
   std::unordered_map<NodeId, uint32_t> rewires_of_;
   std::map<NodeId, std::vector<std::pair<NodeId, NodeRef>>> wide_;  // not made yet, by user
@@ -290,7 +290,6 @@ class Committer {
   py::str tensor_meta_{"tensor_meta"};
   py::str eager_{"eager_input_vals"};
   py::str bindings_{"unbacked_bindings"};
-  py::str replace_{"replace_input_with"};
   py::str create_{"create"};
   py::str erase_{"erase"};
   py::str operands_{"operands"};

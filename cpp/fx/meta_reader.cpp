@@ -148,7 +148,9 @@ uint32_t MetaReader::read_tensor(NodeTable& table, py::handle tensor) {
   }
   std::vector<Dim>& strides = strides_;
   strides.clear();
-  const py::object steps = attribute(tensor, stride_)();
+  const auto steps =
+      py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(tensor.ptr(), stride_.ptr()));
+  if (!steps) throw py::error_already_set();
   for (Py_ssize_t i = 0; i < rank; ++i) {
     strides.push_back(dim_of(table, PyTuple_GET_ITEM(steps.ptr(), i)));
   }

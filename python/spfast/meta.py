@@ -9,7 +9,6 @@ are not the usual ones that is no longer so: :mod:`spfast.strides` asks FakeTens
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,9 @@ from typing import Any
 import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor
+
+from spfast import _core
+from spfast.tensor_meta import Describer
 
 __all__ = ["MissingValue", "TokenShare", "make_values"]
 
@@ -40,7 +42,7 @@ __all__ = ["MissingValue", "TokenShare", "make_values"]
 _META = torch.device("meta")
 
 Size = Any  # int | torch.SymInt
-Spec = tuple[int, fx.Node, int, int]
+Spec = tuple[int, fx.Node, int, int, int]
 
 
 class MissingValue(Exception):
@@ -90,11 +92,13 @@ class Values:
         resized: Of those that it resizes.
         strided: Which are only guessed, for strides other than the usual ones are involved:
             indices into ``created``, and from ``len(created)`` on into ``resized``.
+        described: What ``tensor_meta`` of the resized ones becomes; None for a node without.
     """
 
     created: list[Any]
     resized: list[Any]
     strided: list[int]
+    described: list[Any]
 
 
 def make_values(
@@ -103,7 +107,8 @@ def make_values(
     """Makes the values of a plan; nothing in the graph is changed.
 
     Args:
-        created: For each created node (form, node that it is like, class, factor).
+        created: For each created node (form, node that it is like, class, factor, alike). Nodes
+            with the same ``alike`` have values of the same sizes, strides and dtype; -1: not known.
         resized: The same for each resized node; the node is the one that is resized.
         shares: The share of each class; None for a class that was refused.
 
@@ -117,24 +122,24 @@ def make_values(
     # A fake tensor's __torch_function__ is disabled; to find that out for each question that it is
     # asked takes longer than the answer.
     with torch._C.DisableTorchFunctionSubclass():
-        strided = []
-        values = []
-        for index, spec in enumerate((*created, *resized)):
-            maker.strided = False
-            values.append(maker.make(spec) if index < len(created) else maker.resize(spec))
-            if maker.strided:
-                strided.append(index)
+        values = Values(*_core.make_values(maker, list(created), list(resized)))
     if maker.missing:
         raise MissingValue(list(maker.missing))
-    return Values(values[: len(created)], values[len(created) :], strided)
+    return values
 
 
 class _Maker:
+    """Makes one value at a time, for cpp/fx/values.cpp, which clones those that are alike."""
+
+    OWN = OWN
+
     def __init__(self, shares: Sequence[TokenShare | None]) -> None:
         self._shares = shares
         self.strided = False  # whether the value that is being made has strides of its own
         self.missing: dict[fx.Node, None] = {}  # nodes without a value, all of them
-        self._resized: dict[fx.Node, Any] = {}
+        # How to make one more of each fake tensor, by its id: see Prototype of cpp/fx/values.cpp.
+        self.prototypes: dict[int, tuple[Any, ...]] = {}
+        self.describe = Describer().describe
         # Meta tensors of symbolic size, with the number of elements in the example.
         self._bases: dict[tuple[int, tuple[int, ...], torch.dtype], tuple[torch.Tensor, int]] = {}
         # What is behind the rows of tensors without symbols, by their sizes and strides.
@@ -142,19 +147,7 @@ class _Maker:
         # What a fresh fake tensor of a mode and device carries.
         self._states: dict[tuple[int, torch.device], dict[str, Any]] = {}
 
-    def resize(self, spec: Spec) -> Any:
-        node = spec[1]
-        source = node.args[0] if node.target is operator.getitem else None
-        if isinstance(source, fx.Node) and source in self._resized:
-            # A part of a tuple is the same value as the tuple holds.
-            return self._resized[source][node.args[1]]
-        value = self.make(spec)
-        if isinstance(value, (tuple, list)):
-            self._resized[node] = value
-        return value
-
-    def make(self, spec: Spec) -> Any:
-        form, node, share_index, factor = spec
+    def make(self, form: int, node: fx.Node, share_index: int, factor: int) -> Any:
         share = self._shares[share_index]
         assert share is not None
         if form == LOCAL_SIZE:
@@ -221,7 +214,8 @@ class _Maker:
             return self._wrap(like, meta)
         if type(rows) is int or not whole or not isinstance(like, FakeTensor):
             meta = torch.empty((rows, *last), dtype=dtype, device=_device(like))
-            return self._wrap(like, meta)
+            numbers = type(rows) is int and whole
+            return self._wrap(like, meta, rows * math.prod(last) if numbers else None)
         # A meta tensor of symbolic size takes longer to make than all else here. So one is made for
         # each size, and each value gets an alias of it, moved to a storage of its own: as large as
         # the example's, for a storage's size is a number.
@@ -234,7 +228,7 @@ class _Maker:
         alias = base[0].detach()
         own = torch.empty(base[1], dtype=dtype, device=_META)
         torch._functionalize_unsafe_set(alias, own)
-        return self._wrap(like, alias)
+        return self._wrap(like, alias, base[1])
 
     def _features(
         self, like: torch.Tensor, features: int
@@ -264,26 +258,33 @@ class _Maker:
                 self._layouts[key] = known
         return known
 
-    def _wrap(self, like: torch.Tensor, meta: torch.Tensor) -> torch.Tensor:
-        """The fake tensor around a meta tensor; a tensor of another kind is what it is."""
+    def _wrap(self, like: torch.Tensor, meta: torch.Tensor, size: int | None = None) -> Any:
+        """The fake tensor around a meta tensor; a tensor of another kind is what it is.
+
+        ``size`` is how many elements its storage has, where more of its kind may be made.
+        """
         if not isinstance(like, FakeTensor):
             return meta
         mode, device = like.fake_mode, like.fake_device
+        if mode._allow_unsafe_data_ptr_access:
+            seal = torch._C._set_warn_deprecated_on_mutable_data_ptr
+        else:
+            seal = torch._C._set_throw_on_mutable_data_ptr
         key = (id(mode), device)
         state = self._states.get(key)
         if state is None:
-            made = FakeTensor(mode, meta, device)
-            self._states[key] = dict(made.__dict__)
-            return made
-        # What its constructor does, with the attributes of the first one: a fifth of the time.
-        fake = torch.Tensor._make_subclass(
-            FakeTensor, meta, False, dispatch_device=True, device_for_backend_keys=device
-        )
-        if not mode._allow_unsafe_data_ptr_access:
-            torch._C._set_throw_on_mutable_data_ptr(fake)
+            fake = FakeTensor(mode, meta, device)
+            state = self._states[key] = dict(fake.__dict__)
         else:
-            torch._C._set_warn_deprecated_on_mutable_data_ptr(fake)
-        fake.__dict__.update(state)
+            # What its constructor does, with the attributes of the first one.
+            fake = torch.Tensor._make_subclass(
+                FakeTensor, meta, False, dispatch_device=True, device_for_backend_keys=device
+            )
+            seal(fake)
+            fake.__dict__.update(state)
+        if size is not None:
+            how = (FakeTensor, meta, size, meta.dtype, device, mode, seal, state)
+            self.prototypes[id(fake)] = (*how, fake)  # itself, so that its id stays its own
         return fake
 
 

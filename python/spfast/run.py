@@ -17,7 +17,6 @@ from spfast.journal import Journal
 from spfast.meta import MissingValue, TokenShare, Values, make_values
 from spfast.patterns import Registry
 from spfast.rules import rules_of
-from spfast.tensor_meta import tensor_metas
 from spfast.trust import Assumption
 
 __all__ = ["STAGES", "Report", "Run"]
@@ -59,8 +58,7 @@ class Run:
         self._encode()
         self._groups: list[Group] = []
         self._decisions: list[Decision] = []
-        self._values = Values([], [], [])
-        self._described: list[Any] = []  # tensor_meta of the resized nodes
+        self._values = Values([], [], [], [])
 
     def _encode(self) -> None:
         clock = time.perf_counter()
@@ -130,7 +128,6 @@ class Run:
             try:
                 created, resized = job.value_specs()
                 self._values = make_values(created, resized, shares)
-                self._described = tensor_metas((spec[1] for spec in resized), self._values.resized)
                 return
             except MissingValue as missing:
                 # Their sites stay, and the plan is made anew without it.
@@ -182,7 +179,7 @@ class Run:
         """Makes the edits; returns the journal that takes them back."""
         clock = time.perf_counter()
         values = self._values
-        journal: Journal = self.job.commit(values.created, values.resized, self._described)
+        journal: Journal = self.job.commit(values.created, values.resized, values.described)
         if values.strided:
             try:
                 self._settle(journal)

@@ -13,7 +13,36 @@ from typing import Any
 import torch
 from torch import fx
 
-__all__ = ["tensor_metas"]
+__all__ = ["Describer", "tensor_metas"]
+
+
+class Describer:
+    """Asks torch once for each size, stride and dtype.
+
+    Example:
+        >>> with torch._C.DisableTorchFunctionSubclass():
+        ...     Describer().describe((torch.empty(2, 4), None))[0].stride
+        (4, 1)
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Any, Any] = {}
+
+    def describe(self, value: Any) -> Any:
+        """What tracing would note of a value: a tensor, or a tuple or list of tensors and None."""
+        if isinstance(value, (tuple, list)):
+            return type(value)(self.describe(item) for item in value)
+        if not isinstance(value, torch.Tensor):
+            return None
+        key: Any = (value.shape, value.stride(), value.dtype, value.requires_grad)
+        if value._has_symbolic_sizes_strides:
+            key = (_written(key[0]), _written(key[1]), *key[2:])
+        found = self._known.get(key)
+        if found is None:
+            from torch.fx.passes.shape_prop import _extract_tensor_metadata
+
+            found = self._known[key] = _extract_tensor_metadata(value)
+        return found
 
 
 def tensor_metas(nodes: Iterable[fx.Node], values: Sequence[Any]) -> list[Any]:
@@ -34,23 +63,7 @@ def tensor_metas(nodes: Iterable[fx.Node], values: Sequence[Any]) -> list[Any]:
         >>> tensor_metas([node], [torch.empty(2, 4)])[0].stride
         (4, 1)
     """
-    known: dict[Any, Any] = {}
-
-    def describe(value: Any) -> Any:
-        if isinstance(value, (tuple, list)):
-            return type(value)(describe(item) for item in value)
-        if not isinstance(value, torch.Tensor):
-            return None
-        key: Any = (value.shape, value.stride(), value.dtype, value.requires_grad)
-        if value._has_symbolic_sizes_strides:
-            key = (_written(key[0]), _written(key[1]), *key[2:])
-        found = known.get(key)
-        if found is None:
-            from torch.fx.passes.shape_prop import _extract_tensor_metadata
-
-            found = known[key] = _extract_tensor_metadata(value)
-        return found
-
+    describe = Describer().describe
     # As in spfast.meta: to find out that a fake tensor has no __torch_function__ takes long.
     with torch._C.DisableTorchFunctionSubclass():
         return [

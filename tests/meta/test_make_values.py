@@ -21,7 +21,7 @@ def norm_input(dynamic: bool) -> tuple[GraphBuilder, fx.Node]:
 def test_same_state_as_the_constructor_gives(dynamic: bool) -> None:
     build, node = norm_input(dynamic)
     share = TokenShare.of(build.tokens, 4)
-    specs = [(LOCAL, node, 0, 1)] * 3
+    specs = [(LOCAL, node, 0, 1, 0)] * 3
     values = make_values(specs, [], [share]).created
     with build.mode:
         expected = torch.empty((share.local, 64), dtype=torch.bfloat16)
@@ -41,7 +41,7 @@ def test_same_state_as_the_constructor_gives(dynamic: bool) -> None:
 def test_each_value_has_a_storage_of_its_own(dynamic: bool) -> None:
     build, node = norm_input(dynamic)
     share = TokenShare.of(build.tokens, 4)
-    specs = [(form, node, 0, 1) for form in (LOCAL, LOCAL, GATHERED, FLAT, SAME)]
+    specs = [(form, node, 0, 1, 0) for form in (LOCAL, LOCAL, GATHERED, FLAT, SAME)]
     made = make_values(specs, specs, [share])
     created, resized = made.created, made.resized
     storages = {value.untyped_storage()._cdata for value in [*created, *resized]}
@@ -53,14 +53,14 @@ def test_each_value_has_a_storage_of_its_own(dynamic: bool) -> None:
 def test_gathered_sizes_are_spelled_as_torch_spells_them() -> None:
     build, node = norm_input(dynamic=True)
     share = TokenShare.of(build.tokens, 4)
-    (gathered,) = make_values([(GATHERED, node, 0, 1)], [], [share]).created
+    (gathered,) = make_values([(GATHERED, node, 0, 1, 0)], [], [share]).created
     assert str(gathered.shape[0]) == f"4*(({build.tokens}//4))"
 
 
 def test_fake_values_can_be_computed_with() -> None:
     build, node = norm_input(dynamic=True)
     share = TokenShare.of(build.tokens, 4)
-    (first, second) = make_values([(LOCAL, node, 0, 1)] * 2, [], [share]).created
+    (first, second) = make_values([(LOCAL, node, 0, 1, 0)] * 2, [], [share]).created
     with build.mode:
         total = first + second
     assert str(total.shape) == str(first.shape)
@@ -70,5 +70,5 @@ def test_missing_value_names_the_node() -> None:
     build, node = norm_input(dynamic=False)
     del node.meta["val"]
     with pytest.raises(MissingValue) as error:
-        make_values([(LOCAL, node, 0, 1)], [], [TokenShare.of(16, 4)])
+        make_values([(LOCAL, node, 0, 1, 0)], [], [TokenShare.of(16, 4)])
     assert error.value.nodes == (node,)

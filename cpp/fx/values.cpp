@@ -1,0 +1,245 @@
+#include "fx/values.h"
+
+#include <array>
+#include <map>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "base/check.h"
+#include "fx/node_access.h"
+
+namespace spfast::fx {
+namespace {
+
+py::object stolen(PyObject* object) {
+  if (object == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(object);
+}
+
+// How a fake tensor is made that differs from another in its storage alone.
+struct Prototype {
+  explicit Prototype(const py::tuple& parts)
+      : fake_type(parts[0]),
+        meta(parts[1]),
+        size(parts[2]),
+        dtype(parts[3]),
+        device(parts[4]),
+        mode(parts[5]),
+        seal(parts[6]),
+        state(parts[7]) {}
+  py::object fake_type;
+  py::object meta;  // the meta tensor that the first one is around
+  py::object size;  // elements of its storage
+  py::object dtype;
+  py::object device;  // as the fake tensor says
+  py::object mode;
+  py::object seal;  // forbids access to its data
+  py::dict state;   // what a fresh one carries
+};
+
+class ValueMaker {
+ public:
+  explicit ValueMaker(const py::object& maker)
+      : access_(NodeAccess::instance()),
+        maker_(maker),
+        make_(maker.attr("make")),
+        describe_(maker.attr("describe")),
+        prototypes_(maker.attr("prototypes")) {
+    const py::module_ torch = py::module_::import("torch");
+    make_subclass_ = torch.attr("Tensor").attr("_make_subclass");
+    empty_ = torch.attr("empty");
+    set_storage_ = torch.attr("_functionalize_unsafe_set");
+    meta_device_ = torch.attr("device")("meta");
+    getitem_ = py::module_::import("operator").attr("getitem");
+    own_form_ = maker.attr("OWN").cast<long>();
+  }
+
+  py::object create(const py::tuple& spec) { return made(spec, nullptr); }
+
+  py::object resize(const py::tuple& spec, py::list& described) {
+    const py::handle node = spec[1];
+    const Kind* kind = nullptr;
+    is_strided_ = false;
+    py::object value = part_of_resized(node);
+    if (!value) value = made(spec, &kind);
+    if (PyTuple_Check(value.ptr()) != 0 || PyList_Check(value.ptr()) != 0) {
+      tuples_[node.ptr()] = value;
+    }
+    const py::object meta = access_.read(node, Field::kMeta);
+    if (PyDict_GetItemWithError(meta.ptr(), tensor_meta_.ptr()) == nullptr) {
+      described.append(py::none());
+    } else if (kind == nullptr) {
+      described.append(describe_(value));
+    } else {
+      if (!kind->described) kind->described = describe_(value);
+      described.append(kind->described);
+    }
+    return value;
+  }
+
+  // Whether the strides of the last value are only guessed.
+  [[nodiscard]] bool strided() const { return is_strided_; }
+
+ private:
+  struct Kind {
+    py::object first;                             // its first value
+    std::vector<std::optional<Prototype>> parts;  // of a tensor: one
+    mutable py::object described;
+  };
+
+  // A part of a tuple is the same value as the tuple holds.
+  py::object part_of_resized(py::handle node) {
+    if (tuples_.empty() || !access_.read(node, Field::kTarget).is(getitem_)) return {};
+    const py::object args = access_.read(node, Field::kArgs);
+    const auto found = tuples_.find(PyTuple_GET_ITEM(args.ptr(), 0));
+    if (found == tuples_.end()) return {};
+    return stolen(PyObject_GetItem(found->second.ptr(), PyTuple_GET_ITEM(args.ptr(), 1)));
+  }
+
+  py::object made(const py::tuple& spec, const Kind** of) {
+    std::array<long, 4> key{};
+    for (size_t i = 0; i < 4; ++i) {
+      key[i] =
+          PyLong_AsLong(PyTuple_GET_ITEM(spec.ptr(), i == 0 ? 0 : static_cast<Py_ssize_t>(i + 1)));
+    }
+    is_strided_ = false;
+    const bool known = key[3] >= 0;
+    const auto at = known ? kinds_.find(key) : kinds_.end();
+    if (at != kinds_.end()) {
+      if (py::object clone = clone_of(at->second, spec[1])) {
+        if (of != nullptr) *of = &at->second;
+        return clone;
+      }
+    }
+    maker_.attr(strided_) = false;
+    py::object value = make_(spec[0], spec[1], spec[2], spec[3]);
+    is_strided_ = py::bool_(maker_.attr(strided_));
+    if (known && at == kinds_.end() && key[0] != own_form_ && !is_strided_) {
+      if (auto parts = prototypes_of(value)) {
+        const auto [it, fresh] = kinds_.emplace(key, Kind{value, std::move(*parts), {}});
+        if (of != nullptr) *of = &it->second;
+      }
+    }
+    return value;
+  }
+
+  // None where some tensor in it is no fake tensor that was made afresh.
+  std::optional<std::vector<std::optional<Prototype>>> prototypes_of(const py::object& value) {
+    std::vector<std::optional<Prototype>> out;
+    const auto add = [&](py::handle tensor) {
+      if (tensor.is_none()) {
+        out.emplace_back();
+        return true;
+      }
+      const py::object id = stolen(PyLong_FromVoidPtr(tensor.ptr()));
+      PyObject* parts = PyDict_GetItemWithError(prototypes_.ptr(), id.ptr());
+      if (parts == nullptr) return false;
+      out.emplace_back(Prototype(py::reinterpret_borrow<py::tuple>(parts)));
+      return true;
+    };
+    if (PyTuple_CheckExact(value.ptr()) == 0 && PyList_CheckExact(value.ptr()) == 0) {
+      if (!add(value)) return std::nullopt;
+      return out;
+    }
+    for (const py::handle part : value) {
+      if (!add(part)) return std::nullopt;
+    }
+    return out;
+  }
+
+  // Nothing where the node's own value is of another mode or device.
+  py::object clone_of(const Kind& kind, py::handle node) {
+    const py::object meta = access_.read(node, Field::kMeta);
+    const py::handle like = PyDict_GetItemWithError(meta.ptr(), val_.ptr());
+    if (!like) return {};
+    const bool is_tuple = PyTuple_CheckExact(kind.first.ptr()) != 0;
+    if (!is_tuple && PyList_CheckExact(kind.first.ptr()) == 0) {
+      return is_like(*kind.parts[0], like) ? clone(*kind.parts[0]) : py::object();
+    }
+    if (Py_TYPE(like.ptr()) != Py_TYPE(kind.first.ptr())) return {};
+    const auto count = static_cast<Py_ssize_t>(kind.parts.size());
+    if (PySequence_Fast_GET_SIZE(like.ptr()) != count) return {};
+    PyObject** items = PySequence_Fast_ITEMS(like.ptr());
+    for (Py_ssize_t i = 0; i < count; ++i) {
+      const auto& part = kind.parts[static_cast<size_t>(i)];
+      if (part ? !is_like(*part, items[i]) : items[i] != Py_None) return {};
+    }
+    py::object out = stolen(is_tuple ? PyTuple_New(count) : PyList_New(count));
+    for (Py_ssize_t i = 0; i < count; ++i) {
+      const auto& part = kind.parts[static_cast<size_t>(i)];
+      PyObject* item = (part ? clone(*part) : py::object(py::none())).release().ptr();
+      is_tuple ? PyTuple_SET_ITEM(out.ptr(), i, item) : PyList_SET_ITEM(out.ptr(), i, item);
+    }
+    return out;
+  }
+
+  [[nodiscard]] bool is_like(const Prototype& one, py::handle tensor) const {
+    if (!has_type(tensor, one.fake_type)) return false;
+    const py::object state = stolen(PyObject_GenericGetDict(tensor.ptr(), nullptr));
+    if (PyDict_GetItemWithError(state.ptr(), mode_.ptr()) != one.mode.ptr()) return false;
+    const auto same = [&](PyObject* device) {
+      return device == one.device.ptr() ||
+             PyObject_RichCompareBool(device, one.device.ptr(), Py_EQ) == 1;
+    };
+    // Newer torches keep it behind a property, which takes longer to ask.
+    PyObject* device = PyDict_GetItemWithError(state.ptr(), own_device_.ptr());
+    if (device != nullptr) return same(device);
+    return same(stolen(PyObject_GetAttr(tensor.ptr(), device_.ptr())).ptr());
+  }
+
+  // What FakeTensor's constructor does, with the attributes of the first one, and a storage of its
+  // own: an eighth of the time.
+  py::object clone(const Prototype& one) const {
+    PyObject* subclass[] = {one.fake_type.ptr(), one.meta.ptr(), Py_False, Py_True,
+                            one.device.ptr()};
+    py::object fake =
+        stolen(PyObject_Vectorcall(make_subclass_.ptr(), subclass, 3, subclass_keys_.ptr()));
+    PyObject* storage[] = {one.size.ptr(), one.dtype.ptr(), meta_device_.ptr()};
+    const py::object own = stolen(PyObject_Vectorcall(empty_.ptr(), storage, 1, empty_keys_.ptr()));
+    PyObject* move[] = {fake.ptr(), own.ptr()};
+    (void)stolen(PyObject_Vectorcall(set_storage_.ptr(), move, 2, nullptr));
+    (void)stolen(PyObject_CallOneArg(one.seal.ptr(), fake.ptr()));
+    const py::object state = stolen(PyObject_GenericGetDict(fake.ptr(), nullptr));
+    if (PyDict_Update(state.ptr(), one.state.ptr()) != 0) throw py::error_already_set();
+    return fake;
+  }
+
+  const NodeAccess& access_;
+  const py::object& maker_;
+  py::object make_, describe_;
+  py::dict prototypes_;
+  py::object make_subclass_, empty_, set_storage_, meta_device_, getitem_;
+  long own_form_ = 0;
+  bool is_strided_ = false;
+  std::map<std::array<long, 4>, Kind> kinds_;
+  std::unordered_map<PyObject*, py::object> tuples_;  // of resized nodes
+  py::tuple subclass_keys_ = py::make_tuple("dispatch_device", "device_for_backend_keys");
+  py::tuple empty_keys_ = py::make_tuple("dtype", "device");
+  py::str val_{"val"}, tensor_meta_{"tensor_meta"}, mode_{"fake_mode"}, device_{"fake_device"},
+      own_device_{"_fake_device"};
+  py::str strided_{"strided"};
+};
+
+}  // namespace
+
+py::tuple make_values(const py::object& maker, const py::list& created, const py::list& resized) {
+  ValueMaker values(maker);
+  py::list new_values;
+  py::list changed;
+  py::list strided;
+  py::list described;
+  size_t index = 0;
+  const auto each = [&](const py::list& specs, auto&& make, py::list& out) {
+    for (const py::handle spec : specs) {
+      out.append(make(py::reinterpret_borrow<py::tuple>(spec)));
+      if (values.strided()) strided.append(index);
+      ++index;
+    }
+  };
+  each(created, [&](const py::tuple& spec) { return values.create(spec); }, new_values);
+  each(resized, [&](const py::tuple& spec) { return values.resize(spec, described); }, changed);
+  return py::make_tuple(new_values, changed, strided, described);
+}
+
+}  // namespace spfast::fx
