@@ -11,7 +11,6 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from spfast._core import version as __version__
-from spfast.api import apply
 from spfast.config import Applicability, Range, SequenceParallelConfig
 from spfast.errors import (
     ConfigError,
@@ -27,6 +26,7 @@ from spfast.result import Result, SkippedSite, Timings
 from spfast.trust import Assumption
 
 if TYPE_CHECKING:
+    from spfast.api import apply
     from spfast.consistency import check_ranks_agree, fingerprint
     from spfast.explanation import Explanation, explain
     from spfast.passes import NoOpEliminationPass, SequenceParallelismPass
@@ -65,8 +65,8 @@ __all__ = [
     "verify",
 ]
 
-# Imported when first asked for: a process that only rewrites waits for neither these nor what they
-# need of torch (Inductor, sympy).
+# Imported when first asked for: a process that only rewrites waits for neither most of these nor
+# what they need of torch (Inductor, sympy), and one that loads a plugin that is off for none.
 _LAZY = {
     "Explanation": "explanation",
     "NoOpEliminationPass": "passes",
@@ -75,6 +75,7 @@ _LAZY = {
     "SequenceParallelismPass": "passes",
     "Snapshot": "verifier",
     "Verification": "verifier",
+    "apply": "api",
     "check_ranks_agree": "consistency",
     "explain": "explanation",
     "fingerprint": "consistency",
@@ -82,7 +83,7 @@ _LAZY = {
     "verify": "verifier",
 }
 # Modules that have always been there after ``import spfast``.
-_MODULES = frozenset({"consistency", "passes", "table", "verifier"})
+_MODULES = frozenset({"api", "consistency", "passes", "patterns", "table", "verifier"})
 
 
 def __getattr__(name: str) -> Any:
