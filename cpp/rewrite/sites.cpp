@@ -16,8 +16,7 @@
 namespace spfast {
 namespace {
 
-// How often rows are grown anew: as often as groups take turns in a chain of sums. Each time costs
-// as much as the first.
+// How often rows are grown anew, each time at the cost of the first: groups may take turns in sums.
 constexpr int kRounds = 16;
 // How often sites are examined anew because what they took on trust contradicts the graph. After
 // that nothing is taken on trust.

@@ -18,7 +18,6 @@ from spfast.versions import check_torch
 check_torch(torch.__version__)
 
 from spfast._core import version as __version__  # noqa: E402
-from spfast.api import apply  # noqa: E402
 from spfast.config import Applicability, Range, SequenceParallelConfig  # noqa: E402
 from spfast.errors import (  # noqa: E402
     ConfigError,
@@ -34,6 +33,7 @@ from spfast.result import Result, SkippedSite, Timings  # noqa: E402
 from spfast.trust import Assumption  # noqa: E402
 
 if TYPE_CHECKING:
+    from spfast.api import apply
     from spfast.consistency import check_ranks_agree, fingerprint
     from spfast.explanation import Explanation, explain
     from spfast.passes import NoOpEliminationPass, SequenceParallelismPass
@@ -72,8 +72,8 @@ __all__ = [
     "verify",
 ]
 
-# Imported when first asked for: a process that only rewrites waits for neither these nor what they
-# need of torch (Inductor, sympy).
+# Imported when first asked for: a process that only rewrites waits for neither most of these nor
+# what they need of torch (Inductor, sympy), and one that loads a plugin that is off for none.
 _LAZY = {
     "Explanation": "explanation",
     "NoOpEliminationPass": "passes",
@@ -82,6 +82,7 @@ _LAZY = {
     "SequenceParallelismPass": "passes",
     "Snapshot": "verifier",
     "Verification": "verifier",
+    "apply": "api",
     "check_ranks_agree": "consistency",
     "explain": "explanation",
     "fingerprint": "consistency",
@@ -89,7 +90,7 @@ _LAZY = {
     "verify": "verifier",
 }
 # Modules that have always been there after ``import spfast``.
-_MODULES = frozenset({"consistency", "passes", "table", "verifier"})
+_MODULES = frozenset({"api", "consistency", "passes", "patterns", "table", "verifier"})
 
 
 def __getattr__(name: str) -> Any:

