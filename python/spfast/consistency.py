@@ -20,7 +20,7 @@ from torch import fx
 from spfast.api import preview
 from spfast.config import SequenceParallelConfig
 from spfast.errors import ConfigError, RankMismatchError
-from spfast.graphs import graph_of
+from spfast.graphs import called_graphs, graph_of
 from spfast.patterns import Registry
 from spfast.targets import target_name
 
@@ -33,9 +33,10 @@ def fingerprint(graph: fx.Graph | fx.GraphModule) -> str:
     """Returns a digest of what a graph computes: equal on every rank, in every process and run.
 
     It covers each node's operator, operands, literals and the shapes, strides and dtypes of
-    ``meta["val"]``. It does not cover node names, symbols' names (only where which symbol stands),
-    device indices, or the other metadata. Take it before the pass: after it, the literals that say
-    which rows a rank keeps differ, as they must.
+    ``meta["val"]``, in the graph and in the graphs that it calls, however deep. It does not cover
+    node names, symbols' names (only where which symbol stands), device indices, or the other
+    metadata. Take it before the pass: after it, the literals that say which rows a rank keeps
+    differ, as they must.
 
     Args:
         graph: The graph.
@@ -54,7 +55,10 @@ def fingerprint(graph: fx.Graph | fx.GraphModule) -> str:
         >>> fingerprint(graph_named("x")) == fingerprint(graph_named("tokens"))
         True
     """
-    return _combined([_digest(text) for text in _described(graph_of(graph))])
+    texts = list(_described(graph_of(graph)))
+    for number, module in enumerate(called_graphs(graph_of(graph)).values(), 1):
+        texts += [f"in called graph {number}: {text}" for text in _described(module.graph)]
+    return _combined([_digest(text) for text in texts])
 
 
 def check_ranks_agree(
@@ -67,9 +71,10 @@ def check_ranks_agree(
     """Makes sure that all ranks of a group will do the same together, before any compiles.
 
     Compared are the collectives, in order, that the graph has before and after the pass, each with
-    its group, literals and shapes; and what is computed on one rank's rows between them. What a
-    rank computes for itself may differ: a bias that rank 0 adds to its partial sum, a name, an
-    input that others do not have.
+    its group, literals and shapes; and what is computed on one rank's rows between them; in the
+    graph, and in the graphs that it calls. What a rank computes for
+    itself may differ: a bias that rank 0 adds to its partial sum, a name, an input that others do
+    not have.
 
     Every rank of the group must call it. One small exchange is made when the ranks agree, and two
     more to find the first difference when they do not.
@@ -97,12 +102,11 @@ def check_ranks_agree(
             "torch.distributed is not initialised, so there is no rank to agree with: call "
             "init_process_group first, or compare spfast.fingerprint(graph) yourself"
         )
-    steps = [f"before the pass: {text}" for text in done_together(graph_of(graph))]
-    try:
-        after = preview(graph, config, registry=registry)
-        steps += [f"after the pass: {text}" for text in done_together(after)]
-    except Exception as error:  # to raise now would leave the others waiting
-        steps.append(f"the pass raises {type(error).__name__}")
+    config = config if config is not None else SequenceParallelConfig()
+    steps = _steps(graph_of(graph), "", config, registry)
+    for number, (path, module) in enumerate(_meeting_places(graph_of(graph)).items(), 1):
+        inside = f" in called graph {number}"
+        steps += _steps(module.graph, inside, config.inside(f"{path}."), registry)
     digests = [_digest(text) for text in steps]
     summaries = _exchange((len(digests), _combined(digests)), group)
     if all(summary == summaries[0] for summary in summaries):
@@ -115,6 +119,19 @@ def check_ranks_agree(
         f"rank {other} has {texts[other]}: all ranks must call the same collectives in one order, "
         f"and compute the same on their rows in between, or they wait for each other"
     )
+
+
+def _steps(
+    graph: fx.Graph, inside: str, config: SequenceParallelConfig, registry: Registry | None
+) -> list[str]:
+    """What one graph does together with other ranks, before the pass and after it."""
+    steps = [f"before the pass{inside}: {text}" for text in done_together(graph)]
+    try:
+        after = preview(graph, config, registry=registry)
+        steps += [f"after the pass{inside}: {text}" for text in done_together(after)]
+    except Exception as error:  # to raise now would leave the others waiting
+        steps.append(f"the pass raises {type(error).__name__}{inside}")
+    return steps
 
 
 def _exchange(value: Any, group: dist.ProcessGroup | None) -> list[Any]:
@@ -226,7 +243,8 @@ def done_together(graph: fx.Graph) -> list[str]:
     """Describes what must be the same on every rank of a graph, in order.
 
     Each collective, and each node between a reduce_scatter and the all_gather that ends it:
-    operator, literals and shapes, with the operands that are described too by their place.
+    operator, literals and shapes, with the operands that are described too by their place. And
+    where a graph is called that has collectives, which says when they come.
 
     Example:
         >>> done_together(fx.Graph())
@@ -235,8 +253,13 @@ def done_together(graph: fx.Graph) -> list[str]:
     text = _Text()
     found: list[str] = []
     has_rows: set[fx.Node] = set()
+    numbers = {path: number for number, path in enumerate(_meeting_places(graph), 1)}
     for node in graph.nodes:
         kind = _collective(node)
+        for called in (node, *node.all_input_nodes):
+            named = "call_module" if called is node else "get_attr"
+            if called.op == named and str(called.target) in numbers:
+                found.append(f"the collectives of called graph {numbers[str(called.target)]}")
         reads_rows = node.op != "output" and not has_rows.isdisjoint(node.all_input_nodes)
         if kind or reads_rows:
             described = text.of_node(node)
@@ -245,6 +268,21 @@ def done_together(graph: fx.Graph) -> list[str]:
         if kind == "reducescatter" or (reads_rows and not kind):
             has_rows.add(node)
     return found
+
+
+def _meeting_places(graph: fx.Graph) -> dict[str, fx.GraphModule]:
+    """The graphs that a graph calls, by path, that have collectives or call others that have."""
+    called = called_graphs(graph)
+    have = {
+        path
+        for path, module in called.items()
+        if any(_collective(node) for node in module.graph.nodes)
+    }
+    return {
+        path: module
+        for path, module in called.items()
+        if any(one == path or one.startswith(f"{path}.") for one in have)
+    }
 
 
 def _collective(node: fx.Node) -> str:

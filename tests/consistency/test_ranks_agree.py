@@ -49,6 +49,22 @@ def layer(
     return b.graph
 
 
+def split(order: tuple[int, ...] = (0, 1), name: str = "part", **fields: Any) -> fx.Graph:
+    """A graph that calls two graphs with collectives, and one without, in some order."""
+    parts = [fx.GraphModule(torch.nn.Module(), layer(**fields)), fx.GraphModule({}, layer())]
+    local = fx.Graph()
+    local.output([local.placeholder("x")])
+    root = torch.nn.Module()
+    for place, part in enumerate([*parts, fx.GraphModule({}, local)]):
+        root.add_module(f"{name}{place}", part)
+    graph = fx.Graph()
+    x, w = graph.placeholder("x"), graph.placeholder("w")
+    for place in (*order, 2):
+        graph.call_module(f"{name}{place}", (x, w))
+    graph.output([x])
+    return fx.GraphModule(root, graph).graph
+
+
 def on_rank(rank: int, world_size: int) -> dict[str, Any]:
     ops.declare()
     found: dict[str, Any] = {"fingerprint": fingerprint(seeded_case(3).graph)}
@@ -63,6 +79,10 @@ def on_rank(rank: int, world_size: int) -> dict[str, Any]:
         "extra": layer(inner=2 if rank == 1 else 1),
         "fewer": layer(second=not last),
         "group": layer(group="other:0" if last else "tp:0"),
+        "called graphs": split(name=f"of{rank}_"),
+        "a literal in a called graph": split(scale=3.0 if last else 2.0),
+        "a collective in a called graph": split(second=not last),
+        "called in another order": split((1, 0) if last else (0, 1), second=False),
     }
     for name, graph in cases.items():
         shown = str(graph)
@@ -88,6 +108,13 @@ def test_gloo_ranks_agree_or_are_told_where_they_do_not() -> None:
     assert results == [first] * 3
     for harmless in ("same", "names", "a bias on rank 0", "work before", "an output more"):
         assert first[harmless] is None, harmless
+    assert first["called graphs"] is None
+    assert (
+        "after the pass in called graph 1: call_function|aten.mul"
+        in (first["a literal in a called graph"])
+    )
+    assert "before the pass in called graph 1" in first["a collective in a called graph"]
+    assert "in called graph 1" in first["called in another order"]
     # Nobody can say what the pass would do: the collectives are the same.
     assert first["groups unknown"] is None
     fix = (
@@ -123,3 +150,9 @@ def test_what_is_done_together_is_collectives_and_rows() -> None:
     assert done_together(b.graph)[1] == (
         "call_function|aten.relu.default|(%0)|{}|torch.float32 cpu [2,8,8,1]"
     )
+
+
+def test_a_fingerprint_covers_the_graphs_that_are_called() -> None:
+    assert fingerprint(split()) == fingerprint(split())
+    assert fingerprint(split()) != fingerprint(split(scale=3.0))
+    assert fingerprint(split()) != fingerprint(split(second=False))
