@@ -246,10 +246,8 @@ class Examiner {
     const NodeId first = anchor_->all_reduce;
     const NodeId last = site.interior.back();
     // What is written to in between matters only to who reads it: each value is asked for below.
-    if (const NodeId change = effects_.change_between(first, last); change != kNone) {
-      site.reason = {Reason::Kind::kFence, change, kNone, 0, 0};
-      return;
-    }
+    const NodeId change = effects_.change_between(first, last);
+    if (change != kNone) return void(site.reason = {Reason::Kind::kFence, change, kNone, 0, 0});
     check_value(site, first);
     check_value(site, anchor_->reduced);
     for (const NodeId node : site.interior) check_value(site, node);
