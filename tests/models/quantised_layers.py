@@ -113,6 +113,28 @@ def per_tensor(build: GraphBuilder, x: fx.Node, scale: fx.Node) -> list[fx.Node]
     return [build.call(operator.getitem, call, place) for place in (1, 2)]
 
 
+def column_major(build: GraphBuilder, x: fx.Node, scale: fx.Node) -> list[fx.Node]:
+    """Float8 per group, with scales that lie column by column."""
+    rows = rows_of(build, x)
+    result = empty(build, [rows, WIDTH], FP8)
+    columns = empty(build, [WIDTH // GROUP, rows], torch.float32)
+    call = build.call(
+        auto_functionalized,
+        torch.ops._C.per_token_group_fp8_quant.default,
+        input=x,
+        output_q=result,
+        output_s=build.call(aten.permute.default, columns, [1, 0]),
+        group_size=GROUP,
+        eps=1e-10,
+        fp8_min=-448.0,
+        fp8_max=448.0,
+        scale_ue8m0=False,
+        dummy_is_scale_transposed=True,
+        dummy_is_tma_aligned=False,
+    )
+    return [build.call(operator.getitem, call, place) for place in (1, 2)]
+
+
 def static(group: list[int] | None, scale: int) -> Quantise:
     """Static float8: ``scale`` numbers, each of a group of tokens and features."""
 

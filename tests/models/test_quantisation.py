@@ -16,7 +16,7 @@ from spfast.testing import assert_same, clone_inputs, copy_graph, ops, run_locks
 from spfast.testing.builder import GraphBuilder
 from spfast.verifier import snapshot, verify
 
-from .quantised_layers import PER_TOKEN, SWIZZLED, WIDTH, layer, per_tensor, static
+from .quantised_layers import PER_TOKEN, SWIZZLED, WIDTH, column_major, layer, per_tensor, static
 
 RANKS = 4
 GATHER = torch.ops.vllm.all_gather.default
@@ -54,7 +54,8 @@ def rewritten(build: GraphBuilder, tokens: int, **fields: Any) -> fx.Graph:
     after = run_lockstep(graphs, [clone_inputs(g) for g in given], groups=groups)
     for rank, (expected, found) in enumerate(zip(before, after, strict=True)):
         for index, (one, other) in enumerate(zip(expected, found, strict=True)):
-            assert one.view(torch.uint8).equal(other.view(torch.uint8)), (rank, index)
+            raw = [each.contiguous().view(torch.uint8) for each in (one, other)]
+            assert raw[0].equal(raw[1]), (rank, index)
     return graphs[0]
 
 
@@ -110,6 +111,10 @@ def test_the_verifier_knows_tiles_by_itself() -> None:
 
 def test_a_scale_of_all_tokens_is_never_one_ranks_alone() -> None:
     assert gathered(rewritten(layer(per_tensor, 8), 8)) == [torch.bfloat16] * 2
+
+
+def test_scales_that_lie_column_by_column_are_made_of_all_tokens() -> None:
+    assert gathered(rewritten(layer(column_major, 8), 8)) == [torch.bfloat16] * 2
 
 
 @pytest.mark.parametrize(
