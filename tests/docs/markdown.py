@@ -7,7 +7,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = tuple(
-    page for folder in (".", "bench", "docs", "examples") for page in sorted(ROOT.glob(f"{folder}/*.md"))
+    page
+    for folder in (".", "bench", "docs", "examples")
+    for page in sorted(ROOT.glob(f"{folder}/*.md"))
 )
 
 
