@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-_FOLDERS = (".", "bench", "docs", "examples")
-PAGES = tuple(page for folder in _FOLDERS for page in sorted(ROOT.glob(f"{folder}/*.md")))
+PAGES = tuple(
+    page
+    for folder in (".", "bench", "docs", "examples")
+    for page in sorted(ROOT.glob(f"{folder}/*.md"))
+)
 
 
 @dataclass(frozen=True)

@@ -6,5 +6,6 @@ to the parser.
 """
 
 from spfast.cli.entry import main
+from spfast.cli.output import BAD_INPUT, DONE, FAULT, INTERRUPTED, NOTHING_REWRITTEN
 
-__all__ = ["main"]
+__all__ = ["BAD_INPUT", "DONE", "FAULT", "INTERRUPTED", "NOTHING_REWRITTEN", "main"]
