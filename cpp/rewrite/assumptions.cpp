@@ -27,10 +27,14 @@ class Consequences {
         if (operand.kind == SiteOperand::Kind::kBuffer) {
           filled_.insert(pair_key(operand.user, operand.name));
         }
+        if (operand.kind == SiteOperand::Kind::kRows) {
+          cut_.insert(pair_key(operand.user, operand.name));
+        }
       }
     }
     if (shards_of_.empty()) return;
     shared_.assign(table.size(), kNone);
+    has_rows_.assign(table.size(), false);
     for (NodeId node = 0; node < table.size(); ++node) follow(node);
   }
 
@@ -47,7 +51,8 @@ class Consequences {
         continue;
       }
       for (const Value value : table_.operands(node)) {
-        if (value.is_node() && is_shared(value.payload, group)) {
+        if (!value.is_node() || !is_shared(value.payload, group)) continue;
+        if (has_rows_[value.payload] || replication.changes_equals(node)) {
           any = blame(value.payload, group, node, replication) || any;
         }
       }
@@ -64,8 +69,21 @@ class Consequences {
            assumed_.contains(pair_key(node, group));
   }
 
+  // With a row for each token, by assumption or computed from such row by row.
+  void follow_rows(NodeId node) {
+    if (has_rows_[node] || !replication_.treats_rows_alone(node)) return;
+    for (const Value value : table_.operands(node)) {
+      if (value.is_node() && has_rows_[value.payload]) has_rows_[node] = true;
+    }
+  }
+
   void follow(NodeId node) {
     SPFAST_WORK(1);
+    follow_sharing(node);
+    follow_rows(node);
+  }
+
+  void follow_sharing(NodeId node) {
     if (const uint32_t group = shards_of_[node]; group != kNone) {
       if (!is_proved(node, group)) {
         for (const Value value : table_.operands(node)) {
@@ -108,7 +126,9 @@ class Consequences {
     }
     const NodeId value = names.back();
     const bool known = is_shared(value, group);
+    const bool cut = cut_.contains(pair_key(reader, name));
     for (const NodeId one : names) {
+      if (cut && !known) has_rows_[one] = true;
       assumed_.insert(pair_key(one, group));
       if (shared_[one] == kNone) shared_[one] = group;
     }
@@ -143,9 +163,11 @@ class Consequences {
   const Replication& replication_;
   std::vector<uint32_t> shards_of_;  // by node: the group among whose ranks its rows are shared out
   std::vector<uint32_t> shared_;     // by node: the group (the first, if many) that shares it
+  std::vector<bool> has_rows_;       // by node: assumed row by row, or computed so from such
   std::unordered_set<uint64_t> assumed_;  // value and group: an assumption, or a name of one
   std::unordered_set<uint64_t> given_;    // value and group: an assumption
   std::unordered_set<uint64_t> filled_;   // reader and buffer: only written to
+  std::unordered_set<uint64_t> cut_;      // reader and value: read row by row
   std::unordered_set<uint64_t> blamed_;
   std::vector<Assumption> assumptions_;
 };

@@ -15,6 +15,20 @@ constexpr int64_t kFew = 2;
 
 }  // namespace
 
+CutCosts::CutCosts(const NodeTable& table, const MatchResult& matches, const Sites& sites,
+                   Costs costs)
+    : table_(table), matches_(matches), sites_(sites), collective_(costs.collective) {
+  for (const Anchor& anchor : matches.anchors) {
+    if (anchor.call != anchor.all_reduce) ++parts_[anchor.call];
+  }
+}
+
+int64_t CutCosts::calls(const Anchor& anchor, int64_t fixed) const {
+  const auto several = parts_.find(anchor.call);
+  const int64_t parts = several == parts_.end() ? 1 : several->second;
+  return (2 - parts) * fixed / parts;
+}
+
 int64_t CutCosts::bytes_of(const Meta& meta, size_t features) const {
   const int64_t elements = element_count(table_.dims(meta).last(features));
   if (elements < 0) return kBytes;  // of a width that is not known

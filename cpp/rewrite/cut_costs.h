@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <unordered_map>
 
 #include "rewrite/sites.h"
 
@@ -13,8 +14,7 @@ class CutCosts {
   // Costs are told for each token, in 1/1024 bytes.
   static constexpr int64_t kBytes = 1024;
 
-  CutCosts(const NodeTable& table, const MatchResult& matches, const Sites& sites, Costs costs)
-      : table_(table), matches_(matches), sites_(sites), collective_(costs.collective) {}
+  CutCosts(const NodeTable& table, const MatchResult& matches, const Sites& sites, Costs costs);
 
   // No single cost is more, so that all costs together stay below what is never cut.
   void limit(int64_t most) { most_ = most; }
@@ -22,6 +22,10 @@ class CutCosts {
   [[nodiscard]] int64_t bytes_of(const Meta& meta, size_t features) const;
   // What an all_reduce that stays moves more than its reduce_scatter would.
   [[nodiscard]] int64_t bytes_of(const Anchor& anchor) const;
+  // What the calls that an all_reduce makes cost more than its reduce_scatter's, `fixed` each: an
+  // all_reduce makes two, a reduce_scatter one. Of several tensors reduced in one call each has its
+  // share of two, and a reduce_scatter of its own: the difference may be negative.
+  [[nodiscard]] int64_t calls(const Anchor& anchor, int64_t fixed) const;
   // Whether an all_reduce is of so few numbers that it may as well stay.
   [[nodiscard]] bool is_few(const Anchor& anchor) const;
   // What a collective costs beside its bytes, as each token's share of it; of a class of tokens
@@ -34,6 +38,7 @@ class CutCosts {
   const Sites& sites_;
   int64_t collective_;
   int64_t most_ = 0;
+  std::unordered_map<NodeId, int64_t> parts_;  // of a call of several tensors: those that are read
 };
 
 }  // namespace spfast

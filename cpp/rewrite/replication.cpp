@@ -70,6 +70,16 @@ Replication::Meeting Replication::meeting(NodeId node) const {
   return group == groups_.end() ? Meeting{} : Meeting{kind, group->second};
 }
 
+bool Replication::changes_equals(NodeId collective) const {
+  constexpr std::string_view kKeep[] = {"max", "min", "avg"};
+  for (const Value value : table_.args(collective)) {
+    if (value.tag != Tag::kString) continue;
+    const std::string_view op = table_.string(value.payload);
+    if (std::find(std::begin(kKeep), std::end(kKeep), op) != std::end(kKeep)) return false;
+  }
+  return true;
+}
+
 bool Replication::is_deterministic(NodeId node) const {
   if (table_.op(node) != Op::kCallFunction) return false;
   const OperatorTraits& known = traits(node);
@@ -91,8 +101,23 @@ bool Replication::is_name(NodeId node) const {
          !table_.args(node).empty() && table_.args(node)[0].is_node();
 }
 
+// A reduction without dims, or over the first, is one over all tokens.
+bool Replication::reduces_tokens(NodeId node, const RowRule& rule) const {
+  if (rule.family != RowRule::Family::kReduce) return false;
+  const auto args = table_.args(node);
+  const auto position = static_cast<size_t>(rule.position);
+  if (position >= args.size()) return table_.kwargs(node).empty();
+  const auto is_first = [this](Value dim) {
+    return dim.tag == Tag::kInt && table_.as_int(dim) == 0;
+  };
+  if (!is_sequence(args[position].tag)) return is_first(args[position]);
+  const auto items = table_.items(args[position]);
+  return items.empty() || std::any_of(items.begin(), items.end(), is_first);
+}
+
 bool Replication::treats_rows_alone(NodeId node) const {
-  return rows_.find(table_.target(node)) != nullptr || is_name(node) ||
+  const RowRule* rule = rows_.find(table_.target(node));
+  return (rule != nullptr && !reduces_tokens(node, *rule)) || is_name(node) ||
          table_.whole_of(node) != kNone;
 }
 
@@ -172,7 +197,15 @@ void Replication::rate() {
 }
 
 void Replication::give_away(NodeId value, uint32_t group, NodeId collective) {
-  if (is_proved(value, group) || owner_[value] == group || owner_[value] == kEvery) return;
+  if (is_proved(value, group)) return;
+  if (owner_[value] == group || owner_[value] == kEvery) {
+    // Of two that give it away, the one that gives away more.
+    if (evidence_[value] > value && !changes_equals(evidence_[value]) &&
+        changes_equals(collective)) {
+      evidence_[value] = collective;
+    }
+    return;
+  }
   owner_[value] = owner_[value] == kNone ? group : kEvery;
   if (evidence_[value] == kNone) evidence_[value] = collective;
 }
@@ -198,7 +231,7 @@ void Replication::blame() {
 void Replication::blame_operands(NodeId node) {
   const uint32_t group = owner_[node];
   const bool rows = treats_rows_alone(node);
-  if (!rows && !is_deterministic(node)) return;
+  if (!rows && !(is_deterministic(node) && changes_equals(evidence_[node]))) return;
   uint8_t most = kNotAtAll;
   NodeId first = kNone;
   bool several = false;

@@ -28,7 +28,9 @@ struct Trust {
 // An all_reduce, a gather or a scatter of a value that all ranks share would be for nothing. So
 // what one reaches is taken for a rank's own: through operators that treat rows alone, where the
 // blame goes to the operands most likely to be partial, and through any deterministic operator
-// whose other operands are shared.
+// whose other operands are shared. The largest of equal values, or their average, is no other: a
+// quantisation is synchronised so, by a maximum over all tokens. Such a collective gives away
+// through operators that treat rows alone and no others.
 class Replication {
  public:
   // In place of a group's index: whatever the group.
@@ -66,6 +68,9 @@ class Replication {
   [[nodiscard]] Meeting meeting(NodeId node) const;
   // Ranks that have the same operands have the same result.
   [[nodiscard]] bool is_deterministic(NodeId node) const;
+  // Whether a collective makes something else of values that are the same on every rank.
+  [[nodiscard]] bool changes_equals(NodeId collective) const;
+  [[nodiscard]] bool treats_rows_alone(NodeId node) const;
   // A view or a copy: its operand under another name.
   [[nodiscard]] bool is_name(NodeId node) const;
 
@@ -81,7 +86,7 @@ class Replication {
   // The group over which all of the node's operands are proved to be the same; kNone: there is
   // none.
   [[nodiscard]] uint32_t common_group(NodeId node) const;
-  [[nodiscard]] bool treats_rows_alone(NodeId node) const;
+  [[nodiscard]] bool reduces_tokens(NodeId node, const RowRule& rule) const;
   [[nodiscard]] Value group_of(NodeId node) const;
   [[nodiscard]] const OperatorTraits& traits(NodeId node) const {
     return traits_.of(table_.target(node));

@@ -173,7 +173,8 @@ class Cutter {
     }
     const auto& sites = sites_of_[token_class];
     return std::all_of(sites.begin(), sites.end(), [&](uint32_t i) {
-      return spent_[i] <= costs_.bytes_of(matches_.anchors[sites_.sites[i].anchor]) + fixed;
+      const Anchor& anchor = matches_.anchors[sites_.sites[i].anchor];
+      return spent_[i] <= costs_.bytes_of(anchor) + costs_.calls(anchor, fixed);
     });
   }
 
@@ -193,7 +194,12 @@ class Cutter {
         flow.add_edge(2 * index_[node], reduced, MaxFlow::kUncut);
       }
       const bool few = site.match == kNone && costs_.is_few(anchor);
-      flow.add_edge(source, reduced, costs_.bytes_of(anchor) + fixed - (few ? 1 : 0));
+      const int64_t saved = costs_.bytes_of(anchor) + costs_.calls(anchor, fixed) - (few ? 1 : 0);
+      if (saved > 0) {
+        flow.add_edge(source, reduced, saved);
+      } else {
+        flow.add_edge(reduced, sink, -saved);
+      }
     }
     for (uint32_t i = 0; i < count; ++i) {
       const NodeId node = members_[i];

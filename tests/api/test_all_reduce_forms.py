@@ -59,6 +59,9 @@ class Layers(GraphBuilder):
         scale = self.call(aten.rsqrt.default, self.call(aten.add.Tensor, mean, 1e-6))
         return self.call(aten.mul.Tensor, total, scale)
 
+    def largest(self, value: fx.Node) -> fx.Node:
+        return self.call(aten.amax.default, value, [-1], True)
+
     def product(self, value: fx.Node) -> fx.Node:
         return self.call(aten.mm.default, value, self.weight)
 
@@ -211,7 +214,8 @@ def test_in_place_that_stays_is_a_write_to_all_others() -> None:
 COALESCED = [c10d.all_reduce_coalesced.default, c10d.all_reduce_coalesced_.default]
 
 
-def two(operator_: Any | None) -> Layers:
+def two(operator_: Any | None, largest: bool = True) -> Layers:
+    """Two sums, normed: a number a token of each is returned, or the whole norm."""
     build = Layers()
     first, second = build.partial(), build.product(build.partial())
     if operator_ is None:
@@ -220,7 +224,8 @@ def two(operator_: Any | None) -> Layers:
         ]
     else:
         sums = build.several(operator_, first, second)
-    build.output([build.norm(each) for each in sums])
+    normed = [build.norm(each) for each in sums]
+    build.output([build.largest(each) for each in normed] if largest else normed)
     return build
 
 
@@ -236,10 +241,23 @@ def test_each_tensor_of_a_coalesced_one_is_rewritten(operator_: Any) -> None:
 
 
 @pytest.mark.parametrize("operator_", COALESCED)
+def test_one_call_of_several_stays_where_more_calls_would_move_the_same(operator_: Any) -> None:
+    said = reasons(two(operator_, largest=False).graph)
+    assert (
+        list(said.values())
+        == [
+            "gathering what is computed from it would move more bytes than its all_reduce does, "
+            "or as many in more collectives"
+        ]
+        * 2
+    )
+
+
+@pytest.mark.parametrize("operator_", COALESCED)
 def test_a_coalesced_one_is_rewritten_whole_or_not_at_all(operator_: Any) -> None:
     build = Layers()
     first, second = build.several(operator_, build.partial(), build.product(build.partial()))
-    build.output([build.norm(first), build.product(second)])
+    build.output([build.largest(build.norm(first)), build.product(second)])
     assert reasons(build.graph) == {
         "getitem": "it is reduced in one call with %getitem_1, which stays",
         "getitem_1": "no rule matches what reads it, and %mm_default_3 = aten.mm.default reads it "

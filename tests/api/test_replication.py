@@ -200,3 +200,26 @@ def test_explain_lists_what_would_be_taken_on_trust() -> None:
     told = spfast.explain(writer.graph, SequenceParallelConfig(tp_size=WORLD, tp_rank=0))
     assert [each.value for each in told.assumptions] == ["residual", "gain"]
     assert str(told).endswith("taken to be the same on every rank: residual, gain")
+
+
+def synchronised(operator_: str) -> Build:
+    """A residual joins one rank's rows; its largest element of all is reduced over the ranks."""
+
+    def build(w: Writer) -> None:
+        residual = w.stream("residual")
+        total = w.call(aten.add.Tensor, w.over_ranks(w.project(w.stream("x"), "first")), residual)
+        scale = w.over_ranks(w.call(aten.amax.default, residual), operator_)
+        w.output([w.norm(total), scale])
+
+    return build
+
+
+def test_a_maximum_over_all_tokens_does_not_show_that_ranks_differ() -> None:
+    _, results, _ = on_every_rank(synchronised("max"))
+    assert [int(result) for result in results] == [1] * WORLD
+    assert "residual" in [one.value for one in results[0].assumptions]
+
+
+def test_a_sum_of_it_does() -> None:
+    _, results, _ = on_every_rank(synchronised("sum"))
+    assert [int(result) for result in results] == [0] * WORLD

@@ -35,8 +35,8 @@ def cost(graph: fx.Graph, world: World) -> Cost:
         whole = node.meta["val"] if kind == "all_gather" else value_of(node.args[0])
         full = sum(bytes_of(tensor) for tensor in tensors(whole))
         moved += TIMES.get(kind, 1) * full * (size - 1) / size
-        # One call of several tensors is as many collectives.
-        count += TIMES.get(kind, 1) * len(list(tensors(whole)))
+        # A call of several tensors is launched once.
+        count += TIMES.get(kind, 1)
     return Cost(moved, count)
 
 

@@ -3,7 +3,8 @@
 A collective on what all ranks share would be for nothing. So what one is called on is a rank's own,
 and so is what that was computed from: through operators that treat rows alone, the operands most
 likely to be partial, and through any other that computes from its operands alone, the one operand
-that is not known to be shared.
+that is not known to be shared. A maximum or an average of what all ranks share changes nothing: it
+shows something only through operators that treat rows alone.
 """
 
 from __future__ import annotations
@@ -34,6 +35,24 @@ _NAMES = (
     aten.alias.default,
     aten.detach.default,
     aten.lift_fresh_copy.default,
+)
+
+_REDUCTIONS = (
+    aten.sum,
+    aten.mean,
+    aten.amax,
+    aten.amin,
+    aten.prod,
+    aten.max,
+    aten.min,
+    aten.std,
+    aten.var,
+    aten.var_mean,
+    aten.logsumexp,
+    aten.any,
+    aten.all,
+    aten.argmax,
+    aten.argmin,
 )
 
 # How likely a value is one rank's part of a sum: what all share, an input, what weights went into.
@@ -112,7 +131,8 @@ class Replication:
 
     def _treats_rows_alone(self, node: fx.Node) -> bool:
         is_part = node.target is operator.getitem and type(node.args[1]) is int
-        return operator_name(node) in self._row_wise or node.target in _NAMES or is_part
+        row_wise = operator_name(node) in self._row_wise and not _reduces_tokens(node)
+        return row_wise or node.target in _NAMES or is_part
 
     # --- forward: what is proved --------------------------------------------------------------
 
@@ -183,6 +203,11 @@ class Replication:
             return
         owner = self._owner.get(value)
         if owner in (_EVERY, group):
+            # Of two that give it away, the one that gives away more.
+            known = self._evidence[value]
+            later = self._memory.position[known] > self._memory.position[value]
+            if later and not _changes_equals(known) and _changes_equals(collective):
+                self._evidence[value] = collective
             return
         self._owner[value] = group if owner is None else _EVERY
         self._evidence.setdefault(value, collective)
@@ -202,7 +227,7 @@ class Replication:
 
     def _blame_operands(self, node: fx.Node, group: Any, collective: fx.Node) -> None:
         rows = self._treats_rows_alone(node)
-        if not rows and not self._computes(node):
+        if not rows and not (self._computes(node) and _changes_equals(collective)):
             return
         unproved = [each for each in node.all_input_nodes if not self.is_shared(each, group)]
         if not rows and len(unproved) > 1:
@@ -211,3 +236,21 @@ class Replication:
         for operand in node.all_input_nodes:
             if self._suspicion[operand] == most:
                 self._give_away(operand, group, collective)
+
+
+def _reduces_tokens(node: fx.Node) -> bool:
+    """Whether it is a reduction without dims, or over the first: one over all tokens."""
+    packet = getattr(node.target, "overloadpacket", None)
+    if packet not in _REDUCTIONS:
+        return False
+    if len(node.args) < 2:
+        return not node.kwargs
+    dims = node.args[1]
+    return dims == 0 or (isinstance(dims, (list, tuple)) and (not dims or 0 in dims))
+
+
+def _changes_equals(collective: fx.Node) -> bool:
+    """Whether it makes something else of values that are the same on every rank."""
+    return not {"max", "min", "avg"}.intersection(
+        argument for argument in collective.args if isinstance(argument, str)
+    )
