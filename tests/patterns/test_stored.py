@@ -19,7 +19,7 @@ from spfast.patterns import Registry, Value, ops, stored, traced_default, tracin
 @pytest.fixture(scope="module")
 def traced() -> Registry:
     registry = traced_default()
-    registry.register_rowwise(*patterns.ATEN)
+    registry.register_rowwise(*patterns.ATEN, *patterns.VLLM)
     return registry
 
 
@@ -27,7 +27,7 @@ def read(file: Path = stored.FILE) -> Registry:
     found = stored.load(file)
     assert found is not None
     registry = Registry.of(found)
-    registry.register_rowwise(*patterns.ATEN)
+    registry.register_rowwise(*patterns.ATEN, *patterns.VLLM)
     return registry
 
 

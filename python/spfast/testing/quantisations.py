@@ -17,6 +17,11 @@ _FP4_GROUP = 16
 _TILE = 128  # rows of a tile of swizzled scales, of which a column has four bytes
 
 
+def _grouped(input: torch.Tensor, size: int) -> torch.Tensor:
+    """Each row's features in groups: a dim more."""
+    return input.float().reshape(*input.shape[:-1], -1, size)
+
+
 def _write_fp8(result: torch.Tensor, scaled: torch.Tensor) -> None:
     result.copy_(scaled.clamp(-_FP8_MAX, _FP8_MAX).to(result.dtype))
 
@@ -63,7 +68,7 @@ def _per_token_group_fp8_quant(
     dummy_is_scale_transposed: bool = False,
     dummy_is_tma_aligned: bool = False,
 ) -> None:
-    groups = input.float().unflatten(-1, (-1, group_size))
+    groups = _grouped(input, group_size)
     scale = groups.abs().amax(dim=-1).clamp(min=eps) / fp8_max
     if scale_ue8m0:
         scale = torch.exp2(torch.ceil(torch.log2(scale)))
@@ -104,7 +109,7 @@ def _per_token_group_quant_int8(
     int8_min: float,
     int8_max: float,
 ) -> None:
-    groups = input.float().unflatten(-1, (-1, group_size))
+    groups = _grouped(input, group_size)
     scale = groups.abs().amax(dim=-1).clamp(min=eps) / int8_max
     output_s.copy_(scale)
     scaled = (groups / scale.unsqueeze(-1)).round().clamp(int8_min, int8_max)
@@ -141,7 +146,7 @@ def _fp4(
     input: torch.Tensor, input_scale: torch.Tensor, is_sf_swizzled_layout: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     flat = input.reshape(-1, input.shape[-1])
-    groups = flat.float().unflatten(-1, (-1, _FP4_GROUP))
+    groups = _grouped(flat, _FP4_GROUP)
     wanted = input_scale.float().reshape(()) * groups.abs().amax(dim=-1) / _FP4[-1]
     scales = wanted.to(torch.float8_e4m3fn)
     back = scales.float().unsqueeze(-1) / input_scale.float().reshape(())

@@ -152,8 +152,7 @@ def auto_functionalized(
     results = _apply(ctx, wrapped, what, bound, made, (dtypes, tuple(sorted(absent))))
     if results is None:
         return None
-    by_name: dict[str, Value | None] = dict(zip(what.writes, results, strict=True))
-    by_name.update(dict.fromkeys(absent))
+    by_name = dict(zip(what.writes, results, strict=True))
     for name, buffer in zip(names, buffers, strict=True):
         value, shape = ctx.read(buffer), by_name[name].shape
         if value.kind not in (Kind.FULL, Kind.SHARD) or value.shape is None or shape is None:
@@ -164,7 +163,9 @@ def auto_functionalized(
                 f"of shape {list(value.shape)}"
             )
             return None
-    return ctx.store.tuple((None, *(by_name[name] for name in order if name is not None)))
+    return ctx.store.tuple(
+        (None, *(None if name in absent else by_name[name] for name in order if name is not None))
+    )
 
 
 def reduction(
