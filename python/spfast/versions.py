@@ -14,7 +14,7 @@ from spfast._core import version
 
 __all__ = ["NEWEST", "OLDEST", "Surroundings", "check_torch", "surroundings"]
 
-# The first and the last minor version of torch on which all tests ran: docs/versions.md.
+# The first and the last minor version of torch that was tried; docs/versions.md says how far.
 OLDEST, NEWEST = (2, 9), (2, 15)
 
 

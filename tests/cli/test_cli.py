@@ -228,5 +228,6 @@ def test_demo_measures_what_it_shows() -> None:
     assert report.collectives["all_reduce"] == (5, 0)
     assert report.collectives["all_gather"] == (0, 5)
     assert report.total > 0 and report.reference > 0
+    assert sum(report.stages.values()) == pytest.approx(report.total)
     assert report.bytes_before == 8 * report.bytes_after > 0
     assert steps == sorted(steps)

@@ -11,6 +11,8 @@ import torch
 import torch.fx as fx
 from pattern_matcher.graphs import BF16, F32, Inputs, trace
 
+from spfast.pattern_matcher.trace import TAKES_DECOMPOSITIONS
+
 aten, prims = torch.ops.aten, torch.ops.prims
 
 
@@ -131,7 +133,9 @@ def random_replacement(seed: int) -> tuple[Callable[[Any, Any], Any], Callable[[
     def define(pm: Any, spy: Any) -> Any:
         matcher = pm.PatternMatcherPass("fuzz")
         for search, made in rules:
-            options: dict[str, Any] = {"get_decomp_fn": dict} if plain else {}
+            options: dict[str, Any] = (
+                {"get_decomp_fn": dict} if plain and TAKES_DECOMPOSITIONS else {}
+            )
             if checked:
                 options["extra_check"] = lambda match: spy.match(match) is None
             with Inputs().mode:

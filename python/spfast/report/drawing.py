@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import fx
 
@@ -73,10 +74,7 @@ class Drawing:
         try:
             data = json.loads(text)
             before, after = (
-                {
-                    path: tuple(Row(*fields[:3], tuple(fields[3]), *fields[4:]) for fields in rows)
-                    for path, rows in data[side].items()
-                }
+                {path: tuple(map(_row, rows)) for path, rows in data[side].items()}
                 for side in ("before", "after")
             )
             return cls(before, after, tuple(tuple(site) for site in data["sites"]))
@@ -117,6 +115,12 @@ class Drawing:
         except BaseException:
             os.unlink(scratch)
             raise
+
+
+def _row(fields: Sequence[Any]) -> Row:
+    name, op, target, inputs, *rest = fields
+    shape, size, role, layer, is_view = rest
+    return Row(name, op, target, tuple(inputs), shape, size, role, layer, is_view)
 
 
 def _umask() -> int:
