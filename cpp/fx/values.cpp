@@ -61,10 +61,14 @@ class ValueMaker {
     const py::handle node = spec[1];
     const Kind* kind = nullptr;
     is_strided_ = false;
-    py::object value = part_of_resized(node);
-    if (!value) value = made(spec, &kind);
-    if (PyTuple_Check(value.ptr()) != 0 || PyList_Check(value.ptr()) != 0) {
-      tuples_[node.ptr()] = value;
+    size_t place = 0;
+    py::object value = part_of_resized(node, &kind, place);
+    if (!value) {
+      value = made(spec, &kind);
+      if (PyTuple_Check(value.ptr()) != 0 || PyList_Check(value.ptr()) != 0) {
+        tuples_[node.ptr()] = {value, kind};
+        if (kind != nullptr) place = kind->parts.size();
+      }
     }
     const py::object meta = access_.read(node, Field::kMeta);
     if (PyDict_GetItemWithError(meta.ptr(), tensor_meta_.ptr()) == nullptr) {
@@ -72,8 +76,10 @@ class ValueMaker {
     } else if (kind == nullptr) {
       described.append(describe_(value));
     } else {
-      if (!kind->described) kind->described = describe_(value);
-      described.append(kind->described);
+      // Of each of its parts, and last of the whole.
+      py::object& known = kind->described[place];
+      if (!known) known = describe_(value);
+      described.append(known);
     }
     return value;
   }
@@ -85,16 +91,26 @@ class ValueMaker {
   struct Kind {
     py::object first;                             // its first value
     std::vector<std::optional<Prototype>> parts;  // of a tensor: one
-    mutable py::object described;
+    mutable std::vector<py::object> described;
   };
 
   // A part of a tuple is the same value as the tuple holds.
-  py::object part_of_resized(py::handle node) {
+  py::object part_of_resized(py::handle node, const Kind** kind, size_t& place) const {
     if (tuples_.empty() || !access_.read(node, Field::kTarget).is(getitem_)) return {};
     const py::object args = access_.read(node, Field::kArgs);
     const auto found = tuples_.find(PyTuple_GET_ITEM(args.ptr(), 0));
     if (found == tuples_.end()) return {};
-    return stolen(PyObject_GetItem(found->second.ptr(), PyTuple_GET_ITEM(args.ptr(), 1)));
+    const py::handle item = PyTuple_GET_ITEM(args.ptr(), 1);
+    const py::object part = stolen(PyObject_GetItem(found->second.value.ptr(), item.ptr()));
+    const Kind* all = found->second.kind;
+    if (all != nullptr && PyLong_CheckExact(item.ptr()) != 0) {
+      const Py_ssize_t at = PyLong_AsSsize_t(item.ptr());
+      if (at >= 0) {
+        *kind = all;
+        place = static_cast<size_t>(at);
+      }
+    }
+    return part;
   }
 
   py::object made(const py::tuple& spec, const Kind** of) {
@@ -117,7 +133,9 @@ class ValueMaker {
     is_strided_ = py::bool_(maker_.attr(strided_));
     if (known && at == kinds_.end() && key[0] != own_form_ && !is_strided_) {
       if (auto parts = prototypes_of(value)) {
-        const auto [it, fresh] = kinds_.emplace(key, Kind{value, std::move(*parts), {}});
+        const size_t count = parts->size();
+        const auto [it, fresh] =
+            kinds_.emplace(key, Kind{value, std::move(*parts), std::vector<py::object>(count + 1)});
         if (of != nullptr) *of = &it->second;
       }
     }
@@ -213,7 +231,11 @@ class ValueMaker {
   long own_form_ = 0;
   bool is_strided_ = false;
   std::map<std::array<long, 4>, Kind> kinds_;
-  std::unordered_map<PyObject*, py::object> tuples_;  // of resized nodes
+  struct Resized {
+    py::object value;
+    const Kind* kind = nullptr;
+  };
+  std::unordered_map<PyObject*, Resized> tuples_;  // of resized nodes
   py::tuple subclass_keys_ = py::make_tuple("dispatch_device", "device_for_backend_keys");
   py::tuple empty_keys_ = py::make_tuple("dtype", "device");
   py::str val_{"val"}, tensor_meta_{"tensor_meta"}, mode_{"fake_mode"}, device_{"fake_device"},

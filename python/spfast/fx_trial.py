@@ -24,7 +24,7 @@ def holds() -> bool:
         True
     """
     try:
-        return _picture(_edited("methods")) == _picture(_edited("native"))
+        return bool(_picture(_edited("methods")) == _picture(_edited("native")))
     except Exception:  # whatever a torch that we do not know raises
         return False
 

@@ -258,7 +258,9 @@ class _Maker:
                 self._layouts[key] = known
         return known
 
-    def _wrap(self, like: torch.Tensor, meta: torch.Tensor, size: int | None = None) -> Any:
+    def _wrap(
+        self, like: torch.Tensor, meta: torch.Tensor, size: int | None = None
+    ) -> torch.Tensor:
         """The fake tensor around a meta tensor; a tensor of another kind is what it is.
 
         ``size`` is how many elements its storage has, where more of its kind may be made.
@@ -273,7 +275,7 @@ class _Maker:
         key = (id(mode), device)
         state = self._states.get(key)
         if state is None:
-            fake = FakeTensor(mode, meta, device)
+            fake: torch.Tensor = FakeTensor(mode, meta, device)
             state = self._states[key] = dict(fake.__dict__)
         else:
             # What its constructor does, with the attributes of the first one.

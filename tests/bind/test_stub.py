@@ -31,8 +31,14 @@ def _signature(function: ast.FunctionDef) -> Signature:
     return Signature(tuple(arguments), name.rpartition(".")[2])
 
 
+def _parsed(line: str) -> Signature:
+    parsed = ast.parse(f"def {line}: ...").body[0]
+    assert isinstance(parsed, ast.FunctionDef)
+    return _signature(parsed)
+
+
 def stubbed() -> tuple[dict[str, Signature], set[str]]:
-    """The methods of the stub, and its other names."""
+    """The functions of the stub, and all its names."""
     methods: dict[str, Signature] = {}
     others: set[str] = set()
     for node in ast.parse(STUB.read_text()).body:
@@ -41,6 +47,9 @@ def stubbed() -> tuple[dict[str, Signature], set[str]]:
             for each in node.body:
                 if isinstance(each, ast.FunctionDef):
                     methods[f"{node.name}.{each.name}"] = _signature(each)
+        elif isinstance(node, ast.FunctionDef):
+            others.add(node.name)
+            methods[node.name] = _signature(node)
         elif isinstance(node, ast.AnnAssign):
             others.add(ast.unparse(node.target))
         else:
@@ -56,13 +65,15 @@ def native() -> tuple[dict[str, Signature], set[str]]:
         if name.startswith("__"):
             continue
         others.add(name)
-        for method, function in vars(value).items() if inspect.isclass(value) else ():
+        if not inspect.isclass(value):
+            if callable(value):
+                methods[name] = _parsed((value.__doc__ or "").split("\n")[0])
+            continue
+        for method, function in vars(value).items():
             # What has a signature was bound by us; the rest comes with every class.
             line = (getattr(value, method).__doc__ or "").split("\n")[0]
             if callable(getattr(value, method)) and line.startswith(f"{method}("):
-                parsed = ast.parse(f"def {line}: ...").body[0]
-                assert isinstance(parsed, ast.FunctionDef)
-                methods[f"{name}.{method}"] = _signature(parsed)
+                methods[f"{name}.{method}"] = _parsed(line)
                 static = isinstance(function, staticmethod)
                 assert static != line.startswith(f"{method}(self: "), line
     return methods, others
