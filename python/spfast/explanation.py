@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
@@ -12,6 +12,9 @@ from spfast.config import Recognise, SequenceParallelConfig
 from spfast.patterns import Registry
 from spfast.result import Merged
 from spfast.trust import Assumption, names_of
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 __all__ = ["Entry", "Explanation", "explain"]
 
@@ -101,7 +104,7 @@ def _is_done(outcome: str) -> bool:
 
 
 def explain(
-    graph: fx.Graph | fx.GraphModule,
+    graph: fx.Graph | fx.GraphModule | ExportedProgram,
     config: SequenceParallelConfig | None = None,
     *,
     registry: Registry | None = None,

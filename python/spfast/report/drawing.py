@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
-from pathlib import Path
 
 from torch import fx
 
 from spfast.errors import FileFormatError
+from spfast.files import replaced
 from spfast.patterns import Registry
 from spfast.report.rows import Row, rows_of
 
@@ -107,19 +106,6 @@ class Drawing:
         """
         from spfast.report.page import page
 
-        text, target = page(self, title), Path(path)
-        handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with open(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.chmod(scratch, 0o666 & ~_umask())
-            os.replace(scratch, target)
-        except BaseException:
-            os.unlink(scratch)
-            raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        text = page(self, title)
+        with replaced(path) as scratch:
+            scratch.write_text(text, encoding="utf-8")
