@@ -151,7 +151,11 @@ def _rewrite(begun: _Begun, record_plan: bool) -> tuple[Result, list[Run], list[
             run.plan()
         result = replace(_result(runs, record_plan=record_plan), merged=sums.merged)
         sites = [report for run in runs for report in run.reports()] if record_plan else []
-        changed = [run for run in runs if run.job.planned_sites() or run.path in sums.journals]
+        changed = [
+            run
+            for run in runs
+            if run.job.planned_sites() or run.guarded or run.path in sums.journals
+        ]
         _commit(begun, changed, before, names)
     except BaseException:
         sums.undo()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,16 +19,19 @@ class Decision:
 
     Attributes:
         refused: Why its sites stay; empty where they are rewritten.
-        guarded: Whether the rewrite is right only under a guard, which :meth:`commit` adds.
+        guarded: Whether it holds only under a guard, which :meth:`commit` adds.
+        odd: Whether the example alone speaks against it: another number is worth another graph, if
+            only the one that is left is not taken for it.
     """
 
     tokens: Any
     tp_size: int
     refused: str = ""
     guarded: bool = False
+    odd: bool = False
 
     def commit(self) -> None:
-        """Adds the guard, so that a number that is not divisible compiles anew."""
+        """Adds the guard that the example fulfils: divisible or not, the other compiles anew."""
         if self.guarded:
             from torch.fx.experimental.symbolic_shapes import guard_bool
 
@@ -54,6 +58,11 @@ def decide(tokens: int | torch.SymInt, tp_size: int, divisibility: Divisibility)
     if statically_known_true(tokens % tp_size == 0):
         return Decision(tokens, tp_size)
     expression = str(tokens.node.expr)
+    if divisibility == "prove" or not tokens.node.has_hint() or _is_frozen(tokens):
+        # A guard that follows from others is as good, and torch reckons with it: the proof, which
+        # looks at all that is known, is for where there can be none.
+        if _is_known_multiple(tokens, tp_size):
+            return Decision(tokens, tp_size)
     if divisibility == "prove":
         return Decision(
             tokens,
@@ -68,7 +77,7 @@ def decide(tokens: int | torch.SymInt, tp_size: int, divisibility: Divisibility)
             f"{expression} tokens have no example value, so no guard can say that they are "
             f'divisible by tp_size {tp_size}; pass divisibility="assume" if they are',
         )
-    if getattr(tokens.node.shape_env, "frozen", False):
+    if _is_frozen(tokens):
         return Decision(
             tokens,
             tp_size,
@@ -82,5 +91,35 @@ def decide(tokens: int | torch.SymInt, tp_size: int, divisibility: Divisibility)
             tp_size,
             f"{expression} tokens are {hint} in the example, which is not divisible by "
             f"tp_size {tp_size}",
+            odd=True,
         )
     return Decision(tokens, tp_size, guarded=True)
+
+
+def _is_frozen(tokens: torch.SymInt) -> bool:
+    return bool(getattr(tokens.node.shape_env, "frozen", False))
+
+
+def _is_known_multiple(tokens: torch.SymInt, tp_size: int) -> bool:
+    """Whether the number is a multiple because others are: torch knows only what it was told.
+
+    With ``s % 8 == 0`` among the guards and runtime asserts, ``s``, ``2 * s`` and ``s // 2`` are
+    multiples of 4.
+    """
+    import sympy
+    from torch.utils._sympy.functions import Mod, PythonMod
+
+    known: dict[Any, int] = {}
+    for axiom in tokens.node.shape_env.get_axioms():
+        for fact in sympy.And.make_args(axiom):
+            if not isinstance(fact, sympy.Eq) or fact.rhs != 0:
+                continue
+            if isinstance(fact.lhs, (Mod, PythonMod)) and fact.lhs.args[1].is_Integer:
+                base, divisor = fact.lhs.args
+                known[base] = math.lcm(known.get(base, 1), int(divisor))
+    counted = {base: n * sympy.Dummy(integer=True) for base, n in known.items()}
+    terms = sympy.Add.make_args(sympy.expand(tokens.node.expr.xreplace(counted)))
+    parts = [term.as_coeff_Mul() for term in terms]
+    return all(
+        factor.is_Integer and factor % tp_size == 0 and rest.is_integer for factor, rest in parts
+    )

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from torch import fx
 
@@ -119,10 +120,23 @@ class Run:
             local_outputs=() if self.path else self._config.local_outputs,
         )
         self._count("match", clock)
+        self._decide(hoping=True)
+        odd = [decision for decision in self._decisions if decision.odd]
+        if odd:
+            # What another number of tokens would be rewritten for is worth a graph of its own.
+            hoped = {report[0] for report in job.reports() if report[1]}
+            self._decide(hoping=False)
+            lost = {report[3] for report in job.reports() if report[0] in hoped and not report[1]}
+            self._decisions = [each for each in self._decisions if not each.odd]
+            self._decisions += [replace(each, guarded=True) for each in odd if each.refused in lost]
+
+    def _decide(self, hoping: bool) -> None:
+        """Plans until every value that the plan needs is known."""
+        job = self.job
         while True:
             clock = time.perf_counter()
             job.examine()
-            shares = self._share_tokens()
+            shares = self._share_tokens(hoping)
             job.plan()
             self._count("plan", clock)
             clock = time.perf_counter()
@@ -137,8 +151,12 @@ class Run:
             finally:
                 self._count("meta", clock)
 
-    def _share_tokens(self) -> list[TokenShare | None]:
-        """Decides for each number of tokens whether it can be shared, and refuses the others."""
+    def _share_tokens(self, hoping: bool) -> list[TokenShare | None]:
+        """Decides for each number of tokens whether it can be shared, and refuses the others.
+
+        Args:
+            hoping: Whether those that only the example speaks against are not refused yet.
+        """
         self._decisions = []
         shares: list[TokenShare | None] = []
         refused = False
@@ -149,7 +167,7 @@ class Run:
                 continue
             decision = decide(tokens, size, self._config.divisibility)
             self._decisions.append(decision)
-            if decision.refused:
+            if decision.refused and not (hoping and decision.odd):
                 self.job.refuse_class(index, decision.refused)
                 refused = True
             else:
@@ -197,6 +215,11 @@ class Run:
         created = [entry[1] for entry in journal.entries if entry[0] == "create"]
         touched = created + [spec[1] for spec in self.job.value_specs()[1]]
         settle(self._graph, journal, touched, [touched[i] for i in self._values.strided])
+
+    @property
+    def guarded(self) -> bool:
+        """Whether there are guards to add."""
+        return any(decision.guarded for decision in self._decisions)
 
     def guard(self) -> None:
         """Adds the guards on which the edits rest."""
