@@ -104,7 +104,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY, *_MODULES})
+    return sorted(__all__)
 
 
 if os.environ.get("SPFAST_PATTERN_MATCHER") == "1":

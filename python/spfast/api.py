@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 from torch import fx
 
 from spfast.all_reduces import AllReduces, find_all_reduces
-from spfast.config import SequenceParallelConfig
+from spfast.config import SequenceParallelConfig, as_config
 from spfast.graphs import called_graphs, graph_of
 from spfast.groups import resolve_groups
 from spfast.journal import Journal
@@ -323,7 +323,7 @@ def _begin(
     """What a run is of; None, at next to no cost, for a graph without any all_reduce."""
     given = graph_of(graph)
     registry = registry if registry is not None else default_registry()
-    config = config if config is not None else SequenceParallelConfig()
+    config = as_config(config)
     exported = is_exported(graph)
     if exported and config.divisibility == "guard":
         config = replace(config, divisibility="prove")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import fx
 
 from spfast.api import plan_graph
-from spfast.config import Recognise, SequenceParallelConfig
+from spfast.config import Recognise, SequenceParallelConfig, as_config
 from spfast.patterns import Registry
 from spfast.result import Merged
 from spfast.trust import Assumption, names_of
@@ -126,7 +126,7 @@ def explain(
         >>> print(explain(fx.Graph()))
         0 all_reduces, 0 rewritten
     """
-    config = config if config is not None else SequenceParallelConfig()
+    config = as_config(config)
     views = {
         recognise: plan_graph(graph, replace(config, recognise=recognise), registry=registry)
         for recognise in {config.recognise: None, **dict.fromkeys(RECOGNISERS)}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spfast.errors import ConfigError
+from spfast.fields import said
 from spfast.trust import Assumption, names_of
 
 if TYPE_CHECKING:
@@ -109,6 +110,28 @@ class Result:
 
     def __int__(self) -> int:
         return self.matched_count
+
+    def __repr__(self) -> str:
+        return f"Result({said(self)})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the result as plain data (numbers, strings, lists, dicts) that JSON takes.
+
+        All but the plan and the drawing: one row of a table of results.
+
+        Example:
+            >>> Result(skipped=(SkippedSite("all_reduce", "no rule matches"),)).to_dict()["skipped"]
+            [{'node': 'all_reduce', 'reason': 'no rule matches', 'nearest': ''}]
+        """
+        return {
+            "matched_count": self.matched_count,
+            "skipped_count": len(self.skipped),
+            "by_pattern": dict(self.by_pattern),
+            "skipped": [asdict(site) for site in self.skipped],
+            "timings": asdict(self.timings),
+            "assumptions": [asdict(each) for each in self.assumptions],
+            "merged": [{"node": each.node, "gone": list(each.gone)} for each in self.merged],
+        }
 
     def report(self, path: str | os.PathLike[str], title: str = "spfast") -> None:
         """Writes a page that shows the graph before and after, and why each site is what it is.

@@ -47,6 +47,9 @@ class NodeTable:
     def __init__(self, core: _core.NodeTable) -> None:
         self._core = core
 
+    def __repr__(self) -> str:
+        return f"<NodeTable of {len(self)} nodes>"
+
     @classmethod
     def from_graph(cls, graph: fx.Graph | fx.GraphModule | ExportedProgram) -> NodeTable:
         """Encodes a graph with names, literals and ``meta["val"]`` of every node.

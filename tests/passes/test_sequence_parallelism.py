@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -104,3 +106,47 @@ def test_failed_validation_takes_everything_back(monkeypatch: pytest.MonkeyPatch
     after = [(n.name, n.target, n.args, list(n.users), dict(n.meta)) for n in graph.nodes]
     assert after == before
     assert torch.ops.vllm.all_reduce.default in {n.target for n in graph.nodes}
+
+
+@pytest.mark.parametrize("call", [spfast.SequenceParallelismPass, spfast.explain, spfast.apply])
+def test_what_is_no_config_is_refused_where_it_is_given(call: Any) -> None:
+    given = (8,) if call is spfast.SequenceParallelismPass else (torch.fx.Graph(), 8)
+    with pytest.raises(spfast.ConfigError) as error:
+        call(*given)
+    assert (
+        str(error.value)
+        == "config=8 is no config: expected a SequenceParallelConfig or None, got int"
+    )
+
+
+def test_what_is_no_registry_is_refused_where_it_is_given() -> None:
+    with pytest.raises(spfast.ConfigError) as error:
+        spfast.SequenceParallelismPass(CONFIG, registry="mine")  # type: ignore[arg-type]
+    assert str(error.value) == (
+        "registry='mine' is no registry: expected a spfast.patterns.Registry or None, got str"
+    )
+
+
+def test_reprs_say_what_was_given_and_done() -> None:
+    config = spfast.SequenceParallelConfig(tp_size=8, tp_rank=0)
+    assert repr(config) == "SequenceParallelConfig(tp_size=8, tp_rank=0)"
+    assert eval(repr(config), vars(spfast)) == config
+    sp = spfast.SequenceParallelismPass(config)
+    assert repr(sp) == f"<SequenceParallelismPass with {config!r}; not called yet>"
+    graph = load_golden("bf16_static_2layer").before
+    assert repr(spfast.NodeTable.from_graph(graph)) == f"<NodeTable of {len(graph.nodes)} nodes>"
+    sp(graph)
+    assert repr(sp).endswith("; latest: 5 rewritten, 0 left>")
+    assert repr(sp.result).startswith("Result(matched_count=5, by_pattern={'")
+    assert repr(spfast.Result()) == "Result()"
+    assert repr(spfast.patterns.Registry()) == "<Registry of 0 rules, dialects none>"
+
+
+def test_a_result_is_plain_data() -> None:
+    result = spfast.apply(load_golden("bf16_static_2layer").before, CONFIG)
+    data = result.to_dict()
+    assert json.loads(json.dumps(data)) == data
+    assert (data["matched_count"], data["skipped_count"], data["skipped"]) == (5, 0, [])
+    assert sum(data["by_pattern"].values()) == 5
+    assert data["timings"]["total"] == result.timings.total
+    assert len(data["assumptions"]) == len(result.assumptions)

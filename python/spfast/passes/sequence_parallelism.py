@@ -12,7 +12,8 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 
 from spfast import _core
 from spfast.api import apply
-from spfast.config import Applicability, Range, SequenceParallelConfig, applicability
+from spfast.config import Applicability, Range, SequenceParallelConfig, applicability, as_config
+from spfast.errors import ConfigError
 from spfast.groups import known_groups
 from spfast.passes.base import Dump
 from spfast.patterns import Registry, default_registry
@@ -38,6 +39,9 @@ class SequenceParallelismPass(CustomGraphPass):
         config: None looks everything up from each graph's process groups.
         registry: The rules; None takes those of ``spfast.patterns`` at each call.
 
+    Raises:
+        ConfigError: ``config`` is no config, or ``registry`` no registry.
+
     Example:
         >>> sp = SequenceParallelismPass(SequenceParallelConfig(tp_size=8, min_token_num=1024))
         >>> sp.is_applicable_for_range(Range(1024, 8192))
@@ -49,10 +53,22 @@ class SequenceParallelismPass(CustomGraphPass):
     def __init__(
         self, config: SequenceParallelConfig | None = None, registry: Registry | None = None
     ) -> None:
-        self.config = config if config is not None else SequenceParallelConfig()
+        self.config = as_config(config)
+        if registry is not None and not isinstance(registry, Registry):
+            raise ConfigError(
+                f"registry={registry!r} is no registry: expected a spfast.patterns.Registry or "
+                f"None, got {type(registry).__name__}"
+            )
         self.result: Result | None = None
         self._registry = registry
         self._uuid: tuple[Any, str] | None = None
+
+    def __repr__(self) -> str:
+        if self.result is None:
+            done = "not called yet"
+        else:
+            done = f"latest: {self.result.matched_count} rewritten, {len(self.result.skipped)} left"
+        return f"<{type(self).__name__} with {self.config!r}; {done}>"
 
     @property
     def matched_count(self) -> int:
