@@ -16,6 +16,7 @@ from spfast.config import SequenceParallelConfig, as_config
 from spfast.graphs import called_graphs, graph_of
 from spfast.groups import resolve_groups
 from spfast.journal import Journal
+from spfast.levels import without_all_reduces
 from spfast.patterns import Registry, default_registry
 from spfast.programs import OutputNames, is_exported, is_program
 from spfast.recent import tell
@@ -124,7 +125,8 @@ def _apply(
     start = time.perf_counter()
     begun = _begin(graph, config, registry)
     if begun is None:
-        return Result(timings=Timings(total=time.perf_counter() - start))
+        note = without_all_reduces(graph_of(graph))
+        return Result(timings=Timings(total=time.perf_counter() - start), note=note)
     drawing = begun.draw() if record_plan else None
     with collector_off():
         result, runs, sites = _rewrite(begun, record_plan)
@@ -190,12 +192,14 @@ class Outlook:
         assumptions: What would be taken to be the same on every rank.
         plan: Every edit, one a line.
         merged: The reductions that would be merged before.
+        note: Where there are none, what is wrong with the graph.
     """
 
     reports: tuple[Report, ...] = ()
     assumptions: tuple[Assumption, ...] = ()
     plan: str = ""
     merged: tuple[Merged, ...] = ()
+    note: str = ""
 
 
 def plan_graph(
@@ -212,7 +216,7 @@ def plan_graph(
     """
     begun = _begin(graph, config, registry)
     if begun is None:
-        return Outlook()
+        return Outlook(note=without_all_reduces(graph_of(graph)))
     sums = begun.merge()
     try:
         runs = begun.runs()

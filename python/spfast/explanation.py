@@ -74,12 +74,15 @@ class Explanation:
         plan: Every edit that the pass would make, one a line.
         assumptions: The values that would be taken to be the same on every rank.
         merged: The reductions that would be merged first, because only their sum is read.
+        note: Where there is no all_reduce because the graph is of another level than ATen's, what
+            to pass instead.
     """
 
     entries: tuple[Entry, ...]
     plan: str = ""
     assumptions: tuple[Assumption, ...] = ()
     merged: tuple[Merged, ...] = ()
+    note: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the explanation as plain data."""
@@ -88,6 +91,8 @@ class Explanation:
     def __str__(self) -> str:
         done = sum(entry.rewritten for entry in self.entries)
         head = f"{len(self.entries)} all_reduces, {done} rewritten"
+        if self.note:
+            head += f"\n  note: {self.note}"
         lines = [head, *(f"  merged first: {each}" for each in self.merged)]
         lines += [f"  {entry}" for entry in self.entries]
         if self.entries:
@@ -141,4 +146,4 @@ def explain(
         )
         for report, by_patterns, by_rows in zip(whole.reports, patterns, rowwise, strict=True)
     ]
-    return Explanation(tuple(entries), whole.plan, whole.assumptions, whole.merged)
+    return Explanation(tuple(entries), whole.plan, whole.assumptions, whole.merged, whole.note)

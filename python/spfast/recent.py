@@ -23,11 +23,12 @@ def tell(result: Result) -> None:
         reasons = Counter(site.reason for site in result.skipped)
         left = "; ".join(f"{n} left: {reason}" for reason, n in reasons.most_common(3))
         logger.info(
-            "sequence parallelism: %d all_reduces, %d rewritten%s%s, %.3f ms",
+            "sequence parallelism: %d all_reduces, %d rewritten%s%s%s, %.3f ms",
             asked,
             result.matched_count,
             f" ({rules})" if rules else "",
             f", {left}" if left else "",
+            f"; {result.note}" if result.note else "",
             result.timings.total * 1e3,
         )
     torch_logging: Any = torch._logging

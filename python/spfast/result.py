@@ -89,6 +89,8 @@ class Result:
         plan: Every edit that was made, one a line; empty unless it was asked for.
         merged: The reductions that were merged because only their sum was read; the sites are
             counted afterwards.
+        note: Why there is nothing to say, where the graph or what became of it is not known; else
+            empty.
         drawing: Both states of the graph, for :meth:`report`; None unless the plan was asked for.
 
     Example:
@@ -104,6 +106,7 @@ class Result:
     plan: str = field(default="", compare=False, repr=False)
     merged: tuple[Merged, ...] = ()
     drawing: Drawing | None = field(default=None, compare=False, repr=False)
+    note: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_pattern", MappingProxyType(dict(self.by_pattern)))
@@ -130,6 +133,7 @@ class Result:
             "skipped": [asdict(site) for site in self.skipped],
             "timings": asdict(self.timings),
             "assumptions": [asdict(each) for each in self.assumptions],
+            "note": self.note,
             "merged": [{"node": each.node, "gone": list(each.gone)} for each in self.merged],
         }
 
@@ -169,11 +173,14 @@ class Result:
             self.plan,
             self.merged,
             self.drawing,
+            self.note,
         )
         return (Result, fields)
 
     def __str__(self) -> str:
         lines = [f"{self.matched_count} sites rewritten, {len(self.skipped)} left"]
+        if self.note:
+            lines.append(f"  note: {self.note}")
         lines += [f"  {count} {rule}" for rule, count in sorted(self.by_pattern.items())]
         lines += [f"  left {site}" for site in self.skipped]
         lines += [f"  merged: {each}" for each in self.merged]

@@ -16,6 +16,7 @@ from spfast.config import SequenceParallelConfig
 from spfast.divisibility import Decision, decide
 from spfast.groups import Group, group_name
 from spfast.journal import Journal
+from spfast.levels import WITHOUT_VALUES, has_values
 from spfast.meta import MissingValue, TokenShare, Values, make_values
 from spfast.patterns import Registry
 from spfast.rules import rules_of
@@ -25,6 +26,7 @@ __all__ = ["STAGES", "Report", "Run", "collector_off"]
 
 # (node, rewritten, rule, reason, nearest) of one all_reduce, as the core reports it.
 Report = tuple[str, bool, str, str, str]
+_UNKNOWN_SIZE = "its size is not known"  # as the core begins to say it of one node
 STAGES = ("encode", "match", "plan", "commit", "meta")
 
 
@@ -179,12 +181,23 @@ class Run:
     def reports(self) -> list[Report]:
         """One for each all_reduce, in graph order."""
         found = self.job.reports()
+        if any(report[3].startswith(_UNKNOWN_SIZE) for report in found):
+            found = self._without_values(found)
         if self._left:
             place = {node.name: at for at, node in enumerate(self._graph.nodes)}
             found = sorted([*found, *self._left], key=lambda report: place[report[0]])
         if self.path:
             return [(f"{self.path}.{report[0]}", *report[1:]) for report in found]
         return found
+
+    def _without_values(self, found: list[Report]) -> list[Report]:
+        """Says it of the whole graph where no node at all has a value."""
+        if has_values(self._graph):
+            return found
+        return [
+            (*report[:3], WITHOUT_VALUES, "") if report[3].startswith(_UNKNOWN_SIZE) else report
+            for report in found
+        ]
 
     def assumptions(self) -> list[Assumption]:
         """What is taken to be the same on every rank."""
