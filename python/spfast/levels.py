@@ -6,6 +6,7 @@ collectives name no overload, or are hidden in what is called, and their values 
 
 from __future__ import annotations
 
+from types import BuiltinFunctionType
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import fx
 __all__ = ["WITHOUT_VALUES", "has_values", "not_aten", "of_other_level", "without_all_reduces"]
 
 _INSTEAD = "pass the ATen graph that torch.export, AOTAutograd or Inductor's post-grad stage makes"
-# Of functions that take tensors, where torch has them in Python; torch.sym_max and others do not.
+# Where torch has functions of tensors in Python.
 _ROOMS = ("torch.nn", "torch._C._nn", "torch.functional", "torch.distributed")
 
 
@@ -34,17 +35,13 @@ def not_aten(target: Any) -> str:
     if isinstance(target, torch._ops.OpOverloadPacket):
         return f"{target} names no overload"
     name = getattr(target, "__name__", "")
-    if getattr(torch, name or "_", None) is target and _takes_tensors(target):
+    # In C are those of tensors; torch.sym_max and its like are in Python.
+    if isinstance(target, BuiltinFunctionType) and getattr(torch, name, None) is target:
         return f"torch.{name} is no operator"
     room = getattr(target, "__module__", None) or ""
     if any(room == one or room.startswith(f"{one}.") for one in _ROOMS):
         return f"{room}.{name} is no operator"
     return ""
-
-
-def _takes_tensors(target: Any) -> bool:
-    owner = getattr(target, "__self__", None)
-    return getattr(owner, "__name__", "") == "_VariableFunctionsClass"
 
 
 def of_other_level(how: str) -> str:

@@ -65,6 +65,14 @@ def test_no_all_reduce_to_be_seen(trace: Any) -> None:
     assert result.to_dict()["note"] == result.note
 
 
+@pytest.mark.parametrize("function", [torch.rsqrt, torch.nn.functional.relu])
+def test_a_function_of_tensors_alone(function: Any) -> None:
+    graph = fx.Graph()
+    graph.output(graph.call_function(function, (graph.placeholder("x"),)))
+    room = "torch" if function is torch.rsqrt else "torch.nn.functional"
+    assert spfast.apply(graph, CONFIG).note == said(f"{room}.{function.__name__} is no operator")
+
+
 def test_a_module_hides_what_it_calls() -> None:
     module = fx.symbolic_trace(torch.nn.Sequential(torch.nn.Linear(2, 2)))
     assert spfast.apply(module, CONFIG).note == said("%_0 calls a module")
