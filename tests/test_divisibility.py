@@ -10,7 +10,8 @@ import torch
 from torch._dynamo.source import ConstantSource
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, guard_bool
 
-from spfast.divisibility import decide
+from spfast.config import SequenceParallelConfig
+from spfast.divisibility import decide, too_few
 
 Make = Callable[[Any], Any]
 
@@ -75,3 +76,14 @@ def test_a_frozen_environment_still_proves() -> None:
     s.node.shape_env.freeze()
     assert not decide(s, 4, "guard").refused
     assert "takes none any more" in decide(s, 16, "guard").refused
+
+
+def test_a_symbolic_number_is_too_few_by_its_range() -> None:
+    s = backed(24)
+    config = SequenceParallelConfig(min_token_num=64)
+    assert too_few(s, config) == ""
+    guard_bool(s < 60)
+    assert too_few(s, config) == f"{s} tokens are fewer than 64 (min_token_num=64)"
+    assert too_few(2 * s, config) == ""
+    capped = SequenceParallelConfig(min_token_num=64, max_num_batched_tokens=32)
+    assert too_few(s, capped) == ""

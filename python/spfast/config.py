@@ -59,7 +59,8 @@ class SequenceParallelConfig:
         group_name: Rewrite the all_reduces of this group only; None takes every group.
         groups: (size, rank) of several groups by name, for a graph that reduces over more than one
             of them; a mapping, kept as pairs sorted by name. Other groups are looked up.
-        min_token_num: Smallest token count worth the rewrite; None asks ``thresholds``.
+        min_token_num: Smallest token count worth the rewrite: graphs that are known to have fewer
+            are left. None leaves none, and asks ``thresholds`` for ranges.
         max_num_batched_tokens: The largest token count of a batch; caps ``min_token_num``.
         hidden_size: Features of the residual stream, for the threshold.
         dtype: Its dtype, for the threshold: a torch.dtype or its name.

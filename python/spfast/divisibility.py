@@ -1,4 +1,4 @@
-"""Whether every rank gets an equal share of a symbolic number of tokens."""
+"""Whether there are enough tokens, and every rank gets an equal share of a symbolic number."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from spfast.config import Divisibility
+from spfast.config import Divisibility, SequenceParallelConfig, minimum_tokens
 
-__all__ = ["Decision", "decide"]
+__all__ = ["Decision", "decide", "too_few"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,32 @@ class Decision:
             from torch.fx.experimental.symbolic_shapes import guard_bool
 
             guard_bool(self.tokens % self.tp_size == 0)
+
+
+def too_few(tokens: int | torch.SymInt, config: SequenceParallelConfig) -> str:
+    """Why a number of tokens is not worth it; "" where it is not known to be less than was given.
+
+    Args:
+        tokens: The number of tokens; of a symbolic one its range counts.
+        config: Only a ``min_token_num`` that it gives counts, not one that could be derived.
+
+    Example:
+        >>> too_few(512, SequenceParallelConfig(min_token_num=1024))
+        '512 tokens are fewer than 1024 (min_token_num=1024)'
+        >>> too_few(512, SequenceParallelConfig())
+        ''
+    """
+    if config.min_token_num is None:
+        return ""
+    minimum, reason = minimum_tokens(config)
+    assert minimum is not None
+    if isinstance(tokens, int):
+        fewer = tokens < minimum
+    else:
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+        fewer = statically_known_true(tokens < minimum)
+    return f"{tokens} tokens are fewer than {minimum} ({reason})" if fewer else ""
 
 
 def decide(tokens: int | torch.SymInt, tp_size: int, divisibility: Divisibility) -> Decision:

@@ -92,7 +92,7 @@ class Explanation:
         done = sum(entry.rewritten for entry in self.entries)
         head = f"{len(self.entries)} all_reduces, {done} rewritten"
         if self.note:
-            head += f"\n  note: {self.note}"
+            head = f"note: {self.note}"
         lines = [head, *(f"  merged first: {each}" for each in self.merged)]
         lines += [f"  {entry}" for entry in self.entries]
         if self.entries:

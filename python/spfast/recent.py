@@ -1,22 +1,43 @@
-"""Tells what was done: to the log, and to torch's trace."""
+"""Tells what was done: to the log, to torch's trace, and to whoever asks later."""
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from typing import Any
 
 import torch
 
 from spfast.result import Result
 
-__all__ = ["tell"]
+__all__ = ["last_results", "tell"]
+
+# A model's worth of graphs; a result is small where no drawing was asked for.
+KEPT = 128
+
+_recent: deque[Result] = deque(maxlen=KEPT)
 
 logger = logging.getLogger("spfast")
 
 
+def last_results() -> tuple[Result, ...]:
+    """Returns what the latest calls of :func:`spfast.apply` in this process did, the newest last.
+
+    Those of passes inside torch.compile are among them; a graph that came from a compile cache was
+    not rewritten again, so that none is there for it. At most 128 are kept.
+
+    Example:
+        >>> import spfast
+        >>> done = spfast.apply(torch.fx.Graph())
+        >>> last_results()[-1] is done
+        True
+    """
+    return tuple(_recent)
+
+
 def tell(result: Result) -> None:
     """One line a graph: what was asked for, what was done, what was left and why."""
+    _recent.append(result)
     asked = result.matched_count + len(result.skipped)
     if logger.isEnabledFor(logging.INFO):
         rules = ", ".join(f"{n} {rule}" for rule, n in sorted(result.by_pattern.items()))

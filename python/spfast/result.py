@@ -178,9 +178,9 @@ class Result:
         return (Result, fields)
 
     def __str__(self) -> str:
-        lines = [f"{self.matched_count} sites rewritten, {len(self.skipped)} left"]
-        if self.note:
-            lines.append(f"  note: {self.note}")
+        lines = [f"note: {self.note}"] if self.note else []
+        if self.matched_count or self.skipped or not self.note:
+            lines.insert(0, f"{self.matched_count} sites rewritten, {len(self.skipped)} left")
         lines += [f"  {count} {rule}" for rule, count in sorted(self.by_pattern.items())]
         lines += [f"  left {site}" for site in self.skipped]
         lines += [f"  merged: {each}" for each in self.merged]

@@ -13,7 +13,7 @@ from torch import fx
 from spfast import _core
 from spfast.all_reduces import AllReduces
 from spfast.config import SequenceParallelConfig
-from spfast.divisibility import Decision, decide
+from spfast.divisibility import Decision, decide, too_few
 from spfast.groups import Group, group_name
 from spfast.journal import Journal
 from spfast.levels import WITHOUT_VALUES, has_values
@@ -167,7 +167,11 @@ class Run:
             size = self._groups[group].size
             if tokens is None or not size:
                 continue
-            decision = decide(tokens, size, self._config.divisibility)
+            few = too_few(tokens, self._config)
+            if few:
+                decision = Decision(tokens, size, few)
+            else:
+                decision = decide(tokens, size, self._config.divisibility)
             self._decisions.append(decision)
             if decision.refused and not (hoping and decision.odd):
                 self.job.refuse_class(index, decision.refused)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from goldens import load_golden
+from torch._guards import CompileContext, CompileId, compile_context
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
 import spfast
+from spfast.recent import KEPT
+from spfast.testing import declare
 
+declare()
+ALL_REDUCE = torch.ops.vllm.all_reduce.default
 CONFIG = spfast.SequenceParallelConfig(
     tp_size=8, tp_rank=0, min_token_num=1024, max_num_batched_tokens=8192
 )
@@ -150,3 +156,46 @@ def test_a_result_is_plain_data() -> None:
     assert sum(data["by_pattern"].values()) == 5
     assert data["timings"]["total"] == result.timings.total
     assert len(data["assumptions"]) == len(result.assumptions)
+
+
+def test_fewer_tokens_than_were_asked_for_are_left() -> None:
+    graph = load_golden("bf16_static_2layer").before
+    tokens = int(graph.find_nodes(op="call_function", target=ALL_REDUCE)[0].meta["val"].shape[0])
+    for given, left in ((tokens + 1, 5), (tokens, 0), (0, 0)):
+        sp = spfast.SequenceParallelismPass(replace(CONFIG, min_token_num=given))
+        sp(load_golden("bf16_static_2layer").before)
+        assert sp.result is not None
+        assert (sp.matched_count, len(sp.result.skipped)) == (5 - left, left)
+        assert {site.reason for site in sp.result.skipped} <= {
+            f"{tokens} tokens are fewer than {given} (min_token_num={given})"
+        }
+
+
+def test_a_compile_that_did_not_call_the_pass_is_said_to_be_unknown() -> None:
+    sp = spfast.SequenceParallelismPass(CONFIG)
+    context = CompileContext(CompileId(frame_id=0, frame_compile_id=0))
+    sp.uuid()
+    assert sp.result is None
+    with compile_context(context):
+        sp.uuid()  # and then the graph is found in the cache
+    assert sp.result is not None
+    assert str(sp.result) == f"note: {sp.result.note}"
+    assert sp.result.note == (
+        "a compile asked for this pass' cache key and has not called it since: its graph came from "
+        "a cache, or the compile failed, and what was done to it is not known here; set "
+        "TORCHINDUCTOR_FORCE_DISABLE_CACHES=1 to compile it anew"
+    )
+    sp(load_golden("bf16_static_2layer").before)
+    assert sp.result.note == "" and int(sp.result) == 5
+    with compile_context(context):
+        sp.uuid()
+    assert int(sp.result) == sp.matched_count == 5 and "came from a cache" in str(sp.result)
+
+
+def test_the_last_results_are_kept_and_no_more() -> None:
+    sp = spfast.SequenceParallelismPass(CONFIG)
+    sp(load_golden("bf16_static_2layer").before)
+    assert spfast.last_results()[-1] is sp.result
+    for _ in range(KEPT + 3):
+        latest = spfast.apply(torch.fx.Graph(), CONFIG)
+    assert len(spfast.last_results()) == KEPT and spfast.last_results()[-1] is latest
