@@ -308,7 +308,7 @@ def preview(
         0
     """
     copied = copy.deepcopy(graph_of(graph))
-    begun = _begin(copied, config, registry)
+    begun = _begin(copied, config, registry, is_exported(graph))
     if begun is not None:
         with collector_off():
             begun.merge()
@@ -323,12 +323,13 @@ def _begin(
     graph: fx.Graph | fx.GraphModule | ExportedProgram,
     config: SequenceParallelConfig | None,
     registry: Registry | None,
+    exported: bool = False,
 ) -> _Begun | None:
     """What a run is of; None, at next to no cost, for a graph without any all_reduce."""
     given = graph_of(graph)
     registry = registry if registry is not None else default_registry()
     config = as_config(config)
-    exported = is_exported(graph)
+    exported = exported or is_exported(graph)
     if exported and config.divisibility == "guard":
         config = replace(config, divisibility="prove")
     forms, merger = forms_of(registry), merger_of(registry)

@@ -12,6 +12,7 @@ import torch.distributed._functional_collectives as collectives
 
 import spfast
 from spfast import cli, verifier
+from spfast.api import preview
 from spfast.files import replaced
 from spfast.testing.gloo import run_ranks
 
@@ -111,6 +112,8 @@ def test_no_rewrite_rests_on_a_guard() -> None:
     left = export(dynamic_shapes=({0: tokens}, {0: tokens}))
     reason = spfast.apply(left.graph_module, config()).skipped[0].reason
     assert reason.endswith('are not proved to be divisible by tp_size 4 (divisibility="prove")')
+    shown = {str(node.target) for node in preview(left, config()).nodes}
+    assert "_c10d_functional.all_reduce.default" in shown
     known = export(dynamic_shapes=({0: 8 * tokens}, {0: 8 * tokens}))
     assert int(spfast.apply(known.graph_module, config())) == 1
     assert "reduce_scatter" in targets(through_a_file(known))
