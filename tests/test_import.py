@@ -31,3 +31,7 @@ def test_no_module_hides_a_name() -> None:
 def test_modules_are_attributes() -> None:
     for name in sorted(spfast._MODULES):
         assert getattr(spfast, name).__name__ == f"spfast.{name}"
+
+
+def test_dir_is_what_is_public() -> None:
+    assert dir(spfast) == sorted(spfast.__all__)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from spfast.consistency import check_ranks_agree, fingerprint
     from spfast.explanation import Explanation, explain
     from spfast.passes import NoOpEliminationPass, SequenceParallelismPass
+    from spfast.recent import last_results
     from spfast.table import NodeTable
     from spfast.verifier import Problem, Snapshot, Verification, snapshot, verify
 
@@ -68,6 +69,7 @@ __all__ = [
     "check_ranks_agree",
     "explain",
     "fingerprint",
+    "last_results",
     "snapshot",
     "verify",
 ]
@@ -86,6 +88,7 @@ _LAZY = {
     "check_ranks_agree": "consistency",
     "explain": "explanation",
     "fingerprint": "consistency",
+    "last_results": "recent",
     "snapshot": "verifier",
     "verify": "verifier",
 }
@@ -104,7 +107,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY, *_MODULES})
+    return sorted(__all__)
 
 
 if os.environ.get("SPFAST_PATTERN_MATCHER") == "1":

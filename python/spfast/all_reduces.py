@@ -12,6 +12,7 @@ import torch
 from torch import fx
 
 from spfast.in_place import Sharing
+from spfast.levels import not_aten, of_other_level
 from spfast.targets import target_name
 
 __all__ = ["PLAIN", "AllReduces", "Forms", "find_all_reduces", "targets_of"]
@@ -144,6 +145,9 @@ def targets_of(graph: fx.Graph) -> Iterable[Any]:
 
 def _why_unknown(node: fx.Node) -> str:
     target: Any = node.target
+    how = not_aten(target)
+    if how:
+        return of_other_level(how)
     if isinstance(target, torch._ops.OpOverload) and target.namespace == "c10d":
         return (
             f"{target_name(target)} writes to its tensors through a process group object: "

@@ -2,47 +2,66 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import gc
-import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
-import torch
 from torch import fx
 
 from spfast.all_reduces import AllReduces, find_all_reduces
-from spfast.config import SequenceParallelConfig
+from spfast.config import SequenceParallelConfig, as_config
 from spfast.graphs import called_graphs, graph_of
 from spfast.groups import resolve_groups
 from spfast.journal import Journal
+from spfast.levels import without_all_reduces
 from spfast.patterns import Registry, default_registry
+from spfast.programs import OutputNames, is_exported, is_program
+from spfast.recent import tell
 from spfast.result import Merged, Result, SkippedSite, Timings
 from spfast.rules import forms_of
-from spfast.run import STAGES, Report, Run
+from spfast.run import STAGES, Report, Run, collector_off
 from spfast.sums import merger_of
 from spfast.trust import Assumption
 
 if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
     from spfast.report import Drawing
     from spfast.verifier import Snapshot
 
 __all__ = ["Outlook", "Report", "apply", "plan_graph", "preview"]
 
-logger = logging.getLogger("spfast")
 
-
+@overload
 def apply(
     graph: fx.Graph | fx.GraphModule,
     config: SequenceParallelConfig | None = None,
     *,
     registry: Registry | None = None,
     record_plan: bool = False,
-) -> Result:
+) -> Result: ...
+
+
+@overload
+def apply(
+    graph: ExportedProgram,
+    config: SequenceParallelConfig | None = None,
+    *,
+    registry: Registry | None = None,
+    record_plan: bool = False,
+) -> ExportedProgram: ...
+
+
+def apply(
+    graph: fx.Graph | fx.GraphModule | ExportedProgram,
+    config: SequenceParallelConfig | None = None,
+    *,
+    registry: Registry | None = None,
+    record_plan: bool = False,
+) -> Result | ExportedProgram:
     """Rewrites the all_reduces of a tensor-parallel graph to sequence parallelism, in place.
 
     ``x -> all_reduce -> [+ residual] -> rms_norm [-> fp8 quant]`` becomes ``x -> reduce_scatter ->
@@ -53,14 +72,17 @@ def apply(
 
     Args:
         graph: The graph that this rank compiles; values of shape [tokens, features] or
-            [batch, sequence, features], with fake tensors in ``meta["val"]``.
+            [batch, sequence, features], with fake tensors in ``meta["val"]``. An
+            exported program, too, is rewritten in place. As nobody checks a guard of one,
+            ``divisibility="guard"`` is then ``"prove"``.
         config: What is not given is looked up from the graph's process groups.
         registry: The rules to use; None takes those of ``spfast.patterns``.
         record_plan: Whether the result's ``plan`` lists every edit, and its ``report`` can draw the
             graph.
 
     Returns:
-        What was rewritten, what was left and why, and how long each stage took.
+        What was rewritten, what was left and why, and how long each stage took. For an exported
+        program the program itself, which saves, loads and runs.
 
     Raises:
         GraphError: ``graph`` is not a graph, or is not well formed.
@@ -86,21 +108,33 @@ def apply(
         >>> int(apply(graph, SequenceParallelConfig(tp_size=8, tp_rank=0)))
         1
     """
+    result = _apply(graph, config, registry, record_plan)
+    tell(result)
+    if is_program(graph):
+        graph.graph_module.recompile()
+        return graph
+    return result
+
+
+def _apply(
+    graph: fx.Graph | fx.GraphModule | ExportedProgram,
+    config: SequenceParallelConfig | None,
+    registry: Registry | None,
+    record_plan: bool,
+) -> Result:
     start = time.perf_counter()
     begun = _begin(graph, config, registry)
     if begun is None:
-        result = Result(timings=Timings(total=time.perf_counter() - start))
-        _tell(result)
-        return result
+        note = without_all_reduces(graph_of(graph))
+        return Result(timings=Timings(total=time.perf_counter() - start), note=note)
     drawing = begun.draw() if record_plan else None
-    with _collector_off():
+    with collector_off():
         result, runs, sites = _rewrite(begun, record_plan)
     total = time.perf_counter() - start
     seconds = {stage: sum(run.seconds[stage] for run in runs) for stage in STAGES}
     result = replace(result, timings=Timings(**seconds, total=total))
     if drawing is not None:
         result = replace(result, drawing=drawing.end(begun.graphs(), begun.registry, sites))
-    _tell(result)
     return result
 
 
@@ -111,6 +145,7 @@ def _rewrite(begun: _Begun, record_plan: bool) -> tuple[Result, list[Run], list[
         from spfast.verifier import snapshot
 
         before = snapshot(begun.graph)
+    names = OutputNames(begun.graph) if begun.exported else None
     sums = begun.merge()
     try:
         runs = begun.runs()
@@ -118,8 +153,12 @@ def _rewrite(begun: _Begun, record_plan: bool) -> tuple[Result, list[Run], list[
             run.plan()
         result = replace(_result(runs, record_plan=record_plan), merged=sums.merged)
         sites = [report for run in runs for report in run.reports()] if record_plan else []
-        changed = [run for run in runs if run.job.planned_sites() or run.path in sums.journals]
-        _commit(begun, changed, before)
+        changed = [
+            run
+            for run in runs
+            if run.job.planned_sites() or run.guarded or run.path in sums.journals
+        ]
+        _commit(begun, changed, before, names)
     except BaseException:
         sums.undo()
         raise
@@ -153,16 +192,18 @@ class Outlook:
         assumptions: What would be taken to be the same on every rank.
         plan: Every edit, one a line.
         merged: The reductions that would be merged before.
+        note: Where there are none, what is wrong with the graph.
     """
 
     reports: tuple[Report, ...] = ()
     assumptions: tuple[Assumption, ...] = ()
     plan: str = ""
     merged: tuple[Merged, ...] = ()
+    note: str = ""
 
 
 def plan_graph(
-    graph: fx.Graph | fx.GraphModule,
+    graph: fx.Graph | fx.GraphModule | ExportedProgram,
     config: SequenceParallelConfig | None = None,
     *,
     registry: Registry | None = None,
@@ -175,7 +216,7 @@ def plan_graph(
     """
     begun = _begin(graph, config, registry)
     if begun is None:
-        return Outlook()
+        return Outlook(note=without_all_reduces(graph_of(graph)))
     sums = begun.merge()
     try:
         runs = begun.runs()
@@ -197,6 +238,7 @@ class _Begun:
 
     Attributes:
         graph: The graph that was given.
+        exported: Whether it is an exported program's.
         config: Says how.
         registry: The rules.
         found: The graphs with all_reduces, or with reduce_scatters whose sum may be read, this
@@ -204,6 +246,7 @@ class _Begun:
     """
 
     graph: fx.Graph
+    exported: bool
     config: SequenceParallelConfig
     registry: Registry
     found: Mapping[str, tuple[fx.Graph, fx.GraphModule | None, AllReduces]]
@@ -249,7 +292,7 @@ class _Begun:
 
 
 def preview(
-    graph: fx.Graph | fx.GraphModule,
+    graph: fx.Graph | fx.GraphModule | ExportedProgram,
     config: SequenceParallelConfig | None = None,
     *,
     registry: Registry | None = None,
@@ -265,9 +308,9 @@ def preview(
         0
     """
     copied = copy.deepcopy(graph_of(graph))
-    begun = _begin(copied, config, registry)
+    begun = _begin(copied, config, registry, is_exported(graph))
     if begun is not None:
-        with _collector_off():
+        with collector_off():
             begun.merge()
             for run in begun.runs():
                 run.plan()
@@ -277,22 +320,26 @@ def preview(
 
 
 def _begin(
-    graph: fx.Graph | fx.GraphModule,
+    graph: fx.Graph | fx.GraphModule | ExportedProgram,
     config: SequenceParallelConfig | None,
     registry: Registry | None,
+    exported: bool = False,
 ) -> _Begun | None:
     """What a run is of; None, at next to no cost, for a graph without any all_reduce."""
     given = graph_of(graph)
     registry = registry if registry is not None else default_registry()
-    config = config if config is not None else SequenceParallelConfig()
+    config = as_config(config)
+    exported = exported or is_exported(graph)
+    if exported and config.divisibility == "guard":
+        config = replace(config, divisibility="prove")
     forms, merger = forms_of(registry), merger_of(registry)
     found: dict[str, tuple[fx.Graph, fx.GraphModule | None, AllReduces]] = {}
     modules = called_graphs(given)
-    for path, graph in {"": given, **{path: each.graph for path, each in modules.items()}}.items():
-        here = find_all_reduces(graph, forms)
-        if here or (config.merge_sums and merger.has_scatters(graph)):
-            found[path] = (graph, modules.get(path), here)
-    return _Begun(given, config, registry, found) if found else None
+    for path, each in {"": given, **{path: one.graph for path, one in modules.items()}}.items():
+        here = find_all_reduces(each, forms)
+        if here or (config.merge_sums and merger.has_scatters(each)):
+            found[path] = (each, modules.get(path), here)
+    return _Begun(given, exported, config, registry, found) if found else None
 
 
 def _result(runs: Sequence[Run], record_plan: bool) -> Result:
@@ -320,7 +367,9 @@ def _plan_text(runs: Sequence[Run]) -> str:
     return "\n".join(f"in {path}:\n{text}" if path else text for path, text in texts if text)
 
 
-def _commit(begun: _Begun, runs: Sequence[Run], before: Snapshot | None) -> None:
+def _commit(
+    begun: _Begun, runs: Sequence[Run], before: Snapshot | None, names: OutputNames | None
+) -> None:
     """Makes the edits of all runs; takes them back if they are not proved the same as before."""
     if not runs:
         return
@@ -330,6 +379,8 @@ def _commit(begun: _Begun, runs: Sequence[Run], before: Snapshot | None) -> None
         for run in runs:
             if run.job.planned_sites():
                 journals.append(run.edit())
+        if names is not None:
+            journals.append(names.keep())
         for run in runs:  # a guard cannot be taken back: the edits come first
             run.guard()
         for run in runs:
@@ -346,46 +397,3 @@ def _commit(begun: _Begun, runs: Sequence[Run], before: Snapshot | None) -> None
         for module in compiled:
             module.recompile()
         raise
-
-
-@contextlib.contextmanager
-def _collector_off() -> Iterator[None]:
-    """Keeps Python's garbage collector out of the few milliseconds that a rewrite takes.
-
-    A graph's many new objects set off full collections, each of which looks at everything that the
-    process holds and finds nothing: with a large model loaded they take longer than all the rest.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def _tell(result: Result) -> None:
-    """One line a graph: what was asked for, what was done, what was left and why."""
-    asked = result.matched_count + len(result.skipped)
-    if logger.isEnabledFor(logging.INFO):
-        rules = ", ".join(f"{n} {rule}" for rule, n in sorted(result.by_pattern.items()))
-        reasons = Counter(site.reason for site in result.skipped)
-        left = "; ".join(f"{n} left: {reason}" for reason, n in reasons.most_common(3))
-        logger.info(
-            "sequence parallelism: %d all_reduces, %d rewritten%s%s, %.3f ms",
-            asked,
-            result.matched_count,
-            f" ({rules})" if rules else "",
-            f", {left}" if left else "",
-            result.timings.total * 1e3,
-        )
-    torch_logging: Any = torch._logging
-    handlers = torch_logging._internal.trace_log.handlers
-    # A record takes longer to make than the rewrite; torch's own handler writes nothing without a
-    # folder (TORCH_TRACE).
-    if asked and any(getattr(handler, "root_dir", handler) is not None for handler in handlers):
-        torch_logging.trace_structured(
-            "artifact",
-            metadata_fn=lambda: {"name": "spfast_sequence_parallelism", "encoding": "string"},
-            payload_fn=lambda: str(result),
-        )

@@ -20,6 +20,7 @@ from spfast.fields import (
     as_tuple,
     check_choice,
     check_int,
+    said,
 )
 from spfast.ranges import Range
 from spfast.thresholds import DEFAULT_THRESHOLDS, DeviceKind, Threshold, threshold_tokens
@@ -36,6 +37,7 @@ __all__ = [
     "Replicated",
     "SequenceParallelConfig",
     "applicability",
+    "as_config",
     "minimum_tokens",
 ]
 
@@ -57,7 +59,8 @@ class SequenceParallelConfig:
         group_name: Rewrite the all_reduces of this group only; None takes every group.
         groups: (size, rank) of several groups by name, for a graph that reduces over more than one
             of them; a mapping, kept as pairs sorted by name. Other groups are looked up.
-        min_token_num: Smallest token count worth the rewrite; None asks ``thresholds``.
+        min_token_num: Smallest token count worth the rewrite: graphs that are known to have fewer
+            are left. None leaves none, and asks ``thresholds`` for ranges.
         max_num_batched_tokens: The largest token count of a batch; caps ``min_token_num``.
         hidden_size: Features of the residual stream, for the threshold.
         dtype: Its dtype, for the threshold: a torch.dtype or its name.
@@ -173,6 +176,9 @@ class SequenceParallelConfig:
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
+    def __repr__(self) -> str:
+        return f"SequenceParallelConfig({said(self)})"
+
     def names_replicated(self, node: fx.Node) -> bool:
         """Says whether ``replicated`` names a graph input, by its node's name or its target.
 
@@ -242,6 +248,26 @@ class SequenceParallelConfig:
             fields["replicated"] = list(self.replicated)
         fields["thresholds"] = [dataclasses.asdict(row) for row in self.thresholds]
         return fields
+
+
+def as_config(config: object) -> SequenceParallelConfig:
+    """Returns a config, the default one for None.
+
+    Raises:
+        ConfigError: It is something else.
+
+    Example:
+        >>> as_config(None).divisibility
+        'guard'
+    """
+    if config is None:
+        return SequenceParallelConfig()
+    if not isinstance(config, SequenceParallelConfig):
+        raise ConfigError(
+            f"config={config!r} is no config: expected a SequenceParallelConfig or None, "
+            f"got {type(config).__name__}"
+        )
+    return config
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import fx
 
 from spfast.api import preview
-from spfast.config import SequenceParallelConfig
+from spfast.config import SequenceParallelConfig, as_config
 from spfast.errors import ConfigError, RankMismatchError
 from spfast.graphs import called_graphs, graph_of
 from spfast.patterns import Registry
@@ -102,7 +102,7 @@ def check_ranks_agree(
             "torch.distributed is not initialised, so there is no rank to agree with: call "
             "init_process_group first, or compare spfast.fingerprint(graph) yourself"
         )
-    config = config if config is not None else SequenceParallelConfig()
+    config = as_config(config)
     steps = _steps(graph_of(graph), "", config, registry)
     for number, (path, module) in enumerate(_meeting_places(graph_of(graph)).items(), 1):
         inside = f" in called graph {number}"

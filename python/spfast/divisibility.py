@@ -1,15 +1,16 @@
-"""Whether every rank gets an equal share of a symbolic number of tokens."""
+"""Whether there are enough tokens, and every rank gets an equal share of a symbolic number."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from spfast.config import Divisibility
+from spfast.config import Divisibility, SequenceParallelConfig, minimum_tokens
 
-__all__ = ["Decision", "decide"]
+__all__ = ["Decision", "decide", "too_few"]
 
 
 @dataclass(frozen=True)
@@ -18,20 +19,49 @@ class Decision:
 
     Attributes:
         refused: Why its sites stay; empty where they are rewritten.
-        guarded: Whether the rewrite is right only under a guard, which :meth:`commit` adds.
+        guarded: Whether it holds only under a guard, which :meth:`commit` adds.
+        odd: Whether the example alone speaks against it: another number is worth another graph, if
+            only the one that is left is not taken for it.
     """
 
     tokens: Any
     tp_size: int
     refused: str = ""
     guarded: bool = False
+    odd: bool = False
 
     def commit(self) -> None:
-        """Adds the guard, so that a number that is not divisible compiles anew."""
+        """Adds the guard that the example fulfils: divisible or not, the other compiles anew."""
         if self.guarded:
             from torch.fx.experimental.symbolic_shapes import guard_bool
 
             guard_bool(self.tokens % self.tp_size == 0)
+
+
+def too_few(tokens: int | torch.SymInt, config: SequenceParallelConfig) -> str:
+    """Why a number of tokens is not worth it; "" where it is not known to be less than was given.
+
+    Args:
+        tokens: The number of tokens; of a symbolic one its range counts.
+        config: Only a ``min_token_num`` that it gives counts, not one that could be derived.
+
+    Example:
+        >>> too_few(512, SequenceParallelConfig(min_token_num=1024))
+        '512 tokens are fewer than 1024 (min_token_num=1024)'
+        >>> too_few(512, SequenceParallelConfig())
+        ''
+    """
+    if config.min_token_num is None:
+        return ""
+    minimum, reason = minimum_tokens(config)
+    assert minimum is not None
+    if isinstance(tokens, int):
+        fewer = tokens < minimum
+    else:
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+        fewer = statically_known_true(tokens < minimum)
+    return f"{tokens} tokens are fewer than {minimum} ({reason})" if fewer else ""
 
 
 def decide(tokens: int | torch.SymInt, tp_size: int, divisibility: Divisibility) -> Decision:
@@ -54,6 +84,11 @@ def decide(tokens: int | torch.SymInt, tp_size: int, divisibility: Divisibility)
     if statically_known_true(tokens % tp_size == 0):
         return Decision(tokens, tp_size)
     expression = str(tokens.node.expr)
+    if divisibility == "prove" or not tokens.node.has_hint() or _is_frozen(tokens):
+        # A guard that follows from others is as good, and torch reckons with it: the proof, which
+        # looks at all that is known, is for where there can be none.
+        if _is_known_multiple(tokens, tp_size):
+            return Decision(tokens, tp_size)
     if divisibility == "prove":
         return Decision(
             tokens,
@@ -68,7 +103,7 @@ def decide(tokens: int | torch.SymInt, tp_size: int, divisibility: Divisibility)
             f"{expression} tokens have no example value, so no guard can say that they are "
             f'divisible by tp_size {tp_size}; pass divisibility="assume" if they are',
         )
-    if getattr(tokens.node.shape_env, "frozen", False):
+    if _is_frozen(tokens):
         return Decision(
             tokens,
             tp_size,
@@ -82,5 +117,35 @@ def decide(tokens: int | torch.SymInt, tp_size: int, divisibility: Divisibility)
             tp_size,
             f"{expression} tokens are {hint} in the example, which is not divisible by "
             f"tp_size {tp_size}",
+            odd=True,
         )
     return Decision(tokens, tp_size, guarded=True)
+
+
+def _is_frozen(tokens: torch.SymInt) -> bool:
+    return bool(getattr(tokens.node.shape_env, "frozen", False))
+
+
+def _is_known_multiple(tokens: torch.SymInt, tp_size: int) -> bool:
+    """Whether the number is a multiple because others are: torch knows only what it was told.
+
+    With ``s % 8 == 0`` among the guards and runtime asserts, ``s``, ``2 * s`` and ``s // 2`` are
+    multiples of 4.
+    """
+    import sympy
+    from torch.utils._sympy.functions import Mod, PythonMod
+
+    known: dict[Any, int] = {}
+    for axiom in tokens.node.shape_env.get_axioms():
+        for fact in sympy.And.make_args(axiom):
+            if not isinstance(fact, sympy.Eq) or fact.rhs != 0:
+                continue
+            if isinstance(fact.lhs, (Mod, PythonMod)) and fact.lhs.args[1].is_Integer:
+                base, divisor = fact.lhs.args
+                known[base] = math.lcm(known.get(base, 1), int(divisor))
+    counted = {base: n * sympy.Dummy(integer=True) for base, n in known.items()}
+    terms = sympy.Add.make_args(sympy.expand(tokens.node.expr.xreplace(counted)))
+    parts = [term.as_coeff_Mul() for term in terms]
+    return all(
+        factor.is_Integer and factor % tp_size == 0 and rest.is_integer for factor, rest in parts
+    )

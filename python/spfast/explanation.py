@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
 from spfast.api import plan_graph
-from spfast.config import Recognise, SequenceParallelConfig
+from spfast.config import Recognise, SequenceParallelConfig, as_config
 from spfast.patterns import Registry
 from spfast.result import Merged
 from spfast.trust import Assumption, names_of
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 __all__ = ["Entry", "Explanation", "explain"]
 
@@ -71,12 +74,15 @@ class Explanation:
         plan: Every edit that the pass would make, one a line.
         assumptions: The values that would be taken to be the same on every rank.
         merged: The reductions that would be merged first, because only their sum is read.
+        note: Where there is no all_reduce because the graph is of another level than ATen's, what
+            to pass instead.
     """
 
     entries: tuple[Entry, ...]
     plan: str = ""
     assumptions: tuple[Assumption, ...] = ()
     merged: tuple[Merged, ...] = ()
+    note: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the explanation as plain data."""
@@ -85,6 +91,8 @@ class Explanation:
     def __str__(self) -> str:
         done = sum(entry.rewritten for entry in self.entries)
         head = f"{len(self.entries)} all_reduces, {done} rewritten"
+        if self.note:
+            head = f"note: {self.note}"
         lines = [head, *(f"  merged first: {each}" for each in self.merged)]
         lines += [f"  {entry}" for entry in self.entries]
         if self.entries:
@@ -101,7 +109,7 @@ def _is_done(outcome: str) -> bool:
 
 
 def explain(
-    graph: fx.Graph | fx.GraphModule,
+    graph: fx.Graph | fx.GraphModule | ExportedProgram,
     config: SequenceParallelConfig | None = None,
     *,
     registry: Registry | None = None,
@@ -123,7 +131,7 @@ def explain(
         >>> print(explain(fx.Graph()))
         0 all_reduces, 0 rewritten
     """
-    config = config if config is not None else SequenceParallelConfig()
+    config = as_config(config)
     views = {
         recognise: plan_graph(graph, replace(config, recognise=recognise), registry=registry)
         for recognise in {config.recognise: None, **dict.fromkeys(RECOGNISERS)}
@@ -138,4 +146,4 @@ def explain(
         )
         for report, by_patterns, by_rows in zip(whole.reports, patterns, rowwise, strict=True)
     ]
-    return Explanation(tuple(entries), whole.plan, whole.assumptions, whole.merged)
+    return Explanation(tuple(entries), whole.plan, whole.assumptions, whole.merged, whole.note)

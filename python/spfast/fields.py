@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from spfast.errors import ConfigError
@@ -10,7 +11,15 @@ from spfast.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["as_dtype", "as_groups", "as_replicated", "as_tuple", "check_choice", "check_int"]
+__all__ = [
+    "as_dtype",
+    "as_groups",
+    "as_replicated",
+    "as_tuple",
+    "check_choice",
+    "check_int",
+    "said",
+]
 
 
 def as_dtype(value: object) -> torch.dtype:
@@ -92,3 +101,22 @@ def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
     if value not in choices or (isinstance(value, int) and not isinstance(value, bool)):
         options = ", ".join(repr(choice) for choice in choices)
         raise ConfigError(f"{name}={value!r} is unknown: pass one of {options}")
+
+
+def said(data: Any) -> str:
+    """The fields of a dataclass that are not what they are by default, as a call would name them.
+
+    Example:
+        >>> from spfast.config import SequenceParallelConfig
+        >>> said(SequenceParallelConfig(tp_size=8, validate=True))
+        'tp_size=8, validate=True'
+    """
+    shown = []
+    for field in dataclasses.fields(data):
+        value = getattr(data, field.name)
+        made = field.default_factory
+        default = field.default if made is dataclasses.MISSING else made()
+        if field.repr and value != default:
+            value = dict(value) if isinstance(value, Mapping) else value
+            shown.append(f"{field.name}={value!r}")
+    return ", ".join(shown)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from torch import fx
 
 from spfast.errors import GraphError
+from spfast.programs import is_program
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 __all__ = ["called_graphs", "graph_of"]
 
 
-def graph_of(graph: fx.Graph | fx.GraphModule) -> fx.Graph:
+def graph_of(graph: fx.Graph | fx.GraphModule | ExportedProgram) -> fx.Graph:
     """Returns the graph itself.
 
     Args:
-        graph: A graph, or a module that has one.
+        graph: A graph, or a module or an exported program that has one.
 
     Raises:
         GraphError: It is neither.
@@ -25,7 +30,8 @@ def graph_of(graph: fx.Graph | fx.GraphModule) -> fx.Graph:
         >>> len(graph_of(torch.fx.symbolic_trace(torch.nn.ReLU())).nodes)
         3
     """
-    found = graph.graph if isinstance(graph, fx.GraphModule) else graph
+    has_one = isinstance(graph, fx.GraphModule) or is_program(graph)
+    found = graph.graph if has_one else graph  # type: ignore[union-attr]
     if not isinstance(found, fx.Graph):
         raise GraphError(
             f"{type(graph).__name__} is not a graph: pass an fx.Graph or an fx.GraphModule"

@@ -25,8 +25,9 @@ class Journal:
         entries: One tuple a step, in order: ``("operands", node, args, kwargs)``,
             ``("users", dict, copy)`` (of any dict of nodes that has an order),
             ``("meta", dict, copy)``, ``("create", node)``,
-            ``("erase", node, prev, next, sort_key)``, ``("move", node, prev, next, sort_key)``;
-            each is noted before the step, but a creation, which is noted once the node exists.
+            ``("erase", node, prev, next, sort_key)``, ``("move", node, prev, next, sort_key)``,
+            ``("rename", node, name, listed)``; each is noted before the step, but a creation, which
+            is noted once the node exists.
 
     Example:
         >>> graph = fx.Graph()
@@ -53,6 +54,15 @@ class Journal:
         created = {entry[1] for entry in self.entries if entry[0] == "create"}
         self.entries.append(("users", found, {n: None for n in found if n not in created}))
 
+    def rename(self, node: fx.Node, name: str) -> None:
+        """Gives a node a name that no other has, and notes the one it had.
+
+        The namespace may know it by another: torch.export renames nodes behind its back.
+        """
+        listed = self._graph._graph_namespace._obj_to_name.get(node)
+        self.entries.append(("rename", node, node.name, listed))
+        self._name(node, name, name)
+
     def undo(self, nodes: Collection[fx.Node] | None = None) -> None:
         """Restores the graph to what it was when the journal was begun.
 
@@ -74,12 +84,19 @@ class Journal:
                 node._update_args_kwargs(args, kwargs)
             elif kind == "meta":
                 _restore(*saved)
+            elif kind == "rename":
+                self._name(*saved)
         self._graph._len = self._length
         # What has an order comes last: all that is restored is appended at its end.
         for kind, *saved in self.entries:
             if kind == "users":
                 _restore(*saved)
         self._forget_names()
+
+    def _name(self, node: fx.Node, name: str, listed: str | None) -> None:
+        _set(node, "name", name)
+        if listed is not None:
+            self._graph._graph_namespace._obj_to_name[node] = listed
 
     def _sweep(self, known: set[fx.Node]) -> None:
         """Unlinks a node that got into the list but was never noted."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spfast.errors import ConfigError
+from spfast.fields import said
 from spfast.trust import Assumption, names_of
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ class Result:
         plan: Every edit that was made, one a line; empty unless it was asked for.
         merged: The reductions that were merged because only their sum was read; the sites are
             counted afterwards.
+        note: Why there is nothing to say, where the graph or what became of it is not known; else
+            empty.
         drawing: Both states of the graph, for :meth:`report`; None unless the plan was asked for.
 
     Example:
@@ -103,12 +106,36 @@ class Result:
     plan: str = field(default="", compare=False, repr=False)
     merged: tuple[Merged, ...] = ()
     drawing: Drawing | None = field(default=None, compare=False, repr=False)
+    note: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_pattern", MappingProxyType(dict(self.by_pattern)))
 
     def __int__(self) -> int:
         return self.matched_count
+
+    def __repr__(self) -> str:
+        return f"Result({said(self)})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the result as plain data (numbers, strings, lists, dicts) that JSON takes.
+
+        All but the plan and the drawing: one row of a table of results.
+
+        Example:
+            >>> Result(skipped=(SkippedSite("all_reduce", "no rule matches"),)).to_dict()["skipped"]
+            [{'node': 'all_reduce', 'reason': 'no rule matches', 'nearest': ''}]
+        """
+        return {
+            "matched_count": self.matched_count,
+            "skipped_count": len(self.skipped),
+            "by_pattern": dict(self.by_pattern),
+            "skipped": [asdict(site) for site in self.skipped],
+            "timings": asdict(self.timings),
+            "assumptions": [asdict(each) for each in self.assumptions],
+            "note": self.note,
+            "merged": [{"node": each.node, "gone": list(each.gone)} for each in self.merged],
+        }
 
     def report(self, path: str | os.PathLike[str], title: str = "spfast") -> None:
         """Writes a page that shows the graph before and after, and why each site is what it is.
@@ -146,11 +173,14 @@ class Result:
             self.plan,
             self.merged,
             self.drawing,
+            self.note,
         )
         return (Result, fields)
 
     def __str__(self) -> str:
-        lines = [f"{self.matched_count} sites rewritten, {len(self.skipped)} left"]
+        lines = [f"note: {self.note}"] if self.note else []
+        if self.matched_count or self.skipped or not self.note:
+            lines.insert(0, f"{self.matched_count} sites rewritten, {len(self.skipped)} left")
         lines += [f"  {count} {rule}" for rule, count in sorted(self.by_pattern.items())]
         lines += [f"  left {site}" for site in self.skipped]
         lines += [f"  merged: {each}" for each in self.merged]

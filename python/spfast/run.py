@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from torch import fx
 
 from spfast import _core
 from spfast.all_reduces import AllReduces
 from spfast.config import SequenceParallelConfig
-from spfast.divisibility import Decision, decide
+from spfast.divisibility import Decision, decide, too_few
 from spfast.groups import Group, group_name
 from spfast.journal import Journal
+from spfast.levels import WITHOUT_VALUES, has_values
 from spfast.meta import MissingValue, TokenShare, Values, make_values
 from spfast.patterns import Registry
 from spfast.rules import rules_of
 from spfast.trust import Assumption
 
-__all__ = ["STAGES", "Report", "Run"]
+__all__ = ["STAGES", "Report", "Run", "collector_off"]
 
 # (node, rewritten, rule, reason, nearest) of one all_reduce, as the core reports it.
 Report = tuple[str, bool, str, str, str]
+_UNKNOWN_SIZE = "its size is not known"  # as the core begins to say it of one node
 STAGES = ("encode", "match", "plan", "commit", "meta")
 
 
@@ -117,10 +122,23 @@ class Run:
             local_outputs=() if self.path else self._config.local_outputs,
         )
         self._count("match", clock)
+        self._decide(hoping=True)
+        odd = [decision for decision in self._decisions if decision.odd]
+        if odd:
+            # What another number of tokens would be rewritten for is worth a graph of its own.
+            hoped = {report[0] for report in job.reports() if report[1]}
+            self._decide(hoping=False)
+            lost = {report[3] for report in job.reports() if report[0] in hoped and not report[1]}
+            self._decisions = [each for each in self._decisions if not each.odd]
+            self._decisions += [replace(each, guarded=True) for each in odd if each.refused in lost]
+
+    def _decide(self, hoping: bool) -> None:
+        """Plans until every value that the plan needs is known."""
+        job = self.job
         while True:
             clock = time.perf_counter()
             job.examine()
-            shares = self._share_tokens()
+            shares = self._share_tokens(hoping)
             job.plan()
             self._count("plan", clock)
             clock = time.perf_counter()
@@ -135,8 +153,12 @@ class Run:
             finally:
                 self._count("meta", clock)
 
-    def _share_tokens(self) -> list[TokenShare | None]:
-        """Decides for each number of tokens whether it can be shared, and refuses the others."""
+    def _share_tokens(self, hoping: bool) -> list[TokenShare | None]:
+        """Decides for each number of tokens whether it can be shared, and refuses the others.
+
+        Args:
+            hoping: Whether those that only the example speaks against are not refused yet.
+        """
         self._decisions = []
         shares: list[TokenShare | None] = []
         refused = False
@@ -145,9 +167,13 @@ class Run:
             size = self._groups[group].size
             if tokens is None or not size:
                 continue
-            decision = decide(tokens, size, self._config.divisibility)
+            few = too_few(tokens, self._config)
+            if few:
+                decision = Decision(tokens, size, few)
+            else:
+                decision = decide(tokens, size, self._config.divisibility)
             self._decisions.append(decision)
-            if decision.refused:
+            if decision.refused and not (hoping and decision.odd):
                 self.job.refuse_class(index, decision.refused)
                 refused = True
             else:
@@ -159,12 +185,23 @@ class Run:
     def reports(self) -> list[Report]:
         """One for each all_reduce, in graph order."""
         found = self.job.reports()
+        if any(report[3].startswith(_UNKNOWN_SIZE) for report in found):
+            found = self._without_values(found)
         if self._left:
             place = {node.name: at for at, node in enumerate(self._graph.nodes)}
             found = sorted([*found, *self._left], key=lambda report: place[report[0]])
         if self.path:
             return [(f"{self.path}.{report[0]}", *report[1:]) for report in found]
         return found
+
+    def _without_values(self, found: list[Report]) -> list[Report]:
+        """Says it of the whole graph where no node at all has a value."""
+        if has_values(self._graph):
+            return found
+        return [
+            (*report[:3], WITHOUT_VALUES, "") if report[3].startswith(_UNKNOWN_SIZE) else report
+            for report in found
+        ]
 
     def assumptions(self) -> list[Assumption]:
         """What is taken to be the same on every rank."""
@@ -196,6 +233,11 @@ class Run:
         touched = created + [spec[1] for spec in self.job.value_specs()[1]]
         settle(self._graph, journal, touched, [touched[i] for i in self._values.strided])
 
+    @property
+    def guarded(self) -> bool:
+        """Whether there are guards to add."""
+        return any(decision.guarded for decision in self._decisions)
+
     def guard(self) -> None:
         """Adds the guards on which the edits rest."""
         clock = time.perf_counter()
@@ -216,3 +258,19 @@ def _vouched_for(graph: fx.Graph, config: SequenceParallelConfig) -> list[int]:
         for place, node in enumerate(graph.nodes)
         if node.op in ("placeholder", "get_attr") and config.names_replicated(node)
     ]
+
+
+@contextlib.contextmanager
+def collector_off() -> Iterator[None]:
+    """Keeps Python's garbage collector out of the few milliseconds that a rewrite takes.
+
+    A graph's many new objects set off full collections, each of which looks at everything that the
+    process holds and finds nothing: with a large model loaded they take longer than all the rest.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -13,7 +13,7 @@ import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
@@ -23,8 +23,12 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, free_sym
 
 from spfast import _core
 from spfast.errors import FileFormatError, GraphError
+from spfast.files import replaced
 from spfast.graphs import graph_of
 from spfast.targets import resolve
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 __all__ = ["NodeTable"]
 
@@ -43,8 +47,11 @@ class NodeTable:
     def __init__(self, core: _core.NodeTable) -> None:
         self._core = core
 
+    def __repr__(self) -> str:
+        return f"<NodeTable of {len(self)} nodes>"
+
     @classmethod
-    def from_graph(cls, graph: fx.Graph | fx.GraphModule) -> NodeTable:
+    def from_graph(cls, graph: fx.Graph | fx.GraphModule | ExportedProgram) -> NodeTable:
         """Encodes a graph with names, literals and ``meta["val"]`` of every node.
 
         Args:
@@ -70,8 +77,13 @@ class NodeTable:
         return cls(_core.NodeTable.from_bytes(data))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the table, compressed, to a file, by convention one that ends in ``.spfx``."""
-        Path(path).write_bytes(_COMPRESSED + zlib.compress(self.to_bytes(), 9))
+        """Writes the table, compressed, to a file, by convention one that ends in ``.spfx``.
+
+        The file is written whole or not at all.
+        """
+        data = _COMPRESSED + zlib.compress(self.to_bytes(), 9)
+        with replaced(path) as scratch:
+            scratch.write_bytes(data)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> NodeTable:

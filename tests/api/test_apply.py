@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -138,6 +139,32 @@ def test_dynamic_example_that_is_not_divisible_stays() -> None:
     result = spfast.apply(one_site(tokens=9, dynamic=True), CONFIG)
     assert int(result) == 0
     assert "are 9 in the example, which is not divisible by tp_size 4" in result.skipped[0].reason
+
+
+def test_an_odd_example_guards_that_it_is_one() -> None:
+    graph = one_site(tokens=9, dynamic=True)
+    tokens = graph.find_nodes(op="placeholder", target="x")[0].meta["val"].shape[0]
+    env = tokens.node.shape_env
+    assert int(spfast.apply(graph, CONFIG)) == 0
+    # Taken for no even number of tokens: those are compiled anew.
+    assert [str(guard.expr) for guard in env.guards if "Mod" in str(guard.expr)] == [
+        f"Ne(Mod({tokens}, 4), 0)"
+    ]
+
+
+@pytest.mark.parametrize("given", [{"divisibility": "prove"}, {"group_name": "other"}])
+def test_an_odd_example_of_what_stays_anyway_adds_no_guard(given: dict[str, Any]) -> None:
+    graph = one_site(tokens=9, dynamic=True)
+    env = graph.find_nodes(op="placeholder", target="x")[0].meta["val"].fake_mode.shape_env
+    assert int(spfast.apply(graph, replace(CONFIG, **given))) == 0
+    assert not [guard for guard in env.guards if "Mod" in str(guard.expr)]
+
+
+def test_explain_adds_no_guard() -> None:
+    graph = one_site(tokens=9, dynamic=True)
+    env = graph.find_nodes(op="placeholder", target="x")[0].meta["val"].fake_mode.shape_env
+    assert ", 0 rewritten" in str(spfast.explain(graph, CONFIG))
+    assert not [guard for guard in env.guards if "Mod" in str(guard.expr)]
 
 
 def test_other_groups_stay_when_one_is_named() -> None:

@@ -34,20 +34,12 @@ def _apply(arguments: argparse.Namespace) -> int:
     result = spfast.apply(graph, config_of(arguments), record_plan=arguments.plan)
     if arguments.output is not None:
         save(arguments.output, graph, program)
-    timings = {
-        stage: getattr(result.timings, stage)
-        for stage in ("encode", "match", "plan", "commit", "meta", "total")
-    }
+    given = result.to_dict()
+    timings = given["timings"]
     record = {
         "file": str(arguments.file),
         "output": str(arguments.output) if arguments.output else None,
-        "matched_count": result.matched_count,
-        "by_pattern": dict(result.by_pattern),
-        "skipped": [
-            {"node": site.node, "reason": site.reason, "nearest": site.nearest}
-            for site in result.skipped
-        ],
-        "timings": timings,
+        **{name: given[name] for name in ("matched_count", "by_pattern", "skipped", "timings")},
     }
     lines = [f"{arguments.file}: {result.matched_count} sites rewritten"]
     lines += [f"  {count:>6,}  {rule}" for rule, count in sorted(result.by_pattern.items())]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from spfast.cli.output import check_writable
 from spfast.errors import FileFormatError
+from spfast.files import replaced
 
 if TYPE_CHECKING:
     from torch import fx
@@ -92,4 +93,5 @@ def save(output: Path, graph: fx.Graph, program: ExportedProgram | None) -> None
 
     assert program is not None
     program.graph_module.recompile()
-    torch.export.save(program, output)
+    with replaced(output) as scratch:
+        torch.export.save(program, scratch)

@@ -31,6 +31,7 @@ class _JointPass(SequenceParallelismPass):
     pass_name = "joint_sequence_parallelism"
 
     def __call__(self, graph: fx.Graph) -> None:
+        self._asked = False
         given = graph_of(graph)
         if not any(_is_tangent(node) for node in given.nodes if node.op == "placeholder"):
             return
@@ -43,6 +44,7 @@ class _InferencePass(SequenceParallelismPass):
     """The pass on graphs that are no part of a joint graph."""
 
     def __call__(self, graph: fx.Graph) -> None:
+        self._asked = False
         if not any(_DONE in node.meta for node in graph.nodes if node.op == "call_function"):
             super().__call__(graph)
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
+from dataclasses import replace
 from typing import Any
 
 from torch import fx
+from torch._guards import CompileContext
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
 from spfast import _core
 from spfast.api import apply
-from spfast.config import Applicability, Range, SequenceParallelConfig, applicability
+from spfast.config import Applicability, Range, SequenceParallelConfig, applicability, as_config
+from spfast.errors import ConfigError
 from spfast.groups import known_groups
 from spfast.passes.base import Dump
 from spfast.patterns import Registry, default_registry
@@ -20,23 +23,35 @@ from spfast.result import Result
 
 __all__ = ["SequenceParallelismPass"]
 
+_CACHED = (
+    "a compile asked for this pass' cache key and has not called it since: its graph came from a "
+    "cache, or the compile failed, and what was done to it is not known here; set "
+    "TORCHINDUCTOR_FORCE_DISABLE_CACHES=1 to compile it anew"
+)
+
 
 class SequenceParallelismPass(CustomGraphPass):
     """Sequence parallelism as a ``torch._inductor`` custom graph pass.
 
-    Set it as ``torch._inductor.config.post_grad_custom_pre_pass``. Calling it always applies it;
-    whether it is worth applying to a range of token counts is asked by whoever schedules it. It
-    pickles; what it knows of the last graph does not travel.
+    Set it as ``torch._inductor.config.post_grad_custom_pre_pass``. Calling it applies it, but to
+    graphs of fewer tokens than a given ``min_token_num``; whether it is worth applying to a range
+    of token counts is asked by whoever schedules it. It pickles; what it knows of the last graph
+    does not travel.
 
     Attributes:
         config: How it works.
         pass_name: The name under which it shows up in logs and dumps.
         matched_count: Sites that the latest call rewrote.
-        result: What the latest call returned; None before the first.
+        result: What the latest call did; None before the first compile. Where a compile has asked
+            for the cache key since and not called the pass, its graph came from a cache, and the
+            ``note`` says that what was done to it is not known.
 
     Args:
         config: None looks everything up from each graph's process groups.
         registry: The rules; None takes those of ``spfast.patterns`` at each call.
+
+    Raises:
+        ConfigError: ``config`` is no config, or ``registry`` no registry.
 
     Example:
         >>> sp = SequenceParallelismPass(SequenceParallelConfig(tp_size=8, min_token_num=1024))
@@ -49,26 +64,52 @@ class SequenceParallelismPass(CustomGraphPass):
     def __init__(
         self, config: SequenceParallelConfig | None = None, registry: Registry | None = None
     ) -> None:
-        self.config = config if config is not None else SequenceParallelConfig()
-        self.result: Result | None = None
+        self.config = as_config(config)
+        if registry is not None and not isinstance(registry, Registry):
+            raise ConfigError(
+                f"registry={registry!r} is no registry: expected a spfast.patterns.Registry or "
+                f"None, got {type(registry).__name__}"
+            )
+        self._result: Result | None = None
+        self._asked = False  # for the cache key, and not called since
         self._registry = registry
         self._uuid: tuple[Any, str] | None = None
+
+    def __repr__(self) -> str:
+        if self._result is None:
+            done = "not called yet"
+        else:
+            left = len(self._result.skipped)
+            done = f"latest: {self._result.matched_count} rewritten, {left} left"
+        return f"<{type(self).__name__} with {self.config!r}; {done}>"
+
+    @property
+    def result(self) -> Result | None:
+        """What the latest call did, and whether a compile since then is not known."""
+        if not self._asked:
+            return self._result
+        return replace(self._result or Result(), note=_CACHED)
+
+    @result.setter
+    def result(self, result: Result | None) -> None:
+        self._result, self._asked = result, False
 
     @property
     def matched_count(self) -> int:
         """Sites that the latest call rewrote."""
-        return self.result.matched_count if self.result is not None else 0
+        return self._result.matched_count if self._result is not None else 0
 
     def __call__(self, graph: fx.Graph) -> None:
         """Rewrites ``graph`` in place; see :func:`spfast.apply` for what it raises."""
         dump = Dump(self.config.debug_dump, self.pass_name)
         dump.graph(graph, "before")
-        self.result = apply(graph, self.config, registry=self._registry, record_plan=dump.active)
+        result = apply(graph, self.config, registry=self._registry, record_plan=dump.active)
+        self.result = result
         if dump.active:
             dump.graph(graph, "after")
-            dump.report(self.result)
-            dump.text("plan.txt", self.result.plan)
-            dump.text("result.txt", f"{self.result}\n")
+            dump.report(result)
+            dump.text("plan.txt", result.plan)
+            dump.text("result.txt", f"{result}\n")
             dump.text("patterns.py", self._rules().describe())
 
     def uuid(self) -> str:
@@ -78,6 +119,7 @@ class SequenceParallelismPass(CustomGraphPass):
         that this rank is in: ranks share a cache, but not the rows that they keep. What a predicate
         answers cannot be told from its name, so with one no other process gets the same key.
         """
+        self._asked = self._asked or CompileContext.current_compile_id() is not None
         registry = self._rules()
         state = (registry.version, known_groups())
         if self._uuid is None or self._uuid[0] != state:

@@ -47,6 +47,10 @@ class Registry:
         self._digest: tuple[int, str] = (0, "")
         self._stored: Stored | None = None
 
+    def __repr__(self) -> str:
+        rules, dialects = len(self._entries), ", ".join(sorted(self._dialects))
+        return f"<Registry of {rules} rules, dialects {dialects or 'none'}>"
+
     @property
     def version(self) -> int:
         """A number that no other state of any registry in this process has."""

@@ -12,7 +12,7 @@ from collections import Counter
 
 from torch import fx
 
-from spfast.config import SequenceParallelConfig
+from spfast.config import SequenceParallelConfig, as_config
 from spfast.graphs import graph_of
 from spfast.groups import check_unambiguous, group_name
 from spfast.patterns import Registry, default_registry
@@ -63,7 +63,7 @@ def apply(
     """
     start = time.perf_counter()
     graph = graph_of(graph)
-    config = config if config is not None else SequenceParallelConfig()
+    config = as_config(config)
     registry = registry if registry is not None else default_registry()
     anchors = find_anchors(graph, registry.families())
     check_unambiguous(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import fx
 
 from spfast.errors import FileFormatError
+from spfast.files import replaced
 from spfast.patterns import Registry
 from spfast.report.rows import Row, rows_of
 
@@ -105,25 +104,12 @@ class Drawing:
         """
         from spfast.report.page import page
 
-        text, target = page(self, title), Path(path)
-        handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with open(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.chmod(scratch, 0o666 & ~_umask())
-            os.replace(scratch, target)
-        except BaseException:
-            os.unlink(scratch)
-            raise
+        text = page(self, title)
+        with replaced(path) as scratch:
+            scratch.write_text(text, encoding="utf-8")
 
 
 def _row(fields: Sequence[Any]) -> Row:
     name, op, target, inputs, *rest = fields
     shape, size, role, layer, is_view = rest
     return Row(name, op, target, tuple(inputs), shape, size, role, layer, is_view)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

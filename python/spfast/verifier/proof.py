@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from spfast.config import Replicated, SequenceParallelConfig
+from spfast.config import Replicated, SequenceParallelConfig, as_config
 from spfast.groups import group_name
 from spfast.verifier.blame import Blame
 from spfast.verifier.context import Context
@@ -88,7 +88,7 @@ def verify(
         not proved:
           output: returns 'reduce_scatter_default', which is one rank's chunk [2, 8] of group 'tp:0'
     """
-    said = config if config is not None else SequenceParallelConfig()
+    said = as_config(config)
     if replicated is not None:
         said = dataclasses.replace(said, replicated=replicated)
     was = before if isinstance(before, Snapshot) else snapshot(before)
