@@ -8,8 +8,9 @@ are not the usual ones that is no longer so: :mod:`spfast.strides` asks FakeTens
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,11 +122,22 @@ def make_values(
     maker = _Maker(shares)
     # A fake tensor's __torch_function__ is disabled; to find that out for each question that it is
     # asked takes longer than the answer.
-    with torch._C.DisableTorchFunctionSubclass():
+    with torch._C.DisableTorchFunctionSubclass(), _without_guards(shares):
         values = Values(*_core.make_values(maker, list(created), list(resized)))
     if maker.missing:
         raise MissingValue(list(maker.missing))
     return values
+
+
+@contextlib.contextmanager
+def _without_guards(shares: Sequence[TokenShare | None]) -> Iterator[None]:
+    """What torch asks of a share's size to lay a value out is nothing that the graph rests on."""
+    tokens = [share.tokens for share in shares if share is not None]
+    environments = {size.node.shape_env for size in tokens if isinstance(size, torch.SymInt)}
+    with contextlib.ExitStack() as stack:
+        for environment in environments:
+            stack.enter_context(environment.suppress_guards())
+        yield
 
 
 class _Maker:

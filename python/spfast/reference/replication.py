@@ -246,7 +246,9 @@ def _reduces_tokens(node: fx.Node) -> bool:
     if len(node.args) < 2:
         return not node.kwargs
     dims = node.args[1]
-    return dims == 0 or (isinstance(dims, (list, tuple)) and (not dims or 0 in dims))
+    if isinstance(dims, (list, tuple)):
+        return not dims or 0 in dims
+    return type(dims) is int and dims == 0
 
 
 def _changes_equals(collective: fx.Node) -> bool:

@@ -93,5 +93,6 @@ def _are_numbers(literals: Sequence[Any]) -> bool:
 
 def _is_one_dtype(ctx: Context, operands: Sequence[fx.Node]) -> bool:
     """A sum passes through no cast, for that rounds."""
-    dtypes = {getattr(ctx.vals.get(node), "dtype", None) for node in (ctx.node, *operands)}
+    nodes = operands if ctx.node is None else (ctx.node, *operands)
+    dtypes = {getattr(ctx.vals.get(node), "dtype", None) for node in nodes}
     return len(dtypes) == 1 and None not in dtypes
