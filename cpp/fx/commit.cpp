@@ -134,18 +134,14 @@ class Committer {
     entries_.append(py::make_tuple(create_, node));
     if (sets_operands_) editor_.set_operands(node, args, kwargs);
     const py::object origin = access_.read(encoded_.nodes[made.origin], Field::kMeta);
-    if (py::len(access_.read(node, Field::kMeta)) == 0) {
-      const auto meta = py::reinterpret_steal<py::dict>(PyDict_Copy(origin.ptr()));
-      if (!meta) throw py::error_already_set();
-      drop_value(meta);
-      set_item(meta, val_, values_.created[index]);
+    const py::dict meta = stolen(PyDict_Copy(origin.ptr()));
+    drop_value(meta);
+    set_item(meta, val_, values_.created[index]);
+    const py::object own = access_.read(node, Field::kMeta);
+    if (py::len(own) == 0) {
       editor_.set_meta(node, meta);
-    } else {  // a hook has written to it
-      const py::object meta = access_.read(node, Field::kMeta);
-      const auto inherited = py::reinterpret_steal<py::dict>(PyDict_Copy(origin.ptr()));
-      drop_value(inherited);
-      if (PyDict_Update(meta.ptr(), inherited.ptr()) != 0) throw py::error_already_set();
-      set_item(meta, val_, values_.created[index]);
+    } else if (PyDict_Update(own.ptr(), meta.ptr()) != 0) {  // a hook has written to it
+      throw py::error_already_set();
     }
     created_[index] = std::move(node);
   }

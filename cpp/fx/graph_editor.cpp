@@ -9,11 +9,6 @@
 namespace spfast::fx {
 namespace {
 
-py::object stolen(PyObject* object) {
-  if (object == nullptr) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(object);
-}
-
 void done(int result) {
   if (result < 0) throw py::error_already_set();
 }

@@ -9,9 +9,7 @@ namespace spfast::fx {
 namespace {
 
 py::object attribute(py::handle object, const py::str& name) {
-  PyObject* value = PyObject_GetAttr(object.ptr(), name.ptr());
-  if (value == nullptr) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(value);
+  return stolen(PyObject_GetAttr(object.ptr(), name.ptr()));
 }
 
 // While it lives, tensor subclasses have no __torch_function__: a fake tensor's is disabled anyway,
@@ -148,9 +146,7 @@ uint32_t MetaReader::read_tensor(NodeTable& table, py::handle tensor) {
   }
   std::vector<Dim>& strides = strides_;
   strides.clear();
-  const auto steps =
-      py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(tensor.ptr(), stride_.ptr()));
-  if (!steps) throw py::error_already_set();
+  const py::object steps = stolen(PyObject_CallMethodNoArgs(tensor.ptr(), stride_.ptr()));
   for (Py_ssize_t i = 0; i < rank; ++i) {
     strides.push_back(dim_of(table, PyTuple_GET_ITEM(steps.ptr(), i)));
   }

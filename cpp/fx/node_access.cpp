@@ -41,9 +41,7 @@ py::object NodeAccess::read(py::handle node, Field field) const {
     auto* value = *reinterpret_cast<PyObject**>(reinterpret_cast<char*>(node.ptr()) + offsets_[i]);
     if (value != nullptr) return py::reinterpret_borrow<py::object>(value);
   }
-  PyObject* value = PyObject_GetAttr(node.ptr(), names_[i].ptr());
-  if (value == nullptr) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(value);
+  return stolen(PyObject_GetAttr(node.ptr(), names_[i].ptr()));
 }
 
 }  // namespace spfast::fx

@@ -18,6 +18,12 @@ namespace py = pybind11;
 enum class Field : uint8_t { kOp, kTarget, kArgs, kKwargs, kName, kNext, kPrev, kMeta, kUsers };
 inline constexpr size_t kFieldCount = 9;
 
+// A new reference, or the exception that Python has set.
+[[nodiscard]] inline py::object stolen(PyObject* object) {
+  if (object == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(object);
+}
+
 [[nodiscard]] inline bool has_type(py::handle value, const py::object& type) {
   return PyObject_TypeCheck(value.ptr(), reinterpret_cast<PyTypeObject*>(type.ptr())) != 0;
 }

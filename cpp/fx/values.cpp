@@ -12,11 +12,6 @@
 namespace spfast::fx {
 namespace {
 
-py::object stolen(PyObject* object) {
-  if (object == nullptr) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(object);
-}
-
 // How a fake tensor is made that differs from another in its storage alone.
 struct Prototype {
   explicit Prototype(const py::tuple& parts)

@@ -16,7 +16,10 @@ class Consequences {
  public:
   Consequences(const NodeTable& table, std::span<const Anchor> anchors, const Sites& sites,
                const Replication& replication)
-      : table_(table), replication_(replication) {
+      : table_(table),
+        replication_(replication),
+        // Only a collective that leaves equal values as they are asks for rows.
+        follows_rows_(!replication.all_change_equals()) {
     for (const Site& site : sites.sites) {
       if (!site.reason.empty()) continue;
       if (shards_of_.empty()) shards_of_.assign(table.size(), kNone);
@@ -27,14 +30,14 @@ class Consequences {
         if (operand.kind == SiteOperand::Kind::kBuffer) {
           filled_.insert(pair_key(operand.user, operand.name));
         }
-        if (operand.kind == SiteOperand::Kind::kRows) {
+        if (follows_rows_ && operand.kind == SiteOperand::Kind::kRows) {
           cut_.insert(pair_key(operand.user, operand.name));
         }
       }
     }
     if (shards_of_.empty()) return;
     shared_.assign(table.size(), kNone);
-    has_rows_.assign(table.size(), false);
+    if (follows_rows_) has_rows_.assign(table.size(), false);
     for (NodeId node = 0; node < table.size(); ++node) follow(node);
   }
 
@@ -52,7 +55,7 @@ class Consequences {
       }
       for (const Value value : table_.operands(node)) {
         if (!value.is_node() || !is_shared(value.payload, group)) continue;
-        if (has_rows_[value.payload] || replication.changes_equals(node)) {
+        if (replication.changes_equals(node) || has_rows_[value.payload]) {
           any = blame(value.payload, group, node, replication) || any;
         }
       }
@@ -80,7 +83,7 @@ class Consequences {
   void follow(NodeId node) {
     SPFAST_WORK(1);
     follow_sharing(node);
-    follow_rows(node);
+    if (follows_rows_) follow_rows(node);
   }
 
   void follow_sharing(NodeId node) {
@@ -126,7 +129,7 @@ class Consequences {
     }
     const NodeId value = names.back();
     const bool known = is_shared(value, group);
-    const bool cut = cut_.contains(pair_key(reader, name));
+    const bool cut = follows_rows_ && cut_.contains(pair_key(reader, name));
     for (const NodeId one : names) {
       if (cut && !known) has_rows_[one] = true;
       assumed_.insert(pair_key(one, group));
@@ -161,6 +164,7 @@ class Consequences {
 
   const NodeTable& table_;
   const Replication& replication_;
+  bool follows_rows_;
   std::vector<uint32_t> shards_of_;  // by node: the group among whose ranks its rows are shared out
   std::vector<uint32_t> shared_;     // by node: the group (the first, if many) that shares it
   std::vector<bool> has_rows_;       // by node: assumed row by row, or computed so from such

@@ -87,6 +87,7 @@ class Planner {
 
   // What the caller takes as this rank's rows.
   void return_rows(NodeId value) {
+    if (sites_.local_outputs.empty()) return;
     for (const NodeId user : table_.users(value)) {
       SPFAST_WORK(1);
       if (!uses_.leaves_as_rows(user, value) || draft_.local[value] == value) continue;

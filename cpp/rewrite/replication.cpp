@@ -70,14 +70,13 @@ Replication::Meeting Replication::meeting(NodeId node) const {
   return group == groups_.end() ? Meeting{} : Meeting{kind, group->second};
 }
 
-bool Replication::changes_equals(NodeId collective) const {
+bool Replication::keeps_equals(NodeId collective) const {
   constexpr std::string_view kKeep[] = {"max", "min", "avg"};
-  for (const Value value : table_.args(collective)) {
-    if (value.tag != Tag::kString) continue;
-    const std::string_view op = table_.string(value.payload);
-    if (std::find(std::begin(kKeep), std::end(kKeep), op) != std::end(kKeep)) return false;
-  }
-  return true;
+  const auto args = table_.args(collective);
+  return std::any_of(args.begin(), args.end(), [&](Value value) {
+    return value.tag == Tag::kString && std::find(std::begin(kKeep), std::end(kKeep),
+                                                  table_.string(value.payload)) != std::end(kKeep);
+  });
 }
 
 bool Replication::is_deterministic(NodeId node) const {
@@ -145,6 +144,7 @@ void Replication::prove() {
     }
     const OperatorTraits& known = traits(node);
     if (known.collective != Collective::kNone) {
+      if (keeps_equals(node)) equals_kept_.insert(node);
       const auto [kind, group] = meeting(node);
       if (kind == Collective::kAllReduce || kind == Collective::kAllGather) {
         const NodeId writer = effects_.writer_of(node);

@@ -4,6 +4,7 @@
 
 #include <span>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "rewrite/collectives.h"
@@ -69,7 +70,11 @@ class Replication {
   // Ranks that have the same operands have the same result.
   [[nodiscard]] bool is_deterministic(NodeId node) const;
   // Whether a collective makes something else of values that are the same on every rank.
-  [[nodiscard]] bool changes_equals(NodeId collective) const;
+  [[nodiscard]] bool changes_equals(NodeId collective) const {
+    return equals_kept_.empty() || !equals_kept_.contains(collective);
+  }
+  // Whether every collective does.
+  [[nodiscard]] bool all_change_equals() const { return equals_kept_.empty(); }
   [[nodiscard]] bool treats_rows_alone(NodeId node) const;
   // A view or a copy: its operand under another name.
   [[nodiscard]] bool is_name(NodeId node) const;
@@ -78,6 +83,7 @@ class Replication {
   [[nodiscard]] bool is_proved(NodeId value, uint32_t group) const {
     return proved_[value] == group || proved_[value] == kEvery;
   }
+  [[nodiscard]] bool keeps_equals(NodeId collective) const;
   void prove();
   void blame();
   void rate();
@@ -104,6 +110,7 @@ class Replication {
   std::vector<uint32_t> owner_;
   std::vector<NodeId> evidence_;
   std::vector<uint8_t> suspicion_;
+  std::unordered_set<NodeId> equals_kept_;  // collectives that make nothing else of equal values
 };
 
 }  // namespace spfast

@@ -277,7 +277,7 @@ class Growth {
     } else if (value.tag == Tag::kInt) {
       dims.push_back(table_.as_int(value));
     } else if (rule.family == Family::kAlong && value.tag == Tag::kAbsent &&
-               !has_dim_keyword(node)) {
+               table_.kwarg(node, "dim").tag == Tag::kAbsent) {
       dims.push_back(rule.default_dim);
     }
     if (dims.empty()) return;  // over everything, or told in a way that we do not read
@@ -291,14 +291,6 @@ class Growth {
     const size_t out_rank = result_rank(to);
     if (out_rank < lead || !accept(node, reader, to, out_rank - lead)) return;
     fix_dims(node, rule, rank, from_front && lead != 1);
-  }
-
-  [[nodiscard]] bool has_dim_keyword(NodeId node) const {
-    const auto pairs = table_.kwargs(node);
-    for (size_t i = 0; i < pairs.size(); i += 2) {
-      if (table_.string(pairs[i].payload) == "dim") return true;
-    }
-    return false;
   }
 
   void grow_squeeze(NodeId node, RowReader& reader, const RowRule& rule, const Meta& from,

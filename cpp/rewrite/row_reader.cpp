@@ -130,37 +130,27 @@ RowRole RowReader::role_of(NodeId node, const RowRule& rule, const RowOperand& o
 }
 
 bool RowReader::named(NodeId node, const std::vector<std::string>& keywords, NodeId name) const {
-  const auto pairs = table_.kwargs(node);
-  for (size_t i = 0; i < pairs.size(); i += 2) {
-    if (pairs[i + 1] != Value{Tag::kNode, name}) continue;
-    const std::string& key = table_.string(pairs[i].payload);
-    if (std::find(keywords.begin(), keywords.end(), key) != keywords.end()) return true;
-  }
-  return false;
+  return std::any_of(keywords.begin(), keywords.end(), [&](const std::string& key) {
+    return table_.kwarg(node, key) == Value{Tag::kNode, name};
+  });
 }
 
 // The second version of auto_functionalized lists what is written to, and counts into that list;
 // an argument of which it says more is a part of its base.
 bool RowReader::is_written(NodeId node, const RowRule& rule, NodeId name) const {
+  if (rule.buffers.empty()) return false;
   if (named(node, rule.buffers, name)) return true;
-  const auto of = [&](const std::string& key) {
-    const auto pairs = table_.kwargs(node);
-    for (size_t i = 0; i < pairs.size(); i += 2) {
-      if (table_.string(pairs[i].payload) == key) return pairs[i + 1];
-    }
-    return Value{};
-  };
-  const Value list = of("_all_bases");
+  const Value list = table_.kwarg(node, "_all_bases");
   if (!is_sequence(list.tag)) return false;
   const auto bases = table_.items(list);
   if (std::count(bases.begin(), bases.end(), Value{Tag::kNode, name}) != 1) return false;
   const auto is_base = [&](const std::string& buffer) {
     const std::string key = "_" + buffer + "_";
-    const Value index = of(key + "base_index");
+    const Value index = table_.kwarg(node, key + "base_index");
     if (index.tag != Tag::kInt) return false;
     const auto at = static_cast<size_t>(table_.as_int(index));
-    const bool part =
-        of(key + "size").tag != Tag::kAbsent || of(key + "slice_dim").tag != Tag::kAbsent;
+    const bool part = table_.kwarg(node, key + "size").tag != Tag::kAbsent ||
+                      table_.kwarg(node, key + "slice_dim").tag != Tag::kAbsent;
     return !part && at < bases.size() && bases[at] == Value{Tag::kNode, name};
   };
   return std::any_of(rule.buffers.begin(), rule.buffers.end(), is_base);
@@ -169,14 +159,10 @@ bool RowReader::is_written(NodeId node, const RowRule& rule, NodeId name) const 
 // Whether an operand without rows has one number for some of the tokens.
 bool RowReader::groups_tokens(NodeId node, const RowRule& rule) const {
   if (rule.groups.empty()) return false;
-  const auto pairs = table_.kwargs(node);
-  for (size_t i = 0; i < pairs.size(); i += 2) {
-    const Value sizes = pairs[i + 1];
-    if (table_.string(pairs[i].payload) != rule.groups || sizes.tag == Tag::kNoneType) continue;
-    const auto items = is_sequence(sizes.tag) ? table_.items(sizes) : std::span<const Value>();
-    return items.empty() || items[0].tag != Tag::kInt || table_.as_int(items[0]) != -1;
-  }
-  return false;
+  const Value sizes = table_.kwarg(node, rule.groups);
+  if (sizes.tag == Tag::kAbsent || sizes.tag == Tag::kNoneType) return false;
+  const auto items = is_sequence(sizes.tag) ? table_.items(sizes) : std::span<const Value>();
+  return items.empty() || items[0].tag != Tag::kInt || table_.as_int(items[0]) != -1;
 }
 
 // Whether a shard of the operator's result would not be whole blocks of the full one.
@@ -186,19 +172,15 @@ bool RowReader::cuts_blocks(NodeId node, const RowRule& rule) const {
   if (!one.tokens.is_expr() && one.tokens.raw % (rule.block * one.ranks) == 0) return false;
   const auto plain = [&](Value value) { return value.tag == Tag::kBool && value.payload == 0; };
   const auto args = table_.args(node);
-  for (const int32_t position : rule.block_if) {
-    const auto at = static_cast<size_t>(position);
-    if (at < args.size() && plain(args[at])) return false;
-  }
-  const auto pairs = table_.kwargs(node);
-  for (size_t i = 0; i < pairs.size(); i += 2) {
-    const auto& names = rule.block_if_keywords;
-    const std::string& key = table_.string(pairs[i].payload);
-    if (std::find(names.begin(), names.end(), key) != names.end() && plain(pairs[i + 1])) {
-      return false;
-    }
-  }
-  return true;
+  const bool is_plain =
+      std::any_of(rule.block_if.begin(), rule.block_if.end(), [&](int32_t position) {
+        const auto at = static_cast<size_t>(position);
+        return at < args.size() && plain(args[at]);
+      });
+  const auto& names = rule.block_if_keywords;
+  return !is_plain && std::none_of(names.begin(), names.end(), [&](const std::string& key) {
+    return plain(table_.kwarg(node, key));
+  });
 }
 
 // Operands broadcast from the last dim on, so every operand has as many feature dims.

@@ -51,6 +51,7 @@ Use Uses::use_of(NodeId user, NodeId name) const {
 }
 
 bool Uses::leaves_as_rows(NodeId user, NodeId name) const {
+  if (sites_.local_outputs.empty()) return false;
   return draft_.site_of[name] != kNone && sites_.leaves_as_rows(user, name);
 }
 

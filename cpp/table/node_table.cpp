@@ -168,6 +168,14 @@ Value NodeTable::kwarg(NodeId node, uint32_t key) const {
   return {};
 }
 
+Value NodeTable::kwarg(NodeId node, std::string_view key) const {
+  const auto pairs = kwargs(node);
+  for (size_t i = 0; i < pairs.size(); i += 2) {
+    if (string(pairs[i].payload) == key) return pairs[i + 1];
+  }
+  return {};
+}
+
 std::span<const Value> NodeTable::items(Value container) const {
   SPFAST_CHECK(is_container(container.tag));
   const Span span = spans_.at(container.payload);

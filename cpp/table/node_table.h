@@ -98,6 +98,7 @@ class NodeTable {
   }
   // Absent when the node has no such keyword argument.
   [[nodiscard]] Value kwarg(NodeId node, uint32_t key) const;
+  [[nodiscard]] Value kwarg(NodeId node, std::string_view key) const;
   [[nodiscard]] std::span<const Value> items(Value container) const;
   [[nodiscard]] int64_t as_int(Value value) const;
   [[nodiscard]] double as_float(Value value) const;
