@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import fx
 
+from spfast.graphs import targets_of
 from spfast.in_place import Sharing
 from spfast.levels import not_aten, of_other_level
 from spfast.targets import target_name
 
-__all__ = ["PLAIN", "AllReduces", "Forms", "find_all_reduces", "targets_of"]
+__all__ = ["PLAIN", "AllReduces", "Forms", "find_all_reduces"]
 
 PLAIN, IN_PLACE, COALESCED, COALESCED_IN_PLACE = (
     "plain",
@@ -133,14 +134,6 @@ def find_all_reduces(graph: fx.Graph, forms: Forms) -> AllReduces:
             if reason:
                 left[node] = reason
     return AllReduces(plain, tuple(listed), left)
-
-
-def targets_of(graph: fx.Graph) -> Iterable[Any]:
-    """What functions are called, each once; of other nodes there is None."""
-    table = getattr(getattr(graph, "_find_nodes_lookup_table", None), "table", None)
-    if table is None:
-        return dict.fromkeys(node.target for node in graph.nodes if node.op == "call_function")
-    return [target for _, target in table]
 
 
 def _why_unknown(node: fx.Node) -> str:

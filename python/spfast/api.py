@@ -6,8 +6,8 @@ import copy
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, overload
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, overload
 
 from torch import fx
 
@@ -15,8 +15,9 @@ from spfast.all_reduces import AllReduces, find_all_reduces
 from spfast.config import SequenceParallelConfig, as_config
 from spfast.graphs import called_graphs, graph_of
 from spfast.groups import resolve_groups
-from spfast.journal import Journal
+from spfast.journal import undo_all
 from spfast.levels import without_all_reduces
+from spfast.merging import Sums, merge_sums
 from spfast.patterns import Registry, default_registry
 from spfast.programs import OutputNames, is_exported, is_program
 from spfast.recent import tell
@@ -129,12 +130,12 @@ def _apply(
         return Result(timings=Timings(total=time.perf_counter() - start), note=note)
     drawing = begun.draw() if record_plan else None
     with collector_off():
-        result, runs, sites = _rewrite(begun, record_plan)
+        result, runs, reports = _rewrite(begun, record_plan)
     total = time.perf_counter() - start
     seconds = {stage: sum(run.seconds[stage] for run in runs) for stage in STAGES}
     result = replace(result, timings=Timings(**seconds, total=total))
     if drawing is not None:
-        result = replace(result, drawing=drawing.end(begun.graphs(), begun.registry, sites))
+        result = replace(result, drawing=drawing.end(begun.graphs(), begun.registry, reports))
     return result
 
 
@@ -151,36 +152,13 @@ def _rewrite(begun: _Begun, record_plan: bool) -> tuple[Result, list[Run], list[
         runs = begun.runs()
         for run in runs:
             run.plan()
-        result = replace(_result(runs, record_plan=record_plan), merged=sums.merged)
-        sites = [report for run in runs for report in run.reports()] if record_plan else []
-        changed = [
-            run
-            for run in runs
-            if run.job.planned_sites() or run.guarded or run.path in sums.journals
-        ]
-        _commit(begun, changed, before, names)
+        reports = [report for run in runs for report in run.reports()]
+        result = _result(runs, reports, record_plan)
     except BaseException:
         sums.undo()
         raise
-    return result, runs, sites
-
-
-@dataclass(frozen=True)
-class _Sums:
-    """The sums of reductions that were merged before all else.
-
-    Attributes:
-        merged: What was.
-        journals: What takes it back, by the path of the graph.
-    """
-
-    merged: tuple[Merged, ...] = ()
-    journals: Mapping[str, Journal] = field(default_factory=dict)
-
-    def undo(self) -> None:
-        """Takes all of it back."""
-        for journal in self.journals.values():
-            journal.undo()
+    _commit(begun, runs, sums, before, names)
+    return replace(result, merged=sums.merged), runs, reports
 
 
 @dataclass(frozen=True)
@@ -251,22 +229,9 @@ class _Begun:
     registry: Registry
     found: Mapping[str, tuple[fx.Graph, fx.GraphModule | None, AllReduces]]
 
-    def merge(self) -> _Sums:
+    def merge(self) -> Sums:
         """Merges the sums of reductions in all graphs, if it shall be."""
-        if not self.config.merge_sums:
-            return _Sums()
-        merger = merger_of(self.registry)
-        merged: list[Merged] = []
-        journals: dict[str, Journal] = {}
-        for path, (graph, _, _) in self.found.items():
-            here, journal = merger.merge(graph)
-            if journal is not None:
-                journals[path] = journal
-            at = f"{path}." if path else ""
-            merged += [
-                Merged(at + each.node, tuple(at + name for name in each.gone)) for each in here
-            ]
-        return _Sums(tuple(merged), journals)
+        return merge_sums(self.graphs(), self.registry) if self.config.merge_sums else Sums()
 
     def graphs(self) -> dict[str, fx.Graph]:
         """The graphs with all_reduces, by path."""
@@ -342,16 +307,15 @@ def _begin(
     return _Begun(given, exported, config, registry, found) if found else None
 
 
-def _result(runs: Sequence[Run], record_plan: bool) -> Result:
+def _result(runs: Sequence[Run], reports: Sequence[Report], record_plan: bool) -> Result:
     """What will have been done once the plans are committed."""
     rewritten: Counter[str] = Counter()
     skipped = []
-    for run in runs:
-        for node, done, rule, reason, nearest in run.reports():
-            if done:
-                rewritten[rule] += 1
-            else:
-                skipped.append(SkippedSite(node, reason, nearest))
+    for node, done, rule, reason, nearest in reports:
+        if done:
+            rewritten[rule] += 1
+        else:
+            skipped.append(SkippedSite(node, reason, nearest))
     return Result(
         matched_count=sum(rewritten.values()),
         by_pattern=rewritten,
@@ -368,22 +332,28 @@ def _plan_text(runs: Sequence[Run]) -> str:
 
 
 def _commit(
-    begun: _Begun, runs: Sequence[Run], before: Snapshot | None, names: OutputNames | None
+    begun: _Begun,
+    runs: Sequence[Run],
+    sums: Sums,
+    before: Snapshot | None,
+    names: OutputNames | None,
 ) -> None:
-    """Makes the edits of all runs; takes them back if they are not proved the same as before."""
-    if not runs:
+    """Makes the edits of all runs; takes them, and the sums, back if they are not proved right."""
+    edited = [run for run in runs if run.job.planned_sites()]
+    guarded = [run for run in runs if run in edited or run.left_as_odd]
+    changed = [run for run in runs if run in edited or run.path in sums.journals]
+    if not guarded and not changed:
         return
-    journals: list[Any] = []
+    journals = list(sums.journals.values())
     compiled: list[fx.GraphModule] = []
     try:
-        for run in runs:
-            if run.job.planned_sites():
-                journals.append(run.edit())
+        for run in edited:
+            journals.append(run.edit())
         if names is not None:
             journals.append(names.keep())
-        for run in runs:  # a guard cannot be taken back: the edits come first
+        for run in guarded:  # a guard cannot be taken back: the edits come first
             run.guard()
-        for run in runs:
+        for run in changed:
             if run.module is not None:
                 compiled.append(run.module)
                 run.module.recompile()
@@ -392,8 +362,7 @@ def _commit(
 
             verify(before, begun.graph, begun.config).raise_if_failed()
     except BaseException:
-        for journal in reversed(journals):
-            journal.undo()
+        undo_all(journals)
         for module in compiled:
             module.recompile()
         raise

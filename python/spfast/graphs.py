@@ -1,9 +1,9 @@
-"""What a user may pass for a graph, and the graphs that it calls."""
+"""What a user may pass for a graph, and what it calls."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
@@ -13,7 +13,7 @@ from spfast.programs import is_program
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-__all__ = ["called_graphs", "graph_of"]
+__all__ = ["called_graphs", "graph_of", "kinds_of", "targets_of"]
 
 
 def graph_of(graph: fx.Graph | fx.GraphModule | ExportedProgram) -> fx.Graph:
@@ -81,3 +81,35 @@ def _children(graph: fx.Graph) -> Iterator[tuple[str, fx.GraphModule]]:
                 module = getattr(module, name, None)
             if isinstance(module, fx.GraphModule):
                 yield str(node.target), module
+
+
+def kinds_of(graph: fx.Graph) -> list[tuple[str, Any]]:
+    """Returns what kinds of nodes a graph has, each once; at the cost of one look a kind.
+
+    Returns:
+        For each kind (op, target); of other nodes than function calls the target is None.
+
+    Example:
+        >>> graph = fx.Graph()
+        >>> _ = graph.call_function(abs, (graph.placeholder("x"),))
+        >>> kinds_of(graph)
+        [('placeholder', None), ('call_function', <built-in function abs>)]
+    """
+    table = getattr(getattr(graph, "_find_nodes_lookup_table", None), "table", None)
+    if table is not None:
+        return [kind for kind, nodes in table.items() if nodes]
+    return list(
+        dict.fromkeys(
+            (node.op, node.target if node.op == "call_function" else None) for node in graph.nodes
+        )
+    )
+
+
+def targets_of(graph: fx.Graph) -> list[Any]:
+    """Returns what functions a graph calls, each once.
+
+    Example:
+        >>> targets_of(fx.Graph())
+        []
+    """
+    return [target for op, target in kinds_of(graph) if op == "call_function"]

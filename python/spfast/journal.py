@@ -6,12 +6,12 @@ methods: whatever made an edit fail must not make its undoing fail too.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from torch import fx
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "undo_all"]
 
 
 # FX moves a node to the end of its tables whenever one of its attributes is set by assignment.
@@ -146,6 +146,16 @@ class Journal:
             else:
                 names._base_count[base] = first
             names._used_names.difference_update(name for name in made if name not in taken)
+
+
+def undo_all(journals: Iterable[Journal]) -> None:
+    """Takes back what several journals noted, the latest first.
+
+    Example:
+        >>> undo_all([Journal(fx.Graph())])
+    """
+    for journal in reversed(list(journals)):
+        journal.undo()
 
 
 def _unlink(node: fx.Node) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from spfast.graphs import kinds_of
+
 __all__ = ["WITHOUT_VALUES", "has_values", "not_aten", "of_other_level", "without_all_reduces"]
 
 _INSTEAD = "pass the ATen graph that torch.export, AOTAutograd or Inductor's post-grad stage makes"
@@ -67,7 +69,7 @@ def without_all_reduces(graph: fx.Graph) -> str:
         "the graph is Dynamo's or symbolic_trace's, not ATen's (%_0 cal"
     """
     modules = getattr(graph.owning_module, "_modules", None) or {}
-    for op, target in _called(graph):
+    for op, target in kinds_of(graph):
         how = ""
         if op == "call_method":
             node = next(iter(graph.find_nodes(op=op)))
@@ -85,18 +87,6 @@ def without_all_reduces(graph: fx.Graph) -> str:
         if how:
             return of_other_level(how)
     return ""
-
-
-def _called(graph: fx.Graph) -> list[tuple[str, Any]]:
-    """The kinds of nodes, each once; of other nodes than function calls there is no target."""
-    table = getattr(getattr(graph, "_find_nodes_lookup_table", None), "table", None)
-    if table is not None:
-        return [kind for kind, nodes in table.items() if nodes]
-    return list(
-        dict.fromkeys(
-            (node.op, node.target if node.op == "call_function" else None) for node in graph.nodes
-        )
-    )
 
 
 def has_values(graph: fx.Graph) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 from spfast import _core
 from spfast.all_reduces import COALESCED, COALESCED_IN_PLACE, IN_PLACE, PLAIN, Forms
 from spfast.patterns import Registry
+from spfast.per_registry import PerRegistry
 
 __all__ = ["compiled", "forms_of", "rules_of"]
 
@@ -41,8 +41,6 @@ class _Compiled:
     """What is kept of a registry as long as its rules do not change."""
 
     def __init__(self, registry: Registry) -> None:
-        self.version = registry.version
-        self._registry = registry
         self._rules: dict[bool, _core.Rules] = {}
         self.forms = Forms(
             {
@@ -58,21 +56,14 @@ class _Compiled:
             }
         )
 
-    def rules(self, quantised: bool) -> _core.Rules:
+    def rules(self, registry: Registry, quantised: bool) -> _core.Rules:
         """All rules, or those that neither end in a quantisation nor follow one."""
         if quantised not in self._rules:
-            self._rules[quantised] = compiled(self._registry, quantised=quantised)
+            self._rules[quantised] = compiled(registry, quantised=quantised)
         return self._rules[quantised]
 
 
-_compiled: weakref.WeakKeyDictionary[Registry, _Compiled] = weakref.WeakKeyDictionary()
-
-
-def _of(registry: Registry) -> _Compiled:
-    found = _compiled.get(registry)
-    if found is None or found.version != registry.version:
-        found = _compiled[registry] = _Compiled(registry)
-    return found
+_of = PerRegistry(_Compiled)
 
 
 def rules_of(registry: Registry, *, quantised: bool = True) -> _core.Rules:
@@ -91,7 +82,7 @@ def rules_of(registry: Registry, *, quantised: bool = True) -> _core.Rules:
         >>> len(rules_of(default_registry())) >= 4
         True
     """
-    return _of(registry).rules(quantised)
+    return _of(registry).rules(registry, quantised)
 
 
 def forms_of(registry: Registry) -> Forms:

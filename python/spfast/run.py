@@ -234,9 +234,9 @@ class Run:
         settle(self._graph, journal, touched, [touched[i] for i in self._values.strided])
 
     @property
-    def guarded(self) -> bool:
-        """Whether there are guards to add."""
-        return any(decision.guarded for decision in self._decisions)
+    def left_as_odd(self) -> bool:
+        """Whether sites stay because of the example alone: the graph then rests on its oddness."""
+        return any(decision.guarded and decision.odd for decision in self._decisions)
 
     def guard(self) -> None:
         """Adds the guards on which the edits rest."""

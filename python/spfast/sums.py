@@ -8,18 +8,18 @@ Backward graphs are full of them: the gradients of q, k and v are reduced one by
 from __future__ import annotations
 
 import heapq
-import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
-from spfast.all_reduces import targets_of
 from spfast.edits import Edits
+from spfast.graphs import targets_of
 from spfast.journal import Journal
 from spfast.patterns import Registry
+from spfast.per_registry import PerRegistry
 from spfast.result import Merged
 from spfast.targets import target_name
 from spfast.writes import Writes
@@ -40,6 +40,21 @@ _VIEWS = frozenset(
     }
 )
 _UNARY = _VIEWS | _SCALINGS | {_aten.neg.default}
+
+
+@dataclass(frozen=True)
+class _Collective:
+    """How a dialect spells a reduction.
+
+    Attributes:
+        wait: The operator that yields its result; None: itself.
+        reduce_op: The position of the reduce op; -1: always a sum.
+        keeps_shape: Whether it is an all_reduce, not a reduce_scatter.
+    """
+
+    wait: str | None
+    reduce_op: int
+    keeps_shape: bool
 
 
 @dataclass(frozen=True)
@@ -91,35 +106,36 @@ class SumMerger:
     """
 
     def __init__(self, registry: Registry) -> None:
-        self._version = registry.version
-        self._waits: dict[str, str | None] = {}  # by the name of the collective that is waited for
-        self._reduce_ops: dict[str, int] = {}
-        self._reductions: dict[str, bool] = {}  # whether the shape stays
-        self._known: dict[Any, bool | None] = {None: None}
+        self._by_name: dict[str, _Collective] = {}
+        self._by_target: dict[Any, _Collective | None] = {None: None}
         for family in registry.families():
-            scatter_op = -1
-            if "reduce_op" in family.reduce_scatter_args:
-                scatter_op = family.reduce_scatter_args.index("reduce_op")
-            for name, op, keeps_shape in (
-                (family.all_reduce, family.reduce_op, True),
-                (family.reduce_scatter, scatter_op, False),
-            ):
-                self._waits[name] = family.wait
-                self._reduce_ops[name] = op
-                self._reductions[name] = keeps_shape
+            slots = family.reduce_scatter_args
+            scatter_op = slots.index("reduce_op") if "reduce_op" in slots else -1
+            wait = family.wait
+            self._by_name[family.all_reduce] = _Collective(wait, family.reduce_op, True)
+            self._by_name[family.reduce_scatter] = _Collective(wait, scatter_op, False)
 
     def has_scatters(self, graph: fx.Graph) -> bool:
         """Whether a graph calls a reduce_scatter."""
-        return any(self._kept_shape(target) is False for target in targets_of(graph))
+        found = map(self._collective, targets_of(graph))
+        return any(each is not None and not each.keeps_shape for each in found)
 
-    def _kept_shape(self, target: Any) -> bool | None:
-        """Whether a reduction yields the shape that it is given; None for what is none."""
-        if target not in self._known:
-            found = self._reductions.get(target_name(target))
+    def _collective(self, target: Any) -> _Collective | None:
+        """How a target reduces; None where it does not."""
+        if target not in self._by_target:
+            found = self._by_name.get(target_name(target))
             if not isinstance(target, torch._ops.OpOverload):
                 return found  # a user's function may not live as long as this
-            self._known[target] = found
-        return self._known[target]
+            self._by_target[target] = found
+        return self._by_target[target]
+
+    def _calls(self, graph: fx.Graph) -> Iterator[tuple[fx.Node, _Collective]]:
+        """Every reduction of a graph, one operator after the other."""
+        for target in targets_of(graph):
+            how = self._collective(target)
+            if how is not None:
+                for call in graph.find_nodes(op="call_function", target=target, sort=False):
+                    yield call, how
 
     def merge(self, graph: fx.Graph) -> tuple[tuple[Merged, ...], Journal | None]:
         """Merges what can be, in place.
@@ -147,46 +163,34 @@ class SumMerger:
         In a graph that is all sites, each meets a residual that others read as well: to see that
         costs little.
         """
-        for target in targets_of(graph):
-            if self._kept_shape(target) is None:
-                continue
-            waited = self._waits[target_name(target)] is not None
-            for call in graph.find_nodes(op="call_function", target=target, sort=False):
-                value = _only_reader(call) if waited else call
-                if value is not None and _meets_another(value):
-                    return True
+        for call, how in self._calls(graph):
+            value = call if how.wait is None else _only_reader(call)
+            if value is not None and _meets_another(value):
+                return True
         return False
 
     def _leaves(self, graph: fx.Graph) -> list[_Reduction]:
         """The reductions by summation that one operator reads, in graph order."""
-        found = []
         writes = Writes(graph)
-        for target in targets_of(graph):
-            if self._kept_shape(target) is None:
-                continue
-            name = target_name(target)
-            for call in graph.find_nodes(op="call_function", target=target, sort=False):
-                leaf = self._leaf(call, name)
-                # The sum of the parts is made later than the reduction of one was.
-                if leaf is not None and not writes.touch(leaf.part):
-                    found.append(leaf)
-        return sorted(found, key=lambda leaf: leaf.call)
+        found = (_leaf(call, how) for call, how in self._calls(graph))
+        # The sum of the parts is made later than the reduction of one was.
+        leaves = [leaf for leaf in found if leaf is not None and not writes.touch(leaf.part)]
+        return sorted(leaves, key=lambda leaf: leaf.call)
 
-    def _leaf(self, call: fx.Node, name: str) -> _Reduction | None:
-        if call.kwargs or not call.args or not isinstance(call.args[0], fx.Node):
-            return None
-        at = self._reduce_ops[name]
-        if at >= 0 and (len(call.args) <= at or call.args[at] != "sum"):
-            return None
-        value, wait = call, self._waits[name]
-        if wait is not None:
-            waits = list(call.users)
-            if len(waits) != 1 or target_name(waits[0].target) != wait:
-                return None
-            value = waits[0]
-        if len(value.users) != 1 or not isinstance(value.meta.get("val"), torch.Tensor):
-            return None
-        return _Reduction(call, value, self._reductions[name])
+
+def _leaf(call: fx.Node, how: _Collective) -> _Reduction | None:
+    """A reduction that adds up, if one operator reads it."""
+    if call.kwargs or not call.args or not isinstance(call.args[0], fx.Node):
+        return None
+    at = how.reduce_op
+    if at >= 0 and (len(call.args) <= at or call.args[at] != "sum"):
+        return None
+    value = call if how.wait is None else _only_reader(call)
+    if value is None or (how.wait is not None and target_name(value.target) != how.wait):
+        return None
+    if not _single(value) or not isinstance(value.meta.get("val"), torch.Tensor):
+        return None
+    return _Reduction(call, value, how.keeps_shape)
 
 
 def _roots(edits: Edits, leaves: Sequence[_Reduction]) -> list[tuple[fx.Node, _Linear]]:
@@ -235,7 +239,7 @@ def _meets_another(value: fx.Node) -> bool:
     following = _only_reader(user)
     if following is not None and following.target in _BINARY:
         return True  # that sum may have another reduction
-    return all(len(operand.users) == 1 for operand in user.all_input_nodes)
+    return all(map(_single, user.all_input_nodes))
 
 
 def _unary(node: fx.Node, known: dict[fx.Node, _Linear]) -> _Linear | None:
@@ -366,12 +370,5 @@ def _merge(edits: Edits, root: fx.Node, linear: _Linear) -> Merged:
     return Merged(kept.call.name, tuple(leaf.call.name for leaf in gone))
 
 
-_mergers: weakref.WeakKeyDictionary[Registry, SumMerger] = weakref.WeakKeyDictionary()
-
-
-def merger_of(registry: Registry) -> SumMerger:
-    """Returns the merger of a registry's collectives; made anew only when its rules changed."""
-    found = _mergers.get(registry)
-    if found is None or found._version != registry.version:
-        found = _mergers[registry] = SumMerger(registry)
-    return found
+# The merger of a registry's collectives.
+merger_of = PerRegistry(SumMerger)

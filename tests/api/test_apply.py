@@ -260,3 +260,16 @@ def test_garbage_collector_is_as_it_was() -> None:
     with pytest.raises(spfast.ConfigError):
         spfast.apply(one_site())
     assert gc.isenabled()
+
+
+def test_a_graph_that_is_left_for_no_gain_rests_on_no_guard() -> None:
+    build = GraphBuilder(8, True)
+    x = build.placeholder("x", (TOKENS, 16), torch.float32, "per_rank")
+    weight = build.placeholder("w", (16,), torch.float32)
+    reduced = build.call(torch.ops.vllm.all_reduce.default, x, "tp:0")
+    normed = build.call(torch.ops.vllm_ir.rms_norm.default, reduced, weight, 1e-5)
+    build.output([normed, reduced])
+    result = spfast.apply(build.graph, CONFIG)
+    assert result.matched_count == 0 and len(result.skipped) == 1
+    environment = build.mode.shape_env
+    assert environment is not None and environment.guards == []

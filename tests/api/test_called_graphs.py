@@ -161,6 +161,44 @@ def test_a_fault_in_the_last_graph_undoes_the_first() -> None:
     assert (str(module.graph), str(module.first.graph), module.first.code) == before
 
 
+def sums() -> fx.GraphModule:
+    """The sum of two all_reduces, which becomes one."""
+    build = GraphBuilder(tokens=8, dynamic=False)
+    x = build.placeholder("x", (TOKENS, 16), torch.float32, kind="per_rank")
+    y = build.placeholder("residual", (TOKENS, 16), torch.float32, kind="per_rank")
+    left, right = (_layer(build, each, each, returns_sum=True) for each in (x, y))
+    build.output([build.call(aten.add.Tensor, left, right)])
+    return fx.GraphModule({}, build.graph)
+
+
+def test_sums_of_a_called_graph_are_taken_back_with_its_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = split(first=sums())
+    before = str(module.graph), str(module.first.graph), module.first.code
+    failed = spfast.Verification(problems=(spfast.Problem("first.mul", "is not right"),))
+    monkeypatch.setattr("spfast.verifier.verify", lambda *_: failed)
+    with pytest.raises(spfast.VerificationError, match="first.mul: is not right"):
+        spfast.apply(module, config(validate=True))
+    assert (str(module.graph), str(module.first.graph), module.first.code) == before
+    monkeypatch.undo()
+    assert len(spfast.apply(module, config(validate=True)).merged) == 1
+    assert module.first.code != before[2]
+
+
+def test_sums_are_taken_back_where_those_of_the_next_graph_fail() -> None:
+    module = split(first=sums(), second=sums())
+    before = str(module.first.graph), str(module.second.graph)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no more nodes")
+
+    module.second.graph.erase_node = fail
+    with pytest.raises(RuntimeError, match="no more nodes"):
+        spfast.apply(module, config())
+    assert (str(module.first.graph), str(module.second.graph)) == before
+
+
 def test_a_rewrite_that_is_wrong_inside_is_not_proved() -> None:
     module = split(first=body())
     before = spfast.snapshot(module)
