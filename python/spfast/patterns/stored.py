@@ -188,9 +188,15 @@ def _json(value: Any) -> str:
 
 def main(arguments: list[str]) -> None:
     """Traces the default rules and writes them to the file that is named."""
+    import argparse
+
     from spfast.patterns import traced_default
 
-    Path(arguments[0]).write_bytes(dump(traced_default()))
+    parser = argparse.ArgumentParser(
+        prog="python -m spfast.patterns.stored", description="Write the default rules anew."
+    )
+    parser.add_argument("file", type=Path, help="the file to write")
+    parser.parse_args(arguments).file.write_bytes(dump(traced_default()))
 
 
 if __name__ == "__main__":
