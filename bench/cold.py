@@ -7,13 +7,14 @@ git worktree of its commit.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ WORKLOADS = ("vLLM IR bf16, static", "vLLM IR bf16, dynamic", "functional 3D, st
 TITLES = {"uuid": "first uuid()", "rule": "one rule of one's own, then the first apply"}
 
 
-def measure(layers: int, say: Say, repeats: int = REPEATS) -> Record:
+def measure(
+    layers: int, say: Say, repeats: int = REPEATS, workloads: Sequence[str] = WORKLOADS
+) -> Record:
     """First and warm calls of both builds; of this one alone where the older cannot be made."""
     builds: dict[str, Path | None] = {"new": None}
     record: Record = {"layers": layers, "old_commit": OLD_COMMIT, "absent": ""}
@@ -39,7 +42,7 @@ def measure(layers: int, say: Say, repeats: int = REPEATS) -> Record:
         record["absent"] = f"{OLD_COMMIT} could not be built here: {error}"
         say(record["absent"])
     runs: dict[str, dict[str, list[Record]]] = {}
-    cases = [(name, "apply", name) for name in WORKLOADS]
+    cases = [(name, "apply", name) for name in workloads]
     cases += [(title, what, WORKLOADS[0]) for what, title in TITLES.items()]
     for title, what, workload in cases:
         found = runs[title] = {who: [] for who in builds}
@@ -122,11 +125,20 @@ def worst(record: Record) -> tuple[float, str]:
 
 
 def main() -> None:
-    """Measures, and writes results/cold.json and its picture."""
+    """Measures, and writes cold.json and its picture."""
     from .plots import draw_cold
+    from .workloads.catalogue import WORKLOADS as every
 
-    record = measure(80, lambda line: print(line, file=sys.stderr, flush=True))
-    folder = Path(__file__).with_name("results")
+    parser = argparse.ArgumentParser(prog="bench.cold", description=__doc__)
+    parser.add_argument("--all", action="store_true", help="every workload, not three")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results"))
+    given = parser.parse_args()
+    record = measure(
+        80,
+        lambda line: print(line, file=sys.stderr, flush=True),
+        workloads=tuple(every) if given.all else WORKLOADS,
+    )
+    folder: Path = given.out
     (folder / "cold.json").write_text(json.dumps(record, indent=1) + "\n")
     print(folder / "cold.json", draw_cold(record, folder))
 
