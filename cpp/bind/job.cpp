@@ -42,7 +42,7 @@ const char* outcome_text(Outcome outcome) {
       return "another all_reduce's site has the operations that read it";
     case Outcome::kUnknownSize:
       return "its size is not known, or it has no token dim: meta[\"val\"] of the all_reduce "
-             "must be a tensor of two or more dims, the last of them a plain number";
+             "must be a tensor of two dims, or of more whose last one is a plain number";
     case Outcome::kKeywords:
       return "its tensor, its group or its reduce op is not given by position";
     case Outcome::kGroup:

@@ -10,6 +10,8 @@ namespace {
 // A smaller stream is an example of larger ones, or a test: it is reckoned as one of 8,192 tokens
 // of 4,096 features in two bytes each, a prefill for which the rewrite is worth it.
 constexpr int64_t kWorth = int64_t{64} << 20;
+// What a symbolic width is reckoned as.
+constexpr int64_t kWidth = 4096;
 // An all_reduce of fewer numbers a token is not worth two collectives that move the same bytes.
 constexpr int64_t kFew = 2;
 
@@ -30,8 +32,10 @@ int64_t CutCosts::calls(const Anchor& anchor, int64_t fixed) const {
 }
 
 int64_t CutCosts::bytes_of(const Meta& meta, size_t features) const {
-  const int64_t elements = element_count(table_.dims(meta).last(features));
-  if (elements < 0) return kBytes;  // of a width that is not known
+  int64_t elements = 1;
+  for (const Dim dim : table_.dims(meta).last(features)) {
+    if (__builtin_mul_overflow(elements, dim.is_expr() ? kWidth : dim.raw, &elements)) return most_;
+  }
   const int64_t each = dtype_bytes(table_.string(meta.dtype)) * kBytes;
   return std::min(elements, most_ / each) * each;
 }

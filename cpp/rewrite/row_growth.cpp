@@ -169,9 +169,8 @@ class Growth {
         grow_view(node, reader, from, to);
         return;
       case Family::kExpand:
-        if (reader.shapes().holds_tokens(to, reader.features()) &&
-            accept(node, reader, to, reader.features())) {
-          layout_.reshapes[node] = true;
+        if (reader.shapes().holds_tokens(to, reader.features())) {
+          accept_reshaped(node, reader, to, reader.features());
         }
         return;
       case Family::kNorm:
@@ -201,7 +200,9 @@ class Growth {
         return {Kind::kFlattened, node, kNone, 0, 0};
       if (!rules_.quantised() && is_quantised(meta)) return {Kind::kQuantised, node, kNone, 0, 0};
       // A size that is left over of the rest needs something to be left over of.
-      if (element_count(table_.dims(meta).last(features)) <= 0) {
+      const auto dims = table_.dims(meta);
+      const int64_t count = element_count(dims.last(features));
+      if (count == 0 || (count < 0 && dims.size() > features + 1)) {
         return {Kind::kFeatures, node, kNone, 0, 0};
       }
       if (!reader.can_restore(node, meta, features)) return {Kind::kLeadingDims, node, kNone, 0, 0};
@@ -228,6 +229,14 @@ class Growth {
     return true;
   }
 
+  // The same of a node whose sizes are written anew, with what is left over for the tokens.
+  void accept_reshaped(NodeId node, RowReader& reader, const Meta& to, size_t features) {
+    if (element_count(table_.dims(to).last(features)) < 0) {
+      return refuse(node, {Reason::Kind::kFeatures, node, kNone, 0, 0});
+    }
+    if (accept(node, reader, to, features)) layout_.reshapes[node] = true;
+  }
+
   void refuse(NodeId node, const Reason& why) { sites_.not_grown.insert_or_assign(node, why); }
 
   [[nodiscard]] bool is_quantised(const Meta& meta) const {
@@ -246,8 +255,8 @@ class Growth {
     const auto after = table_.dims(to).last(features);
     if (std::equal(before.begin(), before.end(), after.begin(), after.end())) {
       layout_.add_name(node, table_.args(node)[0].payload);
-    } else if (accept(node, reader, to, features)) {
-      layout_.reshapes[node] = true;
+    } else {
+      accept_reshaped(node, reader, to, features);
     }
   }
 

@@ -202,11 +202,11 @@ RowRole RowReader::tensor_role(NodeId node, const RowOperand& operand, const Row
   const bool ones =
       std::all_of(lead.begin(), lead.end(), [](Dim dim) { return dim == Dim::of(1); });
   if (ones && lead.size() == 1) return RowRole::kNone;
-  if (!counted) return RowRole::kNeedsAll;
+  if (!counted && lead.size() > 1) return RowRole::kNeedsAll;
   if (ones) return row ? RowRole::kNeedsAll : RowRole::kSame;
   if (effects_.writer_of(operand.name) != kNone) return RowRole::kNeedsAll;
   if (shapes().holds_tokens(meta, features_)) return RowRole::kRows;
-  return !row && spreads(node, lead) ? RowRole::kSpread : RowRole::kNeedsAll;
+  return !row && counted && spreads(node, lead) ? RowRole::kSpread : RowRole::kNeedsAll;
 }
 
 // A positional embedding [1, s, ...] of several samples, a gate [b, 1, ...] of each: broadcast to

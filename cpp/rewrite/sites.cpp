@@ -319,7 +319,7 @@ class Examiner {
     const Meta* meta = need(site, root);
     if (meta == nullptr) return;
     const auto dims = table_.dims(*meta);
-    if (dims.size() >= 2 && !dims.back().is_expr() &&
+    if (dims.size() >= 2 && (dims.size() == 2 || !dims.back().is_expr()) &&
         meta->tokens == out_.classes[site.token_class].tokens) {
       // As many rows in other dims: the result has more dims than the stream, or more rows.
       const auto stream = table_.dims(table_.meta(anchor_->all_reduce));

@@ -220,7 +220,8 @@ class _Maker:
         dtype = like.dtype
         if fresh:
             strides = None
-        self.strided = self.strided or strides is not None
+        guessed = not whole and not fresh and not _rows_side_by_side(like, last)
+        self.strided = self.strided or strides is not None or guessed
         if strides is not None:
             meta = torch.empty_strided((rows, *last), strides, dtype=dtype, device=_device(like))
             return self._wrap(like, meta)
@@ -309,6 +310,17 @@ def _row_dim(like: torch.Tensor, features: int) -> int:
     while row > 0 and type(like.size(row)) is int and like.size(row) == 1:
         row -= 1
     return row if row >= 0 else last
+
+
+def _rows_side_by_side(like: torch.Tensor, last: tuple[Size, ...]) -> bool:
+    """The same of a value whose features are symbols: whether its strides are the usual ones."""
+    row = _row_dim(like, len(last))
+    expected: Size = 1
+    for at in (*range(like.dim() - 1, like.dim() - len(last) - 1, -1), row):
+        if str(like.stride(at)) != str(expected):
+            return False
+        expected = expected * like.size(at)
+    return True
 
 
 def _row_strides(like: torch.Tensor, last: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -47,6 +47,47 @@ def test_two_symbolic_dims_of_a_flat_stream(order: str, residual: bool, recognis
     assert GATHER in targets(graph)
 
 
+@pytest.mark.parametrize("recognise", ["both", "patterns", "rowwise"])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("both", [False, True])
+def test_a_symbolic_width(order: tuple[int, ...], both: bool, recognise: Any) -> None:
+    """As torch.compile(dynamic=True) makes of tensors that no parameter gives a width."""
+
+    def build() -> ShapeGraph:
+        g = ShapeGraph(t=6, h=8)
+        x, weight = g.partial("x", "t", "h", order=order), g.full("weight", "h")
+        residual, matrix = g.full("residual", "t", "h", order=order), g.full("matrix", "h", 4)
+        total = g.call(aten.add.Tensor, residual, g.reduce(x))
+        values = [norm(g, total, weight), *([total] if both else [])]
+        return g.done(*(g.call(aten.mm.default, value, matrix) for value in values))
+
+    sizes = ({}, {"t": 4, "h": 12}, {"t": 12, "h": 4}, {"t": 8, "h": 8})
+    # To gather both costs more, and the sum alone is gathered only where it lies as if fresh.
+    stays = both and order == (1, 0) and recognise != "patterns"
+    graph, _ = rewritten(build, 0 if stays else 1, sizes=sizes, recognise=recognise)
+    assert stays or GATHER in targets(graph)
+
+
+def test_no_size_is_made_of_a_symbolic_width() -> None:
+    """What would need one stays full: a view of several dims, an expansion, a 3D stream."""
+
+    def build() -> ShapeGraph:
+        g = ShapeGraph(t=6, h=8)
+        h = g.size("h")
+        y = g.call(aten.tanh.default, g.reduce(g.partial("x", "t", "h")))
+        split = g.call(aten.view.default, y, [g.size("t"), 2, g.call(operator.floordiv, h, 2)])
+        one = g.call(aten.mean.dim, y, [-1], True)
+        wide = g.call(aten.expand.default, one, [-1, h])
+        three = g.reduce(g.partial("z", 2, "t", "h"))
+        return g.done(
+            g.call(aten.sum.dim_IntList, split, [0]),
+            g.call(aten.cumsum.default, wide, 0),
+            g.call(aten.relu.default, three),
+        )
+
+    rewritten(build, 1, sizes=({}, {"t": 4, "h": 12}))
+
+
 def test_sizes_come_from_the_value_and_not_from_another_all_reduce() -> None:
     """A 3D all_reduce that stays, of other dims, and a 2D one that does not."""
 

@@ -41,3 +41,15 @@ def test_an_odd_count_first_keeps_no_even_one_out() -> None:
                 torch._dynamo.mark_dynamic(each, 0)
             compiled(*inputs)
     assert counted.counts == [0, 1]
+
+
+def test_a_width_that_is_symbolic_too() -> None:
+    """With dynamic=True no size is a number, the width included."""
+    counted = Counted()
+    given = {"post_grad_custom_pre_pass": counted, "force_disable_caches": True}
+    torch._dynamo.reset()
+    with fake_process_group(2), torch.no_grad(), inductor_config.patch(given):
+        compiled = torch.compile(layer, fullgraph=True, dynamic=True)
+        for tokens in (63, 64, 128, 65):
+            compiled(torch.randn(tokens, 32), torch.randn(tokens, 32))
+    assert counted.counts == [0, 1]

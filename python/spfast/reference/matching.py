@@ -131,11 +131,11 @@ def _unusable(anchor: Anchor) -> str:
     if anchor.reduced is None:
         return "its result is not read by one wait_tensor alone"
     shape = shape_of(anchor.all_reduce)
-    if shape is None or len(shape) < 2 or not isinstance(shape[-1], int):
+    if shape is None or len(shape) < 2 or not (len(shape) == 2 or isinstance(shape[-1], int)):
         return (
             "its size is not known, or it has no token dim: "
-            'meta["val"] of the all_reduce must be a tensor of two or more dims, '
-            "the last of them a plain number"
+            'meta["val"] of the all_reduce must be a tensor of two dims, '
+            "or of more whose last one is a plain number"
         )
     return ""
 

@@ -256,7 +256,8 @@ class _Examiner:
             self._check_names(name)
             shape = _shape(root(name, self._width))
             rows = rows_of(root(name, self._width).meta["val"]) if len(shape) >= 2 else None
-            if rows is not None and size_key(rows) == self._tokens and isinstance(shape[-1], int):
+            sized = len(shape) == 2 or (rows is not None and isinstance(shape[-1], int))
+            if sized and size_key(rows) == self._tokens:
                 site.rows.append((user, name))
             elif not self._read_replicated(user, name):
                 full, reduced = root(name, self._width), site.all_reduce
