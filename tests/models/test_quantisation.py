@@ -20,6 +20,7 @@ from .quantised_layers import PER_TOKEN, SWIZZLED, WIDTH, column_major, layer, p
 
 RANKS = 4
 GATHER = torch.ops.vllm.all_gather.default
+aten, c10d = torch.ops.aten, torch.ops._c10d_functional
 WIDE = (torch.bfloat16, torch.float16)
 
 
@@ -186,3 +187,36 @@ def test_nvfp4_on_four_real_ranks() -> None:
     """First and Middle; whoever took the first rank's rows everywhere would fail on the others."""
     for counts in run_ranks(run_nvfp4, RANKS):
         assert counts == [(name, 2) for name in SWIZZLED]
+
+
+def test_limits_that_are_inputs_of_the_graph() -> None:
+    """As torch.compile(dynamic=True) makes of a float that is an attribute, or a global."""
+    build = GraphBuilder(8, False)
+    x = build.placeholder("x", (8, WIDTH), torch.float32, "per_rank")
+    limit = build.placeholder("limit", (), torch.float64, "constant", 448.0)
+    scale = build.placeholder("scale", (1,), torch.float32, "constant", 0.02)
+    matrix = build.placeholder("matrix", (WIDTH, 4), torch.float32)
+    minus = build.call(aten.full.default, [], -1.0, dtype=torch.float64, device="cpu")
+    lowest, highest = (
+        build.call(aten._to_copy.default, each, dtype=torch.float32)
+        for each in (build.call(aten.mul.Tensor, minus, limit), limit)
+    )
+    reduced = build.call(
+        c10d.wait_tensor.default, build.call(c10d.all_reduce.default, x, "sum", "0")
+    )
+    normed = build.call(aten.rms_norm.default, reduced, [WIDTH], None, 1e-6)
+    scaled = build.call(aten.div.Tensor, normed, scale)
+    above = build.call(aten.clamp_min.Tensor, scaled, lowest)
+    clamped = build.call(aten.clamp_max.Tensor, above, highest)
+    quantised = build.call(aten._to_copy.default, clamped, dtype=torch.float8_e4m3fn)
+    wide = build.call(aten._to_copy.default, quantised, dtype=torch.float32)
+    build.output([build.call(aten.mm.default, wide, matrix)])
+    graphs = [copy_graph(build.graph) for _ in range(RANKS)]
+    for rank, graph in enumerate(graphs):
+        assert int(spfast.apply(graph, config(rank, validate=True))) == 1
+        (gather,) = graph.find_nodes(op="call_function", target=c10d.all_gather_into_tensor.default)
+        assert gather.args[0].meta["val"].dtype == torch.float8_e4m3fn
+    given = inputs(build, 8)
+    before = run_lockstep([build.graph] * RANKS, [clone_inputs(g) for g in given])
+    after = run_lockstep(graphs, given)
+    assert all(one[0].equal(other[0]) for one, other in zip(before, after, strict=True))

@@ -54,20 +54,21 @@ _POINTWISE = """
 abs.default acos.default add.Scalar add.Tensor addcdiv.default addcmul.default alias.default
 asin.default atan.default atan2.default bitwise_and.Scalar bitwise_and.Tensor bitwise_not.default
 bitwise_or.Scalar bitwise_or.Tensor bitwise_xor.Tensor ceil.default celu.default clamp.Tensor
-clamp.default clamp_max.default clamp_min.default clone.default copysign.Tensor cos.default
-cosh.default detach.default div.Scalar div.Tensor div.Scalar_mode div.Tensor_mode elu.default
-eq.Scalar eq.Tensor erf.default erfc.default exp.default exp2.default expm1.default floor.default
-fmod.Scalar fmod.Tensor full_like.default ge.Scalar ge.Tensor gelu.default gt.Scalar gt.Tensor
-hardsigmoid.default hardswish.default hardtanh.default isfinite.default isinf.default isnan.default
-le.Scalar le.Tensor leaky_relu.default lerp.Scalar lerp.Tensor lift_fresh_copy.default log.default
-log10.default log1p.default log2.default logical_and.default logical_not.default logical_or.default
-logical_xor.default lt.Scalar lt.Tensor masked_fill.Scalar masked_fill.Tensor maximum.default
-minimum.default mish.default mul.Scalar mul.Tensor ne.Scalar ne.Tensor neg.default ones_like.default
-pow.Scalar pow.Tensor_Scalar pow.Tensor_Tensor reciprocal.default relu.default relu6.default
-remainder.Scalar remainder.Tensor round.decimals round.default rsqrt.default rsub.Scalar rsub.Tensor
-selu.default sigmoid.default sign.default silu.default sin.default sinh.default softplus.default
-sqrt.default square.default sub.Scalar sub.Tensor tan.default tanh.default threshold.default
-trunc.default where.ScalarOther where.ScalarSelf where.self zeros_like.default _to_copy.default
+clamp.default clamp_max.Tensor clamp_max.default clamp_min.Tensor clamp_min.default clone.default
+copysign.Tensor cos.default cosh.default detach.default div.Scalar div.Tensor div.Scalar_mode
+div.Tensor_mode elu.default eq.Scalar eq.Tensor erf.default erfc.default exp.default exp2.default
+expm1.default floor.default fmod.Scalar fmod.Tensor full_like.default ge.Scalar ge.Tensor
+gelu.default gt.Scalar gt.Tensor hardsigmoid.default hardswish.default hardtanh.default
+isfinite.default isinf.default isnan.default le.Scalar le.Tensor leaky_relu.default lerp.Scalar
+lerp.Tensor lift_fresh_copy.default log.default log10.default log1p.default log2.default
+logical_and.default logical_not.default logical_or.default logical_xor.default lt.Scalar lt.Tensor
+masked_fill.Scalar masked_fill.Tensor maximum.default minimum.default mish.default mul.Scalar
+mul.Tensor ne.Scalar ne.Tensor neg.default ones_like.default pow.Scalar pow.Tensor_Scalar
+pow.Tensor_Tensor reciprocal.default relu.default relu6.default remainder.Scalar remainder.Tensor
+round.decimals round.default rsqrt.default rsub.Scalar rsub.Tensor selu.default sigmoid.default
+sign.default silu.default sin.default sinh.default softplus.default sqrt.default square.default
+sub.Scalar sub.Tensor tan.default tanh.default threshold.default trunc.default where.ScalarOther
+where.ScalarSelf where.self zeros_like.default _to_copy.default
 """.split()
 
 # Over the dims at position 1; without any they reduce everything, and so need all tokens.
