@@ -81,7 +81,8 @@ def _run(command: list[str]) -> None:
 
 def _process(what: str, workload: str, layers: int, site: Path | None) -> Record:
     paths = [str(site)] if site is not None else []
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, str(ROOT)])}
+    paths += [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     # Without it each process would compile the sources anew.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     command = [sys.executable, "-m", "bench.cold_process", what, workload, str(layers)]

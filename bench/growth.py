@@ -98,7 +98,7 @@ def _analysis(graph: fx.Graph) -> dict[str, float]:
 
     def decide(run: Run) -> None:
         run.job.examine()
-        run._share_tokens()
+        run._share_tokens(hoping=False)
         run.job.plan()
 
     plan, _ = timed(decide, run)

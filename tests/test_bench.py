@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from bench import experiments, harness, report
+from bench import experiments, growth, harness, report
 from bench.agreement import assert_agreement
 from bench.contenders import HAND, SPFAST, contenders
 from bench.equal import Different
@@ -52,6 +52,12 @@ def test_a_contender_that_misses_a_site_is_found() -> None:
 def test_growth_exponent() -> None:
     assert harness.growth_exponent([1, 10, 100], [2, 20, 200]) == pytest.approx(1.0)
     assert harness.growth_exponent([1, 10, 100], [1, 100, 10000]) == pytest.approx(2.0)
+
+
+def test_the_growth_of_the_analysis_is_measured() -> None:
+    small, large = growth.nodes((200, 400), print, repeats=1)["points"]
+    assert small["nodes"] < large["nodes"]
+    assert all(large["stages_s"][stage] > 0 for stage in ("encode", "match", "plan"))
 
 
 def test_noise() -> None:

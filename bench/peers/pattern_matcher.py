@@ -12,7 +12,7 @@ from torch._inductor import pattern_matcher as pm
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .peer import Peer, Rewrite, Setting
-from .rules import cleanup, rules
+from .rules import cleanup, rules, undecomposed
 
 
 def prepare(setting: Setting) -> Rewrite:
@@ -27,7 +27,7 @@ def prepare(setting: Setting) -> Rewrite:
                 pm.fwd_only,
                 matcher,
                 skip_duplicates=True,
-                get_decomp_fn=dict,
+                **undecomposed(pm.register_replacement),
             )
 
     def rewrite(graph: fx.Graph) -> int:

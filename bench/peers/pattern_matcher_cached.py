@@ -20,7 +20,7 @@ from torch._inductor import pattern_matcher as pm
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .peer import Peer, Rewrite, Setting
-from .rules import cleanup, rules
+from .rules import cleanup, rules, undecomposed
 
 
 class TraceCache:
@@ -54,7 +54,7 @@ def prepare(setting: Setting) -> Rewrite:
     cache = TraceCache()
     with FakeTensorMode():
         for rule in rules(setting):
-            traced = pm.fwd_only(rule.search, rule.inputs(), get_decomp_fn=dict)
+            traced = pm.fwd_only(rule.search, rule.inputs(), **undecomposed(pm.fwd_only))
             names = list(inspect.signature(rule.search).parameters)
             pm.register_replacement(
                 rule.search,
@@ -64,7 +64,7 @@ def prepare(setting: Setting) -> Rewrite:
                 matcher,
                 search_fn_pattern=pm.fx_to_pattern(traced, argnames=names),
                 skip_duplicates=True,
-                get_decomp_fn=dict,
+                **undecomposed(pm.register_replacement),
             )
 
     def rewrite(graph: fx.Graph) -> int:

@@ -9,6 +9,7 @@ replacement: the slice is needed while the residual is still full, and becomes a
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,12 @@ aten = torch.ops.aten
 EPSILONS = (1e-5, 1e-6)
 BF16, F32, FP8 = torch.bfloat16, torch.float32, torch.float8_e4m3fn
 Tensors = tuple[torch.Tensor, ...]
+
+
+def undecomposed(function: Callable[..., Any]) -> dict[str, Any]:
+    """What asks a function of torch's matcher to trace without decompositions, if it can."""
+    asked = "get_decomp_fn" in inspect.signature(function).parameters
+    return {"get_decomp_fn": dict} if asked else {}
 
 
 @dataclass(frozen=True)

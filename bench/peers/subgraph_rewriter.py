@@ -21,7 +21,7 @@ from torch.fx.subgraph_rewriter import replace_pattern_with_filters
 
 from .pattern_matcher_cached import TraceCache
 from .peer import Peer, Rewrite, Setting
-from .rules import Rule, cleanup, rules
+from .rules import Rule, cleanup, rules, undecomposed
 
 
 def _replacement(rule: Rule, cache: TraceCache) -> Callable[[Any, fx.Graph, fx.Graph], fx.Graph]:
@@ -36,7 +36,7 @@ def _replacement(rule: Rule, cache: TraceCache) -> Callable[[Any, fx.Graph, fx.G
                 torch.empty_strided(v.shape, v.stride(), dtype=v.dtype, device=v.device)
                 for v in values
             ]
-            return cache(rule.replace, fresh, get_decomp_fn=dict).graph
+            return cache(rule.replace, fresh, **undecomposed(pm.fwd_only)).graph
 
     return trace
 
@@ -46,7 +46,10 @@ def prepare(setting: Setting) -> Rewrite:
     cache = TraceCache()
     with FakeTensorMode():
         patterns = [
-            (pm.fwd_only(rule.search, rule.inputs(), get_decomp_fn=dict), _replacement(rule, cache))
+            (
+                pm.fwd_only(rule.search, rule.inputs(), **undecomposed(pm.fwd_only)),
+                _replacement(rule, cache),
+            )
             for rule in rules(setting)
         ]
 
