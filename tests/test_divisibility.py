@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch._dynamo.source import ConstantSource
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, guard_bool
 
 from spfast.config import SequenceParallelConfig
@@ -68,6 +69,19 @@ def test_a_size_without_an_example_is_proved_by_what_was_checked() -> None:
     torch._check(u % 8 == 0)
     assert not decide(u, 4, "guard").refused
     assert not decide(2 * u, 16, "prove").refused
+
+
+def test_a_view_of_whole_samples_tells_what_its_rows_are_multiples_of() -> None:
+    """``view(-1, 4, f)`` holds only of a multiple of 4 rows, and so torch reckons from then on."""
+    s = backed(24)
+    with FakeTensorMode(shape_env=s.node.shape_env):
+        x = torch.empty(s, 6)
+        samples = x.view(-1, 4, 6)
+        back = samples.view(-1, 6)
+    for rows in (s, x.shape[0], samples.shape[0] * 4, back.shape[0]):
+        assert not decide(rows, 4, "prove").refused
+        assert decide(rows, 8, "prove").refused
+    assert decide(samples.shape[0], 4, "prove").refused
 
 
 def test_a_frozen_environment_still_proves() -> None:

@@ -130,21 +130,28 @@ def _is_known_multiple(tokens: torch.SymInt, tp_size: int) -> bool:
     """Whether the number is a multiple because others are: torch knows only what it was told.
 
     With ``s % 8 == 0`` among the guards and runtime asserts, ``s``, ``2 * s`` and ``s // 2`` are
-    multiples of 4.
+    multiples of 4. A view to ``[-1, 4, f]`` tells ``f * s % (4 * f) == 0``.
     """
     import sympy
     from torch.utils._sympy.functions import Mod, PythonMod
 
     known: dict[Any, int] = {}
+    numbers: dict[Any, Any] = {}
     for axiom in tokens.node.shape_env.get_axioms():
         for fact in sympy.And.make_args(axiom):
-            if not isinstance(fact, sympy.Eq) or fact.rhs != 0:
+            if not isinstance(fact, sympy.Eq) or not fact.rhs.is_Integer:
                 continue
-            if isinstance(fact.lhs, (Mod, PythonMod)) and fact.lhs.args[1].is_Integer:
-                base, divisor = fact.lhs.args
-                known[base] = math.lcm(known.get(base, 1), int(divisor))
+            if not isinstance(fact.lhs, (Mod, PythonMod)):
+                numbers[fact.lhs] = fact.rhs
+            elif fact.rhs == 0 and fact.lhs.args[1].is_Integer:
+                factor, base = fact.lhs.args[0].as_coeff_Mul()
+                divisor = int(fact.lhs.args[1])
+                if factor.is_Integer:
+                    divisor //= math.gcd(int(factor), divisor)
+                    known[base] = math.lcm(known.get(base, 1), divisor)
     counted = {base: n * sympy.Dummy(integer=True) for base, n in known.items()}
-    terms = sympy.Add.make_args(sympy.expand(tokens.node.expr.xreplace(counted)))
+    expression = tokens.node.expr.xreplace(numbers).xreplace(counted)
+    terms = sympy.Add.make_args(sympy.expand(expression))
     parts = [term.as_coeff_Mul() for term in terms]
     return all(
         factor.is_Integer and factor % tp_size == 0 and rest.is_integer for factor, rest in parts

@@ -10,9 +10,7 @@ import ast
 import operator
 import os
 import sys
-import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +23,7 @@ from spfast import _core
 from spfast.errors import FileFormatError, GraphError
 from spfast.files import replaced
 from spfast.graphs import graph_of
+from spfast.table_files import pack, unpack
 from spfast.targets import resolve
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ class NodeTable:
 
         The file is written whole or not at all.
         """
-        data = _COMPRESSED + zlib.compress(self.to_bytes(), 9)
+        data = pack(self.to_bytes())
         with replaced(path) as scratch:
             scratch.write_bytes(data)
 
@@ -93,11 +92,11 @@ class NodeTable:
             FileFormatError: As :meth:`from_bytes`; the message names the file.
             OSError: The file cannot be read.
         """
-        data = Path(path).read_bytes()
-        try:
-            return cls.from_bytes(_decompress(data))
-        except FileFormatError as error:
-            raise FileFormatError(f"{os.fspath(path)}: {error}") from None
+        with open(path, "rb") as file:
+            try:
+                return cls.from_bytes(unpack(file))
+            except FileFormatError as error:
+                raise FileFormatError(f"{os.fspath(path)}: {error}") from None
 
     def to_graph(self) -> fx.Graph:
         """Decodes the table into a new graph with fake values.
@@ -119,33 +118,6 @@ class NodeTable:
 
     def __reduce__(self) -> tuple[Callable[[bytes], NodeTable], tuple[bytes]]:
         return NodeTable.from_bytes, (self.to_bytes(),)
-
-
-# --- files -------------------------------------------------------------------------------------
-
-# What a compressed file begins with; the digit is the version of this wrapping.
-_COMPRESSED = b"SPFZ1\n"
-# A table of ten million nodes stays below it; a file that unpacks to more is hostile.
-_MAX_BYTES = 2**30
-
-
-def _decompress(data: bytes) -> bytes:
-    if not data.startswith(_COMPRESSED[:4]):
-        return data
-    if not data.startswith(_COMPRESSED):
-        raise FileFormatError(
-            f"the file is of version {data[4:5].decode('latin-1')!r}, and this spfast reads "
-            f"version {_COMPRESSED[4:5].decode()!r}: use a newer spfast"
-        )
-    unpacker = zlib.decompressobj()
-    try:
-        table = unpacker.decompress(data[len(_COMPRESSED) :], _MAX_BYTES)
-    except zlib.error as error:
-        raise FileFormatError(f"the file is damaged ({error}): save the graph again") from None
-    if not unpacker.eof:
-        what = "is cut short" if len(table) < _MAX_BYTES else f"unpacks to over {_MAX_BYTES} bytes"
-        raise FileFormatError(f"the file {what}: save the graph again")
-    return table
 
 
 # --- symbols -----------------------------------------------------------------------------------

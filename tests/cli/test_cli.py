@@ -81,6 +81,9 @@ def test_inspect(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         (["inspect", "missing.spfx"], "missing.spfx is not a file"),
+        (["inspect", "{other}.spfx"], "not a spfast table: it does not start with SPFX or SPFZ"),
+        (["apply", "{other}.pt2", "--tp-size", "8"], "is no exported program: it is no archive"),
+        (["report", "{other}.txt", "-o", "x.html"], "is of no kind that is known"),
         (["apply", "{saved}", "--tp-size", "0"], "--tp-size 0 is too small: pass 1 or more"),
         (["apply", "{saved}"], "pass --tp-size and --tp-rank, or initialise the group first"),
         (
@@ -111,7 +114,11 @@ def test_inspect(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_bad_input_ends_with_two(
     arguments: list[str], message: str, saved: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([argument.format(saved=saved) for argument in arguments]) == 2
+    other = saved.with_name("other")
+    for suffix in (".spfx", ".pt2", ".txt"):
+        other.with_suffix(suffix).write_text("nothing of the kind")
+    assert main([argument.format(saved=saved, other=other) for argument in arguments]) == 2
+    assert not {*saved.parent.iterdir()} - {saved, *saved.parent.glob("other.*")}
     err = capsys.readouterr().err
     assert err.startswith("spfast: error: ") and message in err
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import operator
 import pickle
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from torch import fx
 
 import spfast
 from spfast.table import evaluate
+from spfast.table_files import pack, unpack
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -98,18 +102,59 @@ def test_compressed_file_is_refused_when_damaged(tmp_path: Path) -> None:
         spfast.NodeTable.load(path)
 
 
-def test_file_that_unpacks_without_end_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import zlib
+class Endless(io.RawIOBase):
+    """Goes on for ever, and counts what was read of it."""
 
-    from spfast import table
+    def __init__(self, start: bytes, more: bytes) -> None:
+        self.left, self.more, self.count = start, more, 0
 
-    monkeypatch.setattr(table, "_MAX_BYTES", 1000)
-    path = tmp_path / "bomb.spfx"
-    path.write_bytes(b"SPFZ1\n" + zlib.compress(b"SPFX" + bytes(100_000)))
-    with pytest.raises(spfast.FileFormatError, match="unpacks to over 1000 bytes"):
-        spfast.NodeTable.load(path)
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        assert 0 < size < 2**20, "it is read as a whole"
+        while len(self.left) < size:
+            self.left += self.more
+        found, self.left = self.left[:size], self.left[size:]
+        self.count += size
+        return found
+
+
+def header(length: int) -> bytes:
+    return b"SPFX" + bytes(4) + length.to_bytes(8, "little") + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (b"y\n" * 10, "does not start with SPFX or SPFZ"),
+        (header(1000), "goes on behind its table"),
+        (header(2**40), "says that its table has 1099511627776 bytes"),
+        (b"SPFZ1\n" + zlib.compress(header(100_000) + bytes(100_000)), "goes on behind its table"),
+        (b"SPFZ1\n" + zlib.compress(header(1000) + bytes(2**28)), "goes on behind its table"),
+        (b"SPFZ1\n" + zlib.compress(b"GIF89a" + bytes(2**20)), "does not start with SPFX"),
+    ],
+)
+def test_no_more_is_read_than_a_table(start: bytes, message: str) -> None:
+    """A device without an end, a bomb, what was appended to a file."""
+    file = Endless(start, bytes(2**16))
+    tracemalloc.start()
+    with pytest.raises(spfast.FileFormatError, match=message):
+        unpack(file)  # type: ignore[arg-type]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert file.count < 2**19 and peak < 2**21
+
+
+def test_what_is_appended_to_a_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "graph.spfx"
+    table = spfast.NodeTable.from_graph(load_golden(CASES[0]).before)
+    for data in (pack(table.to_bytes()), table.to_bytes()):
+        path.write_bytes(data)
+        assert len(spfast.NodeTable.load(path)) == len(table)
+        path.write_bytes(data + b"\n")
+        with pytest.raises(spfast.FileFormatError, match=f"{path}: .*goes on behind its table"):
+            spfast.NodeTable.load(path)
 
 
 def test_corrupted_file_is_refused() -> None:

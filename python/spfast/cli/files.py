@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check_output", "load", "save"]
 
-
 _STDIN = Path("-")
+# What an archive begins with, and torch.export saves programs as one.
+_ARCHIVE = b"PK\x03\x04"
 
 
 def load(path: Path) -> tuple[fx.Graph, ExportedProgram | None]:
@@ -42,17 +41,24 @@ def load(path: Path) -> tuple[fx.Graph, ExportedProgram | None]:
 
 
 def _load_piped() -> fx.Graph:
-    """A table from standard input, which the core reads from a file of its own."""
-    with tempfile.NamedTemporaryFile(suffix=".spfx") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-        file.flush()
-        try:
-            return load(Path(file.name))[0]
-        except FileFormatError as error:
-            raise FileFormatError(str(error).replace(file.name, "standard input")) from None
+    """A table from standard input."""
+    from spfast import NodeTable
+    from spfast.table_files import unpack
+    from spfast.testing import ops
+
+    ops.declare()
+    try:
+        return NodeTable.from_bytes(unpack(sys.stdin.buffer)).to_graph()
+    except FileFormatError as error:
+        raise FileFormatError(f"standard input: {error}") from None
 
 
 def _load_program(path: Path) -> ExportedProgram:
+    with path.open("rb") as file:
+        if file.read(len(_ARCHIVE)) != _ARCHIVE:
+            raise FileFormatError(
+                f"{path} is no exported program: it is no archive such as torch.export.save writes"
+            )
     import torch
 
     # Registers the collectives that an exported program may call.
