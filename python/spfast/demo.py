@@ -76,8 +76,12 @@ class GraphReport:
             is the total.
         total: Median seconds of the whole pass.
         reference: Seconds of the pure-Python reference on the same graph, one run.
-        bytes_before: Bytes of residual and norm activations a rank computes before the pass.
+        bytes_before: Bytes of all residual and norm activations that a rank computes before the
+            pass, each site's counted: what training saves, and no peak.
         bytes_after: And after it.
+        peak_before: The most bytes of computed values that live at once before the pass, if the
+            graph runs node by node and memory is reused at once; inputs are not counted.
+        peak_after: And after it.
     """
 
     title: str
@@ -94,6 +98,8 @@ class GraphReport:
     reference: float
     bytes_before: int
     bytes_after: int
+    peak_before: int
+    peak_after: int
 
 
 @dataclass(frozen=True)
@@ -156,7 +162,7 @@ def _report(capture: Capture, steps: _Steps) -> GraphReport:
         steps.next(f"{name}: rewriting, run {repeat + 1} of {REPEATS}")
         graph = table.to_graph()
         before = _collectives(graph)
-        nodes_before = len(graph.nodes)
+        nodes_before, peak_before = len(graph.nodes), _peak(graph)
         timed.append(apply(graph, config))
     middle = sorted(timed, key=lambda result: result.timings.total)[REPEATS // 2]
 
@@ -191,6 +197,8 @@ def _report(capture: Capture, steps: _Steps) -> GraphReport:
         reference=reference_seconds,
         bytes_before=local * capture.tp_size,
         bytes_after=local,
+        peak_before=peak_before,
+        peak_after=_peak(graph),
     )
 
 
@@ -233,6 +241,15 @@ def _activation_bytes(graph: fx.Graph) -> int:
         elif kind == "all_gather" and _from_a_scatter(node):
             values.update(node.all_input_nodes)
     return sum(_bytes(node) for node in values)
+
+
+def _peak(graph: fx.Graph) -> int:
+    """The most bytes of computed values that live at once."""
+    from spfast.patterns import default_registry
+    from spfast.report.memory import live_bytes
+    from spfast.report.rows import rows_of
+
+    return max(live_bytes(rows_of(graph, default_registry())), default=0)
 
 
 def _residuals(scatter: fx.Node) -> Iterator[fx.Node]:
@@ -295,11 +312,14 @@ def _lines(report: GraphReport) -> Iterator[str]:
         yield f"    {stage:<14} {_ms(seconds)}"
     ratio = report.reference / report.total if report.total else float("inf")
     yield f"  in pure Python   {_ms(report.reference)}  ({ratio:.0f} times as long, one run)"
-    saved = report.bytes_before - report.bytes_after
-    yield (
-        f"  residual and norm activations, a rank, summed over the sites (no peak): "
-        f"{_gib(report.bytes_before)} -> {_gib(report.bytes_after)}, {_gib(saved)} less"
-    )
+    yield "  memory of a rank  before   after"
+    for what, before, after in (
+        ("at its peak", report.peak_before, report.peak_after),
+        ("of all sites", report.bytes_before, report.bytes_after),
+    ):
+        yield f"    {what:<14} {_gib(before)} {_gib(after)}"
+    yield "    (peak: values that live at once, before fusion; of all sites: every residual and"
+    yield "    normed value together, as training saves them, which inference never holds at once)"
 
 
 def _ms(seconds: float) -> str:
@@ -307,4 +327,4 @@ def _ms(seconds: float) -> str:
 
 
 def _gib(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB"
+    return f"{count / 2**30:>7.2f} GiB"

@@ -237,4 +237,6 @@ def test_demo_measures_what_it_shows() -> None:
     assert report.total > 0 and report.reference > 0
     assert sum(report.stages.values()) == pytest.approx(report.total)
     assert report.bytes_before == 8 * report.bytes_after > 0
+    # What lives at once is less than all there is, and some of it stays whole.
+    assert report.peak_after < report.peak_before < 8 * report.peak_after
     assert steps == sorted(steps)
