@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
-from spfast.api import plan_graph
+from spfast.api import plan_graph, preview
 from spfast.config import Recognise, SequenceParallelConfig, as_config
-from spfast.patterns import Registry
+from spfast.graphs import called_graphs, graph_of
+from spfast.patterns import Registry, default_registry
+from spfast.report.rows import COLLECTIVES, Row, rows_of
 from spfast.result import Merged
+from spfast.traffic import Traffic, traffic_of
 from spfast.trust import Assumption, names_of
 
 if TYPE_CHECKING:
@@ -36,6 +41,7 @@ class Entry:
             expected there and what was found.
         patterns: What the patterns alone would do with it.
         rowwise: What the row-wise recogniser alone would do with it.
+        layer: The layer of the model that it is in, where the trace knows it.
     """
 
     node: str
@@ -45,6 +51,7 @@ class Entry:
     nearest: str = ""
     patterns: str = ""
     rowwise: str = ""
+    layer: str = ""
 
     @property
     def outcome(self) -> str:
@@ -56,13 +63,20 @@ class Entry:
         return f"left{matched}: {self.reason}"
 
     def __str__(self) -> str:
-        lines = [f"%{self.node}: {self.outcome}"]
+        return "\n    ".join([f"%{self.node}: {self.outcome}", *self._details()])
+
+    def kind(self) -> tuple[str, ...]:
+        """What it shares with entries that are told together: all but the names of nodes."""
+        return tuple(re.sub(r"%\w+", "%", text) for text in (self.outcome, *self._details()))
+
+    def _details(self) -> list[str]:
+        lines = []
         if self.nearest and not self.rewritten:
             lines.append(f"nearest: {self.nearest}")
         # Told apart where the recognisers do not agree.
         if _is_done(self.patterns) != _is_done(self.rowwise):
             lines += [f"patterns alone: {self.patterns}", f"row-wise alone: {self.rowwise}"]
-        return "\n    ".join(lines)
+        return lines
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,8 @@ class Explanation:
         merged: The reductions that would be merged first, because only their sum is read.
         note: Where there is no all_reduce because the graph is of another level than ATen's, what
             to pass instead.
+        before: The collectives of the graph as it is.
+        after: Those that it would have.
     """
 
     entries: tuple[Entry, ...]
@@ -83,18 +99,33 @@ class Explanation:
     assumptions: tuple[Assumption, ...] = ()
     merged: tuple[Merged, ...] = ()
     note: str = ""
+    before: Traffic = Traffic()
+    after: Traffic = Traffic()
 
     def to_json(self) -> dict[str, Any]:
         """Returns the explanation as plain data."""
         return asdict(self)
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, *, verbose: bool = False) -> str:
+        """Returns it as people read it.
+
+        Args:
+            verbose: Whether every all_reduce has a line of its own; else those of which the same is
+                said share one.
+        """
         done = sum(entry.rewritten for entry in self.entries)
-        head = f"{len(self.entries)} all_reduces, {done} rewritten"
+        head = f"{len(self.entries)} all_reduces, {done} rewritten, {len(self.entries) - done} left"
         if self.note:
             head = f"note: {self.note}"
         lines = [head, *(f"  merged first: {each}" for each in self.merged)]
-        lines += [f"  {entry}" for entry in self.entries]
+        if verbose:
+            lines += [f"  {entry}" for entry in self.entries]
+        else:
+            lines += [f"  {_together(entries)}" for entries in _alike(self.entries)]
+        lines += self._traffic()
         if self.entries:
             patterns = sum(_is_done(entry.patterns) for entry in self.entries)
             rowwise = sum(_is_done(entry.rowwise) for entry in self.entries)
@@ -102,6 +133,53 @@ class Explanation:
         if self.assumptions:
             lines.append(f"taken to be the same on every rank: {names_of(self.assumptions)}")
         return "\n".join(lines)
+
+    def _traffic(self) -> list[str]:
+        """The collectives before and after, or what is sharded already where nothing changes."""
+        if self.before == self.after:
+            counts = self.before.counts
+            if not counts.get("reduce_scatter"):
+                return []
+            return [
+                f"sharded already: {counts['reduce_scatter']:,} reduce_scatters, "
+                f"{counts.get('all_gather', 0):,} all_gathers"
+            ]
+        kinds = [
+            f"{kind} {self.before.counts.get(kind, 0):,} -> {self.after.counts.get(kind, 0):,}"
+            for kind in COLLECTIVES
+        ]
+        lines = [
+            f"collectives: {', '.join(kinds)}",
+            f"bytes that they move: {self.before.bytes:,} -> {self.after.bytes:,}",
+        ]
+        readers = [f"{name} ({count:,})" for name, count in self.after.readers.items()]
+        more = f" and {len(readers) - _SHOWN} more" if len(readers) > _SHOWN else ""
+        if readers:
+            lines.append(f"gathered for what needs all tokens: {', '.join(readers[:_SHOWN])}{more}")
+        return lines
+
+
+# How many operators that read gathered values are named.
+_SHOWN = 6
+
+
+def _alike(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """The entries of which the same is said, the earliest first."""
+    groups: dict[tuple[str, ...], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.kind(), []).append(entry)
+    return list(groups.values())
+
+
+def _together(entries: Sequence[Entry]) -> str:
+    """Several entries as one; what is said of the first is said of all."""
+    first, last = entries[0], entries[-1]
+    layers = list(dict.fromkeys(entry.layer for entry in entries if entry.layer))
+    where = f" ({layers[0]}{f' to {layers[-1]}' if len(layers) > 1 else ''})" if layers else ""
+    if len(entries) == 1:
+        return str(first) + where
+    names = f"{len(entries):,} of %{first.node} to %{last.node}{where}"
+    return "\n    ".join([f"{names}: {first.outcome}", *first._details()])
 
 
 def _is_done(outcome: str) -> bool:
@@ -129,7 +207,7 @@ def explain(
 
     Example:
         >>> print(explain(fx.Graph()))
-        0 all_reduces, 0 rewritten
+        0 all_reduces, 0 rewritten, 0 left
     """
     config = as_config(config)
     views = {
@@ -138,12 +216,37 @@ def explain(
     }
     whole = views[config.recognise]
     patterns, rowwise = (views[alone].reports for alone in RECOGNISERS)
+    before, after = (
+        _rows(each, registry)
+        for each in (graph_of(graph), preview(graph, config, registry=registry))
+    )
+    layers = {row.name: row.layer for row in before}
     entries = [
         replace(
             Entry(*report),
             patterns=Entry(*by_patterns).outcome,
             rowwise=Entry(*by_rows).outcome,
+            layer=layers.get(report[0], ""),
         )
         for report, by_patterns, by_rows in zip(whole.reports, patterns, rowwise, strict=True)
     ]
-    return Explanation(tuple(entries), whole.plan, whole.assumptions, whole.merged, whole.note)
+    return Explanation(
+        tuple(entries),
+        whole.plan,
+        whole.assumptions,
+        whole.merged,
+        whole.note,
+        traffic_of(before),
+        traffic_of(after),
+    )
+
+
+def _rows(graph: fx.Graph, registry: Registry | None) -> list[Row]:
+    """The nodes of a graph and of those that it calls, as plain data."""
+    rules = default_registry() if registry is None else registry
+    found = list(rows_of(graph, rules))
+    for path, module in called_graphs(graph).items():
+        for row in rows_of(module.graph, rules):
+            inputs = tuple(f"{path}.{name}" for name in row.inputs)
+            found.append(replace(row, name=f"{path}.{row.name}", inputs=inputs))
+    return found

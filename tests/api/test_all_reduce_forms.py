@@ -402,7 +402,7 @@ def test_what_no_dialect_knows_has_a_line() -> None:
     assert explanation.entries[1].reason == (
         "no dialect says what becomes of spfast_forms.all_reduce_max.default"
     )
-    assert str(explanation).startswith("2 all_reduces, 1 rewritten\n")
+    assert str(explanation).startswith("2 all_reduces, 1 rewritten, 1 left\n")
     alone = spfast.explain(build.graph, of_rank(0), registry=Registry())
     assert [entry.reason for entry in alone.entries] == [
         "no dialect says what becomes of _c10d_functional.all_reduce.default",

@@ -24,7 +24,7 @@ def test_says_what_was_nearest_and_where_it_differs() -> None:
     assert entry.reason == "no rule matches what reads it"
     assert "found %tanh_default = aten.tanh.default" in entry.nearest
     assert str(explanation).splitlines()[:2] == [
-        "1 all_reduces, 0 rewritten",
+        "1 all_reduces, 0 rewritten, 1 left",
         "  %all_reduce_default: left: no rule matches what reads it",
     ]
     assert str(explanation).splitlines()[-3:] == [
@@ -43,8 +43,11 @@ def test_rewritten_entry_names_the_rule() -> None:
     build.output([build.call(torch.ops.vllm_ir.rms_norm.default, reduced, weight, 1e-5)])
     explanation = spfast.explain(build.graph, CONFIG)
     assert str(explanation) == (
-        "1 all_reduces, 1 rewritten\n"
+        "1 all_reduces, 1 rewritten, 0 left\n"
         "  %all_reduce_default: rewritten by first_all_reduce_rms_norm\n"
+        "collectives: all_reduce 1 -> 0, reduce_scatter 0 -> 1, all_gather 0 -> 1\n"
+        "bytes that they move: 1,024 -> 1,024\n"
+        "gathered for what needs all tokens: output (1)\n"
         "patterns alone rewrite 1, the row-wise recogniser 1\n"
         "taken to be the same on every rank: w"
     )
@@ -76,3 +79,46 @@ def test_both_say_why_neither_takes_it() -> None:
         "and %t_default = aten.t.default reads it and needs all tokens"
     )
     assert entry.rowwise == "left: %t_default = aten.t.default reads it and needs all tokens"
+
+
+def layers(count: int) -> GraphBuilder:
+    """Layers of an all_reduce, a norm and a matmul, named as a trace does."""
+    build = GraphBuilder(8, dynamic=False)
+    x = build.placeholder("x", (8, 16), torch.float32)
+    weight = build.placeholder("w", (16,), torch.float32)
+    matrix = build.placeholder("m", (16, 16), torch.float32)
+    for layer in range(count):
+        reduced = build.call(torch.ops.vllm.all_reduce.default, x, "tp:0")
+        stack = {"": (f"L['self'].layers[{layer}].mlp", torch.nn.Module)}
+        reduced.meta["nn_module_stack"] = stack
+        normed = build.call(torch.ops.vllm_ir.rms_norm.default, reduced, weight, 1e-5)
+        x = build.call(aten.mm.default, normed, matrix)
+    build.output([build.call(aten.cumsum.default, build.call(aten.t.default, x), 0)])
+    return build
+
+
+def test_what_is_alike_is_told_together() -> None:
+    graph = layers(40).graph
+    explanation = spfast.explain(graph, CONFIG)
+    assert str(explanation).splitlines()[:5] == [
+        "40 all_reduces, 40 rewritten, 0 left",
+        "  40 of %all_reduce_default to %all_reduce_default_39 (layers.0 to layers.39): "
+        "rewritten by first_all_reduce_rms_norm",
+        "collectives: all_reduce 40 -> 0, reduce_scatter 0 -> 40, all_gather 0 -> 40",
+        "bytes that they move: 40,960 -> 40,960",
+        "gathered for what needs all tokens: aten.mm.default (40)",
+    ]
+    assert len(explanation.text(verbose=True).splitlines()) == 39 + len(
+        str(explanation).splitlines()
+    )
+    assert explanation.entries[7].layer == "layers.7"
+    found = explanation.to_json()
+    assert found["after"]["counts"] == {"reduce_scatter": 40, "all_gather": 40}
+
+
+def test_after_a_rewrite_it_says_what_is_sharded() -> None:
+    graph = layers(2).graph
+    assert int(spfast.apply(graph, CONFIG)) == 2
+    assert str(spfast.explain(graph, CONFIG)) == (
+        "0 all_reduces, 0 rewritten, 0 left\nsharded already: 2 reduce_scatters, 2 all_gathers"
+    )

@@ -81,7 +81,7 @@ def test_a_module_hides_what_it_calls() -> None:
 def test_aten_graphs_have_no_note() -> None:
     module = make_fx(norm)(torch.ones(8, 16))
     assert spfast.apply(module, CONFIG).note == ""
-    assert str(spfast.explain(module, CONFIG)) == "0 all_reduces, 0 rewritten"
+    assert str(spfast.explain(module, CONFIG)) == "0 all_reduces, 0 rewritten, 0 left"
     outer = fx.Graph()
     outer.output(outer.call_module("piece", (outer.placeholder("x"),)))
     assert spfast.apply(fx.GraphModule({"piece": module}, outer), CONFIG).note == ""

@@ -6,6 +6,7 @@ import array
 import fcntl
 import json
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -45,19 +46,52 @@ def test_apply_writes_the_result(saved: Path, capsys: pytest.CaptureFixture[str]
 def test_apply_as_json(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["apply", str(saved), *RANKS, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert record["matched_count"] == 5 and record["skipped"] == []
+    assert record["rewritten"] == 5 and record["left"] == []
     assert set(record["timings"]) == {"encode", "match", "plan", "commit", "meta", "total"}
 
 
 def test_explain(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", str(saved), *RANKS]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("5 all_reduces, 5 rewritten\n")
+    assert text.startswith("5 all_reduces, 5 rewritten, 0 left\n")
+
+
+@pytest.mark.parametrize("has_rich", [True, False])
+def test_a_terminal_gets_colour_where_rich_is_there(
+    saved: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    has_rich: bool,
+) -> None:
+    if has_rich:
+        pytest.importorskip("rich")
+    else:
+        monkeypatch.setitem(sys.modules, "rich.console", None)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for name, value in {"TERM": "xterm-256color", "COLUMNS": "60"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert main(["explain", str(saved), *RANKS]) == 0
+    text = capsys.readouterr().out
+    assert ("\x1b[32mrewritten" in text) == has_rich
+    plain = re.sub(r"\x1b\[[\d;]*m", "", text)
+    assert plain.startswith("5 all_reduces, 5 rewritten, 0 left\n")
+    assert (max(map(len, plain.splitlines())) <= 60) == has_rich
+
+
+def test_explain_has_a_line_for_each_on_request(
+    saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lengths = []
+    for more in ([], ["--all"]):
+        assert main(["explain", str(saved), *RANKS, *more]) == 0
+        lengths.append(len(capsys.readouterr().out.splitlines()))
+    assert lengths[0] < lengths[1]
 
 
 def test_each_group_has_a_flag(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", str(saved), "--group", "tp:0=8:3", "--group", "ep=4:0"]) == 0
-    assert capsys.readouterr().out.startswith("5 all_reduces, 5 rewritten\n")
+    assert capsys.readouterr().out.startswith("5 all_reduces, 5 rewritten, 0 left\n")
     assert main(["apply", str(saved), "--group", "tp:0=1:0"]) == 0
     assert "its group 'tp:0' has one rank" in capsys.readouterr().out
 
@@ -191,7 +225,7 @@ def _process(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
 def test_a_table_is_read_from_a_pipe(saved: Path) -> None:
     with saved.open("rb") as file:
         out, err = _process("explain", "-", *RANKS, stdin=file).communicate(timeout=120)
-    assert out.startswith(b"5 all_reduces, 5 rewritten\n") and not err
+    assert out.startswith(b"5 all_reduces, 5 rewritten, 0 left\n") and not err
 
 
 def test_what_comes_from_a_pipe_and_is_no_table(tmp_path: Path) -> None:

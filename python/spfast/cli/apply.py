@@ -39,11 +39,14 @@ def _apply(arguments: argparse.Namespace) -> int:
     record = {
         "file": str(arguments.file),
         "output": str(arguments.output) if arguments.output else None,
-        **{name: given[name] for name in ("matched_count", "by_pattern", "skipped", "timings")},
+        "rewritten": given["matched_count"],
+        "by_pattern": given["by_pattern"],
+        "left": given["skipped"],
+        "timings": timings,
     }
     lines = [f"{arguments.file}: {result.matched_count} sites rewritten"]
     lines += [f"  {count:>6,}  {rule}" for rule, count in sorted(result.by_pattern.items())]
-    lines += [f"  left as it was: {site.node}: {site.reason}" for site in result.skipped]
+    lines += [f"  left: {site.node}: {site.reason}" for site in result.skipped]
     lines += [f"  {stage:<7} {seconds * 1e3:>9.3f} ms" for stage, seconds in timings.items()]
     if arguments.output is not None:
         lines.append(f"  written to {arguments.output}")

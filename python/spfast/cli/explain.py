@@ -17,6 +17,9 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--strict", action="store_true", help="exit with 1 where nothing would be rewritten"
     )
+    parser.add_argument(
+        "--all", action="store_true", help="a line for each all_reduce, alike or not"
+    )
     add_file(parser)
     add_config(parser)
     add_json(parser)
@@ -28,6 +31,6 @@ def _explain(arguments: argparse.Namespace) -> int:
 
     graph, _ = load(arguments.file)
     explanation = spfast.explain(graph, config_of(arguments))
-    emit(arguments, explanation.to_json(), str(explanation))
+    emit(arguments, explanation.to_json(), explanation.text(verbose=arguments.all))
     rewritten = any(entry.rewritten for entry in explanation.entries)
     return NOTHING_REWRITTEN if arguments.strict and not rewritten else DONE

@@ -43,7 +43,34 @@ def check_writable(output: Path) -> None:
 
 def emit(arguments: argparse.Namespace, record: Any, text: str) -> None:
     """Prints the record as JSON where that was asked for, else the text."""
-    print(json.dumps(record, indent=2) if arguments.json else text)
+    if arguments.json:
+        print(json.dumps(record, indent=2))
+    elif not sys.stdout.isatty() or not _in_colour(text):
+        print(text)
+
+
+# What words mean, in the colours of a terminal.
+_COLOURS = {
+    r"\brewritten\b": "green",
+    r"\bleft\b": "yellow",
+    r"\bproblem\b": "red",
+    r"%\w+": "cyan",
+    r"\b\d[\d,.]*\b": "bold",
+}
+
+
+def _in_colour(text: str) -> bool:
+    """Prints a text for a terminal, as wide as it is; False without rich, which does that."""
+    try:
+        from rich.console import Console
+        from rich.text import Text
+    except ImportError:
+        return False
+    styled = Text(text)
+    for pattern, colour in _COLOURS.items():
+        styled.highlight_regex(pattern, colour)
+    Console().print(styled)
+    return True
 
 
 class ProgressBar:
