@@ -14,7 +14,7 @@ from torch import fx
 from torch.fx.graph import _FindNodesLookupTable, _Namespace
 
 import spfast
-from spfast import NodeTable, SequenceParallelConfig
+from spfast import NodeTable, SequenceParallelConfig, fx_trial
 from spfast.testing import seeded_case
 
 # Everything of FX through which a graph is edited, from the calls themselves to what they call.
@@ -61,6 +61,8 @@ class Bomb:
 
     @contextmanager
     def armed(self) -> Iterator[None]:
+        # The trial of FX's ways, once a process, is no part of a commit.
+        fx_trial.holds()
         with pytest.MonkeyPatch.context() as patch:
             for owner, name in EDITS:
                 if hasattr(owner, name):

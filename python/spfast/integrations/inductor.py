@@ -13,6 +13,7 @@ from typing import Any
 
 import torch._inductor.pattern_matcher as stock
 
+from spfast.integrations import quick
 from spfast.integrations.training import Enabled, enable
 from spfast.pattern_matcher.engine import run
 
@@ -28,6 +29,7 @@ def _apply(self: stock.PatternMatcherPass, gm: Any) -> int:
 def install() -> None:
     """Puts the matcher behind every pass of ``torch._inductor`` for the rest of the process."""
     stock.PatternMatcherPass.apply = _apply  # type: ignore[method-assign]
+    quick.install()
 
 
 @contextlib.contextmanager
@@ -46,10 +48,12 @@ def patched() -> Iterator[None]:
         (True, True)
     """
     before = stock.PatternMatcherPass.apply
-    install()
+    stock.PatternMatcherPass.apply = _apply  # type: ignore[method-assign]
+    quick_before = quick.install()
     try:
         yield
     finally:
+        quick.put_back(quick_before)
         stock.PatternMatcherPass.apply = before  # type: ignore[method-assign]
 
 
