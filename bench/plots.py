@@ -47,7 +47,6 @@ def draw_cold(record: Record, folder: Path) -> Path:
     """First calls beside warm ones, each build's; returns the file."""
     from .cold import rows
 
-    figure, axis = plt.subplots(figsize=(8, 5))
     bars: list[tuple[str, float, str]] = []
     for title, row in rows(record).items():
         for who, found in row.items():
@@ -56,6 +55,7 @@ def draw_cold(record: Record, folder: Path) -> Path:
             bars.append((f"{title}, {build}", found["first_s"] * 1e3, colour))
             if "warm_s" in found:
                 bars.append((f"warm, {build}", found["warm_s"] * 1e3, "#bbbbbb"))
+    figure, axis = plt.subplots(figsize=(8, 1 + 0.18 * len(bars)))
     places = range(len(bars))[::-1]
     axis.barh(places, [bar[1] for bar in bars], color=[bar[2] for bar in bars])
     axis.set_yticks(places, [bar[0] for bar in bars], fontsize=7)
