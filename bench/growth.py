@@ -96,12 +96,7 @@ def _analysis(graph: fx.Graph) -> dict[str, float]:
     run.set_groups([resolve_group(group, CONFIG) for group in job.groups()])
     match, _ = timed(lambda job: job.match(), job)
 
-    def decide(run: Run) -> None:
-        run.job.examine()
-        run._share_tokens(hoping=False)
-        run.job.plan()
-
-    plan, _ = timed(decide, run)
+    plan, _ = timed(lambda job: job.plan(lambda tokens, group: ""), job)
     return {"encode": encode, "match": match, "plan": plan}
 
 

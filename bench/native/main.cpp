@@ -11,8 +11,7 @@
 #include <cstdlib>
 #include <vector>
 
-#include "graphs.h"
-#include "rewrite/planner.h"
+#include "plans.h"
 
 namespace spfast {
 namespace {
@@ -82,12 +81,11 @@ class Steps {
  public:
   explicit Steps(const NodeTable& table) : nodes_(static_cast<double>(table.size())) {}
   template <typename Work>
-  auto time(size_t step, const Work& work) {
+  void time(size_t step, const Work& work) {
     const auto start = std::chrono::steady_clock::now();
-    auto result = work();
+    work();
     const std::chrono::duration<double, std::nano> taken = std::chrono::steady_clock::now() - start;
     times_[step].push_back(taken.count() / nodes_);
-    return result;
   }
   double median(size_t step) {
     auto& all = times_[step];
@@ -98,40 +96,28 @@ class Steps {
 
  private:
   double nodes_;
-  std::vector<double> times_[3];
+  std::vector<double> times_[2];
 };
 
 int run(uint32_t nodes, int repeats) {
-  const NodeTable table = llama(nodes);
-  const ProgramSet programs = testing::all_programs();
-  const auto families = testing::families();
-  const auto anchors = testing::anchor_families();
-  const auto found = find_anchors(table, anchors);
-  const std::vector<GroupInfo> groups{{found.front().group, 8, 1, {}}};
+  NodeTable table = llama(nodes);
+  testing::NothingElse source;
   Steps steps(table);
   size_t sites = 0;
   size_t edits = 0;
   for (int i = 0; i < repeats; ++i) {
-    MatchResult matches = steps.time(0, [&] { return find_matches(table, programs, anchors); });
-    std::vector<NodeId> missing;
-    const Effects effects(table);
-    static const RowRules rows = testing::row_rules();
-    Sites examined = steps.time(1, [&] {
-      Replication replication(table, effects, rows, families, groups, {});
-      return examine_sites(table, programs, matches, groups, {}, effects, replication);
-    });
-    const Plan plan = steps.time(2, [&] {
-      return make_plan(table, programs, matches, families, groups, examined, effects, missing);
-    });
-    sites = examined.sites.size();
-    edits = plan.edits.size();
+    Run run(table, testing::all_rules(), source);
+    run.set_groups(testing::groups_of(run, {8, 1}));
+    steps.time(0, [&] { run.match({}); });
+    steps.time(1, [&] { run.plan([](const TokenClass&) { return std::string(); }); });
+    sites = run.sites().sites.size();
+    edits = run.made().edits.size();
   }
   const double match = steps.median(0);
-  const double examine = steps.median(1);
-  const double plan = steps.median(2);
+  const double plan = steps.median(1);
   std::printf("nodes %u sites %zu edits %zu\n", table.size(), sites, edits);
-  std::printf("match %.1f ns/node\nexamine %.1f ns/node\nplan %.1f ns/node\ntotal %.1f ns/node\n",
-              match, examine, plan, match + examine + plan);
+  std::printf("match %.1f ns/node\nplan %.1f ns/node\ntotal %.1f ns/node\n", match, plan,
+              match + plan);
   std::printf("table %.1f bytes/node\n", static_cast<double>(table.memory_bytes()) / table.size());
   return 0;
 }

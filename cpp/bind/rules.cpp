@@ -1,4 +1,4 @@
-#include "bind/rules.h"
+#include "rewrite/rules.h"
 
 #include <unordered_map>
 #include <utility>

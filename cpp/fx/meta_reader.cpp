@@ -115,12 +115,14 @@ uint32_t MetaReader::read_tuple(NodeTable& table, py::handle values) {
   std::vector<uint32_t> parts;
   for (const py::handle part : values) {
     const bool nested = PyTuple_Check(part.ptr()) != 0 || PyList_Check(part.ptr()) != 0;
-    if (nested) {  // nothing that we rewrite yields tuples of tuples
+    const uint32_t read = nested ? kNone : read_value(table, part);
+    // Nothing that we rewrite yields tuples of tuples, or of what is no tensor and no number.
+    if (nested || (!part.is_none() && table.meta_at(read).kind == MetaKind::kMissing)) {
       meta.kind = MetaKind::kMissing;
       parts.clear();
       break;
     }
-    parts.push_back(read_value(table, part));
+    parts.push_back(read);
     if (part.ptr() != Py_None) parts_.emplace(part.ptr(), parts.back());
   }
   meta.parts = table.add_parts(parts);

@@ -6,7 +6,7 @@ namespace spfast {
 
 Draft::Draft(const NodeTable& table, const ProgramSet& programs, const MatchResult& matches,
              std::span<const CollectiveFamily> families, std::span<const GroupInfo> groups,
-             const Sites& sites, const Effects& effects, std::vector<NodeId>& missing)
+             const Sites& sites, const Effects& effects)
     : table(table),
       programs(programs),
       matches(matches),
@@ -14,7 +14,6 @@ Draft::Draft(const NodeTable& table, const ProgramSet& programs, const MatchResu
       groups(groups),
       sites(sites),
       effects(effects),
-      missing(missing),
       edits(table, plan),
       site_of(table.size(), kNone),
       local(table.size(), kNone),
@@ -104,7 +103,7 @@ const Meta* Draft::need(const Site& site, NodeId node) {
   const Meta& meta = table.meta(node);
   if (meta.kind == MetaKind::kTensor && !table.dims(meta).empty()) return &meta;
   if (meta.kind == MetaKind::kUnknown) {
-    missing.push_back(node);
+    unknown.values.push_back(node);
   } else {
     refuse(site, {Reason::Kind::kUnknownSize, node, kNone, 0, 0});
   }
@@ -127,7 +126,7 @@ std::optional<PlanArg> Draft::size_of(const Site& site, Dim dim, NodeId before) 
                               before, source->node,
                               {MetaForm::kDimSize, source->node, site.token_class, source->dim}));
   }
-  sources.want(missing);
+  sources.want(unknown.values);
   return {};
 }
 

@@ -10,6 +10,7 @@
 #include "rewrite/edit_list.h"
 #include "rewrite/layouts.h"
 #include "rewrite/plan.h"
+#include "rewrite/planner.h"
 #include "rewrite/sites.h"
 #include "rewrite/size_sources.h"
 #include "table/targets.h"
@@ -21,7 +22,7 @@ using MetaForm = MetaSpec::Form;
 struct Draft {
   Draft(const NodeTable& table, const ProgramSet& programs, const MatchResult& matches,
         std::span<const CollectiveFamily> families, std::span<const GroupInfo> groups,
-        const Sites& sites, const Effects& effects, std::vector<NodeId>& missing);
+        const Sites& sites, const Effects& effects);
   // `edits` writes to the plan that stands beside it.
   Draft(const Draft&) = delete;
   Draft& operator=(const Draft&) = delete;
@@ -57,7 +58,7 @@ struct Draft {
   std::optional<PlanArg> sizes_of(const Site& site, std::span<const Dim> dims, NodeId before);
   std::optional<PlanArg> size_of(const Site& site, Dim dim, NodeId before);
   void refuse(const Site& site, const Reason& why) {
-    refused.emplace_back(static_cast<uint32_t>(&site - sites.sites.data()), why);
+    unknown.stays.emplace_back(static_cast<uint32_t>(&site - sites.sites.data()), why);
   }
   // A copy that lies as a fresh tensor does: collectives take memory as it is.
   NodeRef fresh(NodeRef value, NodeId before, NodeId origin, MetaSpec meta);
@@ -79,8 +80,7 @@ struct Draft {
   std::span<const GroupInfo> groups;
   const Sites& sites;
   const Effects& effects;
-  std::vector<NodeId>& missing;
-  std::vector<std::pair<uint32_t, Reason>> refused;  // sites that turn out to have to stay
+  Unknown unknown;
   Plan plan;
   EditList edits;
   std::vector<uint32_t> site_of;          // by node: the site that is rewritten whose value it is

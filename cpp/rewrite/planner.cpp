@@ -125,7 +125,7 @@ class Planner {
     const int64_t width = draft_.look_of(site).width();
     if (const NodeRef full = draft_.full_value(value); full != value) return full;
     const NodeRef behind = flat_behind(value, width);
-    if (!draft_.missing.empty()) return value;  // asked for; this plan is thrown away
+    if (!draft_.unknown.values.empty()) return value;  // asked for; this plan is thrown away
     if (behind != kNone) return behind;
     const NodeId all_reduce = draft_.anchor_of(site).all_reduce;
     const auto features = table_.dims(table_.meta(all_reduce)).last(1);
@@ -153,7 +153,7 @@ class Planner {
       views.push_back(at);
       at = table_.args(at)[0].payload;
       if (table_.meta(at).kind == MetaKind::kUnknown) {
-        draft_.missing.push_back(at);  // and whatever else the chain has, at once
+        draft_.unknown.values.push_back(at);  // and whatever else the chain has, at once
         continue;
       }
       const auto dims = table_.dims(table_.meta(at));
@@ -281,29 +281,17 @@ class Planner {
 
 }  // namespace
 
-Plan make_plan(const NodeTable& table, const ProgramSet& programs, const MatchResult& matches,
-               std::span<const CollectiveFamily> families, std::span<const GroupInfo> groups,
-               Sites& sites, const Effects& effects, std::vector<NodeId>& missing) {
-  while (true) {
-    Draft draft(table, programs, matches, families, groups, sites, effects, missing);
-    Planner(draft).run();
-    if (draft.refused.empty()) return std::move(draft.plan);
-    // Values that are not known yet may be what is asked for in vain.
-    const bool asked = std::any_of(missing.begin(), missing.end(), [&](NodeId node) {
-      return table.meta(node).kind == MetaKind::kUnknown;
-    });
-    if (asked) return std::move(draft.plan);
-    std::map<uint32_t, Reason> why;  // by class
-    for (const auto& [site, reason] : draft.refused) {
-      sites.sites[site].reason = reason;
-      why[sites.sites[site].token_class] = reason;
-    }
-    // What was grown in its class was cut in view of its shard: without, it stays full.
-    for (Site& other : sites.sites) {
-      const auto known = why.find(other.token_class);
-      if (!other.scatters && known != why.end()) other.reason = known->second;
-    }
-  }
+std::variant<Plan, Unknown> make_plan(const NodeTable& table, const ProgramSet& programs,
+                                      const MatchResult& matches,
+                                      std::span<const CollectiveFamily> families,
+                                      std::span<const GroupInfo> groups, const Sites& sites,
+                                      const Effects& effects) {
+  Draft draft(table, programs, matches, families, groups, sites, effects);
+  Planner(draft).run();
+  // What is not read yet may be what a site is refused for.
+  if (!draft.unknown.values.empty()) draft.unknown.stays.clear();
+  if (!draft.unknown.empty()) return std::move(draft.unknown);
+  return std::move(draft.plan);
 }
 
 }  // namespace spfast

@@ -1,17 +1,27 @@
 // Turns examined sites into a Plan.
 #pragma once
 
+#include <utility>
+#include <variant>
+
 #include "rewrite/plan.h"
 #include "rewrite/sites.h"
 
 namespace spfast {
 
-// The sites without a reason are rewritten; one whose plan needs a size that nobody knows gets its
-// reason here. Values whose meta is needed first are appended to `missing`; the plan is complete
-// only when there are none.
-[[nodiscard]] Plan make_plan(const NodeTable& table, const ProgramSet& programs,
-                             const MatchResult& matches, std::span<const CollectiveFamily> families,
-                             std::span<const GroupInfo> groups, Sites& sites,
-                             const Effects& effects, std::vector<NodeId>& missing);
+// Why there is no plan yet. With neither, what is known has changed: it is worth another try.
+struct Unknown {
+  std::vector<NodeId> values;                      // whose meta has to be read first
+  std::vector<std::pair<uint32_t, Reason>> stays;  // sites that turn out to have to stay
+  [[nodiscard]] bool empty() const { return values.empty() && stays.empty(); }
+};
+
+// The sites without a reason are rewritten.
+[[nodiscard]] std::variant<Plan, Unknown> make_plan(const NodeTable& table,
+                                                    const ProgramSet& programs,
+                                                    const MatchResult& matches,
+                                                    std::span<const CollectiveFamily> families,
+                                                    std::span<const GroupInfo> groups,
+                                                    const Sites& sites, const Effects& effects);
 
 }  // namespace spfast

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "rewrite/assumptions.h"
+#include "rewrite/held_sites.h"
 #include "rewrite/layouts.h"
 #include "rewrite/name_checks.h"
 #include "rewrite/row_cut.h"
@@ -26,20 +27,20 @@ class Examiner {
  public:
   Examiner(const NodeTable& table, const ProgramSet& programs, MatchResult& matches,
            std::span<const GroupInfo> groups, std::span<const RefusedClass> refused,
-           const Effects& effects, const Replication& replication,
-           std::span<const UnknownValue> unknown, const RowRules* rows, Costs costs)
+           const Effects& effects, const Replication& replication, std::span<const HeldSite> held,
+           const RowRules* rows, Costs costs)
       : table_(table),
         programs_(programs),
         matches_(matches),
         effects_(effects),
         replication_(replication),
+        held_(held),
         rows_(rows),
         costs_(std::move(costs)),
         classes_(table, groups, refused, out_.classes),
         names_(table, effects, out_.missing),
         layouts_(table, rows),
         stamp_(table.size(), kNone) {
-    for (const auto& one : unknown) unknown_.try_emplace(one.anchor, one.node);
     out_.local_outputs = costs_.local_outputs;
   }
 
@@ -61,11 +62,12 @@ class Examiner {
           std::swap(match, *shorter);
         }
       }
-      note_unknown(site);
+      held_.hold(site);
       out_.sites.push_back(std::move(site));
     }
     check_strides(table_, matches_, layouts_, out_);
     if (rows_ != nullptr) examine_unmatched();
+    held_.hold_regions(out_);
     auto& missing = out_.missing;
     std::sort(missing.begin(), missing.end());
     missing.erase(std::unique(missing.begin(), missing.end()), missing.end());
@@ -164,12 +166,6 @@ class Examiner {
                      outcome == Outcome::kTooMany;
   }
 
-  void note_unknown(Site& site) const {
-    const auto known = unknown_.find(site.anchor);
-    if (known == unknown_.end() || !site.reason.empty()) return;
-    site.reason = {Reason::Kind::kUnknownSize, known->second, kNone, 0, 0};
-  }
-
   // What no rule matched may be row-wise all the same.
   void examine_unmatched() {
     std::vector<bool> examined(matches_.anchors.size(), false);
@@ -197,7 +193,7 @@ class Examiner {
       check_value(site, anchor_->reduced);
       check_value(site, anchor_->all_reduce);
     }
-    note_unknown(site);
+    held_.hold(site);
     out_.sites.push_back(std::move(site));
   }
 
@@ -367,7 +363,7 @@ class Examiner {
   MatchResult& matches_;
   const Effects& effects_;
   const Replication& replication_;
-  std::map<uint32_t, NodeId> unknown_;  // by anchor: a value of its site that has no meta
+  HeldSites held_;
   const RowRules* rows_;
   Costs costs_;
   Sites out_;
@@ -385,11 +381,11 @@ class Examiner {
 Sites examine_sites(const NodeTable& table, const ProgramSet& programs, MatchResult& matches,
                     std::span<const GroupInfo> groups, std::span<const RefusedClass> refused,
                     const Effects& effects, Replication& replication,
-                    std::span<const UnknownValue> unknown, const RowRules* rows, Costs costs) {
+                    std::span<const HeldSite> held, const RowRules* rows, Costs costs) {
   for (int round = 0;; ++round) {
-    Sites sites = Examiner(table, programs, matches, groups, refused, effects, replication, unknown,
-                           rows, costs)
-                      .run();
+    Sites sites =
+        Examiner(table, programs, matches, groups, refused, effects, replication, held, rows, costs)
+            .run();
     if (!sites.missing.empty()) return sites;
     if (!refute_assumptions(table, matches.anchors, sites, replication)) return sites;
     if (round >= kRefutals) replication.trust_nothing();

@@ -64,6 +64,12 @@ struct Sites {
                                        // tokens are needed
   std::vector<NodeId> missing;         // values whose meta is needed; ask again when it is there
 
+  // How many all_reduces are rewritten.
+  [[nodiscard]] size_t rewritten() const {
+    return static_cast<size_t>(std::count_if(sites.begin(), sites.end(), [](const Site& site) {
+      return site.scatters && site.reason.empty();
+    }));
+  }
   [[nodiscard]] bool leaves_as_rows(NodeId user, NodeId value) const {
     return std::find(local_outputs.begin(), local_outputs.end(), LocalOutput{user, value}) !=
            local_outputs.end();
@@ -86,10 +92,13 @@ struct RefusedClass {
   std::string why;
 };
 
-// A value of a site that turned out to have no meta at all.
-struct UnknownValue {
-  uint32_t anchor = 0;  // of the site, which stays
-  NodeId node = kNone;
+// A site that has to stay, as its plan showed.
+struct HeldSite {
+  uint32_t anchor = 0;
+  bool scatters = true;  // false: it was grown, and its class tells it
+  Dim tokens;
+  uint32_t group = 0;
+  Reason reason;
 };
 
 // Why a value may not be read beside shards, where it may not.
@@ -101,8 +110,7 @@ struct UnknownValue {
 [[nodiscard]] Sites examine_sites(const NodeTable& table, const ProgramSet& programs,
                                   MatchResult& matches, std::span<const GroupInfo> groups,
                                   std::span<const RefusedClass> refused, const Effects& effects,
-                                  Replication& replication,
-                                  std::span<const UnknownValue> unknown = {},
+                                  Replication& replication, std::span<const HeldSite> held = {},
                                   const RowRules* rows = nullptr, Costs costs = {});
 
 }  // namespace spfast

@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from spfast import _core
 from spfast.tensor_meta import Describer
 
-__all__ = ["MissingValue", "TokenShare", "make_values"]
+__all__ = ["TokenShare", "make_values"]
 
 # As in MetaSpec of cpp/rewrite/plan.h.
 (
@@ -44,18 +44,6 @@ _META = torch.device("meta")
 
 Size = Any  # int | torch.SymInt
 Spec = tuple[int, fx.Node, int, int, int]
-
-
-class MissingValue(Exception):
-    """Nodes whose values must be known have none.
-
-    Attributes:
-        nodes: The nodes.
-    """
-
-    def __init__(self, nodes: Sequence[fx.Node]) -> None:
-        super().__init__(", ".join(node.name for node in nodes))
-        self.nodes = tuple(nodes)
 
 
 @dataclass(frozen=True)
@@ -117,16 +105,13 @@ def make_values(
         The values of the created nodes and of the resized ones.
 
     Raises:
-        MissingValue: Nodes that specs refer to have no value.
+        KeyError: A node that a spec refers to has no value. The core plans with none that has.
     """
     maker = _Maker(shares)
     # A fake tensor's __torch_function__ is disabled; to find that out for each question that it is
     # asked takes longer than the answer.
     with torch._C.DisableTorchFunctionSubclass(), _without_guards(shares):
-        values = Values(*_core.make_values(maker, list(created), list(resized)))
-    if maker.missing:
-        raise MissingValue(list(maker.missing))
-    return values
+        return Values(*_core.make_values(maker, list(created), list(resized)))
 
 
 @contextlib.contextmanager
@@ -148,7 +133,6 @@ class _Maker:
     def __init__(self, shares: Sequence[TokenShare | None]) -> None:
         self._shares = shares
         self.strided = False  # whether the value that is being made has strides of its own
-        self.missing: dict[fx.Node, None] = {}  # nodes without a value, all of them
         # How to make one more of each fake tensor, by its id: see Prototype of cpp/fx/values.cpp.
         self.prototypes: dict[int, tuple[Any, ...]] = {}
         self.describe = Describer().describe
@@ -166,47 +150,39 @@ class _Maker:
             return share.local
         if form == SCALED:
             return share.local * factor
-        full = node.meta.get("val")
-        if full is None:
-            self.missing[node] = None
-            return None
+        full = node.meta["val"]
         if form == DIM_SIZE:
             return full.shape[factor]
         if form == LOCAL:
-            return self._rows(node, full, share.local, factor)
+            return self._rows(full, share.local, factor)
         if form == GATHERED or form == FRESH:
             rows = share.gathered if form == GATHERED else share.local
-            return self._rows(node, full, rows, factor, fresh=True)
+            return self._rows(full, rows, factor, fresh=True)
         if form == OWN:
-            return self._own(node, full, share, factor)
+            return self._own(full, share, factor)
         if form == ONE or form == SPREAD:
             # A reshape of size-1 dims, an expansion: torch has rules of its own for their strides.
             self.strided = True
-            return self._rows(node, full, 1 if form == ONE else share.tokens, factor, fresh=True)
+            return self._rows(full, 1 if form == ONE else share.tokens, factor, fresh=True)
         if form in (LOCAL_BYTES, GATHERED_BYTES):
             rows = share.local if form == LOCAL_BYTES else share.gathered
             last = full.shape[full.dim() - factor :]
             meta = torch.empty((rows, *last), dtype=torch.uint8, device=_device(full))
             return self._wrap(full, meta)
         if form == FLAT:
-            return self._rows(node, full, share.tokens, factor)
+            return self._rows(full, share.tokens, factor)
         return self._wrap(full, torch.empty(full.shape, dtype=full.dtype, device=_device(full)))
 
-    def _rows(
-        self, node: fx.Node, full: Any, rows: Size, features: int, fresh: bool = False
-    ) -> Any:
-        if isinstance(full, torch.Tensor) and full.dim() > 0:
-            return self._fresh(full, rows, features, fresh)
+    def _rows(self, full: Any, rows: Size, features: int, fresh: bool = False) -> Any:
         if isinstance(full, (tuple, list)):
             return type(full)(
-                None if part is None else self._rows(node, part, rows, features) for part in full
+                None if part is None else self._rows(part, rows, features) for part in full
             )
-        self.missing[node] = None
-        return None
+        return self._fresh(full, rows, features, fresh)
 
-    def _own(self, node: fx.Node, full: Any, share: TokenShare, features: int) -> Any:
+    def _own(self, full: Any, share: TokenShare, features: int) -> Any:
         """The rank's rows of a value that is there in full: they start where they lie."""
-        value = self._rows(node, full, share.local, features)
+        value = self._rows(full, share.local, features)
         if not isinstance(value, torch.Tensor) or not share.rank or self.strided:
             return value
         # Its storage is as large as that of all rows.

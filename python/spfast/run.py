@@ -7,6 +7,7 @@ import gc
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import fx
 
@@ -17,7 +18,7 @@ from spfast.divisibility import Decision, decide, too_few
 from spfast.groups import Group, group_name
 from spfast.journal import Journal
 from spfast.levels import WITHOUT_VALUES, has_values
-from spfast.meta import MissingValue, TokenShare, Values, make_values
+from spfast.meta import TokenShare, Values, make_values
 from spfast.patterns import Registry
 from spfast.rules import rules_of
 from spfast.trust import Assumption
@@ -133,54 +134,39 @@ class Run:
             self._decisions += [replace(each, guarded=True) for each in odd if each.refused in lost]
 
     def _decide(self, hoping: bool) -> None:
-        """Plans until every value that the plan needs is known."""
-        job = self.job
-        while True:
-            clock = time.perf_counter()
-            job.examine()
-            shares = self._share_tokens(hoping)
-            job.plan()
-            self._count("plan", clock)
-            clock = time.perf_counter()
-            try:
-                created, resized = job.value_specs()
-                self._values = make_values(created, resized, shares)
-                return
-            except MissingValue as missing:
-                # Their sites stay, and the plan is made anew without it.
-                if not job.refuse_nodes(missing.nodes):
-                    raise
-            finally:
-                self._count("meta", clock)
-
-    def _share_tokens(self, hoping: bool) -> list[TokenShare | None]:
-        """Decides for each number of tokens whether it can be shared, and refuses the others.
+        """Plans, and makes the values of the plan.
 
         Args:
-            hoping: Whether those that only the example speaks against are not refused yet.
+            hoping: Whether numbers of tokens that only the example speaks against are shared.
         """
+        job = self.job
+        decisions: dict[tuple[str, int], Decision] = {}
+
+        def refusal(tokens: Any, group: int) -> str:
+            decision = self._decision(tokens, self._groups[group].size)
+            decisions[str(tokens), group] = decision
+            return "" if hoping and decision.odd else decision.refused
+
+        clock = time.perf_counter()
+        job.plan(refusal)
+        self._count("plan", clock)
+        clock = time.perf_counter()
         self._decisions = []
         shares: list[TokenShare | None] = []
-        refused = False
-        for index, (tokens, group) in enumerate(self.job.classes()):
-            shares.append(None)
-            size = self._groups[group].size
-            if tokens is None or not size:
-                continue
-            few = too_few(tokens, self._config)
-            if few:
-                decision = Decision(tokens, size, few)
-            else:
-                decision = decide(tokens, size, self._config.divisibility)
-            self._decisions.append(decision)
-            if decision.refused and not (hoping and decision.odd):
-                self.job.refuse_class(index, decision.refused)
-                refused = True
-            else:
-                shares[index] = TokenShare.of(tokens, size, self._groups[group].rank)
-        if refused:
-            self.job.examine()
-        return shares
+        for tokens, index, shared in job.classes():
+            group = self._groups[index]
+            shares.append(TokenShare.of(tokens, group.size, group.rank) if shared else None)
+            if (str(tokens), index) in decisions:
+                self._decisions.append(decisions[str(tokens), index])
+        self._values = make_values(*job.value_specs(), shares)
+        self._count("meta", clock)
+
+    def _decision(self, tokens: Any, size: int) -> Decision:
+        """Whether so many tokens can be shared among so many ranks."""
+        few = too_few(tokens, self._config)
+        return (
+            Decision(tokens, size, few) if few else decide(tokens, size, self._config.divisibility)
+        )
 
     def reports(self) -> list[Report]:
         """One for each all_reduce, in graph order."""

@@ -196,6 +196,27 @@ def test_missing_value_inside_a_site_leaves_that_site() -> None:
     assert site.reason == 'the size of %rms_norm_default is not known: it has no meta["val"]'
 
 
+@pytest.mark.parametrize("odd", [(), 3, "text", torch.tensor(1.0), [torch.zeros(2)]])
+def test_a_tuple_of_what_cannot_be_sharded_leaves_its_site(odd: Any) -> None:
+    graph = one_site()
+    fused = torch.ops.vllm_ir.fused_add_rms_norm.default
+    (norm,) = graph.find_nodes(op="call_function", target=fused)
+    norm.meta["val"] = (norm.meta["val"][0], odd)
+    result = spfast.apply(graph, CONFIG)
+    graph.lint()
+    assert "all_reduce_default_1" in {site.node for site in result.skipped}
+    assert norm.meta["val"][1] is odd
+
+
+def test_a_tuple_with_nothing_in_a_place_keeps_it() -> None:
+    graph = one_site()
+    fused = torch.ops.vllm_ir.fused_add_rms_norm.default
+    (norm,) = graph.find_nodes(op="call_function", target=fused)
+    norm.meta["val"] = (norm.meta["val"][0], None)
+    assert int(spfast.apply(graph, CONFIG)) == 2
+    assert norm.meta["val"][0].shape == (2, 16) and norm.meta["val"][1] is None
+
+
 # --- errors ---------------------------------------------------------------------------------------
 
 

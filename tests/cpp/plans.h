@@ -1,4 +1,4 @@
-// Match, examine and plan a table in one call.
+// Runs the pass over a table in one call: the loop that users run, without Python.
 #pragma once
 
 #include <algorithm>
@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "graphs.h"
-#include "rewrite/planner.h"
+#include "rewrite/run.h"
 
 namespace spfast::testing {
 
@@ -15,20 +15,26 @@ struct Ranks {
   int64_t rank = 1;
 };
 
-// Each group that the anchors name, all with the same ranks.
-inline std::vector<GroupInfo> groups_of(const NodeTable& table, Ranks ranks) {
-  std::vector<GroupInfo> groups;
-  const auto families = anchor_families();
-  for (const Anchor& anchor : find_anchors(table, families)) {
-    if (!is_group(anchor.group)) continue;
-    const bool known =
-        !groups.empty() && (groups.back().group == anchor.group ||
-                            std::any_of(groups.begin(), groups.end(), [&](const GroupInfo& one) {
-                              return one.group == anchor.group;
-                            }));
-    if (!known) groups.push_back({anchor.group, ranks.size, ranks.rank, {}});
+// Nobody knows more than the table says: each value that is asked for turns out to have no meta.
+class NothingElse : public MetaSource {
+ public:
+  void read_metas(NodeTable& table, std::span<const NodeId> wanted) override {
+    Meta missing;
+    missing.kind = MetaKind::kMissing;
+    for (const NodeId node : wanted) {
+      if (table.meta(node).kind != MetaKind::kUnknown) continue;
+      asked.push_back(node);
+      table.set_meta(node, table.add_meta(missing));
+    }
   }
-  return groups;
+  void read_names(NodeTable&) override {}
+
+  std::vector<NodeId> asked;
+};
+
+// Each group that the anchors name, all with the same ranks.
+inline std::vector<GroupInfo> groups_of(const Run& run, Ranks ranks) {
+  return std::vector<GroupInfo>(run.group_examples().size(), {{}, ranks.size, ranks.rank, {}});
 }
 
 struct Planned {
@@ -37,7 +43,8 @@ struct Planned {
   MatchResult matches;
   Sites sites;
   Plan plan;
-  std::vector<NodeId> missing;  // values whose size the plan wanted to know
+  std::vector<NodeId> missing;  // values whose size the run wanted to know
+  std::vector<SiteReport> reports;
 
   [[nodiscard]] std::string text() const { return format_plan(table, plan); }
   [[nodiscard]] std::string reason(size_t site) const {
@@ -54,34 +61,57 @@ struct Planned {
   }
 };
 
-inline Planned plan_with(NodeTable table, std::vector<GroupInfo> groups,
-                         const ProgramSet& programs = all_programs(),
-                         const std::vector<RefusedClass>& refused = {},
-                         const RowRules* rows = nullptr, Trust trust = {}) {
-  Planned out{std::move(table), std::move(groups), {}, {}, {}, {}};
-  const auto all = families();
-  const auto anchors = anchor_families();
-  out.matches = find_matches(out.table, programs, anchors);
-  const Effects effects(out.table);
-  static const RowRules known = row_rules();
-  Replication replication(out.table, effects, known, all, out.groups, std::move(trust));
-  out.sites = examine_sites(out.table, programs, out.matches, out.groups, refused, effects,
-                            replication, {}, rows);
-  out.missing = out.sites.missing;
-  out.plan =
-      make_plan(out.table, programs, out.matches, all, out.groups, out.sites, effects, out.missing);
+// The classes of these tokens and groups are refused.
+inline Run::Decide refusing(std::vector<RefusedClass> refused) {
+  return [refused = std::move(refused)](const TokenClass& one) {
+    for (const RefusedClass& each : refused) {
+      if (each.tokens == one.tokens && each.group == one.group) return each.why;
+    }
+    return std::string();
+  };
+}
+
+inline Rules rules_with(ProgramSet programs) {
+  return {std::move(programs), families(), anchor_families(), row_rules()};
+}
+
+inline const Rules& all_rules() {
+  static const Rules all = rules_with(all_programs());
+  return all;
+}
+
+struct Setting {
+  Ranks ranks = {};
+  std::string group_problem = {};  // of every group
+  Run::Decide decide = refusing({});
+  RunOptions options = {};
+};
+
+inline Planned plan_with(NodeTable table, const Rules& rules, Setting setting) {
+  Planned out{std::move(table), {}, {}, {}, {}, {}, {}};
+  NothingElse source;
+  Run run(out.table, rules, source);
+  std::vector<GroupInfo> groups = groups_of(run, setting.ranks);
+  for (GroupInfo& group : groups) group.problem = setting.group_problem;
+  run.set_groups(groups);
+  run.match(std::move(setting.options));
+  run.plan(setting.decide);
+  out.reports = run.reports();
+  out.groups = run.groups();
+  out.matches = run.matches();
+  out.sites = run.sites();
+  out.plan = run.made();
+  out.missing = std::move(source.asked);
   return out;
 }
 
-inline Planned plan_of(NodeTable table, Ranks ranks = {}, const RowRules* rows = nullptr) {
-  std::vector<GroupInfo> groups = groups_of(table, ranks);
-  return plan_with(std::move(table), std::move(groups), all_programs(), {}, rows);
+inline Planned plan_of(NodeTable table, Ranks ranks = {}) {
+  return plan_with(std::move(table), all_rules(), {.ranks = ranks});
 }
 
 // With the row-wise recogniser beside the patterns.
 inline Planned plan_of_both(NodeTable table, Ranks ranks = {}) {
-  static const RowRules rows = row_rules();
-  return plan_of(std::move(table), ranks, &rows);
+  return plan_with(std::move(table), all_rules(), {.ranks = ranks, .options = {.rowwise = true}});
 }
 
 }  // namespace spfast::testing

@@ -288,17 +288,15 @@ struct Work {
 };
 
 Work work_of(Draw draw, int size) {
-  static const RowRules rules = row_rules();
-  static const ProgramSet programs = all_programs();
+  const Rules& rules = all_rules();
   Sketch g;
   g.n = size;
   draw(g);
   g.b.output(g.out);
   NodeTable table = g.b.finish();
   const double nodes = table.size();
-  std::vector<GroupInfo> groups = groups_of(table, {});
   const uint64_t before = work_done;
-  const Planned planned = plan_with(std::move(table), std::move(groups), programs, {}, &rules);
+  const Planned planned = plan_with(std::move(table), rules, {.options = {.rowwise = true}});
   const auto steps = static_cast<double>(work_done - before);
   EXPECT(planned.missing.empty());
   if (size <= 2000) EXPECT_EQ(check_plan(planned.table, planned.plan), "");

@@ -100,7 +100,7 @@ TEST(planner_cuts_a_full_residual_once) {
   for (int i = 0; i < 2; ++i) {
     const Node r = b.call(kIrReduce, {x, "tp"}, kShape);
     const Node pair = b.call(kIrAddNorm, {r, residual, w, 1e-5});
-    b.set_missing(pair);
+    b.set_parts(pair, {kShape, kShape});
     const Node n = b.call("_operator.getitem", {pair, 0}, kShape);
     b.call("_operator.getitem", {pair, 1}, kShape);
     x = b.call("aten.mm.default", {n, matrix}, kShape);
@@ -138,7 +138,7 @@ TEST(planner_shares_no_shard_between_groups) {
   const Node m = b.call("aten.mm.default", {n, w}, kShape);
   const Node s = b.call(kIrReduce, {m, "b"}, kShape);
   const Node pair = b.call(kIrAddNorm, {s, r, w, 1e-5});
-  b.set_missing(pair);
+  b.set_parts(pair, {kShape, kShape});
   b.output({b.call("_operator.getitem", {pair, 0}, kShape)});
   expect_plan(
       plan_of(b.finish()), 2,
@@ -270,17 +270,15 @@ TEST(planner_leaves_what_does_not_divide) {
 }
 
 TEST(planner_leaves_a_group_with_a_problem) {
-  NodeTable table = one_site();
-  auto groups = groups_of(table, {});
-  groups[0].problem = "nobody knows the group 'tp'";
-  expect_stays(plan_with(std::move(table), groups), "nobody knows the group 'tp'");
+  const char* problem = "nobody knows the group 'tp'";
+  expect_stays(plan_with(one_site(), all_rules(), {.group_problem = problem}), problem);
 }
 
 TEST(planner_leaves_a_refused_class) {
   NodeTable table = one_site({"s0", 512});
   const Dim tokens = table.meta(table.args(table.size() - 2)[0].payload).tokens;
-  const auto groups = groups_of(table, {});
-  expect_stays(plan_with(std::move(table), groups, all_programs(), {{tokens, 0, "s0 may be odd"}}),
+  expect_stays(plan_with(std::move(table), all_rules(),
+                         {.decide = refusing({{tokens, 0, "s0 may be odd"}})}),
                "s0 may be odd");
 }
 
@@ -370,6 +368,28 @@ TEST(planner_leaves_what_nobody_knows) {
   b.set_missing(w);
   b.output({site(b, b.placeholder("x"), w)});
   expect_stays(plan_of(b.finish()), "the size of %w is not known: it has no meta[\"val\"]");
+}
+
+// Nobody can make the shard of a tuple that has no meta: the site stays, and the plan is made anew.
+TEST(planner_leaves_a_site_whose_values_cannot_be_made) {
+  for (const bool known : {true, false}) {
+    GraphBuilder b;
+    const Node w = b.placeholder("w", {512});
+    const Node r = b.call(kIrReduce, {b.placeholder("x", kShape), "tp"}, kShape);
+    const Node n = b.call(kIrNorm, {r, w, 1e-5}, kShape);
+    const Node m = b.call("aten.mm.default", {n, b.placeholder("m", {512, 512})}, kShape);
+    const Node s = b.call(kIrReduce, {m, "tp"}, kShape);
+    const Node pair = b.call(kIrAddNorm, {s, r, w, 1e-5});
+    b.name(pair, "pair");
+    known ? b.set_parts(pair, {kShape, kShape}) : b.set_missing(pair);
+    b.output({b.call("_operator.getitem", {pair, 0}, kShape)});
+    const Planned planned = plan_of(b.finish());
+    EXPECT_EQ(planned.rewritten(), known ? 2U : 1U);
+    EXPECT_EQ(planned.reports[1].rewritten, known);
+    EXPECT_EQ(planned.reports[1].reason,
+              known ? "" : "the size of %pair is not known: it has no meta[\"val\"]");
+    EXPECT_EQ(check_plan(planned.table, planned.plan), "");
+  }
 }
 
 // A norm whose size nobody knows can be gathered but not brought back to three dims.

@@ -15,7 +15,8 @@ const Shape kRows{4096, 512};
 std::vector<Sharing> sharing_of(const NodeTable& table, Trust trust = {}) {
   static const RowRules rows = row_rules();
   const auto all = families();
-  const auto groups = groups_of(table, {});
+  const std::vector<GroupInfo> groups{
+      {find_anchors(table, anchor_families()).at(0).group, 4, 1, {}}};
   const Effects effects(table);
   const Replication replication(table, effects, rows, all, groups, std::move(trust));
   std::vector<Sharing> out;

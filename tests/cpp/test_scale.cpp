@@ -16,10 +16,9 @@ const Shape kShape{64, 16};
 template <typename Make>
 uint64_t work_of(int size, const Make& make) {
   NodeTable table = make(size);
-  std::vector<GroupInfo> groups = groups_of(table, {});
-  const ProgramSet programs = all_programs();
+  const Rules& rules = all_rules();
   const uint64_t before = work_done;
-  const Planned planned = plan_with(std::move(table), std::move(groups), programs);
+  const Planned planned = plan_with(std::move(table), rules, {});
   const uint64_t work = work_done - before;
   EXPECT(planned.missing.empty());
   EXPECT(!planned.sites.sites.empty());

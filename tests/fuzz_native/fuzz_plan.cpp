@@ -1,4 +1,4 @@
-// The planner over any table: whatever it plans, carried out on paper, is sound.
+// A run over any table, as users have it: whatever it plans, carried out on paper, is sound.
 #include <cstdio>
 #include <cstdlib>
 
@@ -11,28 +11,17 @@ using namespace spfast::testing;
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Bytes in(data, size);
-  static const ProgramSet programs = all_programs();
-  static const RowRules row_wise = row_rules();
-  const RowRules* rows = in.flag() ? &row_wise : nullptr;
+  const bool rowwise = in.flag();
   const int64_t ranks = 1 + in.below(4);
   const Ranks group{ranks, static_cast<int64_t>(in.below(static_cast<uint32_t>(ranks)))};
-  NodeTable table = TableFuzzer(in, 300, rows != nullptr).run();
-  std::vector<GroupInfo> groups = groups_of(table, group);
-  Meta missing;
-  missing.kind = MetaKind::kMissing;
-  // As the pass does: what it asks for and nobody knows, it is told to be unknown.
-  const uint32_t unknown = table.add_meta(missing);
-  Planned planned = plan_with(std::move(table), groups, programs, {}, rows);
-  for (int round = 0; !planned.missing.empty() && round < 50; ++round) {
-    bool asked = false;
-    for (const NodeId node : planned.missing) {
-      asked = asked || planned.table.meta(node).kind == MetaKind::kUnknown;
-      planned.table.set_meta(node, unknown);
-    }
-    if (!asked) break;
-    NodeTable again = std::move(planned.table);
-    planned = plan_with(std::move(again), groups, programs, {}, rows);
-  }
+  NodeTable table = TableFuzzer(in, 300, rowwise).run();
+  // Who is asked may give another answer each time.
+  const Run::Decide decide = [&](const TokenClass&) {
+    return std::string(in.below(8) == 1 ? "refused" : "");
+  };
+  const Planned planned =
+      plan_with(std::move(table), all_rules(),
+                {.ranks = group, .decide = decide, .options = {.rowwise = rowwise}});
   for (size_t i = 0; i < planned.sites.sites.size(); ++i) (void)planned.reason(i);
   const std::string text = planned.text();
   const std::string error = check_plan(planned.table, planned.plan);

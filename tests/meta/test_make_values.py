@@ -7,7 +7,7 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor
 
-from spfast.meta import FLAT, GATHERED, LOCAL, SAME, MissingValue, TokenShare, make_values
+from spfast.meta import FLAT, GATHERED, LOCAL, SAME, TokenShare, make_values
 from spfast.testing.builder import TOKENS, GraphBuilder
 
 
@@ -64,11 +64,3 @@ def test_fake_values_can_be_computed_with() -> None:
     with build.mode:
         total = first + second
     assert str(total.shape) == str(first.shape)
-
-
-def test_missing_value_names_the_node() -> None:
-    build, node = norm_input(dynamic=False)
-    del node.meta["val"]
-    with pytest.raises(MissingValue) as error:
-        make_values([(LOCAL, node, 0, 1, 0)], [], [TokenShare.of(16, 4)])
-    assert error.value.nodes == (node,)

@@ -2,8 +2,6 @@
 // collectives that their anchors belong to.
 #pragma once
 
-#include <pybind11/pybind11.h>
-
 #include <vector>
 
 #include "pattern/program.h"

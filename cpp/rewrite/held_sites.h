@@ -1,0 +1,26 @@
+// Sites of which somebody found out later that they have to stay: their values cannot be made, or
+// no plan brings them back. Sites are examined anew with that in mind.
+#pragma once
+
+#include <map>
+#include <span>
+#include <utility>
+
+#include "rewrite/sites.h"
+
+namespace spfast {
+
+class HeldSites {
+ public:
+  explicit HeldSites(std::span<const HeldSite> held);
+  // Gives a site of an all_reduce its reason, where it has none.
+  void hold(Site& site) const;
+  // The same for what was grown between all_reduces: it is known by its class alone.
+  void hold_regions(Sites& sites) const;
+
+ private:
+  std::map<uint32_t, Reason> by_anchor_;
+  std::map<std::pair<int64_t, uint32_t>, Reason> by_class_;  // tokens, group
+};
+
+}  // namespace spfast

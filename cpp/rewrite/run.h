@@ -1,0 +1,84 @@
+// One run of the pass over one table: match, examine, plan, and ask again until all is known.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "match/finder.h"
+#include "rewrite/assumptions.h"
+#include "rewrite/effects.h"
+#include "rewrite/meta_source.h"
+#include "rewrite/plan.h"
+#include "rewrite/planner.h"
+#include "rewrite/replication.h"
+#include "rewrite/report.h"
+#include "rewrite/rules.h"
+#include "rewrite/sites.h"
+
+namespace spfast {
+
+struct RunOptions {
+  bool patterns = true;       // the rules
+  bool rowwise = false;       // row-wise operators are followed too
+  bool gather_bytes = false;  // collectives take no float8
+  Trust trust = {};
+  int64_t collective_cost = Costs{}.collective;
+  // Which of the values that the graph returns it may return as this rank's rows, by place.
+  std::vector<size_t> local_outputs = {};
+};
+
+class Run {
+ public:
+  // Why the tokens of a class cannot be shared; empty: they can.
+  using Decide = std::function<std::string(const TokenClass&)>;
+
+  // `listed` as in find_anchors. All that is given has to outlive the run.
+  Run(NodeTable& table, const Rules& rules, MetaSource& source, std::vector<NodeId> listed = {});
+
+  // One call for each group that the all_reduces name, in the order of set_groups.
+  [[nodiscard]] const std::vector<NodeId>& group_examples() const { return group_examples_; }
+  // Size, rank and problem of each group; the name is the graph's.
+  void set_groups(std::span<const GroupInfo> infos);
+  void match(RunOptions options);
+  // Plans until nothing that is needed is unknown. `decide` is asked for each class that was not
+  // refused yet, as often as sites are examined.
+  void plan(const Decide& decide);
+
+  [[nodiscard]] const std::vector<GroupInfo>& groups() const { return groups_; }
+  [[nodiscard]] const MatchResult& matches() const { return matches_; }
+  [[nodiscard]] const Sites& sites() const { return sites_; }
+  [[nodiscard]] const Plan& made() const { return plan_; }
+  // One for each all_reduce, in graph order.
+  [[nodiscard]] std::vector<SiteReport> reports();
+  // What the plan takes on trust.
+  [[nodiscard]] std::vector<Assumption> assumptions() const;
+
+ private:
+  [[nodiscard]] std::variant<Plan, Unknown> attempt(const Decide& decide);
+  [[nodiscard]] bool refuse_classes(const Decide& decide);
+  [[nodiscard]] Unknown unknown_values(const Plan& plan);
+  void learn(const Unknown& unknown);
+
+  NodeTable& table_;
+  const Rules& rules_;
+  MetaSource& source_;
+  std::vector<NodeId> listed_;
+  std::vector<GroupInfo> groups_;
+  std::vector<NodeId> group_examples_;
+  RunOptions options_;
+  Costs costs_;
+  MatchResult matches_;
+  std::optional<Effects> effects_;
+  std::optional<Replication> replication_;
+  bool examined_ = false;  // the sites are as all that is known makes them
+  Sites sites_;
+  std::vector<RefusedClass> refused_;
+  std::vector<HeldSite> held_;
+  Plan plan_;
+};
+
+}  // namespace spfast
