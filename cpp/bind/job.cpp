@@ -147,6 +147,19 @@ py::list Job::assumptions() const {
   return out;
 }
 
+py::list Job::totals() const {
+  const Sites& sites = run_.sites();
+  py::list out;
+  for (const TokenSum& sum : sites.layout.sums) {
+    const bool planned = std::any_of(sites.sites.begin(), sites.sites.end(), [&](const Site& one) {
+      return !one.scatters && one.reason.empty() &&
+             std::binary_search(one.interior.begin(), one.interior.end(), sum.node);
+    });
+    if (planned) out.append(encoded_.name(sum.node));
+  }
+  return out;
+}
+
 std::string Job::plan_text() {
   encoded_.read_names();
   return format_plan(encoded_.table, run_.made());
@@ -172,6 +185,7 @@ void bind_job(py::module_& module) {
       .def("calls", &Job::calls)
       .def("reports", &Job::reports)
       .def("assumptions", &Job::assumptions)
+      .def("totals", &Job::totals)
       .def("planned_sites", &Job::planned_sites)
       .def("plan_text", &Job::plan_text)
       .def("__len__", &Job::size);

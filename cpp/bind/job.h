@@ -49,6 +49,8 @@ class Job {
   [[nodiscard]] py::list reports();
   // (value, the first that reads it beside a shard, group's index) of what the plan takes on trust.
   [[nodiscard]] py::list assumptions() const;
+  // The sums over tokens that are computed of one rank's rows, and finished by an all_reduce.
+  [[nodiscard]] py::list totals() const;
   [[nodiscard]] size_t planned_sites() const { return run_.sites().rewritten(); }
   [[nodiscard]] std::string plan_text();
   [[nodiscard]] uint32_t size() const { return encoded_.table.size(); }

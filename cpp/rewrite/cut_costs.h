@@ -20,6 +20,10 @@ class CutCosts {
   void limit(int64_t most) { most_ = most; }
   // What gathering a value moves whose last `features` dims belong to one token.
   [[nodiscard]] int64_t bytes_of(const Meta& meta, size_t features) const;
+  // What a sum over tokens moves as the sum of the ranks' parts, and what computing it from shards
+  // saves: both of a class of tokens with the sites that are rewritten in it.
+  [[nodiscard]] int64_t part(const TokenSum& sum, std::span<const uint32_t> of_class) const;
+  [[nodiscard]] int64_t saved_by(const TokenSum& sum) const;
   // What an all_reduce that stays moves more than its reduce_scatter would.
   [[nodiscard]] int64_t bytes_of(const Anchor& anchor) const;
   // What the calls that an all_reduce makes cost more than its reduce_scatter's, `fixed` each: an
@@ -33,6 +37,8 @@ class CutCosts {
   [[nodiscard]] int64_t fixed(uint32_t token_class, std::span<const uint32_t> of_class) const;
 
  private:
+  [[nodiscard]] int64_t sharers(uint32_t token_class, std::span<const uint32_t> of_class) const;
+
   const NodeTable& table_;
   const MatchResult& matches_;
   const Sites& sites_;

@@ -32,6 +32,7 @@ Draft::Draft(const NodeTable& table, const ProgramSet& programs, const MatchResu
 }
 
 bool Draft::is_local_for(const Site& site, NodeId root) const {
+  if (sites.layout.sum_at(root) != nullptr) return false;  // it ends in full
   return site_of[root] != kNone && sites.sites[site_of[root]].token_class == site.token_class;
 }
 
@@ -86,6 +87,19 @@ NodeRef Draft::collective(const Site& site, TargetId target,
   const NodeRef result = create(target, collective_args(slots, site, input), before, origin, meta);
   if (wait == kNone) return result;
   return create(wait, {PlanArg::of(result)}, wait_before, origin, meta);
+}
+
+NodeRef Draft::all_reduce(uint32_t anchor, NodeRef part, NodeId before, NodeId origin,
+                          MetaSpec meta) {
+  const NodeId call = matches.anchors[anchor].call;
+  const AllReduceFamily& family = families[matches.anchors[anchor].family].match;
+  std::vector<PlanArg> args{PlanArg::of(part)};
+  for (size_t i = 1; i < table.args(call).size(); ++i) {
+    args.push_back(PlanArg::copy(call, static_cast<int64_t>(i)));
+  }
+  const NodeRef result = create(family.all_reduce, std::move(args), before, origin, meta);
+  if (family.wait == kNone) return result;
+  return create(family.wait, {PlanArg::of(result)}, before, origin, meta);
 }
 
 NodeRef Draft::full_value(NodeId root) const {

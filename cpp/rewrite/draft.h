@@ -43,6 +43,8 @@ struct Draft {
   [[nodiscard]] int64_t features_of(NodeId node) const { return sites.layout.features_of(node); }
   // Sharded over the same rows of the same group, so that a site of this class may read it as it
   // is.
+  // The sum over the ranks of a class of what each of them has.
+  NodeRef all_reduce(uint32_t anchor, NodeRef part, NodeId before, NodeId origin, MetaSpec meta);
   [[nodiscard]] bool is_local_for(const Site& site, NodeId root) const;
   // A value of a site is full only behind its all_gather, and so is a view that this replaces.
   [[nodiscard]] NodeRef full_value(NodeId root) const;

@@ -39,8 +39,20 @@ bool Layouts::may_read_fresh(NodeId reader, NodeId name) const {
   if (std::binary_search(products_.begin(), products_.end(), target)) return true;
   // Elementwise operators lay their results out in the order of their operands' strides.
   const RowRule* rule = rules_ == nullptr ? nullptr : rules_->find(target);
-  return rule != nullptr && rule->family == RowRule::Family::kPointwise &&
-         (table_.flags(reader) & target_flag::kAliases) == 0 && descends(meta);
+  if (rule == nullptr || rule->family != RowRule::Family::kPointwise ||
+      (table_.flags(reader) & target_flag::kAliases) != 0 || !descends(meta)) {
+    return false;
+  }
+  // Along a repeated dim the other operands decide.
+  const auto strides = table_.strides(meta);
+  if (std::find(strides.begin(), strides.end(), Dim::of(0)) == strides.end()) return true;
+  const auto operands = table_.operands(reader);
+  return std::all_of(operands.begin(), operands.end(), [&](Value value) {
+    if (!value.is_node()) return true;
+    const Meta& other = table_.meta(value.payload);
+    return other.kind == MetaKind::kSym ||
+           (other.kind == MetaKind::kTensor && (table_.strides(other).empty() || descends(other)));
+  });
 }
 
 // Of dims of size 1, too.
@@ -59,8 +71,9 @@ bool Layouts::descends(const Meta& meta) const {
   int64_t last = std::numeric_limits<int64_t>::max();
   for (size_t i = 0; i < dims.size(); ++i) {
     if (dims[i] == Dim::of(1)) continue;
+    if (strides[i] == Dim::of(0)) continue;  // repeated: of no place in the order
     // Only the outermost may be symbolic: of the others it is not known which is larger.
-    if (strides[i].is_expr() ? i > 0 : strides[i].raw > last || strides[i].raw <= 0) return false;
+    if (strides[i].is_expr() ? i > 0 : strides[i].raw > last || strides[i].raw < 0) return false;
     if (!strides[i].is_expr()) last = strides[i].raw;
   }
   return true;

@@ -81,6 +81,10 @@ class Formatter {
         return "spread" + like;
       case MetaSpec::Form::kFresh:
         return "fresh local" + like;
+      case MetaSpec::Form::kPart:
+        return "part" + like;
+      case MetaSpec::Form::kTotal:
+        return "total" + like;
       case MetaSpec::Form::kFlat:
         return "flat" + like;
       case MetaSpec::Form::kSame:

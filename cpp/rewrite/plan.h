@@ -50,6 +50,8 @@ struct MetaSpec {
     kOwn,     // as kLocal: the rank's rows of a value that is there in full
     kSpread,  // `like` with a row for each token, in the dims of who reads it
     kFresh,   // as kLocal, with the strides of a fresh tensor
+    kPart,    // [last]: what a sum over tokens yields
+    kTotal,   // the same with the leading dims of `like`, all of them 1
   };
   Form form = Form::kLocal;
   NodeId like = kNone;

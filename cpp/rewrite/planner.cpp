@@ -65,6 +65,10 @@ class Planner {
     }
     const NodeId node = turn.node;
     const auto operands = std::span(site.operands).subspan(turn.operands);
+    if (const TokenSum* sum = sites_.layout.sum_at(node)) {
+      finish_sum(site, *sum, operands.front());
+      return;
+    }
     if (sites_.layout.active() && sites_.layout.reshapes[node]) {
       reshape_shard(site, node, operands.front());
     } else {
@@ -179,6 +183,27 @@ class Planner {
                       node, {MetaForm::kLocal, node, site.token_class, draft_.features_of(node)});
     // It reads what it read until nobody needs it any more.
     draft_.edits.may_die(node);
+  }
+
+  // The sum reads the total of all ranks' parts as a value of one row: it yields it as it is, in
+  // the dims that it has.
+  void finish_sum(const Site& site, const TokenSum& sum, const SiteOperand& operand) {
+    const auto spec = [&](MetaForm form, NodeId like) {
+      return MetaSpec{form, like, site.token_class, sum.features};
+    };
+    const NodeRef part = draft_.create(
+        table_.target(sum.node),
+        {PlanArg::of(rows_.shard_of(site, operand)), PlanArg::sizes({PlanArg::integer(0)})},
+        sum.node, sum.node, spec(MetaForm::kPart, sum.name));
+    const NodeRef whole =
+        draft_.all_reduce(sum.anchor, part, sum.node, sum.node, spec(MetaForm::kPart, sum.name));
+    const auto dims = table_.dims(table_.meta(sum.name));
+    std::vector<PlanArg> sizes(dims.size() - sum.features, PlanArg::integer(1));
+    for (const Dim dim : dims.last(sum.features)) sizes.push_back(PlanArg::integer(dim.raw));
+    const NodeRef total =
+        draft_.create(draft_.reshape, {PlanArg::of(whole), PlanArg::sizes(std::move(sizes))},
+                      sum.node, sum.node, spec(MetaForm::kTotal, sum.name));
+    draft_.edits.rewire(sum.node, sum.name, total);
   }
 
   void localize(const Site& site, const SiteOperand& operand) {

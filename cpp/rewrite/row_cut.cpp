@@ -1,6 +1,7 @@
 #include "rewrite/row_cut.h"
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "base/work.h"
 #include "rewrite/cut_costs.h"
@@ -47,8 +48,10 @@ class Cutter {
     kFree,     // sharded or full, as the cut says
     kSharded,  // a value of a matched site: sharded as a whole, or not at all
     kReduced,  // of an all_reduce without a match
+    kSum,      // over tokens: sharded, if one rank's part is computed and the parts are reduced
   };
   void find_seeds() {
+    for (const TokenSum& sum : layout_.sums) state_[sum.node] = State::kSum;
     for (const Site& site : sites_.sites) {
       if (!site.reason.empty()) continue;
       const State state = site.match == kNone ? State::kReduced : State::kSharded;
@@ -67,6 +70,7 @@ class Cutter {
     sites_of_.resize(sites_.classes.size());
     for (NodeId node = 0; node < table_.size(); ++node) {
       if (layout_.is_row(node)) rows_of_[layout_.token_class[node]].push_back(node);
+      if (state_[node] == State::kSum) rows_of_[layout_.sum_at(node)->token_class].push_back(node);
     }
     for (uint32_t i = 0; i < sites_.sites.size(); ++i) {
       const Site& site = sites_.sites[i];
@@ -92,6 +96,7 @@ class Cutter {
         }
       }
     }
+    for (const TokenSum& sum : layout_.sums) uses_.add(sum.root, sum.node);
     for (const Site& site : sites_.sites) {
       if (!site.reason.empty()) continue;
       for (const SiteOperand& operand : site.operands) {
@@ -195,14 +200,17 @@ class Cutter {
       }
       const bool few = site.match == kNone && costs_.is_few(anchor);
       const int64_t saved = costs_.bytes_of(anchor) + costs_.calls(anchor, fixed) - (few ? 1 : 0);
-      if (saved > 0) {
-        flow.add_edge(source, reduced, saved);
-      } else {
-        flow.add_edge(reduced, sink, -saved);
-      }
+      flow.add_edge(saved > 0 ? source : reduced, saved > 0 ? reduced : sink, std::abs(saved));
     }
     for (uint32_t i = 0; i < count; ++i) {
       const NodeId node = members_[i];
+      if (state_[node] == State::kSum) {
+        const TokenSum& sum = *layout_.sum_at(node);
+        flow.add_edge(source, 2 * i, costs_.saved_by(sum));
+        flow.add_edge(2 * i, sink, costs_.part(sum, sites_of_[token_class]) + fixed);
+        flow.add_edge(2 * i, 2 * index_[sum.root], MaxFlow::kUncut);
+        continue;
+      }
       const bool tuple = is_tuple(node);
       const bool whole = tuple || (state_[node] != State::kSharded && !uses_.may_gather(node));
       flow.add_edge(2 * i, 2 * i + 1, whole ? MaxFlow::kUncut : bytes_of(node) + fixed);
@@ -232,7 +240,7 @@ class Cutter {
       if (sharded[index_[anchor.reduced]]) before += costs_.bytes_of(anchor);
     }
     for (uint32_t i = 0; i < members_.size(); ++i) {
-      if (!sharded[i] || is_tuple(members_[i])) continue;
+      if (!sharded[i] || is_tuple(members_[i]) || state_[members_[i]] == State::kSum) continue;
       const auto uses = uses_.of(members_[i]);
       const bool full =
           gathered_[i] || std::any_of(uses.begin(), uses.end(), [&](const RowUses::Use& use) {
@@ -274,6 +282,8 @@ class Cutter {
     if (!sites_.classes[token_class].tokens.is_expr() || first == kNone) return;
     const NodeId begin = matches_.anchors[first].reduced;
     for (uint32_t i = 0; i < members_.size(); ++i) {
+      const TokenSum* sum = layout_.sum_at(members_[i]);
+      if (sum != nullptr) sharded[i] = sharded[i] && sharded[index_[sum->root]];
       if (state_[members_[i]] != State::kFree) continue;
       const NodeId whole = table_.whole_of(members_[i]);
       if (whole == kNone ? members_[i] < begin : !sharded[index_[whole]]) sharded[i] = false;
@@ -289,7 +299,7 @@ class Cutter {
       const NodeId node = members_[i];
       if (!sharded[i]) {
         full_[node] = true;
-      } else if (first != kNone && state_[node] == State::kFree) {
+      } else if (first != kNone && (state_[node] == State::kFree || state_[node] == State::kSum)) {
         region.interior.push_back(node);
         add_operands(region, node);
       }
@@ -299,6 +309,11 @@ class Cutter {
 
   void add_operands(Site& region, NodeId node) {
     if (table_.whole_of(node) != kNone) return;
+    if (const TokenSum* sum = layout_.sum_at(node)) {
+      region.operands.push_back(
+          {SiteOperand::Kind::kRows, node, sum->name, sum->root, sum->features});
+      return;
+    }
     for (const RowOperand& operand : reader_.read(node, layout_)) {
       using Kind = SiteOperand::Kind;
       if (operand.role == RowRole::kNone) continue;

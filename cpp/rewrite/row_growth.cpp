@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/work.h"
+#include "rewrite/token_sums.h"
 #include "table/targets.h"
 
 namespace spfast {
@@ -28,6 +29,7 @@ class Growth {
     layout_.forget_names(table.size());
     layout_.reshapes.assign(table.size(), false);
     layout_.dims.clear();
+    layout_.sums.clear();
     sites_.not_grown.clear();
   }
 
@@ -47,6 +49,7 @@ class Growth {
       }
     }
     if (reader.wants_sizes()) reader.want_sizes(sites_.missing);
+    find_token_sums(table_, matches_, effects_, sites_);
     return sites_.missing.empty();
   }
 

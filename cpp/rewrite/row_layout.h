@@ -18,6 +18,16 @@ struct DimFix {
   uint32_t rank = 0;  // the dims that it counts
 };
 
+// A sum over all tokens of a row-wise value.
+struct TokenSum {
+  NodeId node = kNone;
+  NodeId name = kNone;  // what it sums, as it reads it
+  NodeId root = kNone;
+  uint32_t token_class = 0;
+  uint32_t anchor = 0;  // an all_reduce that sums over the ranks of the class
+  uint8_t features = 1;
+};
+
 // By node. A value's last `features` dims belong to one token; all before them are tokens, and a
 // shard is [tokens / tp, features...].
 struct RowLayout {
@@ -27,6 +37,7 @@ struct RowLayout {
   std::vector<NodeId> behind;  // the value behind all of its names; the node where it is none
   std::vector<bool> reshapes;  // made anew with the sizes of a shard
   std::vector<DimFix> dims;    // by node
+  std::vector<TokenSum> sums;  // by node
   // A node that reads rows of several classes is of one; of these, sorted, it is not to be.
   std::vector<std::pair<NodeId, uint32_t>> barred;
 
@@ -35,6 +46,13 @@ struct RowLayout {
   [[nodiscard]] uint8_t features_of(NodeId node) const { return active() ? features[node] : 1; }
   [[nodiscard]] bool is_barred(NodeId node, uint32_t from) const {
     return std::binary_search(barred.begin(), barred.end(), std::pair{node, from});
+  }
+  // Null for what is no sum over tokens.
+  [[nodiscard]] const TokenSum* sum_at(NodeId node) const {
+    const auto found =
+        std::lower_bound(sums.begin(), sums.end(), node,
+                         [](const TokenSum& sum, NodeId wanted) { return sum.node < wanted; });
+    return found != sums.end() && found->node == node ? &*found : nullptr;
   }
   [[nodiscard]] NodeId root(NodeId node) const { return active() ? behind[node] : node; }
 

@@ -170,6 +170,7 @@ class Outlook:
         assumptions: What would be taken to be the same on every rank.
         plan: Every edit, one a line.
         merged: The reductions that would be merged before.
+        totals: The sums over tokens that each rank would compute of its own rows.
         note: Where there are none, what is wrong with the graph.
     """
 
@@ -177,6 +178,7 @@ class Outlook:
     assumptions: tuple[Assumption, ...] = ()
     plan: str = ""
     merged: tuple[Merged, ...] = ()
+    totals: tuple[str, ...] = ()
     note: str = ""
 
 
@@ -205,6 +207,7 @@ def plan_graph(
             tuple(each for run in runs for each in run.assumptions()),
             _plan_text(runs),
             sums.merged,
+            totals=tuple(name for run in runs for name in run.totals()),
         )
     finally:
         sums.undo()
@@ -322,6 +325,7 @@ def _result(runs: Sequence[Run], reports: Sequence[Report], record_plan: bool) -
         skipped=tuple(skipped),
         assumptions=tuple(each for run in runs for each in run.assumptions()),
         plan=_plan_text(runs) if record_plan else "",
+        totals=tuple(name for run in runs for name in run.totals()),
     )
 
 

@@ -14,7 +14,7 @@ from spfast.config import Recognise, SequenceParallelConfig, as_config
 from spfast.graphs import called_graphs, graph_of
 from spfast.patterns import Registry, default_registry
 from spfast.report.rows import COLLECTIVES, Row, rows_of
-from spfast.result import Merged
+from spfast.result import Merged, of_parts
 from spfast.traffic import Traffic, traffic_of
 from spfast.trust import Assumption, names_of
 
@@ -88,6 +88,7 @@ class Explanation:
         plan: Every edit that the pass would make, one a line.
         assumptions: The values that would be taken to be the same on every rank.
         merged: The reductions that would be merged first, because only their sum is read.
+        totals: The sums over tokens that each rank would compute of its own rows.
         note: Where there is no all_reduce because the graph is of another level than ATen's, what
             to pass instead.
         before: The collectives of the graph as it is.
@@ -101,6 +102,7 @@ class Explanation:
     note: str = ""
     before: Traffic = Traffic()
     after: Traffic = Traffic()
+    totals: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Returns the explanation as plain data."""
@@ -125,6 +127,7 @@ class Explanation:
             lines += [f"  {entry}" for entry in self.entries]
         else:
             lines += [f"  {_together(entries)}" for entries in _alike(self.entries)]
+        lines += [f"  {of_parts(self.totals, verbose)}"] if self.totals else []
         lines += self._traffic()
         if self.entries:
             patterns = sum(_is_done(entry.patterns) for entry in self.entries)
@@ -238,6 +241,7 @@ def explain(
         whole.note,
         traffic_of(before),
         traffic_of(after),
+        whole.totals,
     )
 
 

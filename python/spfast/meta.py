@@ -38,7 +38,9 @@ __all__ = ["TokenShare", "make_values"]
     OWN,
     SPREAD,
     FRESH,
-) = range(13)
+    PART,
+    TOTAL,
+) = range(15)
 
 _META = torch.device("meta")
 
@@ -164,6 +166,10 @@ class _Maker:
             # A reshape of size-1 dims, an expansion: torch has rules of its own for their strides.
             self.strided = True
             return self._rows(full, 1 if form == ONE else share.tokens, factor, fresh=True)
+        if form in (PART, TOTAL):
+            rank = full.dim() - factor
+            sizes = (*((1,) * rank if form == TOTAL else ()), *full.shape[rank:])
+            return self._wrap(full, torch.empty(sizes, dtype=full.dtype, device=_device(full)))
         if form in (LOCAL_BYTES, GATHERED_BYTES):
             rows = share.local if form == LOCAL_BYTES else share.gathered
             last = full.shape[full.dim() - factor :]

@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 __all__ = ["Merged", "Result", "SkippedSite", "Timings"]
 
 
+def of_parts(names: tuple[str, ...], verbose: bool = False) -> str:
+    """One line on sums over tokens; of many, the first three are named."""
+    shown = names if verbose or len(names) <= 4 else names[:3]
+    more = f" and {len(names) - len(shown)} more" if len(shown) < len(names) else ""
+    listed = ", ".join(f"%{name}" for name in shown)
+    return (
+        f"{listed}{more}: each rank sums its own rows, and an all_reduce of the parts finishes it"
+    )
+
+
 @dataclass(frozen=True)
 class Merged:
     """A reduction that does the work of several.
@@ -91,6 +101,8 @@ class Result:
             counted afterwards.
         note: Why there is nothing to say, where the graph or what became of it is not known; else
             empty.
+        totals: The sums over tokens, by name, that each rank computes of its own rows: an
+            all_reduce of the ranks' parts finishes each.
         drawing: Both states of the graph, for :meth:`report`; None unless the plan was asked for.
 
     Example:
@@ -107,6 +119,7 @@ class Result:
     merged: tuple[Merged, ...] = ()
     drawing: Drawing | None = field(default=None, compare=False, repr=False)
     note: str = ""
+    totals: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_pattern", MappingProxyType(dict(self.by_pattern)))
@@ -135,6 +148,7 @@ class Result:
             "assumptions": [asdict(each) for each in self.assumptions],
             "note": self.note,
             "merged": [{"node": each.node, "gone": list(each.gone)} for each in self.merged],
+            "totals": list(self.totals),
         }
 
     def report(self, path: str | os.PathLike[str], title: str = "spfast") -> None:
@@ -174,6 +188,7 @@ class Result:
             self.merged,
             self.drawing,
             self.note,
+            self.totals,
         )
         return (Result, fields)
 
@@ -184,6 +199,7 @@ class Result:
         lines += [f"  {count} {rule}" for rule, count in sorted(self.by_pattern.items())]
         lines += [f"  left {site}" for site in self.skipped]
         lines += [f"  merged: {each}" for each in self.merged]
+        lines += [f"  {of_parts(self.totals)}"] if self.totals else []
         if self.assumptions:
             lines.append(f"  taken to be the same on every rank: {names_of(self.assumptions)}")
         return "\n".join(lines)

@@ -197,6 +197,11 @@ class Run:
             for value, reader, _ in self.job.assumptions()
         ]
 
+    def totals(self) -> list[str]:
+        """The sums over tokens of which each rank computes its part."""
+        at = f"{self.path}." if self.path else ""
+        return [f"{at}{name}" for name in self.job.totals()]
+
     def edit(self) -> Journal:
         """Makes the edits; returns the journal that takes them back."""
         clock = time.perf_counter()

@@ -51,6 +51,7 @@ class Compared:
         before: Collectives of the step without the pass.
         after: With it.
         merged: Reductions that were merged.
+        totals: Sums over tokens of which each rank computes its part.
     """
 
     loss: tuple[float, float]
@@ -59,6 +60,7 @@ class Compared:
     before: dict[str, int]
     after: dict[str, int]
     merged: int
+    totals: int
 
 
 def compare(rank: int, world_size: int, families: list[str], **options: Any) -> list[Compared]:
@@ -95,6 +97,7 @@ def _compare(
         dict(plain.collectives),
         dict(mine.collectives),
         sum(len(each.gone) for each in result.merged),
+        len(result.totals),
     )
 
 

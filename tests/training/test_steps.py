@@ -26,9 +26,12 @@ def check(found: list[list[Compared]]) -> None:
             assert one.worst < 2e-6, one.where
             assert one.merged > 0
             assert one.after == ranks[0].after, "the ranks' collectives differ"
-            assert one.after["all_reduce"] + one.after["reduce_scatter"] == (
-                one.before["all_reduce"] - one.merged
-            )
+            # Four a layer, forward and backward, and what is saved is one rank's rows: beside a
+            # gather for each there is that of the logits.
+            assert one.after["all_reduce"] == 0
+            assert one.after["reduce_scatter"] == one.before["all_reduce"] - one.merged
+            assert one.after["all_gather"] <= one.after["reduce_scatter"] + 1
+            assert one.totals > 0
 
 
 def test_two_ranks() -> None:

@@ -13,6 +13,7 @@ from spfast.verifier.context import Context
 from spfast.verifier.dims import SYMBOLIC_OPERATORS
 from spfast.verifier.effects import is_made_here, overwrite
 from spfast.verifier.kinds import COLLECTIVES, Collective
+from spfast.verifier.totals import finished
 from spfast.verifier.values import Kind, Shape, Value
 
 __all__ = [
@@ -60,6 +61,8 @@ def collective(
     reduce_op = args[what.reduce_op] if what.reduce_op >= 0 else "sum"
     if what.what == "gather":
         result = _gather(ctx, args[0], value, group, args[what.size])
+    elif value.kind is Kind.PART and what.what == "reduce":
+        result = finished(ctx, args[0], value, group, reduce_op)
     elif value.kind is not Kind.FULL:
         ctx.why = f"reduces {value.describe()} in {args[0].name!r}"
         return None

@@ -274,7 +274,7 @@ def _outputs(
         if place in local and actual.kind is Kind.SHARD and actual.term == expected.term:
             continue
         culprit = blame.culprit(right)
-        if actual.kind in (Kind.SHARD, Kind.PENDING):
+        if actual.kind in (Kind.SHARD, Kind.PART, Kind.PENDING):
             yield output, f"returns {right.name!r}, which is {actual.describe()}"
         elif blame.is_same_elsewhere_shaped(expected, actual):
             yield (

@@ -256,7 +256,7 @@ class _Ranks:
             if not is_data(value.number):
                 return Same.PROVED
             return self.known.get(value.term, Same.UNKNOWN)
-        if value.kind is Kind.SHARD:
+        if value.kind in (Kind.SHARD, Kind.PART):
             return Same.LOCAL if value.group == self.group else Same.UNKNOWN
         if value.kind is Kind.WRONG:
             return Same.UNKNOWN
@@ -303,7 +303,7 @@ class _Ranks:
             came = (self._source(value) for value in call.operands)
             source = next((name for name in came if name), call.node.name)
             self.sources.setdefault((term, part.kind), source)
-        if part.kind is Kind.SHARD or term in self.ctx.store.writes:
+        if part.kind in (Kind.SHARD, Kind.PART) or term in self.ctx.store.writes:
             return  # told by what it is
         found = self._seeded(term, found)
         if found is Same.UNKNOWN or self.known.get(term) is Same.PROVED:

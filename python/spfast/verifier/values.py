@@ -24,6 +24,7 @@ class Kind(Enum):
 
     FULL = auto()  # whole, as in the original graph
     SHARD = auto()  # the rank-th of tp equal chunks of the flat elements
+    PART = auto()  # what this rank adds to a sum over the ranks
     PENDING = auto()  # the result of a collective that nobody has waited for yet
     TUPLE = auto()  # several values; getitem picks one
     SCALAR = auto()  # a symbolic or plain number; its term is the number itself
@@ -62,6 +63,8 @@ class Value:
         shape = "" if self.shape is None else f" [{', '.join(str(d) for d in self.shape)}]"
         if self.kind is Kind.SHARD:
             return f"one rank's chunk{shape} of group {self.group!r}"
+        if self.kind is Kind.PART:
+            return f"one rank's part{shape} of a sum over group {self.group!r}"
         if self.kind is Kind.PENDING:
             return "an unfinished collective"
         if self.kind is Kind.TUPLE:
@@ -142,6 +145,15 @@ class Store:
         found = self._values.get(key)
         if found is None:
             found = Value(Kind.SHARD, term, local, group=group, tp=tp)
+            self._values[key] = found
+        return found
+
+    def part(self, term: int, group: str, tp: int, shape: Shape) -> Value:
+        """Returns what this rank adds to ``term``, which is the sum of what all ranks add."""
+        key = ("part", term, group, tp, shape)
+        found = self._values.get(key)
+        if found is None:
+            found = Value(Kind.PART, term, shape, group=group, tp=tp)
             self._values[key] = found
         return found
 

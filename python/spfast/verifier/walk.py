@@ -32,6 +32,7 @@ from spfast.verifier.kinds import (
     writes_of,
 )
 from spfast.verifier.snapshot import Entry
+from spfast.verifier.totals import total
 from spfast.verifier.values import Kind, Value
 
 __all__ = ["walk"]
@@ -55,6 +56,7 @@ _BY_NAME: dict[str, Rule] = {
     **dict.fromkeys(REDUCTIONS, norms.reduction),
     **dict.fromkeys(ALONG, along),
     **dict.fromkeys((name for name, norm in NORMS.items() if not norm.writes), norms.norm),
+    "aten::sum.dim_IntList": total,
     "aten::copy": moves.copy,
     "aten::expand": expand,
     "aten::view.dtype": moves.bits,
