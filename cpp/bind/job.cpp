@@ -55,8 +55,11 @@ void Job::set_groups(const py::sequence& infos) {
   std::vector<GroupInfo> groups;
   for (const py::handle each : infos) {
     const auto info = py::reinterpret_borrow<py::tuple>(each);
-    groups.push_back(
-        {{}, info[0].cast<int64_t>(), info[1].cast<int64_t>(), info[2].cast<std::string>()});
+    groups.push_back({{},
+                      info[0].cast<int64_t>(),
+                      info[1].cast<int64_t>(),
+                      info[2].cast<std::string>(),
+                      info[3].cast<std::vector<uint32_t>>()});
   }
   run_.set_groups(groups);
 }

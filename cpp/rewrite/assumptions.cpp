@@ -53,17 +53,27 @@ class Consequences {
           kind != Collective::kAllGather) {
         continue;
       }
-      for (const Value value : table_.operands(node)) {
-        if (!value.is_node() || !is_shared(value.payload, group)) continue;
-        if (replication.changes_equals(node) || has_rows_[value.payload]) {
-          any = blame(value.payload, group, node, replication) || any;
-        }
+      any = contradict(node, group, replication) || any;
+      for (const uint32_t outer : replication.within(group)) {
+        any = contradict(node, outer, replication) || any;
       }
     }
     return any;
   }
 
  private:
+  // What the collective would do for nothing, if its operands were shared among all of a group.
+  bool contradict(NodeId collective, uint32_t group, Replication& replication) {
+    bool any = false;
+    for (const Value value : table_.operands(collective)) {
+      if (!value.is_node() || !is_shared(value.payload, group)) continue;
+      if (replication.changes_equals(collective) || has_rows_[value.payload]) {
+        any = blame(value.payload, group, collective, replication) || any;
+      }
+    }
+    return any;
+  }
+
   [[nodiscard]] bool is_proved(NodeId node, uint32_t group) const {
     return replication_.of(node, group) == Sharing::kReplicated;
   }

@@ -33,7 +33,8 @@ struct GroupInfo {
   Value group;
   int64_t size = 0;
   int64_t rank = 0;
-  std::string problem;  // not empty: why its sites stay
+  std::string problem;             // not empty: why its sites stay
+  std::vector<uint32_t> within{};  // the other groups that all of its ranks are in
 };
 
 }  // namespace spfast

@@ -25,10 +25,14 @@ Replication::Replication(const NodeTable& table, const Effects& effects, const R
       proved_(table.size(), kNone),
       owner_(table.size(), kNone),
       evidence_(table.size(), kNone) {
-  for (uint32_t i = 0; i < groups.size(); ++i) groups_.emplace(value_key(groups[i].group), i);
+  for (uint32_t i = 0; i < groups.size(); ++i) {
+    groups_.emplace(value_key(groups[i].group), i);
+    within_.push_back(groups[i].within);
+  }
   prove();
   rate();
   blame();
+  spread();
   suspicion_.clear();
 }
 
@@ -70,13 +74,36 @@ Replication::Meeting Replication::meeting(NodeId node) const {
   return group == groups_.end() ? Meeting{} : Meeting{kind, group->second};
 }
 
+// Absent where a collective has no reduce op: it is always a sum, or it reduces nothing.
+Value Replication::reduce_op_of(NodeId node) const {
+  const auto args = table_.args(node);
+  const TargetId target = table_.target(node);
+  const auto at = [&](int32_t position) {
+    const bool there = position >= 0 && static_cast<size_t>(position) < args.size();
+    return there ? args[static_cast<size_t>(position)] : table_.kwarg(node, "reduce_op");
+  };
+  for (const CollectiveFamily& family : families_) {
+    if (family.match.all_reduce == target) {
+      return family.match.reduce_op < 0 ? Value{} : at(family.match.reduce_op);
+    }
+    if (family.reduce_scatter == target) {
+      const auto& slots = family.reduce_scatter_args;
+      const auto slot = std::find_if(slots.begin(), slots.end(), [](const CollectiveArg& one) {
+        return one.kind == CollectiveArg::Kind::kReduceOp;
+      });
+      return slot == slots.end() ? Value{} : at(static_cast<int32_t>(slot - slots.begin()));
+    }
+    if (family.all_gather == target) return {};
+  }
+  // By torch's convention it follows the operand; the group comes last.
+  return at(args.size() > 2 ? 1 : -1);
+}
+
 bool Replication::keeps_equals(NodeId collective) const {
-  constexpr std::string_view kKeep[] = {"max", "min", "avg"};
-  const auto args = table_.args(collective);
-  return std::any_of(args.begin(), args.end(), [&](Value value) {
-    return value.tag == Tag::kString && std::find(std::begin(kKeep), std::end(kKeep),
-                                                  table_.string(value.payload)) != std::end(kKeep);
-  });
+  const Value op = reduce_op_of(collective);
+  if (op.tag != Tag::kString) return false;
+  const std::string& name = table_.string(op.payload);
+  return name == "max" || name == "min" || name == "avg";
 }
 
 bool Replication::is_deterministic(NodeId node) const {
@@ -163,17 +190,21 @@ void Replication::prove() {
       if (proved_[node] != kNone) continue;
     }
     ragged[node] = known.data_sized;
-    NodeId own = kNone;
     for (const Value value : table_.operands(node)) {
-      if (!value.is_node()) continue;
-      if (owner_[value.payload] != kNone) own = value.payload;
-      if (ragged[value.payload]) ragged[node] = true;
+      if (value.is_node() && ragged[value.payload]) ragged[node] = true;
     }
-    if (known.sizes) {
-      if (!ragged[node]) proved_[node] = kEvery;
-    } else if (own != kNone) {
-      give_away(node, owner_[own], evidence_[own]);
-    }
+    if (known.sizes && !ragged[node]) proved_[node] = kEvery;
+    follow_own(node);
+  }
+}
+
+// What a node computes from a rank's own value.
+void Replication::follow_own(NodeId node) {
+  const OperatorTraits& known = traits(node);
+  if (known.collective != Collective::kNone || known.sizes) return;
+  for (const Value value : table_.operands(node)) {
+    if (!value.is_node() || owner_[value.payload] == kNone) continue;
+    give_away(node, owner_[value.payload], evidence_[value.payload]);
   }
 }
 
@@ -197,6 +228,11 @@ void Replication::rate() {
 }
 
 void Replication::give_away(NodeId value, uint32_t group, NodeId collective) {
+  note_own(value, group, collective);
+  for (const uint32_t outer : within(group)) note_own(value, outer, collective);
+}
+
+void Replication::note_own(NodeId value, uint32_t group, NodeId collective) {
   if (is_proved(value, group)) return;
   if (owner_[value] == group || owner_[value] == kEvery) {
     // Of two that give it away, the one that gives away more.
@@ -246,6 +282,14 @@ void Replication::blame_operands(NodeId node) {
     if (value.is_node() && suspicion_[value.payload] == most) {
       give_away(value.payload, group, evidence_[node]);
     }
+  }
+}
+
+// Forward once more: whoever reads what a collective gave away.
+void Replication::spread() {
+  for (NodeId node = 0; node < table_.size(); ++node) {
+    SPFAST_WORK(1);
+    if (table_.op(node) == Op::kCallFunction) follow_own(node);
   }
 }
 

@@ -31,7 +31,8 @@ struct Trust {
 // blame goes to the operands most likely to be partial, and through any deterministic operator
 // whose other operands are shared. The largest of equal values, or their average, is no other: a
 // quantisation is synchronised so, by a maximum over all tokens. Such a collective gives away
-// through operators that treat rows alone and no others.
+// through operators that treat rows alone and no others. What is computed from a rank's own value
+// is its own as well.
 class Replication {
  public:
   // In place of a group's index: whatever the group.
@@ -67,6 +68,12 @@ class Replication {
     uint32_t group = kNone;
   };
   [[nodiscard]] Meeting meeting(NodeId node) const;
+  // The groups that all ranks of a group are in: what each of these has for itself, or what they
+  // all share, says as much of them.
+  [[nodiscard]] std::span<const uint32_t> within(uint32_t group) const {
+    return group < within_.size() ? std::span<const uint32_t>(within_[group])
+                                  : std::span<const uint32_t>();
+  }
   // Ranks that have the same operands have the same result.
   [[nodiscard]] bool is_deterministic(NodeId node) const;
   // Whether a collective makes something else of values that are the same on every rank.
@@ -87,13 +94,17 @@ class Replication {
   void prove();
   void blame();
   void rate();
+  void spread();
   void give_away(NodeId value, uint32_t group, NodeId collective);
+  void note_own(NodeId value, uint32_t group, NodeId collective);
   void blame_operands(NodeId node);
+  void follow_own(NodeId node);
   // The group over which all of the node's operands are proved to be the same; kNone: there is
   // none.
   [[nodiscard]] uint32_t common_group(NodeId node) const;
   [[nodiscard]] bool reduces_tokens(NodeId node, const RowRule& rule) const;
   [[nodiscard]] Value group_of(NodeId node) const;
+  [[nodiscard]] Value reduce_op_of(NodeId node) const;
   [[nodiscard]] const OperatorTraits& traits(NodeId node) const {
     return traits_.of(table_.target(node));
   }
@@ -103,6 +114,7 @@ class Replication {
   const RowRules& rows_;
   std::span<const CollectiveFamily> families_;
   std::unordered_map<uint64_t, uint32_t> groups_;  // by value_key
+  std::vector<std::vector<uint32_t>> within_;      // by group
   Trust trust_;
   mutable TraitsCache traits_;
   // By node: the group whose ranks all have it, and the group of which each rank has its own.

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/work.h"
+#include "rewrite/site_tails.h"
 #include "rewrite/token_sums.h"
 #include "table/targets.h"
 
@@ -360,6 +361,7 @@ class Growth {
 
 bool grow_rows(const NodeTable& table, const RowRules& rules, const MatchResult& matches,
                const Effects& effects, const Replication& replication, Sites& sites) {
+  drop_wide_tails(table, rules, matches.anchors, sites);
   return Growth(table, rules, matches, effects, replication, sites).run();
 }
 

@@ -62,6 +62,7 @@ void Run::set_groups(std::span<const GroupInfo> infos) {
     groups_[i].size = infos[i].size;
     groups_[i].rank = infos[i].rank;
     groups_[i].problem = infos[i].problem;
+    groups_[i].within = infos[i].within;
   }
 }
 

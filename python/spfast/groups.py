@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from spfast.config import SequenceParallelConfig
@@ -15,6 +15,7 @@ __all__ = [
     "check_unambiguous",
     "group_name",
     "known_groups",
+    "lies_within",
     "resolve_group",
     "resolve_groups",
 ]
@@ -33,6 +34,7 @@ class Group:
         problem: Why its all_reduces stay as they are; empty where they do not.
         backend: What carries its collectives, as torch.distributed names it; empty where it is not
             known there.
+        within: The other groups of the graph that all of its ranks are in.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Group:
     rank: int
     problem: str = ""
     backend: str = field(default="", repr=False)
+    within: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def takes_float8(self) -> bool:
@@ -84,7 +87,43 @@ def resolve_groups(groups: Iterable[Any], config: SequenceParallelConfig) -> lis
     if config.tp_size is not None and len(_spoken_of(map(group_name, groups), config)) > 1:
         for group in groups:
             _check_size(group, config, given)
-    return found
+    if len(found) < 2:
+        return found
+    names = [group.name for group in found if group.size > 1]
+    return [
+        replace(one, within=tuple(name for name in names if lies_within(one.name, name, config)))
+        for one in found
+    ]
+
+
+def lies_within(inner: str, outer: str, config: SequenceParallelConfig | None) -> bool:
+    """Whether all ranks of one group are known to be in another.
+
+    torch.distributed knows the ranks. Where it does not, the sizes tell if the config gives that of
+    a third group: one of 8 ranks beside groups of 2 and 4 holds both.
+
+    Example:
+        >>> config = SequenceParallelConfig(groups={"tp": (2, 0), "dp": (4, 0), "all": (8, 0)})
+        >>> lies_within("tp", "all", config), lies_within("tp", "dp", config)
+        (True, False)
+    """
+    if inner == outer:
+        return False
+    ranks = [_ask(name, name, _ranks) for name in (inner, outer)]
+    if ranks[0] is not None and ranks[1] is not None:
+        return ranks[0] <= ranks[1]
+    given = dict(config.groups) if config is not None else {}
+    sizes = {name: size for name, (size, _) in given.items()}
+    if inner not in sizes or outer not in sizes:
+        return False
+    others = (size for name, size in sizes.items() if name not in (inner, outer))
+    return any(size > 1 and sizes[inner] * size == sizes[outer] for size in others)
+
+
+def _ranks(group: Any) -> frozenset[int]:
+    import torch.distributed as dist
+
+    return frozenset(dist.get_process_group_ranks(group))
 
 
 def check_unambiguous(names: Iterable[str], config: SequenceParallelConfig) -> None:

@@ -73,7 +73,18 @@ class Run:
     def set_groups(self, groups: Sequence[Group]) -> None:
         """Takes the answers to ``job.groups()``."""
         self._groups = list(groups)
-        self.job.set_groups([(group.size, group.rank, group.problem) for group in groups])
+        places = {group.name: place for place, group in enumerate(groups)}
+        self.job.set_groups(
+            [
+                (
+                    group.size,
+                    group.rank,
+                    group.problem,
+                    [places[name] for name in group.within if name in places],
+                )
+                for group in groups
+            ]
+        )
 
     def plan(self) -> None:
         """Matches, plans and makes the new values; nothing in the graph is changed."""

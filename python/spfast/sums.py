@@ -39,7 +39,9 @@ _VIEWS = frozenset(
         _aten.squeeze.dim,
     }
 )
-_UNARY = _VIEWS | _SCALINGS | {_aten.neg.default}
+# The same value once more.
+_COPIES = frozenset({_aten.clone.default, _aten.alias.default, _aten.detach.default})
+_UNARY = _VIEWS | _COPIES | _SCALINGS | {_aten.neg.default}
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,7 @@ def _meets_another(value: fx.Node) -> bool:
 
 
 def _unary(node: fx.Node, known: dict[fx.Node, _Linear]) -> _Linear | None:
-    """A view, a negation or a scaling of what is linear."""
+    """A view, a copy, a negation or a scaling of what is linear."""
     if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
         return None
     linear = known.get(node.args[0])
@@ -253,18 +255,21 @@ def _unary(node: fx.Node, known: dict[fx.Node, _Linear]) -> _Linear | None:
         if not linear.leaves[0].keeps_shape:
             return None
         viewed = True
-    elif node.target is _aten.neg.default or (
-        node.target in _SCALINGS
-        and len(node.args) == 2
-        and not node.kwargs
-        and type(node.args[1]) in (int, float)
-    ):
+    elif _keeps_linear(node):
         viewed = linear.viewed
     else:
         return None
     if not _alike(node, node.args[0], shape=node.target not in _VIEWS):
         return None
     return _Linear(linear.key, linear.leaves, (*linear.inner, node), viewed)
+
+
+def _keeps_linear(node: fx.Node) -> bool:
+    """Whether a call copies its operand, negates it or scales it by a number spelled out."""
+    if node.target in _SCALINGS:
+        return len(node.args) == 2 and not node.kwargs and type(node.args[1]) in (int, float)
+    # A copy into another memory format is for whoever reads its memory.
+    return node.target is _aten.neg.default or (node.target in _COPIES and not node.kwargs)
 
 
 def _binary(node: fx.Node, known: dict[fx.Node, _Linear]) -> _Linear | None:
@@ -351,6 +356,9 @@ def _merge(edits: Edits, root: fx.Node, linear: _Linear) -> Merged:
     keeps_shape = linear.leaves[0].keeps_shape
     now: dict[fx.Node, fx.Node] = {leaf.value: leaf.part for leaf in linear.leaves}
     for node in linear.inner:
+        if node.target in _COPIES:  # the sum is a value of its own anyway
+            now[node] = now[node.args[0]]  # type: ignore[index]
+            continue
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda read: now.get(read, read))
         shown = None if keeps_shape else linear.leaves[0].part
         now[node] = edits.create(root, node.target, args, kwargs, origin=node, value_of=shown)

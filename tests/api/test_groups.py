@@ -163,3 +163,58 @@ def test_graphs_of_one_group_need_no_more_than_before() -> None:
     assert int(spfast.apply(graph, spfast.SequenceParallelConfig(tp_size=2, tp_rank=1))) == 0
     found = resolve_groups(["tp", "tp"], spfast.SequenceParallelConfig(tp_size=2, tp_rank=1))
     assert [(group.size, group.rank) for group in found] == [(2, 1)] * 2
+
+
+def one_within_the_other() -> GraphBuilder:
+    """A sum over all ranks, beside what each rank of "tp" has for itself."""
+    build = GraphBuilder(tokens=8, dynamic=False)
+    part = build.placeholder("part", (TOKENS, 16), torch.float32, kind="per_rank")
+    own = build.placeholder("own", (TOKENS, 16), torch.float32, kind="per_rank")
+
+    def reduced(x: fx.Node, group: str) -> fx.Node:
+        return build.call(
+            c10d.wait_tensor.default, build.call(c10d.all_reduce.default, x, "sum", group)
+        )
+
+    total = build.call(aten.add.Tensor, reduced(part, "all"), own)
+    mean = build.call(aten.mean.dim, build.call(aten.pow.Tensor_Scalar, total, 2), [-1], True)
+    scale = build.call(aten.rsqrt.default, build.call(aten.add.Tensor, mean, 1e-6))
+    build.output([build.call(aten.mul.Tensor, total, scale), reduced(own, "tp")])
+    return build
+
+
+CROSSING = {"tp": (2, 0), "all": (4, 0)}
+NESTED = {"tp": (2, 0), "dp": (2, 0), "all": (4, 0)}
+
+
+def test_what_is_one_ranks_of_a_group_is_so_of_each_around_it() -> None:
+    graph = one_within_the_other().graph
+    result = spfast.apply(graph, spfast.SequenceParallelConfig(groups=NESTED))
+    assert not result.matched_count
+    reasons = {site.node: site.reason for site in result.skipped}
+    assert reasons["all_reduce_default"].startswith("%own is this rank's own, as")
+    # Groups that may cross say nothing of each other.
+    crossing = spfast.SequenceParallelConfig(groups=CROSSING)
+    result = spfast.apply(one_within_the_other().graph, crossing)
+    assert "own" in [each.value for each in result.assumptions]
+
+
+def test_the_verifier_holds_an_assumption_against_the_groups_within() -> None:
+    before, after = one_within_the_other().graph, one_within_the_other().graph
+    crossing = spfast.SequenceParallelConfig(groups=CROSSING)
+    assert spfast.apply(after, crossing).matched_count
+    assert spfast.verify(before, after, crossing)
+    verdict = spfast.verify(before, after, spfast.SequenceParallelConfig(groups=NESTED))
+    assert "'own'" in str(verdict.problems[0])
+
+
+def test_ranks_say_which_group_is_within_which() -> None:
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=8)
+    try:
+        inner, crossing, wide = (dist.new_group(each) for each in ([0, 1], [0, 2], [0, 1, 2, 3]))
+        config = spfast.SequenceParallelConfig()
+        found = resolve_groups([inner, crossing, wide], config)
+        names = [group.name for group in found]
+        assert [group.within for group in found] == [(names[2],), (names[2],), ()]
+    finally:
+        dist.destroy_process_group()

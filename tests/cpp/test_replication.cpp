@@ -69,6 +69,41 @@ TEST(replication_follows_from_collectives_constants_and_sizes) {
   EXPECT(of(x) == Sharing::kOwn);
 }
 
+// Whatever reads what a collective gave away has another value on each rank too; only its sizes are
+// known.
+TEST(replication_of_what_is_computed_from_a_ranks_own) {
+  GraphBuilder b;
+  const Node x = b.placeholder("x", kRows);
+  const Node weight = b.placeholder("weight", {512, 512});
+  const Node product = b.call("aten.mm.default", {x, weight}, kRows);
+  const Node tokens = b.call("aten.sym_size.int", {x, 0}, {});
+  const Node reduced = reduce(b, x, kRows);
+  b.output({product, tokens, reduced});
+  const NodeTable table = b.finish();
+  const auto sharing = sharing_of(table);
+  EXPECT(sharing[product.id] == Sharing::kOwn);
+  EXPECT(sharing[tokens.id] == Sharing::kReplicated);
+  EXPECT(sharing[reduced.id] == Sharing::kReplicated);
+  EXPECT(sharing[weight.id] == Sharing::kUnknown);
+}
+
+// A maximum leaves equal values as they are, and is no evidence of what was reduced over all
+// tokens. What says so is the reduce op, whatever the group is called.
+TEST(replication_reads_the_reduce_op_where_the_family_has_it) {
+  for (const char* op : {"sum", "max", "avg"}) {
+    GraphBuilder b;
+    const Node x = b.placeholder("x", kRows);
+    const Node total = b.call("aten.mean.dim", {x, list({0})}, {512});
+    const Node all_reduce =
+        b.call("_c10d_functional.all_reduce.default", {total, op, "max"}, {512});
+    b.output({b.call("_c10d_functional.wait_tensor.default", {all_reduce}, {512})});
+    const NodeTable table = b.finish();
+    const auto sharing = sharing_of(table);
+    EXPECT(sharing[total.id] == Sharing::kOwn);
+    EXPECT_EQ(sharing[x.id] == Sharing::kOwn, std::string(op) == "sum");
+  }
+}
+
 // Of a sum, somebody's part is blamed: what weights went into before an input.
 TEST(replication_blames_the_likely_part_of_a_sum) {
   for (const bool computed : {true, false}) {

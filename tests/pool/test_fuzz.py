@@ -17,8 +17,9 @@ COUNT = int(os.environ.get("SPFAST_FUZZ", "20000" if LONG else "300"))
 FIRST = random.SystemRandom().randrange(10**9) if LONG else 1
 BATCHES = 6
 
-# Kinds that this version does not keep yet: about one graph in a hundred each.
-NOT_KEPT = frozenset({"recogniser", "trust against evidence"})
+# Kinds that this version does not keep yet. A matched site is sharded whole even where its norm is
+# better computed from what is gathered anyway: about one graph in a thousand.
+NOT_KEPT = frozenset({"recogniser"})
 
 
 @pytest.mark.timeout(0 if LONG else 300)

@@ -70,6 +70,16 @@ def scaled(b: Sums) -> fx.Node:
     return b.add(halved, negated)
 
 
+def copied(b: Sums) -> fx.Node:
+    clone = b.call(aten.clone.default, b.reduced("a"))
+    return b.add(clone, b.call(aten.detach.default, b.reduced("b")))
+
+
+def copied_beside_a_residual(b: Sums) -> fx.Node:
+    stream = b.add(b.reduced("a"), b.placeholder("r", (b.rows, 4), b.dtype))
+    return b.add(stream, b.call(aten.clone.default, b.reduced("b")))
+
+
 def viewed(b: Sums) -> fx.Node:
     left = b.call(aten.view.default, b.reduced("a"), [-1, 2, 2])
     return b.add(left, b.call(aten.reshape.default, b.reduced("b"), [-1, 2, 2]))
@@ -99,6 +109,8 @@ MERGE = {
     "of two sums": (of_two_sums, 3),
     "a difference": (difference, 1),
     "scaled": (scaled, 1),
+    "copied": (copied, 1),
+    "copied beside a residual": (copied_beside_a_residual, 1),
     "viewed": (viewed, 1),
     "viewed on one side": (viewed_on_one_side, 1),
     "around a residual": (around_a_residual, 1),

@@ -17,6 +17,7 @@ import torch
 from torch import fx
 
 from spfast.config import SequenceParallelConfig
+from spfast.groups import lies_within
 from spfast.reference.traits import Traits, traits_of
 from spfast.reference.values import Memory, operator_name
 
@@ -80,6 +81,10 @@ class Replication:
     ) -> None:
         self._memory, self._row_wise, self._groups = memory, row_wise, groups
         self._known_groups = {group for group in groups.values() if isinstance(group, str)}
+        self._around = {
+            inner: [outer for outer in self._known_groups if lies_within(inner, outer, config)]
+            for inner in self._known_groups
+        }
         self.trusts_unknown = config.replicated == "infer"
         self._traits = {node: traits_of(operator_name(node)) for node in graph.nodes}
         # The group whose ranks all have a value, and that of which each has its own.
@@ -94,6 +99,8 @@ class Replication:
         self._suspicion = self._rate(graph)
         for node in reversed(graph.nodes):
             self._blame(node)
+        for node in graph.nodes:
+            self._follow_own(node)
 
     def is_shared(self, value: fx.Node, group: Any) -> bool:
         """Whether all ranks of the group have the value, by proof."""
@@ -152,11 +159,18 @@ class Replication:
             else:
                 if traits.data_sized or any(operand in ragged for operand in operands):
                     ragged.add(node)
-                own = [operand for operand in operands if operand in self._owner]
                 if traits.sizes and node not in ragged:
                     self._shared[node] = _EVERY
-                elif own and not traits.sizes:
-                    self._give_away(node, self._owner[own[-1]], self._evidence[own[-1]])
+                self._follow_own(node)
+
+    def _follow_own(self, node: fx.Node) -> None:
+        """What a node computes from a rank's own value is its own, but for sizes."""
+        traits = self._of(node)
+        if node.op != "call_function" or traits.collective or traits.sizes:
+            return
+        for operand in node.all_input_nodes:
+            if operand in self._owner:
+                self._give_away(node, self._owner[operand], self._evidence[operand])
 
     def _prove_collective(self, node: fx.Node, kind: str) -> None:
         group = self._group(node)
@@ -199,6 +213,11 @@ class Replication:
     # --- backward: what a collective would be for nothing on -----------------------------------
 
     def _give_away(self, value: fx.Node, group: Any, collective: fx.Node) -> None:
+        self._note_own(value, group, collective)
+        for outer in self._around.get(group, ()):
+            self._note_own(value, outer, collective)
+
+    def _note_own(self, value: fx.Node, group: Any, collective: fx.Node) -> None:
         if group is None or self.is_shared(value, group):
             return
         owner = self._owner.get(value)
@@ -253,6 +272,7 @@ def _reduces_tokens(node: fx.Node) -> bool:
 
 def _changes_equals(collective: fx.Node) -> bool:
     """Whether it makes something else of values that are the same on every rank."""
+    # The group comes last, and may have any name.
     return not {"max", "min", "avg"}.intersection(
-        argument for argument in collective.args if isinstance(argument, str)
+        argument for argument in collective.args[1:-1] if isinstance(argument, str)
     )

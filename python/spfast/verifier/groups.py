@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
-from spfast.groups import check_unambiguous
+from spfast.groups import check_unambiguous, lies_within
 
 if TYPE_CHECKING:
     from spfast.config import SequenceParallelConfig
@@ -59,6 +59,10 @@ class Groups:
         if group not in self._ranks:
             self._ranks[group] = self._look_up_rank(group)
         return self._ranks[group]
+
+    def lies_within(self, inner: str, outer: str) -> bool:
+        """Whether all ranks of ``inner`` are known to be ranks of ``outer``."""
+        return lies_within(inner, outer, self._config)
 
     def learn_rank(self, group: str, rank: int) -> None:
         """Takes ``rank`` for a group that nobody knows the rank of."""

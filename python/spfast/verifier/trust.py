@@ -232,11 +232,26 @@ class _Ranks:
     parents: dict[int, list[int]] = field(default_factory=dict)  # of an assumed term
     contradictions: list[_Contradiction] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._inside: dict[str, bool] = {self.group: True}
+
+    def _is_among(self, group: str | None) -> bool:
+        """Whether a group is this one, or lies within it.
+
+        What all ranks of this one share, those of a group within it do; what each rank of that has
+        for itself, not all ranks of this one share.
+        """
+        if group is None:
+            return False
+        if group not in self._inside:
+            self._inside[group] = self.ctx.groups.lies_within(group, self.group)
+        return self._inside[group]
+
     def read(self, calls: Sequence[_Call]) -> None:
         """Takes in the graph's nodes in their order."""
         for call in calls:
             found = self._result(call)
-            if call.exchange is not None and call.exchange.group == self.group:
+            if call.exchange is not None and self._is_among(call.exchange.group):
                 self._ask(call, call.exchange)
             for effect in call.effects:
                 self.effects[effect] = found
@@ -257,7 +272,7 @@ class _Ranks:
                 return Same.PROVED
             return self.known.get(value.term, Same.UNKNOWN)
         if value.kind in (Kind.SHARD, Kind.PART):
-            return Same.LOCAL if value.group == self.group else Same.UNKNOWN
+            return Same.LOCAL if self._is_among(value.group) else Same.UNKNOWN
         if value.kind is Kind.WRONG:
             return Same.UNKNOWN
         return _together([self.of(part) for part in _parts(value)], row_wise=True)
@@ -292,7 +307,7 @@ class _Ranks:
         if does in SAME_AFTER:
             return Same.PROVED if call.group == self.group else Same.UNKNOWN
         if does in OTHER_AFTER:
-            return Same.LOCAL if call.group == self.group else Same.UNKNOWN
+            return Same.LOCAL if self._is_among(call.group) else Same.UNKNOWN
         if does is Does.ANYTHING:
             return Same.UNKNOWN
         return _together([self.of(value) for value in call.operands], call.row_wise)
