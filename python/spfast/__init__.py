@@ -29,11 +29,13 @@ from spfast.errors import (  # noqa: E402
     SpfastError,
     VerificationError,
 )
+from spfast.pairs import AsyncTP, FusedPair, LeftPair  # noqa: E402
 from spfast.result import Result, SkippedSite, Timings  # noqa: E402
 from spfast.trust import Assumption  # noqa: E402
 
 if TYPE_CHECKING:
     from spfast.api import apply
+    from spfast.async_tp import enable_async_tp
     from spfast.consistency import check_ranks_agree, fingerprint
     from spfast.explanation import Explanation, explain
     from spfast.passes import NoOpEliminationPass, SequenceParallelismPass
@@ -44,11 +46,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Applicability",
     "Assumption",
+    "AsyncTP",
     "ConfigError",
     "Explanation",
     "FileFormatError",
+    "FusedPair",
     "GraphError",
     "InternalError",
+    "LeftPair",
     "NoOpEliminationPass",
     "NodeTable",
     "PatternError",
@@ -67,6 +72,7 @@ __all__ = [
     "__version__",
     "apply",
     "check_ranks_agree",
+    "enable_async_tp",
     "explain",
     "fingerprint",
     "last_results",
@@ -86,6 +92,7 @@ _LAZY = {
     "Verification": "verifier",
     "apply": "api",
     "check_ranks_agree": "consistency",
+    "enable_async_tp": "async_tp",
     "explain": "explanation",
     "fingerprint": "consistency",
     "last_results": "recent",

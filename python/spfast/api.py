@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, overload
 from torch import fx
 
 from spfast.all_reduces import AllReduces, find_all_reduces
+from spfast.async_tp import has_collectives
 from spfast.config import SequenceParallelConfig, as_config
 from spfast.graphs import called_graphs, graph_of
 from spfast.groups import resolve_groups
 from spfast.journal import undo_all
 from spfast.levels import without_all_reduces
 from spfast.merging import Sums, merge_sums
+from spfast.pairing import foresee_pairs, fuse_all
+from spfast.pairs import AsyncTP
 from spfast.patterns import Registry, default_registry
 from spfast.programs import OutputNames, is_exported, is_program
 from spfast.recent import tell
@@ -43,6 +46,7 @@ def apply(
     *,
     registry: Registry | None = None,
     record_plan: bool = False,
+    async_tp: bool | None = None,
 ) -> Result: ...
 
 
@@ -53,6 +57,7 @@ def apply(
     *,
     registry: Registry | None = None,
     record_plan: bool = False,
+    async_tp: bool | None = None,
 ) -> ExportedProgram: ...
 
 
@@ -62,6 +67,7 @@ def apply(
     *,
     registry: Registry | None = None,
     record_plan: bool = False,
+    async_tp: bool | None = None,
 ) -> Result | ExportedProgram:
     """Rewrites the all_reduces of a tensor-parallel graph to sequence parallelism, in place.
 
@@ -80,6 +86,8 @@ def apply(
         registry: The rules to use; None takes those of ``spfast.patterns``.
         record_plan: Whether the result's ``plan`` lists every edit, and its ``report`` can draw the
             graph.
+        async_tp: Whether to make one operator of each collective and the matrix products beside it
+            afterwards; None asks the config.
 
     Returns:
         What was rewritten, what was left and why, and how long each stage took. For an exported
@@ -109,6 +117,8 @@ def apply(
         >>> int(apply(graph, SequenceParallelConfig(tp_size=8, tp_rank=0)))
         1
     """
+    if async_tp is not None:
+        config = replace(as_config(config), async_tp=async_tp)
     result = _apply(graph, config, registry, record_plan)
     tell(result)
     if is_program(graph):
@@ -157,8 +167,8 @@ def _rewrite(begun: _Begun, record_plan: bool) -> tuple[Result, list[Run], list[
     except BaseException:
         sums.undo()
         raise
-    _commit(begun, runs, sums, before, names)
-    return replace(result, merged=sums.merged), runs, reports
+    pairs = _commit(begun, runs, sums, before, names)
+    return replace(result, merged=sums.merged, async_tp=pairs), runs, reports
 
 
 @dataclass(frozen=True)
@@ -172,6 +182,7 @@ class Outlook:
         merged: The reductions that would be merged before.
         totals: The sums over tokens that each rank would compute of its own rows.
         note: Where there are none, what is wrong with the graph.
+        async_tp: The pairs that would be fused then; None where that is not asked for.
     """
 
     reports: tuple[Report, ...] = ()
@@ -180,6 +191,7 @@ class Outlook:
     merged: tuple[Merged, ...] = ()
     totals: tuple[str, ...] = ()
     note: str = ""
+    async_tp: AsyncTP | None = None
 
 
 def plan_graph(
@@ -208,6 +220,7 @@ def plan_graph(
             _plan_text(runs),
             sums.merged,
             totals=tuple(name for run in runs for name in run.totals()),
+            async_tp=foresee_pairs(runs, begun.graphs(), begun.config, begun.registry),
         )
     finally:
         sums.undo()
@@ -222,8 +235,9 @@ class _Begun:
         exported: Whether it is an exported program's.
         config: Says how.
         registry: The rules.
-        found: The graphs with all_reduces, or with reduce_scatters whose sum may be read, this
-            one and those that it calls, by path; with the module of each but the first.
+        found: The graphs with all_reduces, or with reduce_scatters whose sum may be read, or with
+            pairs that may be fused, this one and those that it calls, by path; with the module of
+            each but the first.
     """
 
     graph: fx.Graph
@@ -237,7 +251,7 @@ class _Begun:
         return merge_sums(self.graphs(), self.registry) if self.config.merge_sums else Sums()
 
     def graphs(self) -> dict[str, fx.Graph]:
-        """The graphs with all_reduces, by path."""
+        """The graphs with collectives, by path."""
         return {path: graph for path, (graph, _, _) in self.found.items()}
 
     def draw(self) -> Drawing:
@@ -305,7 +319,11 @@ def _begin(
     modules = called_graphs(given)
     for path, each in {"": given, **{path: one.graph for path, one in modules.items()}}.items():
         here = find_all_reduces(each, forms)
-        if here or (config.merge_sums and merger.has_scatters(each)):
+        if (
+            here
+            or (config.merge_sums and merger.has_scatters(each))
+            or (config.async_tp and has_collectives(each, registry))
+        ):
             found[path] = (each, modules.get(path), here)
     return _Begun(given, exported, config, registry, found) if found else None
 
@@ -341,27 +359,30 @@ def _commit(
     sums: Sums,
     before: Snapshot | None,
     names: OutputNames | None,
-) -> None:
-    """Makes the edits of all runs; takes them, and the sums, back if they are not proved right."""
+) -> AsyncTP | None:
+    """Makes the edits of all runs, and fuses what they leave beside each other.
+
+    Takes all of it, and the sums, back if it is not proved right.
+    """
     edited = [run for run in runs if run.job.planned_sites()]
     guarded = [run for run in runs if run in edited or run.left_as_odd]
-    changed = [run for run in runs if run in edited or run.path in sums.journals]
-    if not guarded and not changed:
-        return
     journals = list(sums.journals.values())
     compiled: list[fx.GraphModule] = []
     try:
         for run in edited:
             journals.append(run.edit())
-        if names is not None:
+        pairs = fuse_all(begun.graphs(), begun.config, begun.registry)
+        journals += pairs.journals.values()
+        if names is not None and journals:
             journals.append(names.keep())
         for run in guarded:  # a guard cannot be taken back: the edits come first
             run.guard()
-        for run in changed:
-            if run.module is not None:
+        changed = {*(run.path for run in edited), *sums.journals, *pairs.journals}
+        for run in runs:
+            if run.module is not None and run.path in changed:
                 compiled.append(run.module)
                 run.module.recompile()
-        if before is not None:
+        if before is not None and (guarded or changed):
             from spfast.verifier import verify
 
             verify(before, begun.graph, begun.config).raise_if_failed()
@@ -370,3 +391,4 @@ def _commit(
         for module in compiled:
             module.recompile()
         raise
+    return pairs.found

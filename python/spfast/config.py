@@ -19,11 +19,19 @@ from spfast.fields import (
     as_replicated,
     as_tuple,
     check_choice,
+    check_group_name,
     check_int,
     said,
 )
 from spfast.ranges import Range
-from spfast.thresholds import DEFAULT_THRESHOLDS, DeviceKind, Threshold, threshold_tokens
+from spfast.thresholds import (
+    DEFAULT_PAIR_THRESHOLDS,
+    DEFAULT_THRESHOLDS,
+    DeviceKind,
+    PairThreshold,
+    Threshold,
+    threshold_tokens,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +51,7 @@ __all__ = [
 
 Divisibility = Literal["guard", "prove", "assume"]
 Recognise = Literal["patterns", "rowwise", "both"]
+_SWITCHES = "use_inductor_graph_partition async_tp merge_sums validate gather_quantized".split()
 # Also a collection of names of graph inputs, or a predicate of input nodes.
 Replicated = Literal["infer", "prove"]
 
@@ -85,6 +94,9 @@ class SequenceParallelConfig:
             more collectives only where that saves as many bytes for each; an all_reduce counts as
             two. The default is what ``bench/gpu/collective_cost.py`` measured on two H200. A
             stream of fewer than 64 MiB is reckoned as one of so many.
+        async_tp: Whether to make one operator of a matrix product and the collective beside it,
+            which then hides behind it (docs/async_tp.md). Needs :func:`spfast.enable_async_tp`.
+        async_tp_thresholds: From which shapes on; rows as in ``thresholds``. Empty: every pair.
         merge_sums: Whether reductions of which only the sum is read become one first
             (docs/training.md), which rounds in another order.
         local_outputs: Places among what the graph returns: these values its caller takes as this
@@ -123,6 +135,8 @@ class SequenceParallelConfig:
     recognise: Recognise = "both"
     replicated: Replicated | Collection[str] | Callable[[fx.Node], bool] = "infer"
     collective_cost: int = 1_600_000
+    async_tp: bool = False
+    async_tp_thresholds: tuple[PairThreshold, ...] = DEFAULT_PAIR_THRESHOLDS
     merge_sums: bool = True
     local_outputs: tuple[int, ...] = ()
     validate: bool = False
@@ -143,24 +157,20 @@ class SequenceParallelConfig:
                 f"tp_rank={self.tp_rank} is outside tp_size={self.tp_size}: "
                 f"pass a rank from 0 to {self.tp_size - 1}"
             )
-        if self.group_name is not None and (
-            not isinstance(self.group_name, str) or not self.group_name
-        ):
-            raise ConfigError(
-                f"group_name={self.group_name!r} is not a group's name: "
-                f"pass the string that the graph's all_reduce carries, or None"
-            )
+        check_group_name(self.group_name)
         self._set("groups", as_groups(self.groups))
         self._check_group_name()
         check_choice("divisibility", self.divisibility, get_args(Divisibility))
         check_choice("recognise", self.recognise, get_args(Recognise))
         self._set("replicated", as_replicated(self.replicated, get_args(Replicated)))
-        for name in ("use_inductor_graph_partition", "merge_sums", "validate", "gather_quantized"):
+        for name in _SWITCHES:
             check_choice(name, getattr(self, name), (True, False))
         check_choice("gather_bytes", self.gather_bytes, (True, False, None))
         self._set("local_outputs", as_tuple("local_outputs", self.local_outputs, int))
         self._set("splitting_ops", as_tuple("splitting_ops", self.splitting_ops, str))
         self._set("thresholds", as_tuple("thresholds", self.thresholds, Threshold))
+        pairs = as_tuple("async_tp_thresholds", self.async_tp_thresholds, PairThreshold)
+        self._set("async_tp_thresholds", pairs)
         if self.debug_dump is not None:
             try:
                 self._set("debug_dump", os.fspath(self.debug_dump))
@@ -246,7 +256,8 @@ class SequenceParallelConfig:
             fields["replicated"] = f"{self.replicated.__module__}.{name}"
         elif not isinstance(self.replicated, str):
             fields["replicated"] = list(self.replicated)
-        fields["thresholds"] = [dataclasses.asdict(row) for row in self.thresholds]
+        for name in ("thresholds", "async_tp_thresholds"):
+            fields[name] = [dataclasses.asdict(row) for row in fields[name]]
         return fields
 
 

@@ -10,6 +10,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.node import map_arg
 
+from spfast import _core
 from spfast.journal import Journal
 
 __all__ = ["Edits"]
@@ -40,6 +41,8 @@ class Edits:
     def __init__(self, graph: fx.Graph) -> None:
         self.journal = Journal(graph)
         self._graph = graph
+        self._editor = _core.GraphEditor(graph)
+        self._native = self._editor.native()
         self._noted: set[tuple[str, fx.Node]] = set()
         self._tables: set[Any] = set()
 
@@ -76,6 +79,46 @@ class Edits:
             _describe(node, value_of)
         return node
 
+    def call(
+        self,
+        before: fx.Node,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        origin: fx.Node,
+        value: Any,
+    ) -> fx.Node:
+        """Makes a node whose value is known; :meth:`finish` when all are made.
+
+        Args:
+            before: Where it stands.
+            target: What it calls.
+            args: Its operands, noted by their users.
+            kwargs: Likewise.
+            origin: Where it comes from: its ``meta`` is that node's.
+            value: Its ``meta["val"]``.
+        """
+        map_arg((args, dict(kwargs)), self._note_users)
+        base = target.__name__.split(".")[0]
+        if self._native:
+            node = self._editor.create(target, base, before)
+            self.journal.entries.append(("create", node))
+            self._editor.set_operands(node, args, dict(kwargs))
+        else:  # whoever listens must see it whole
+            with self._graph.inserting_before(before):
+                node = self._graph.create_node("call_function", target, args, dict(kwargs), base)
+            self.journal.entries.append(("create", node))
+        meta = node.meta
+        meta.update(origin.meta)
+        for key in _OF_THE_VALUE:
+            meta.pop(key, None)
+        meta["val"] = value
+        return node  # type: ignore[no-any-return]
+
+    def finish(self) -> None:
+        """Writes down how long the graph is now."""
+        self._editor.finish()
+
     def set_operands(self, node: fx.Node, args: Sequence[Any]) -> None:
         """Lets a node read other operands by position."""
         self._note_operands(node)
@@ -94,8 +137,14 @@ class Edits:
         self._note_users(old)
         self._note_users(new)
         for user in list(old.users):
-            self._note_operands(user)
-            user.replace_input_with(old, new)
+            self.replace_input(user, old, new)
+
+    def replace_input(self, user: fx.Node, old: fx.Node, new: fx.Node) -> None:
+        """Lets one node read another one."""
+        self._note_users(old)
+        self._note_users(new)
+        self._note_operands(user)
+        self._editor.replace_input(user, old, new)
 
     def move(self, node: fx.Node, before: fx.Node) -> None:
         """Puts a node before another one."""
@@ -109,7 +158,7 @@ class Edits:
             self._tables.add(node.target)
             self.journal.note_order(node)
         self.journal.entries.append(("erase", node, node._prev, node._next, node._sort_key))
-        self._graph.erase_node(node)
+        self._editor.erase(node)
 
     def _note_operands(self, node: fx.Node) -> None:
         if ("operands", node) not in self._noted:

@@ -12,6 +12,7 @@ from torch import fx
 from spfast.api import plan_graph, preview
 from spfast.config import Recognise, SequenceParallelConfig, as_config
 from spfast.graphs import called_graphs, graph_of
+from spfast.pairs import AsyncTP
 from spfast.patterns import Registry, default_registry
 from spfast.report.rows import COLLECTIVES, Row, rows_of
 from spfast.result import Merged, of_parts
@@ -93,6 +94,8 @@ class Explanation:
             to pass instead.
         before: The collectives of the graph as it is.
         after: Those that it would have.
+        async_tp: The pairs that would be fused then, and those that would not; None where that is
+            not asked for.
     """
 
     entries: tuple[Entry, ...]
@@ -103,6 +106,7 @@ class Explanation:
     before: Traffic = Traffic()
     after: Traffic = Traffic()
     totals: tuple[str, ...] = ()
+    async_tp: AsyncTP | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the explanation as plain data."""
@@ -133,6 +137,8 @@ class Explanation:
             patterns = sum(_is_done(entry.patterns) for entry in self.entries)
             rowwise = sum(_is_done(entry.rowwise) for entry in self.entries)
             lines.append(f"patterns alone rewrite {patterns}, the row-wise recogniser {rowwise}")
+        if self.async_tp is not None:
+            lines += str(self.async_tp).splitlines()
         if self.assumptions:
             lines.append(f"taken to be the same on every rank: {names_of(self.assumptions)}")
         return "\n".join(lines)
@@ -214,7 +220,15 @@ def explain(
     """
     config = as_config(config)
     views = {
-        recognise: plan_graph(graph, replace(config, recognise=recognise), registry=registry)
+        recognise: plan_graph(
+            graph,
+            replace(
+                config,
+                recognise=recognise,
+                async_tp=config.async_tp and recognise == config.recognise,
+            ),
+            registry=registry,
+        )
         for recognise in {config.recognise: None, **dict.fromkeys(RECOGNISERS)}
     }
     whole = views[config.recognise]
@@ -242,6 +256,7 @@ def explain(
         traffic_of(before),
         traffic_of(after),
         whole.totals,
+        whole.async_tp,
     )
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "as_replicated",
     "as_tuple",
     "check_choice",
+    "check_group_name",
     "check_int",
     "said",
 ]
@@ -84,6 +85,22 @@ def as_tuple(name: str, value: object, kind: type) -> tuple[Any, ...]:
     if items is None or not all(isinstance(item, kind) for item in items):
         raise ConfigError(f"{name}={value!r} must be a tuple of {kind.__name__}: pass one, or ()")
     return items
+
+
+def check_group_name(value: object) -> None:
+    """Refuses what is no group's name.
+
+    Raises:
+        ConfigError: It is neither None nor a string that says something.
+
+    Example:
+        >>> check_group_name("tp")
+    """
+    if value is not None and (not isinstance(value, str) or not value):
+        raise ConfigError(
+            f"group_name={value!r} is not a group's name: "
+            f"pass the string that the graph's all_reduce carries, or None"
+        )
 
 
 def check_int(name: str, value: object, minimum: int) -> None:

@@ -44,11 +44,12 @@ def tell(result: Result) -> None:
         reasons = Counter(site.reason for site in result.skipped)
         left = "; ".join(f"{n} left: {reason}" for reason, n in reasons.most_common(3))
         logger.info(
-            "sequence parallelism: %d all_reduces, %d rewritten%s%s%s, %.3f ms",
+            "sequence parallelism: %d all_reduces, %d rewritten%s%s%s%s, %.3f ms",
             asked,
             result.matched_count,
             f" ({rules})" if rules else "",
             f", {left}" if left else "",
+            f"; {result.async_tp.summary()}" if result.async_tp is not None else "",
             f"; {result.note}" if result.note else "",
             result.timings.total * 1e3,
         )

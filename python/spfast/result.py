@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from spfast.errors import ConfigError
 from spfast.fields import said
+from spfast.pairs import AsyncTP
 from spfast.trust import Assumption, names_of
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ class Result:
             empty.
         totals: The sums over tokens, by name, that each rank computes of its own rows: an
             all_reduce of the ranks' parts finishes each.
+        async_tp: The collectives that were fused with the matrix products beside them, and those
+            that were left, each with its reason; None where that was not asked for.
         drawing: Both states of the graph, for :meth:`report`; None unless the plan was asked for.
 
     Example:
@@ -120,6 +123,7 @@ class Result:
     drawing: Drawing | None = field(default=None, compare=False, repr=False)
     note: str = ""
     totals: tuple[str, ...] = ()
+    async_tp: AsyncTP | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_pattern", MappingProxyType(dict(self.by_pattern)))
@@ -149,6 +153,7 @@ class Result:
             "note": self.note,
             "merged": [{"node": each.node, "gone": list(each.gone)} for each in self.merged],
             "totals": list(self.totals),
+            "async_tp": None if self.async_tp is None else self.async_tp.to_dict(),
         }
 
     def report(self, path: str | os.PathLike[str], title: str = "spfast") -> None:
@@ -189,6 +194,7 @@ class Result:
             self.drawing,
             self.note,
             self.totals,
+            self.async_tp,
         )
         return (Result, fields)
 
@@ -200,6 +206,8 @@ class Result:
         lines += [f"  left {site}" for site in self.skipped]
         lines += [f"  merged: {each}" for each in self.merged]
         lines += [f"  {of_parts(self.totals)}"] if self.totals else []
+        if self.async_tp is not None:
+            lines += str(self.async_tp).splitlines()
         if self.assumptions:
             lines.append(f"  taken to be the same on every rank: {names_of(self.assumptions)}")
         return "\n".join(lines)

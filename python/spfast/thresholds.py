@@ -17,7 +17,16 @@ from spfast.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DEFAULT_THRESHOLDS", "DeviceKind", "Threshold", "find_threshold", "threshold_tokens"]
+__all__ = [
+    "DEFAULT_PAIR_THRESHOLDS",
+    "DEFAULT_THRESHOLDS",
+    "DeviceKind",
+    "PairThreshold",
+    "Threshold",
+    "find_threshold",
+    "pair_obstacle",
+    "threshold_tokens",
+]
 
 _CUDA_ARCH = re.compile(r"sm_?(\d+)(\d)[a-z]?")
 
@@ -133,10 +142,61 @@ class Threshold:
         return self.mib_per_gpu * 2**20 * tp_size // (hidden_size * element_size)
 
 
+@dataclass(frozen=True)
+class PairThreshold:
+    """From which shape on a collective is worth hiding behind a matrix product, on one device.
+
+    Attributes:
+        device: The device type, such as ``"cuda"``.
+        itemsize: Bytes of an element of the product's operands: 2 for bfloat16, 1 for float8.
+        min_tokens: Tokens that are gathered or scattered, over all ranks.
+        min_hidden_size: Features of the stream: what a gathered value has, and what a product that
+            is scattered yields.
+        major: The compute capability's first number, or None for any.
+        minor: Its second number, or None for the whole family.
+
+    Raises:
+        ConfigError: A size is not positive, or ``minor`` is given without ``major``.
+
+    Example:
+        >>> PairThreshold("cuda", 2, 4096, 4096, 9, 0).covers(DeviceKind("cuda", (9, 0)), 2)
+        True
+    """
+
+    device: str
+    itemsize: int
+    min_tokens: int
+    min_hidden_size: int
+    major: int | None = None
+    minor: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.major is None and self.minor is not None:
+            raise ConfigError(f"minor={self.minor} needs a major: pass both, or neither")
+        for name in ("itemsize", "min_tokens", "min_hidden_size"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ConfigError(f"{name}={value!r} must be at least 1: pass a positive number")
+
+    def covers(self, kind: DeviceKind, itemsize: int) -> bool:
+        """Says whether this row speaks about products of such elements on ``kind``."""
+        row = Threshold(self.device, self.major, self.minor)
+        return itemsize == self.itemsize and row.covers(kind)
+
+
 DEFAULT_THRESHOLDS: tuple[Threshold, ...] = (
     Threshold("cuda", 9, 0, min_hidden_size=8192, mib_per_gpu=8),
     Threshold("cuda", 10, None, min_hidden_size=8192, mib_per_gpu=32),
     Threshold("xpu", None, None, min_hidden_size=4096, mib_per_gpu=8),
+)
+
+
+# What two H200 were measured to gain by, 8,192 tokens at once (docs/async_tp.md has the figures).
+# Float8 products of a hidden size of 4,096 lost a third there, so what is smaller, what is on
+# another device and what has another dtype stays: nobody knows yet.
+DEFAULT_PAIR_THRESHOLDS: tuple[PairThreshold, ...] = (
+    PairThreshold("cuda", 2, min_tokens=8192, min_hidden_size=4096, major=9, minor=0),
+    PairThreshold("cuda", 1, min_tokens=8192, min_hidden_size=8192, major=9, minor=0),
 )
 
 
@@ -185,3 +245,46 @@ def threshold_tokens(
         )
     tokens = row.tokens(hidden_size, element_size, tp_size)
     return tokens, f"{row.mib_per_gpu} MiB a GPU on {kind}"
+
+
+def pair_obstacle(
+    kind: DeviceKind,
+    itemsize: int,
+    tokens: int,
+    hidden_size: int,
+    table: tuple[PairThreshold, ...] = DEFAULT_PAIR_THRESHOLDS,
+) -> str:
+    """Says why a collective is not worth hiding behind a matrix product; empty where it is.
+
+    Args:
+        kind: The device.
+        itemsize: Bytes of an element of the product's operands.
+        tokens: Tokens over all ranks; of a symbolic number the least, or the example.
+        hidden_size: Features of the stream.
+        table: Rows to look in, the first that covers device and dtype counts; an empty table takes
+            every pair.
+
+    Example:
+        >>> pair_obstacle(DeviceKind("cuda", (9, 0)), 1, 8192, 4096)
+        'a hidden size of 4096 is below 8192, from which on 1-byte products gain on cuda 9.0'
+        >>> pair_obstacle(DeviceKind("cpu"), 2, 1, 1, table=())
+        ''
+    """
+    if not table:
+        return ""
+    row = next((row for row in table if row.covers(kind, itemsize)), None)
+    if row is None:
+        return (
+            f"nobody measured whether {itemsize}-byte products gain on {kind}: "
+            f"pass async_tp_thresholds, or () to fuse every pair"
+        )
+    for what, value, least in (
+        ("a hidden size of", hidden_size, row.min_hidden_size),
+        ("a token count of", tokens, row.min_tokens),
+    ):
+        if value < least:
+            return (
+                f"{what} {value} is below {least}, from which on {itemsize}-byte products gain "
+                f"on {kind}"
+            )
+    return ""

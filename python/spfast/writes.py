@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-__all__ = ["Writes", "root_of"]
+__all__ = ["Writes", "may_write", "root_of"]
 
 _aten = torch.ops.aten
 _VIEWS = frozenset({_aten.reshape.default, _aten.view.default, _aten._unsafe_view.default})
@@ -31,6 +31,20 @@ def root_of(node: fx.Node) -> fx.Node:
             break
         node = node.args[0]
     return node
+
+
+def may_write(target: Any) -> bool:
+    """Whether what a graph calls may write to what it is given.
+
+    Example:
+        >>> may_write(torch.ops.aten.mm.default), may_write(torch.ops.aten.add_.Tensor)
+        (False, True)
+    """
+    if isinstance(target, torch._ops.HigherOrderOperator) or target in _PURE_FUNCTIONS:
+        return False
+    if not isinstance(target, torch._ops.OpOverload) or target.namespace == "c10d":
+        return True
+    return bool(target._schema.is_mutable)
 
 
 class Writes:

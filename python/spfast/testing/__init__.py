@@ -9,6 +9,7 @@
 - :func:`check_assumptions` compares what a compiled model takes on trust over real ranks.
 - :func:`run_ranks` runs a function on real processes joined by gloo.
 - :func:`declare` stands in for vLLM's ops where vLLM is not installed.
+- :func:`async_tp_stand_in` stands in for the fused operators where there is no NVLink.
 
 Example:
     A rewrite of your own, checked on three drawn graphs::
@@ -27,6 +28,7 @@ Example:
 
 from spfast.testing.assumptions import AssumptionCheck, check_assumptions
 from spfast.testing.equivalence import assert_equivalent, assert_same, clone_inputs, copy_graph
+from spfast.testing.fused import async_tp_stand_in
 from spfast.testing.gloo import RankError, run_ranks
 from spfast.testing.graphs import GraphOptions, TensorParallelCase, cases, seeded_case
 from spfast.testing.interpreter import GroupMap, LockstepError, run_lockstep
@@ -41,6 +43,7 @@ __all__ = [
     "TensorParallelCase",
     "assert_equivalent",
     "assert_same",
+    "async_tp_stand_in",
     "cases",
     "check_assumptions",
     "clone_inputs",

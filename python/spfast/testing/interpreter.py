@@ -17,6 +17,7 @@ from torch import fx
 
 from spfast.errors import SpfastError
 from spfast.testing.collectives import CollectiveCall, collective_name, is_wait, perform, read_call
+from spfast.testing.fused import fused_steps, is_fused
 
 GroupMap = Mapping[str, Sequence[int] | Sequence[Sequence[int]]]
 
@@ -203,6 +204,9 @@ def _run(
             kwargs = fx.node.map_aggregate(node.kwargs, resolve)
             if node.op == "output":
                 return args[0]
+            if node.op == "call_function" and is_fused(node.target):
+                values[node] = yield from fused_steps(node.target, args, kwargs)
+                continue
             name = collective_name(node.target) if node.op == "call_function" else None
             call = read_call(node.target, args, kwargs) if name else None
             if call is None:

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from spfast.testing.quantisations import PLAIN, WRITING
+from spfast.testing.scaled_products import BATCHED, CUTLASS
 
 logger = logging.getLogger("spfast")
 
@@ -101,12 +102,15 @@ def _reduce_scatter(x: torch.Tensor, dim: int, world_size: int, group_name: str)
     return _all_reduce(x, group_name).narrow(dim, dist.get_rank(group) * local, local).clone()
 
 
-def _all_gather(x: torch.Tensor, dim: int, world_size: int, group_name: str) -> torch.Tensor:
-    # Bytes are gathered: gloo knows neither float8 nor bfloat16 on every version.
+def gather_bytes(x: torch.Tensor, dim: int, world_size: int, group_name: str) -> torch.Tensor:
+    """Gathers along a dim of any dtype: gloo knows neither float8 nor bfloat16 everywhere."""
     local = x.contiguous().cpu()
     raw = local.view(torch.uint8) if local.dim() else local.reshape(1).view(torch.uint8)
     parts = [torch.empty_like(raw) for _ in range(world_size)]
     dist.all_gather(parts, raw, group=resolve_group(group_name))
+    if x.itemsize == 1:  # the CPU has no cat of float8
+        whole = torch.cat([part.view(x.shape) for part in parts], dim=dim)
+        return whole.view(x.dtype).to(x.device)
     return torch.cat([part.view(x.dtype) for part in parts], dim=dim).to(x.device)
 
 
@@ -204,7 +208,7 @@ DECLARATIONS: tuple[OpDeclaration, ...] = (
         "vllm", "all_reduce(Tensor x, str group_name) -> Tensor", _all_reduce, _first_like
     ),
     OpDeclaration("vllm", f"reduce_scatter{_MOVE}", _reduce_scatter, _reduce_scatter_fake),
-    OpDeclaration("vllm", f"all_gather{_MOVE}", _all_gather, _all_gather_fake),
+    OpDeclaration("vllm", f"all_gather{_MOVE}", gather_bytes, _all_gather_fake),
     OpDeclaration("vllm_ir", f"rms_norm(Tensor x, {_NORM}) -> Tensor", _normalise, _first_like),
     OpDeclaration(
         "vllm_ir",
@@ -232,6 +236,8 @@ DECLARATIONS: tuple[OpDeclaration, ...] = (
         _c_static_scaled_fp8_quant,
         _nothing,
     ),
+    OpDeclaration("_C", *CUTLASS, _nothing),
+    OpDeclaration("vllm", *BATCHED),
     *(OpDeclaration("_C", schema, compute, _nothing) for schema, compute in WRITING),
     *(OpDeclaration("_C", schema, compute, fake) for schema, compute, fake in PLAIN),
 )

@@ -42,8 +42,17 @@ def elementwise(
             return None
         else:
             layout.append((ctx.key(argument),))
-    if not operands:
-        return None
+    return _combine(ctx, target, layout, kwargs, operands) if operands else None
+
+
+def combined(ctx: Context, target: Any, operands: list[Operand]) -> Value | None:
+    """What an operator makes of values, element by element."""
+    return _combine(ctx, target, [None] * len(operands), {}, operands)
+
+
+def _combine(
+    ctx: Context, target: Any, layout: list[Any], kwargs: dict[str, Any], operands: list[Operand]
+) -> Value | None:
     shape = operands[0][1].shape
     store = ctx.store
     if all(

@@ -54,6 +54,15 @@ class Groups:
             return f"group {group!r} has {known[0]} ranks by {known[1]}, not {size}"
         return None
 
+    def size(self, group: str) -> int | None:
+        """Returns how many ranks ``group`` has, None when nobody knows."""
+        if group not in self._sizes:
+            found = self._look_up_size(group)
+            if found is None:
+                return None
+            self._sizes[group] = found
+        return self._sizes[group][0]
+
     def rank(self, group: str) -> int | None:
         """Returns this process' rank in ``group``, None when nobody knows."""
         if group not in self._ranks:

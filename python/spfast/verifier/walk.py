@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from spfast.verifier import moves, norms
+from spfast.verifier import moves, norms, products
 from spfast.verifier.along import along
 from spfast.verifier.context import Context, Rule
 from spfast.verifier.dims import SYMBOLIC_OPERATORS, is_data
@@ -48,6 +48,15 @@ def _slice(
     return along(ctx, node, target, args, kwargs)
 
 
+def _auto_functionalized(
+    ctx: Context, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Value | None:
+    """An operator that writes to buffers, made to return them."""
+    if args and operator_name(args[0]) == "_C::cutlass_scaled_mm":
+        return products.cutlass(ctx, node, args, kwargs)
+    return norms.auto_functionalized(ctx, node, target, args, kwargs)
+
+
 _BY_NAME: dict[str, Rule] = {
     **dict.fromkeys(COLLECTIVES, moves.collective),
     **dict.fromkeys(WAITS, moves.wait),
@@ -63,8 +72,12 @@ _BY_NAME: dict[str, Rule] = {
     "aten::slice.Tensor": _slice,
     "aten::narrow": moves.slice_rows,
     "aten::sym_size.int": moves.size,
-    "auto_functionalized": norms.auto_functionalized,
-    "auto_functionalized_v2": norms.auto_functionalized,
+    "auto_functionalized": _auto_functionalized,
+    "auto_functionalized_v2": _auto_functionalized,
+    "aten::addmm": products.addmm,
+    "aten::_scaled_mm": products.scaled,
+    "vllm::bmm_fp8": products.scaled_batch,
+    **products.FUSED,
 }
 
 

@@ -1,0 +1,81 @@
+"""The pairs of a graph and of those that it calls, fused after all else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from spfast.async_tp import fuse_pairs
+from spfast.config import SequenceParallelConfig
+from spfast.journal import Journal, undo_all
+from spfast.pairs import AsyncTP
+from spfast.patterns import Registry
+from spfast.run import Run
+
+__all__ = ["Pairs", "foresee_pairs", "fuse_all"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What was fused.
+
+    Attributes:
+        found: The pairs, fused and left; None where that is not asked for.
+        journals: What takes it back, by the path of the graph.
+    """
+
+    found: AsyncTP | None = None
+    journals: Mapping[str, Journal] = field(default_factory=dict)
+
+
+def fuse_all(
+    graphs: Mapping[str, fx.Graph], config: SequenceParallelConfig, registry: Registry
+) -> Pairs:
+    """Fuses in place, if the config says so; whatever is raised, all graphs are as they were.
+
+    Args:
+        graphs: By path; "" is the one that calls the others.
+        config: Says whether, and which.
+        registry: Says which collectives there are.
+
+    Example:
+        >>> from spfast.patterns import default_registry
+        >>> fuse_all({"": fx.Graph()}, SequenceParallelConfig(), default_registry()).found
+    """
+    if not config.async_tp:
+        return Pairs()
+    parts: list[tuple[str, AsyncTP]] = []
+    journals: dict[str, Journal] = {}
+    try:
+        for path, graph in graphs.items():
+            found, journal = fuse_pairs(graph, config, registry)
+            parts.append((path, found))
+            if journal is not None:
+                journals[path] = journal
+    except BaseException:
+        undo_all(journals.values())
+        raise
+    return Pairs(AsyncTP.of_graphs(parts), journals)
+
+
+def foresee_pairs(
+    runs: Iterable[Run],
+    graphs: Mapping[str, fx.Graph],
+    config: SequenceParallelConfig,
+    registry: Registry,
+) -> AsyncTP | None:
+    """What :func:`fuse_all` would do once the plans of runs are committed: done, and taken back."""
+    if not config.async_tp:
+        return None
+    journals: list[Journal] = []
+    try:
+        for run in runs:
+            if run.job.planned_sites():
+                journals.append(run.edit())
+        pairs = fuse_all(graphs, config, registry)
+        journals += pairs.journals.values()
+        return pairs.found
+    finally:
+        undo_all(journals)
