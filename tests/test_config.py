@@ -12,13 +12,8 @@ import pytest
 import torch
 from torch import fx
 
-from spfast.config import (
-    Applicability,
-    Range,
-    SequenceParallelConfig,
-    applicability,
-    minimum_tokens,
-)
+from spfast.applicability import Applicability, applicability, minimum_tokens
+from spfast.config import Range, SequenceParallelConfig
 from spfast.errors import ConfigError, SpfastError
 from spfast.thresholds import DEFAULT_THRESHOLDS, Threshold
 

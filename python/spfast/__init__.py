@@ -18,7 +18,8 @@ from spfast.versions import check_torch
 check_torch(torch.__version__)
 
 from spfast._core import version as __version__  # noqa: E402
-from spfast.config import Applicability, Range, SequenceParallelConfig  # noqa: E402
+from spfast.applicability import Applicability  # noqa: E402
+from spfast.config import Range, SequenceParallelConfig  # noqa: E402
 from spfast.errors import (  # noqa: E402
     ConfigError,
     FileFormatError,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from spfast.async_tp import enable_async_tp
     from spfast.consistency import check_ranks_agree, fingerprint
     from spfast.explanation import Explanation, explain
-    from spfast.passes import NoOpEliminationPass, SequenceParallelismPass
+    from spfast.passes import AsyncTPPass, NoOpEliminationPass, SequenceParallelismPass
     from spfast.recent import last_results
     from spfast.table import NodeTable
     from spfast.verifier import Problem, Snapshot, Verification, snapshot, verify
@@ -47,6 +48,7 @@ __all__ = [
     "Applicability",
     "Assumption",
     "AsyncTP",
+    "AsyncTPPass",
     "ConfigError",
     "Explanation",
     "FileFormatError",
@@ -83,6 +85,7 @@ __all__ = [
 # Imported when first asked for: a process that only rewrites waits for neither most of these nor
 # what they need of torch (Inductor, sympy), and one that loads a plugin that is off for none.
 _LAZY = {
+    "AsyncTPPass": "passes",
     "Explanation": "explanation",
     "NoOpEliminationPass": "passes",
     "NodeTable": "table",

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from spfast.config import Divisibility, SequenceParallelConfig, minimum_tokens
+from spfast.applicability import minimum_tokens
+from spfast.config import Divisibility, SequenceParallelConfig
 
 __all__ = ["Decision", "decide", "too_few"]
 

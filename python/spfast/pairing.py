@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import fx
 
 from spfast.async_tp import fuse_pairs
 from spfast.config import SequenceParallelConfig
+from spfast.graphs import called_graphs, graph_of
 from spfast.journal import Journal, undo_all
 from spfast.pairs import AsyncTP
 from spfast.patterns import Registry
+from spfast.recent import tell
+from spfast.result import Result
 from spfast.run import Run
 
-__all__ = ["Pairs", "foresee_pairs", "fuse_all"]
+__all__ = ["Pairs", "foresee_pairs", "fuse", "fuse_all"]
 
 
 @dataclass(frozen=True)
@@ -79,3 +82,51 @@ def foresee_pairs(
         return pairs.found
     finally:
         undo_all(journals)
+
+
+def fuse(
+    graph: fx.Graph | fx.GraphModule, config: SequenceParallelConfig, registry: Registry
+) -> Result:
+    """Fuses the pairs of a graph and of those that it calls, and does nothing else.
+
+    Args:
+        graph: As :func:`spfast.apply` takes it.
+        config: Says which; its ``async_tp`` does not matter.
+        registry: Says which collectives there are.
+
+    Raises:
+        GraphError: ``graph`` is not a graph.
+        VerificationError: ``config.validate`` is set and the result could not be proved right.
+
+        Whatever is raised, the graph is exactly as it was.
+
+    Example:
+        >>> from spfast.patterns import default_registry
+        >>> int(fuse(fx.Graph(), SequenceParallelConfig(), default_registry()).async_tp)
+        0
+    """
+    given = graph_of(graph)
+    modules = called_graphs(given)
+    graphs = {"": given, **{path: module.graph for path, module in modules.items()}}
+    before = None
+    if config.validate:
+        from spfast.verifier import snapshot
+
+        before = snapshot(given)
+    pairs = fuse_all(graphs, replace(config, async_tp=True), registry)
+    changed = [modules[path] for path in pairs.journals if path]
+    try:
+        for module in changed:
+            module.recompile()
+        if before is not None and pairs.journals:
+            from spfast.verifier import verify
+
+            verify(before, given, config).raise_if_failed()
+    except BaseException:
+        undo_all(pairs.journals.values())
+        for module in changed:
+            module.recompile()
+        raise
+    result = Result(async_tp=pairs.found)
+    tell(result)
+    return result

@@ -39,7 +39,10 @@ def tell(result: Result) -> None:
     """One line a graph: what was asked for, what was done, what was left and why."""
     _recent.append(result)
     asked = result.matched_count + len(result.skipped)
-    if logger.isEnabledFor(logging.INFO):
+    if not asked and result.async_tp is not None:
+        pairs = result.async_tp
+        logger.info("async TP: %s, %.3f ms", pairs.summary(), pairs.seconds * 1e3)
+    elif logger.isEnabledFor(logging.INFO):
         rules = ", ".join(f"{n} {rule}" for rule, n in sorted(result.by_pattern.items()))
         reasons = Counter(site.reason for site in result.skipped)
         left = "; ".join(f"{n} left: {reason}" for reason, n in reasons.most_common(3))

@@ -13,16 +13,13 @@ from torch import fx
 from spfast.async_tp.collectives import Collective
 from spfast.async_tp.products import Product, product
 from spfast.async_tp.reading import (
-    is_bit_view,
-    is_cast,
-    is_identity,
     is_row_major,
-    is_view,
     list_sizes,
     product_of,
     same_size,
     tensor,
 )
+from spfast.async_tp.shown import Shown, shown_by
 from spfast.async_tp.symmetric import accepts, bind, fused_operator, torch_group_name
 from spfast.edits import Edits
 
@@ -32,19 +29,6 @@ _aten = torch.ops.aten
 _view = _aten.reshape.default
 # As many nodes are moved ahead of a fused operator at most, for one of its products.
 _MOST_MOVED = 16
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """A node that shows the gathered rows.
-
-    Attributes:
-        node: The node.
-        steps: What turns the gathered values into what it holds, but for their shape.
-    """
-
-    node: fx.Node
-    steps: tuple[fx.Node, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -206,7 +190,7 @@ def find_gather_pair(
     assert shard is not None
     if not is_row_major(shard):
         return "the rows that it gathers do not lie one after the other"
-    shown = _shown(gather)
+    shown = shown_by(gather)
     found, why = _products(shown)
     if not found:
         return why or "no matrix product reads what it gathers"
@@ -216,42 +200,11 @@ def find_gather_pair(
     return _placed(gather, shown, best, read)
 
 
-def _shown(gather: Collective) -> dict[fx.Node, _Shown]:
-    """All nodes that show the gathered rows with all their features."""
-    features = _shape(gather.value)[-1]
-    found = {gather.value: _Shown(gather.value)}
-    pending = [gather.value]
-    while pending:
-        node = pending.pop()
-        for user in node.users:
-            if user in found or not user.args or user.args[0] is not node:
-                continue
-            steps = found[node].steps
-            if is_bit_view(user) or _narrows(user):
-                steps = (*steps, user)
-            elif not (is_view(user) or is_identity(user)):
-                continue
-            value = tensor(user)
-            if value is None or value.dim() == 0 or not same_size(value.shape[-1], features):
-                continue
-            found[user] = _Shown(user, steps)
-            pending.append(user)
-    return found
-
-
-def _narrows(node: fx.Node) -> bool:
-    """A cast that leaves no more bytes to gather."""
-    if not is_cast(node):
-        return False
-    before, after = tensor(node.args[0]), tensor(node)
-    return before is not None and after is not None and after.itemsize <= before.itemsize
-
-
 _Kind = tuple[Any, ...]
 
 
 def _products(
-    shown: dict[fx.Node, _Shown],
+    shown: dict[fx.Node, Shown],
 ) -> tuple[dict[_Kind, list[Product]], str]:
     """The products that could be one operator together, by kind; and why another is none."""
     found: dict[_Kind, list[Product]] = {}
@@ -279,7 +232,7 @@ def _products(
 
 def _placed(
     gather: Collective,
-    shown: dict[fx.Node, _Shown],
+    shown: dict[fx.Node, Shown],
     products: Sequence[Product],
     read: Callable[[fx.Node], Collective | None],
 ) -> GatherPair | str:

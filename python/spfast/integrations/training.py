@@ -6,15 +6,17 @@ the sums of gradients that are reduced one by one meet in it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 import torch._inductor.config as inductor_config
 from torch import fx
 
-from spfast.config import SequenceParallelConfig
+from spfast.config import SequenceParallelConfig, as_config
 from spfast.errors import ConfigError
 from spfast.graphs import graph_of
+from spfast.pairing import fuse
 from spfast.passes.sequence_parallelism import SequenceParallelismPass
 from spfast.patterns import Registry
 
@@ -41,12 +43,17 @@ class _JointPass(SequenceParallelismPass):
 
 
 class _InferencePass(SequenceParallelismPass):
-    """The pass on graphs that are no part of a joint graph."""
+    """The pass on graphs that are no part of a joint graph; of those that are, the pairs.
+
+    What is fused before a joint graph is divided would be saved whole between the two.
+    """
 
     def __call__(self, graph: fx.Graph) -> None:
         self._asked = False
         if not any(_DONE in node.meta for node in graph.nodes if node.op == "call_function"):
             super().__call__(graph)
+        elif self.config.async_tp:
+            self.result = fuse(graph, self.config, self._rules())
 
 
 def _is_tangent(node: fx.Node) -> bool:
@@ -59,13 +66,15 @@ class Enabled:
 
     Attributes:
         joint: The pass on the joint graph of a training step; its ``result`` says what it did.
-        inference: The pass on all other graphs.
+        inference: The pass on all other graphs; with ``async_tp`` it fuses the pairs of the two
+            that a joint graph is divided into as well.
     """
 
     def __init__(
         self, config: SequenceParallelConfig | None = None, registry: Registry | None = None
     ) -> None:
-        self.joint = _JointPass(config, registry=registry)
+        planned = replace(as_config(config), async_tp=False)
+        self.joint = _JointPass(planned, registry=registry)
         self.inference = _InferencePass(config, registry=registry)
         self._before: tuple[Any, ...] | None = None
         settings: Any = inductor_config

@@ -14,7 +14,9 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 
 from spfast import _core
 from spfast.api import apply
-from spfast.config import Applicability, Range, SequenceParallelConfig, applicability, as_config
+from spfast.applicability import Applicability, applicability
+from spfast.async_tp import enabled_groups
+from spfast.config import Range, SequenceParallelConfig, as_config
 from spfast.errors import ConfigError
 from spfast.groups import known_groups
 from spfast.passes.base import Dump
@@ -116,15 +118,16 @@ class SequenceParallelismPass(CustomGraphPass):
         """Returns what Inductor puts into its cache key for this pass.
 
         It changes with the version of the package, the rules and the config, and with the groups
-        that this rank is in: ranks share a cache, but not the rows that they keep. What a predicate
+        that this rank is in and may fuse collectives of: ranks share a cache, but not the rows that
+        they keep. What a predicate
         answers cannot be told from its name, so with one no other process gets the same key.
         """
         self._asked = self._asked or CompileContext.current_compile_id() is not None
         registry = self._rules()
-        state = (registry.version, known_groups())
+        state = (registry.version, known_groups(), enabled_groups())
         if self._uuid is None or self._uuid[0] != state:
             parts = [_core.version, registry.digest(), json.dumps(self.config.to_dict())]
-            parts.append(repr(state[1]))
+            parts.append(repr(state[1:]))
             if callable(self.config.replicated):
                 parts.append(uuid.uuid4().hex)
             digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()

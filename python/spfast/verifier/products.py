@@ -253,7 +253,7 @@ def _scattered(
         if isinstance(rows, int) or not ctx.groups.assumes_divisible:
             ctx.why = f"scatters {rows} rows over {size} ranks"
             return None
-        ctx.dims.assume_divisible(rows, size)
+    ctx.dims.assume_divisible(rows, size)
     term = ctx.store.reduction(part, given["reduce_op"], group)
     mine = (ctx.dims.divide(rows, size), *shape[1:])
     return _seen(ctx, node, ctx.store.shard(term, group, size, mine))

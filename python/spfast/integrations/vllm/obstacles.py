@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from spfast.config import minimum_tokens
+from spfast.applicability import minimum_tokens
 from spfast.integrations.vllm.changes import missing, refusals
 from spfast.integrations.vllm.host_config import config_from_vllm, read
 from spfast.integrations.vllm.hosts import Host

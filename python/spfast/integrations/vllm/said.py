@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from spfast._core import version
-from spfast.config import SequenceParallelConfig, minimum_tokens
+from spfast.applicability import minimum_tokens
+from spfast.config import SequenceParallelConfig
 from spfast.integrations.vllm.hosts import vllm_version
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from typing import Any
 from torch import fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
-from spfast.config import Applicability, Range, SequenceParallelConfig, applicability
+from spfast.applicability import Applicability, applicability
+from spfast.config import Range, SequenceParallelConfig
 from spfast.groups import known_groups
 from spfast.integrations.vllm import said
 from spfast.integrations.vllm.host_config import config_from_vllm

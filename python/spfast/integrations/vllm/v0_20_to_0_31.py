@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from spfast.config import minimum_tokens
+from spfast.applicability import minimum_tokens
 from spfast.integrations.vllm import encoder
 from spfast.integrations.vllm.changes import Change, is_made
 from spfast.integrations.vllm.host_config import config_from_vllm

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from spfast.config import minimum_tokens
+from spfast.applicability import minimum_tokens
 from spfast.integrations.vllm import encoder
 from spfast.integrations.vllm.changes import Change, is_made
 from spfast.integrations.vllm.host_config import config_from_vllm
