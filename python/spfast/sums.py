@@ -154,6 +154,7 @@ class SumMerger:
         try:
             for root, linear in _roots(edits, leaves):
                 merged.append(_merge(edits, root, linear))
+            edits.finish()
         except BaseException:
             edits.journal.undo()
             raise

@@ -30,6 +30,7 @@ def fuse(graph: fx.Graph, rank: int = 0, **more: Any) -> spfast.AsyncTP:
     with async_tp_stand_in():
         result = spfast.apply(graph, config).async_tp
     graph.lint()
+    assert len(graph.nodes) == len(list(graph.nodes))
     assert result is not None
     return result
 

@@ -132,6 +132,7 @@ def rewrite(graph: fx.Graph, rank: int = 0, **config: Any) -> spfast.Result:
     said = {"recognise": "patterns", "tp_size": RANKS, "tp_rank": rank} | config
     result = spfast.apply(graph, spfast.SequenceParallelConfig(**said))
     graph.lint()
+    assert len(graph.nodes) == len(list(graph.nodes))
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import operator
 import pickle
@@ -132,3 +133,36 @@ def test_rank_0_says_what_was_rewritten(
     with caplog.at_level(logging.INFO, logger="vllm.spfast"):
         sp(piece(sums=2, ends=1))
     assert not [each for each in caplog.records if each.name == "vllm.spfast"]
+
+
+def test_pairs_are_fused_after_the_rewrite_and_by_the_drop_in(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from spfast.integrations.vllm import AsyncTPPass
+    from spfast.testing import async_tp_stand_in
+
+    rows = {"enable": True, "async_tp": True}
+    given = config()
+    given.additional_config = {"spfast": rows}
+    sp = SequenceParallelismPass(given)
+    assert sp.config.async_tp
+    # What the table knows nothing of stays; here every pair is taken.
+    sp.config = dataclasses.replace(sp.config, async_tp_thresholds=())
+    with async_tp_stand_in(), caplog.at_level(logging.INFO, logger="vllm.spfast"):
+        sp(piece(sums=2, ends=1))
+    assert sp.matched_count == 2 and sp.result is not None
+    assert sp.result.async_tp is not None and len(sp.result.async_tp.fused) == 3
+    (line,) = [each.getMessage() for each in caplog.records if each.name == "vllm.spfast"]
+    assert "; 3 of 4 pairs fused" in line
+
+    graph = piece(sums=2, ends=1)
+    SequenceParallelismPass(config())(graph)
+    fusing = AsyncTPPass(config())
+    fusing.config = dataclasses.replace(fusing.config, async_tp_thresholds=())
+    caplog.clear()
+    with async_tp_stand_in(), caplog.at_level(logging.INFO, logger="vllm.spfast"):
+        fusing(graph)
+    assert fusing.matched_count == 3 and fusing.uuid() != SequenceParallelismPass(config()).uuid()
+    (line,) = [each.getMessage() for each in caplog.records if each.name == "vllm.spfast"]
+    assert "3 of 4 pairs fused" in line and line.endswith("tokens")
+    assert pickle.loads(pickle.dumps(fusing)).config == fusing.config

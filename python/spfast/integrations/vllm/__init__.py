@@ -15,14 +15,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from spfast.integrations.vllm.async_tp import AsyncTPPass
     from spfast.integrations.vllm.drop_in import install
     from spfast.integrations.vllm.host_config import config_from_vllm
     from spfast.integrations.vllm.sp import SequenceParallelismPass
 
-__all__ = ["SequenceParallelismPass", "config_from_vllm", "install"]
+__all__ = ["AsyncTPPass", "SequenceParallelismPass", "config_from_vllm", "install"]
 
 # The plugin is loaded by every process of every vLLM; the pass by those that compile with it.
 _HOME = {
+    "AsyncTPPass": "async_tp",
     "SequenceParallelismPass": "sp",
     "config_from_vllm": "host_config",
     "install": "drop_in",

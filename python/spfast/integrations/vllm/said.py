@@ -15,7 +15,7 @@ from spfast.integrations.vllm.hosts import vllm_version
 if TYPE_CHECKING:
     from spfast.result import Result
 
-__all__ = ["off", "on", "rewritten"]
+__all__ = ["fused", "off", "on", "rewritten"]
 
 logger = logging.getLogger("vllm.spfast")
 
@@ -39,14 +39,23 @@ def rewritten(
     reasons = Counter(site.reason for site in result.skipped)
     left = "".join(f"; {count} left: {reason}" for reason, count in reasons.most_common(3))
     logger.info(
-        "%s: %d of %d all_reduces rewritten in the graph for %s tokens, %s%s",
+        "%s: %d of %d all_reduces rewritten in the graph for %s tokens, %s%s%s",
         _where(),
         result.matched_count,
         result.matched_count + len(result.skipped),
         tokens,
         _extent(config, ends),
         left,
+        f"; {result.async_tp.summary()}" if result.async_tp is not None else "",
     )
+
+
+def fused(tokens: str, result: Result) -> None:
+    """Says what a pass that does nothing else fused in the graph of one range."""
+    if result.async_tp is not None and (result.async_tp.fused or result.async_tp.left):
+        logger.info(
+            "%s: %s in the graph for %s tokens", _where(), result.async_tp.summary(), tokens
+        )
 
 
 def _where() -> str:

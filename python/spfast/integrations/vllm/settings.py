@@ -28,6 +28,7 @@ class Settings:
         debug_dump: As there.
         gather_bytes: As there.
         gather_quantized: As there.
+        async_tp: As there; the plugin enables symmetric memory for the tensor-parallel group.
 
     Example:
         >>> Settings.parse({"enable": True, "min_token_num": 1024}).min_token_num
@@ -42,6 +43,7 @@ class Settings:
     debug_dump: str | None = None
     gather_bytes: bool | None = None
     gather_quantized: bool = True
+    async_tp: bool = False
 
     def __post_init__(self) -> None:
         for name in ("enable", "full_graph"):
@@ -82,7 +84,8 @@ class Settings:
 
     def pass_fields(self) -> dict[str, Any]:
         """The fields that go into a SequenceParallelConfig as they are."""
-        names = ("recognise", "validate", "debug_dump", "gather_bytes", "gather_quantized")
+        own = ("enable", "min_token_num", "full_graph")
+        names = [field.name for field in dataclasses.fields(self) if field.name not in own]
         return {name: getattr(self, name) for name in names}
 
 

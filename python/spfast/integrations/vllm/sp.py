@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,7 +16,9 @@ from torch import fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
 from spfast.applicability import Applicability, applicability
+from spfast.async_tp import enable_async_tp, enabled_groups
 from spfast.config import Range, SequenceParallelConfig
+from spfast.errors import ConfigError
 from spfast.groups import known_groups
 from spfast.integrations.vllm import said
 from spfast.integrations.vllm.host_config import config_from_vllm
@@ -24,7 +27,7 @@ from spfast.integrations.vllm.takeover import identity
 from spfast.passes.sequence_parallelism import SequenceParallelismPass as _Pass
 from spfast.result import Result
 
-__all__ = ["SequenceParallelismPass"]
+__all__ = ["SequenceParallelismPass", "compiled_range"]
 
 logger = logging.getLogger("spfast")
 
@@ -93,7 +96,7 @@ class SequenceParallelismPass(CustomGraphPass):
         self.result = inner.result
         assert self.result is not None
         if (config.tp_rank or 0) == 0 and (self.result.matched_count or self.result.skipped):
-            said.rewritten(config, self._ends, _compiled_range(), self.result)
+            said.rewritten(config, self._ends, compiled_range(), self.result)
 
     def uuid(self) -> str:
         """The part of a cache key that stands for this pass.
@@ -107,6 +110,7 @@ class SequenceParallelismPass(CustomGraphPass):
         if _pass_context() is not None:
             here = self._resolved()
             parts += [str(here.group_name), str(here.tp_rank), repr(known_groups())]
+            parts.append(repr(enabled_groups()))
             parts.append(f"hands on {self._hands_on()}")
         return f"spfast.vllm.{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()}"
 
@@ -141,9 +145,16 @@ class SequenceParallelismPass(CustomGraphPass):
         group = getattr(sys.modules.get(_GROUPS_MODULE), "_TP", None)
         if group is None:
             return self.config
+        if self._fuses:
+            _enable(group)
         return dataclasses.replace(
             self.config, group_name=group.unique_name, tp_rank=group.rank_in_group
         )
+
+    @property
+    def _fuses(self) -> bool:
+        """Whether pairs are fused, for which the group must be enabled."""
+        return self.config.async_tp
 
     def _hands_on(self) -> bool:
         """Whether this is a pipeline stage whose residual the next one gathers."""
@@ -153,6 +164,12 @@ class SequenceParallelismPass(CustomGraphPass):
     def __getstate__(self) -> dict[str, Any]:
         kept = {name: getattr(self, name) for name in ("config", "_ends", "_keeps_residual")}
         return {**kept, "result": None}
+
+
+def _enable(group: Any) -> None:
+    """Allows fused operators for vLLM's group; where they cannot work, each pair says why."""
+    with contextlib.suppress(ConfigError):
+        enable_async_tp(getattr(group, "device_group", group))
 
 
 # A stage returns its hidden states and its residual, in this order.
@@ -182,7 +199,8 @@ def _pass_context() -> Any:
     return None
 
 
-def _compiled_range() -> str:
+def compiled_range() -> str:
+    """The token counts that vLLM compiles for now, for people."""
     context = _pass_context()
     found = getattr(context, "compile_range", None)
     return "all" if found is None else f"{found.start} to {found.end}"
