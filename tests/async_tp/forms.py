@@ -148,6 +148,12 @@ def through_views(b: Pairs) -> Any:
     return rows, b.mm(b.call(aten.reshape.default, wide, [-1, 32]), b.weight("u"))
 
 
+def scattered_and_gathered(b: Pairs) -> Any:
+    """What one fused operator yields is what the next one gathers."""
+    rows = b.scatter(b.mm(b.whole("x"), b.weight("w", out=32)))
+    return b.mm(b.gather(rows), b.weight("u"))
+
+
 def wide_sum(b: Pairs) -> Any:
     """Cast up, summed, cast back."""
     cast = torch.ops.prims.convert_element_type.default
@@ -265,6 +271,7 @@ FORMS: dict[Body, int] = {
     backward: 1,
     scatter_of_transposed: 1,
     through_views: 2,
+    scattered_and_gathered: 2,
     wide_sum: 1,
     narrowed: 1,
     with_bias: 1,

@@ -213,6 +213,14 @@ def test_a_fault_at_each_edit_leaves_the_graph_as_it_was() -> None:
         assert turn > 5
 
 
+def test_a_product_between_two_collectives_hides_the_gather() -> None:
+    b = Pairs()
+    b.output([b.scatter(b.mm(b.gather(b.shard("x")), b.weight("w")))])
+    found = fuse(b.graph)
+    assert [pair.operator for pair in found.fused] == ["fused_all_gather_matmul"]
+    assert [pair.reason for pair in found.left] == ["its product hides an all_gather already"]
+
+
 def test_explain_says_it_and_changes_nothing() -> None:
     graph = build(gathered).graph
     before = picture(graph)

@@ -81,18 +81,19 @@ class _Run:
         self._edits = edits
         self._writes = Writes(graph) if any(map(may_write, targets_of(graph))) else None
         self._obstacles: dict[tuple[str, torch.device], str] = {}
-        self._yields: dict[fx.Node, Collective] = {}
+        self._yields: dict[fx.Node, fx.Node] = {}  # a gathered value: the call
 
     def run(self, calls: list[fx.Node]) -> tuple[tuple[FusedPair, ...], tuple[LeftPair, ...]]:
         fused: list[FusedPair] = []
         left: list[tuple[fx.Node, str]] = []
-        collectives = [(call, self._spelling.read(call)) for call in calls]
-        for _, each in collectives:
+        for call in calls:
+            each = self._spelling.read(call)
             if isinstance(each, Collective) and each.gathers:
-                self._yields[each.value] = each
-        for call, each in collectives:
+                self._yields[each.value] = call
+        for call in calls:
             if call._erased:  # a gather of scales, which went with that of what they scale
                 continue
+            each = self._spelling.read(call)  # anew: what it reads may be fused by now
             found = each if isinstance(each, str) else self._pair(each)
             if isinstance(found, str):
                 left.append((call, found))
@@ -110,7 +111,7 @@ class _Run:
             return f"its group '{group_name(each.group)}' is not group_name='{wanted}'"
         found: GatherPair | ScatterPair | str
         if each.gathers:
-            found = find_gather_pair(each, self._yields.get)
+            found = find_gather_pair(each, self._gather_of)
         else:
             found = find_scatter_pair(each)
         if isinstance(found, str):
@@ -127,6 +128,12 @@ class _Run:
             or not_worth(self._config, operand, found.tokens, found.features)
             or found
         )
+
+    def _gather_of(self, node: fx.Node) -> Collective | None:
+        """The gather that yields a node."""
+        call = self._yields.get(node)
+        found = None if call is None or call._erased else self._spelling.read(call)
+        return found if isinstance(found, Collective) else None
 
     def _obstacle(self, group: Any, device: torch.device) -> str:
         key = (group_name(group), device)
