@@ -298,6 +298,7 @@ def preview(
                 run.plan()
                 if run.job.planned_sites():
                     run.edit()
+            fuse_all(begun.graphs(), begun.config, begun.registry)
     return copied
 
 

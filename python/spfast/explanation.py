@@ -235,7 +235,10 @@ def explain(
     patterns, rowwise = (views[alone].reports for alone in RECOGNISERS)
     before, after = (
         _rows(each, registry)
-        for each in (graph_of(graph), preview(graph, config, registry=registry))
+        for each in (
+            graph_of(graph),
+            preview(graph, replace(config, async_tp=False), registry=registry),
+        )
     )
     layers = {row.name: row.layer for row in before}
     entries = [
