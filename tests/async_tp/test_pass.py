@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 import pickle
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
-import torch
 from async_tp.forms import RANKS, build, gathered, several_readers
 from async_tp.test_forms import CONFIG
 from torch import fx
@@ -112,54 +110,3 @@ def test_a_called_graph_is_fused_and_recompiled() -> None:
     assert result.async_tp is not None
     assert result.async_tp.fused[0].collective == "inner.all_gather_into_tensor_default"
     assert "fused_all_gather_matmul" in module.inner.code
-
-
-def train(rank: int, world_size: int) -> list[Any]:
-    """A step of a small Llama, without the pass and with both."""
-    from torch.distributed.device_mesh import init_device_mesh
-
-    from spfast.integrations.inductor import enable
-    from spfast.testing.models.families import build as model_of
-    from tests.training.steps import _backend
-
-    mesh = init_device_mesh("cpu", (world_size,), mesh_dim_names=("tp",))
-    found: list[Any] = []
-    model = model_of("hf_llama", mesh)
-    model.module.train()
-    torch.manual_seed(1)
-    value = model.example(1, 16)
-
-    def step() -> tuple[Any, list[torch.Tensor], int]:
-        torch._dynamo.reset()
-        graphs: list[fx.GraphModule] = []
-        compiled = torch.compile(model.module, fullgraph=True, backend=_backend(graphs))
-        for parameter in model.module.parameters():
-            parameter.grad = None
-        loss = compiled(value).float().square().mean()
-        loss.backward()
-        fused = sum("symm_mem" in str(node.target) for g in graphs for node in g.graph.nodes)
-        gradients = [
-            getattr(parameter.grad, "_local_tensor", parameter.grad).clone()
-            for parameter in model.module.parameters()
-        ]
-        return loss.detach(), gradients, fused
-
-    loss, gradients, none = step()
-    assert none == 0
-    config = spfast.SequenceParallelConfig(async_tp=True, async_tp_thresholds=(), validate=True)
-    with async_tp_stand_in(), enable(config) as enabled:
-        again, theirs, fused = step()
-        assert enabled.joint.matched_count > 0
-    torch.testing.assert_close(again, loss)
-    for mine, other in zip(theirs, gradients, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
-    found.append(fused)
-    return found
-
-
-@pytest.mark.parametrize("ranks", [2])
-def test_a_training_step_is_fused_and_its_gradients_stay(ranks: int) -> None:
-    from spfast.testing import run_ranks
-
-    for (fused,) in run_ranks(train, ranks, timeout=280):
-        assert fused >= 12
