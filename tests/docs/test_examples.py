@@ -19,6 +19,7 @@ from docs.markdown import PAGES, ROOT, Block, blocks, commands
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from spfast import cli, pattern_matcher
+from spfast.integrations import inductor
 from spfast.patterns import default_registry
 from spfast.testing import assumptions, rendezvous
 from spfast.testing.builder import TOKENS, GraphBuilder
@@ -36,14 +37,13 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setitem(sys.modules, version.__name__, version)
     monkeypatch.setenv("SPFAST_VLLM_INSTALL", "0")  # so that it is taken back
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
-    stock = sys.modules["torch._inductor.pattern_matcher"].PatternMatcherPass
-    monkeypatch.setattr(stock, "apply", stock.apply)
     monkeypatch.setattr(assumptions, "Rendezvous", _alone)
     dist.init_process_group("fake", rank=0, world_size=8, store=FakeStore())
     try:
         with (
             default_registry().temporary(),
             torch._inductor.config.patch(post_grad_custom_pre_pass=None),
+            inductor.patched(),  # so that what a page installs is taken back
         ):
             yield
     finally:
