@@ -142,13 +142,13 @@ def test_an_operator_that_is_not_there_is_never_called(monkeypatch: pytest.Monke
         assert left.reason.startswith(f"this torch has no operator symm_mem.{name}")
 
 
-# Each as some torch declares it.
+# "2.9.1" is what torch 2.9.1, 2.10.0, 2.13.0, 2.14.1 and 2.15.0 declare; the others are not.
 SCHEMAS = {
-    "2.9": "(Tensor A, Tensor B, Tensor A_scale, Tensor B_scale, str reduce_op, "
+    "numbers alone": "(Tensor A, Tensor B, Tensor A_scale, Tensor B_scale, str reduce_op, "
     "int orig_scatter_dim, int scatter_dim_after_maybe_reshape, str group_name, "
     "int[]? output_shape, Tensor? bias = None, Tensor? result_scale = None, "
     "ScalarType? out_dtype = None, bool use_fast_accum = False) -> Tensor",
-    "2.13": "(Tensor A, Tensor B, Tensor A_scale, Tensor B_scale, str reduce_op, "
+    "2.9.1": "(Tensor A, Tensor B, Tensor A_scale, Tensor B_scale, str reduce_op, "
     "int orig_scatter_dim, int scatter_dim_after_maybe_reshape, str group_name, "
     "SymInt[]? output_shape, Tensor? bias = None, Tensor? result_scale = None, "
     "ScalarType? out_dtype = None, bool use_fast_accum = False) -> Tensor",
@@ -165,13 +165,13 @@ SCHEMAS = {
 def test_the_schema_decides(torch_version: str) -> None:
     from spfast.async_tp.scatters import _SCALED
 
-    name = f"scatter_{torch_version.replace('.', '_')}"
+    name = f"scatter_{torch_version.replace('.', '_').replace(' ', '_')}"
     make: Any = torch.library.Library
     library = make("spfast_schemas", "FRAGMENT")
     library.define(name + SCHEMAS[torch_version])
     target = getattr(torch.ops.spfast_schemas, name).default
-    assert symmetric.accepts(target, _SCALED) is (torch_version in ("2.9", "2.13"))
-    assert symmetric.takes_symbols(target, "output_shape") is (torch_version in ("2.13", "other"))
+    assert symmetric.accepts(target, _SCALED) is (torch_version in ("numbers alone", "2.9.1"))
+    assert symmetric.takes_symbols(target, "output_shape") is (torch_version in ("2.9.1", "other"))
 
 
 def test_thresholds_say_what_was_measured() -> None:
