@@ -1,7 +1,8 @@
 """Makes vLLM on a CPU compile the graph that it compiles on a GPU, in every process of an engine.
 
-vLLM's CPU platform compiles in another mode, runs no passes, and reduces over shared memory in
-place. And the package has another name there, which vLLM's command line asks for.
+vLLM's CPU platform compiles in another mode, runs no passes, reduces over shared memory in place,
+and calls a layer of experts as a function that is traced. And the package has another name there,
+which vLLM's command line asks for.
 """
 
 import importlib.metadata
@@ -44,6 +45,14 @@ if os.environ.get("LIKE_GPU") == "1" and "vllm" not in sys.modules:
         # It names operators that only CUDA has; Inductor decomposes what it leaves.
         module.FixFunctionalizationPass.__call__ = lambda self, graph: None
 
+    def _experts(module):
+        # On a GPU a layer of experts is one operator, which needs all tokens.
+        def _select_forward(self):
+            shared = "" if self.shared_experts is None else "_shared"
+            return getattr(module.torch.ops.vllm, f"moe_forward{shared}")
+
+        module.MoERunner._select_forward = _select_forward
+
     if os.environ.get("ANOTHER_SPFAST") == "1":
         when_imported(
             "spfast.integrations.vllm.takeover",
@@ -52,3 +61,4 @@ if os.environ.get("LIKE_GPU") == "1" and "vllm" not in sys.modules:
     when_imported("vllm.platforms.cpu", _platform)
     when_imported("vllm.distributed.device_communicators.cpu_communicator", _communicator)
     when_imported("vllm.compilation.passes.utility.fix_functionalization", _functionalization)
+    when_imported("vllm.model_executor.layers.fused_moe.runner.moe_runner", _experts)
