@@ -14,7 +14,8 @@ constexpr int64_t kWorth = int64_t{64} << 20;
 constexpr int64_t kWidth = 4096;
 // An all_reduce of fewer numbers a token is not worth two collectives that move the same bytes.
 constexpr int64_t kFew = 2;
-// Memory is read as much faster than the ranks exchange: 4.1 TB/s to 256 GB/s on two H200.
+// Memory is read as much faster than the ranks exchange: about 4 TB/s (an estimate) to the 256 GB/s
+// that two H200 exchanged.
 constexpr int64_t kMemory = 16;
 
 }  // namespace

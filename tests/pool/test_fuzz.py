@@ -18,7 +18,7 @@ FIRST = random.SystemRandom().randrange(10**9) if LONG else 1
 BATCHES = 6
 
 # Kinds that this version does not keep yet. A matched site is sharded whole even where its norm is
-# better computed from what is gathered anyway: about one graph in a thousand.
+# better computed from what is gathered anyway.
 NOT_KEPT = frozenset({"recogniser"})
 
 
