@@ -119,12 +119,14 @@ def test_patched_puts_everything_back() -> None:
 
 def test_the_environment_switch(monkeypatch: Any) -> None:
     before = torch_matcher.PatternMatcherPass.apply
-    monkeypatch.setattr(torch_matcher.PatternMatcherPass, "apply", before)  # put back at the end
-    importlib.reload(inductor)
+    with inductor.patched():  # takes back what the switch puts in, too
+        torch_matcher.PatternMatcherPass.apply = before  # type: ignore[method-assign]
+        importlib.reload(inductor)
+        assert torch_matcher.PatternMatcherPass.apply is before
+        monkeypatch.setenv("SPFAST_PATTERN_MATCHER", "1")
+        importlib.reload(inductor)
+        assert torch_matcher.PatternMatcherPass.apply is not before
     assert torch_matcher.PatternMatcherPass.apply is before
-    monkeypatch.setenv("SPFAST_PATTERN_MATCHER", "1")
-    importlib.reload(inductor)
-    assert torch_matcher.PatternMatcherPass.apply is not before
 
 
 def test_patched_serves_patterns_registered_before() -> None:
