@@ -89,45 +89,28 @@ def resolve_groups(groups: Iterable[Any], config: SequenceParallelConfig) -> lis
             _check_size(group, config, given)
     if len(found) < 2:
         return found
-    around = _around([group.name for group in found if group.size > 1], given)
+    around = _around([group.name for group in found if group.size > 1], config)
     return [replace(one, within=around.get(one.name, ())) for one in found]
 
 
-def _around(
-    names: Sequence[str], given: Mapping[str, tuple[int, int]]
-) -> dict[str, tuple[str, ...]]:
-    """For each group those that are known to hold all its ranks, without asking of every pair."""
-    ranks = {name: known for name in names if (known := _ask(name, name, _ranks)) is not None}
+def _around(names: Sequence[str], config: SequenceParallelConfig) -> dict[str, tuple[str, ...]]:
+    """For each group those that it is known to lie within; only pairs that may be are asked for."""
+    given = dict(config.groups)
+    factors = {size for size, _ in given.values() if size > 1}
+    ranked = {name for name in names if _ask(name, name, _ranks) is not None}
     by_size: dict[int, list[str]] = {}
     for name in names:
         if name in given:
             by_size.setdefault(given[name][0], []).append(name)
     found = {}
     for inner in names:
-        holds = set()
-        if inner in ranks:
-            holds = {name for name in ranks if name != inner and ranks[inner] <= ranks[name]}
+        may = set(ranked) if inner in ranked else set()
         if inner in given:
-            products = {given[inner][0] * size for size in by_size if size > 1}
-            for product in products & by_size.keys():
-                holds |= {
-                    name
-                    for name in by_size[product]
-                    if not (inner in ranks and name in ranks) and _sizes_say(inner, name, given)
-                }
+            for size in {given[inner][0] * factor for factor in factors} & by_size.keys():
+                may.update(by_size[size])
+        holds = {name for name in may if lies_within(inner, name, config)}
         found[inner] = tuple(name for name in names if name in holds) if holds else ()
     return found
-
-
-def _sizes_say(inner: str, outer: str, given: Mapping[str, tuple[int, int]]) -> bool:
-    """Whether a third group's size makes that of the outer one of the inner one's."""
-    if inner == outer or inner not in given or outer not in given:
-        return False
-    return any(
-        size > 1 and given[inner][0] * size == given[outer][0]
-        for name, (size, _) in given.items()
-        if name not in (inner, outer)
-    )
 
 
 def lies_within(inner: str, outer: str, config: SequenceParallelConfig | None) -> bool:
@@ -146,7 +129,12 @@ def lies_within(inner: str, outer: str, config: SequenceParallelConfig | None) -
     ranks = [_ask(name, name, _ranks) for name in (inner, outer)]
     if ranks[0] is not None and ranks[1] is not None:
         return ranks[0] <= ranks[1]
-    return _sizes_say(inner, outer, dict(config.groups) if config is not None else {})
+    given = dict(config.groups) if config is not None else {}
+    sizes = {name: size for name, (size, _) in given.items()}
+    if inner not in sizes or outer not in sizes:
+        return False
+    others = (size for name, size in sizes.items() if name not in (inner, outer))
+    return any(size > 1 and sizes[inner] * size == sizes[outer] for size in others)
 
 
 def _ranks(group: Any) -> frozenset[int]:

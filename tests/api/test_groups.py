@@ -208,6 +208,12 @@ def test_the_verifier_holds_an_assumption_against_the_groups_within() -> None:
     assert "'own'" in str(verdict.problems[0])
 
 
+def test_a_group_that_no_graph_names_says_which_is_within_which() -> None:
+    config = spfast.SequenceParallelConfig(groups={"tp": (2, 0), "dp": (4, 0), "all": (8, 0)})
+    inner, wide = resolve_groups(["tp", "all"], config)
+    assert (inner.within, wide.within) == (("all",), ())
+
+
 def test_ranks_say_which_group_is_within_which() -> None:
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=8)
     try:
