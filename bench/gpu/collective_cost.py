@@ -15,24 +15,11 @@ import statistics
 import torch
 import torch.distributed as dist
 
+from .clock import timed
+
 SMALL = [1 << power for power in range(16, 25)]
 LARGE = 1 << 28
 REPEATS, CALLS = 15, 20
-
-
-def _timed(call) -> float:
-    """Microseconds of one call on the device, back to back with others."""
-    times = []
-    for _ in range(REPEATS):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        dist.barrier()
-        begin.record()
-        for _ in range(CALLS):
-            call()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end) * 1e3 / CALLS)
-    return statistics.median(times)
 
 
 def _gather(size: int, parts: int):
@@ -57,9 +44,9 @@ def measure() -> dict[str, object]:
     """Returns plain data: fixed cost in microseconds by size, bandwidth, and the cost in bytes."""
     rows = {}
     for size in SMALL:
-        one, two = _timed(_gather(size, 1)), _timed(_gather(size, 2))
+        one, two = timed(_gather(size, 1), REPEATS, CALLS), timed(_gather(size, 2), REPEATS, CALLS)
         rows[size] = {"one_us": one, "two_us": two, "fixed_us": two - one}
-    large = _timed(_gather(LARGE, 1))
+    large = timed(_gather(LARGE, 1), REPEATS, CALLS)
     others = dist.get_world_size() - 1
     bytes_per_us = LARGE * others / large
     fixed = statistics.median(row["fixed_us"] for row in rows.values())

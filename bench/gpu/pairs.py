@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 
 import torch
 import torch.distributed as dist
 
 import spfast
+
+from .clock import timed
 
 TOKENS = (1024, 2048, 4096, 8192, 16384)
 HIDDEN = (2048, 4096, 8192)
@@ -24,20 +25,10 @@ c10d = torch.ops._c10d_functional
 
 
 def _timed(call) -> float:
-    """Microseconds of one call on the device, back to back with others."""
+    """Microseconds of one call on the device, once it is warm."""
     for _ in range(3):
         call()
-    times = []
-    for _ in range(REPEATS):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        dist.barrier()
-        begin.record()
-        for _ in range(CALLS):
-            call()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end) * 1e3 / CALLS)
-    return statistics.median(times)
+    return timed(call, REPEATS, CALLS)
 
 
 def _matrix(rows: int, columns: int, itemsize: int) -> torch.Tensor:

@@ -67,12 +67,8 @@ class Edits:
                 which is erased in its stead.
         """
         map_arg((args, dict(kwargs)), self._note_users)
-        with self._graph.inserting_before(before):
-            node = self._graph.create_node("call_function", target, args, dict(kwargs))
-        self.journal.entries.append(("create", node))
-        node.meta.update(
-            {key: item for key, item in origin.meta.items() if key not in _OF_THE_VALUE}
-        )
+        node = self._create_by_fx(before, target, args, kwargs)
+        _inherit(node, origin)
         if value_of is None:
             node.meta.update({key: origin.meta[key] for key in _VALUE if key in origin.meta})
         else:
@@ -101,19 +97,14 @@ class Edits:
         map_arg((args, dict(kwargs)), self._note_users)
         base = target.__name__.split(".")[0]
         if self._native:
-            node = self._editor.create(target, base, before)
+            node: fx.Node = self._editor.create(target, base, before)
             self.journal.entries.append(("create", node))
             self._editor.set_operands(node, args, dict(kwargs))
         else:  # whoever listens must see it whole
-            with self._graph.inserting_before(before):
-                node = self._graph.create_node("call_function", target, args, dict(kwargs), base)
-            self.journal.entries.append(("create", node))
-        meta = node.meta
-        meta.update(origin.meta)
-        for key in _OF_THE_VALUE:
-            meta.pop(key, None)
-        meta["val"] = value
-        return node  # type: ignore[no-any-return]
+            node = self._create_by_fx(before, target, args, kwargs, base)
+        _inherit(node, origin)
+        node.meta["val"] = value
+        return node
 
     def finish(self) -> None:
         """Writes down how long the graph is now."""
@@ -160,6 +151,19 @@ class Edits:
         self.journal.entries.append(("erase", node, node._prev, node._next, node._sort_key))
         self._editor.erase(node)
 
+    def _create_by_fx(
+        self,
+        before: fx.Node,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        name: str | None = None,
+    ) -> fx.Node:
+        with self._graph.inserting_before(before):
+            node = self._graph.create_node("call_function", target, args, dict(kwargs), name)
+        self.journal.entries.append(("create", node))
+        return node
+
     def _note_operands(self, node: fx.Node) -> None:
         if ("operands", node) not in self._noted:
             self._noted.add(("operands", node))
@@ -172,6 +176,11 @@ class Edits:
             self._noted.add(("users", node))
             self.journal.entries.append(("users", node.users, dict(node.users)))
         return node
+
+
+def _inherit(node: fx.Node, origin: fx.Node) -> None:
+    """What is said of where a node came from, and nothing of its value."""
+    node.meta.update({key: item for key, item in origin.meta.items() if key not in _OF_THE_VALUE})
 
 
 def _describe(node: fx.Node, like: fx.Node) -> None:

@@ -13,7 +13,7 @@ from spfast.programs import is_program
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-__all__ = ["called_graphs", "graph_of", "kinds_of", "targets_of"]
+__all__ = ["called_graphs", "graph_of", "kinds_of", "only_reader", "targets_of"]
 
 
 def graph_of(graph: fx.Graph | fx.GraphModule | ExportedProgram) -> fx.Graph:
@@ -113,3 +113,16 @@ def targets_of(graph: fx.Graph) -> list[Any]:
         []
     """
     return [target for op, target in kinds_of(graph) if op == "call_function"]
+
+
+def only_reader(node: fx.Node) -> fx.Node | None:
+    """The node that reads another one; None where there are several, or none.
+
+    Example:
+        >>> graph = fx.Graph()
+        >>> x = graph.placeholder("x")
+        >>> reader = graph.call_function(abs, (x,))
+        >>> only_reader(x), only_reader(reader)
+        (abs_1, None)
+    """
+    return next(iter(node.users)) if len(node.users) == 1 else None

@@ -16,12 +16,12 @@ import torch
 from torch import fx
 
 from spfast.edits import Edits
-from spfast.graphs import targets_of
+from spfast.graphs import only_reader, targets_of
 from spfast.journal import Journal
 from spfast.patterns import Registry
 from spfast.per_registry import PerRegistry
 from spfast.result import Merged
-from spfast.targets import target_name
+from spfast.targets import ByTarget, target_name
 from spfast.writes import Writes
 
 __all__ = ["SumMerger", "merger_of"]
@@ -108,33 +108,24 @@ class SumMerger:
     """
 
     def __init__(self, registry: Registry) -> None:
-        self._by_name: dict[str, _Collective] = {}
-        self._by_target: dict[Any, _Collective | None] = {None: None}
+        reductions: dict[str, _Collective] = {}
         for family in registry.families():
             slots = family.reduce_scatter_args
             scatter_op = slots.index("reduce_op") if "reduce_op" in slots else -1
             wait = family.wait
-            self._by_name[family.all_reduce] = _Collective(wait, family.reduce_op, True)
-            self._by_name[family.reduce_scatter] = _Collective(wait, scatter_op, False)
+            reductions[family.all_reduce] = _Collective(wait, family.reduce_op, True)
+            reductions[family.reduce_scatter] = _Collective(wait, scatter_op, False)
+        self._reductions = ByTarget(reductions)
 
     def has_scatters(self, graph: fx.Graph) -> bool:
         """Whether a graph calls a reduce_scatter."""
-        found = map(self._collective, targets_of(graph))
+        found = map(self._reductions.get, targets_of(graph))
         return any(each is not None and not each.keeps_shape for each in found)
-
-    def _collective(self, target: Any) -> _Collective | None:
-        """How a target reduces; None where it does not."""
-        if target not in self._by_target:
-            found = self._by_name.get(target_name(target))
-            if not isinstance(target, torch._ops.OpOverload):
-                return found  # a user's function may not live as long as this
-            self._by_target[target] = found
-        return self._by_target[target]
 
     def _calls(self, graph: fx.Graph) -> Iterator[tuple[fx.Node, _Collective]]:
         """Every reduction of a graph, one operator after the other."""
         for target in targets_of(graph):
-            how = self._collective(target)
+            how = self._reductions.get(target)
             if how is not None:
                 for call in graph.find_nodes(op="call_function", target=target, sort=False):
                     yield call, how
@@ -167,7 +158,7 @@ class SumMerger:
         costs little.
         """
         for call, how in self._calls(graph):
-            value = call if how.wait is None else _only_reader(call)
+            value = call if how.wait is None else only_reader(call)
             if value is not None and _meets_another(value):
                 return True
         return False
@@ -188,7 +179,7 @@ def _leaf(call: fx.Node, how: _Collective) -> _Reduction | None:
     at = how.reduce_op
     if at >= 0 and (len(call.args) <= at or call.args[at] != "sum"):
         return None
-    value = call if how.wait is None else _only_reader(call)
+    value = call if how.wait is None else only_reader(call)
     if value is None or (how.wait is not None and target_name(value.target) != how.wait):
         return None
     if not _single(value) or not isinstance(value.meta.get("val"), torch.Tensor):
@@ -227,19 +218,14 @@ def _roots(edits: Edits, leaves: Sequence[_Reduction]) -> list[tuple[fx.Node, _L
     return sorted(roots.items(), key=lambda item: item[0])
 
 
-def _only_reader(node: fx.Node) -> fx.Node | None:
-    users = node.users
-    return next(iter(users)) if len(users) == 1 else None
-
-
 def _meets_another(value: fx.Node) -> bool:
     """Whether the sum that reads a value adds something that is read there alone."""
-    user = _only_reader(value)
+    user = only_reader(value)
     while user is not None and user.target in _UNARY:
-        value, user = user, _only_reader(user)
+        value, user = user, only_reader(user)
     if user is None or user.target not in _BINARY:
         return False
-    following = _only_reader(user)
+    following = only_reader(user)
     if following is not None and following.target in _BINARY:
         return True  # that sum may have another reduction
     return all(map(_single, user.all_input_nodes))
@@ -334,7 +320,7 @@ def _single(node: fx.Node) -> bool:
 
 def _follow(node: fx.Node, pending: list[fx.Node]) -> None:
     """Has the one reader of a node looked at."""
-    if (user := _only_reader(node)) is not None:
+    if (user := only_reader(node)) is not None:
         heapq.heappush(pending, user)
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from spfast.errors import GraphError
 
-__all__ = ["describe", "find", "resolve", "target_name"]
+__all__ = ["ByTarget", "describe", "find", "resolve", "target_name"]
+
+_Known = TypeVar("_Known")
 
 # As in cpp/table/targets.h.
 MUTATES = 32
@@ -82,6 +84,32 @@ def target_name(target: Any) -> str:
     module = getattr(target, "__module__", None) or type(target).__module__
     name = getattr(target, "__qualname__", None) or getattr(target, "__name__", None)
     return f"{module}.{name or type(target).__qualname__}"
+
+
+class ByTarget(Generic[_Known]):
+    """What is known of operators by their names, looked up by the operators themselves.
+
+    Args:
+        by_name: What is known, by the names that :func:`target_name` gives.
+
+    Example:
+        >>> known = ByTarget({"aten.add.Tensor": "sums"})
+        >>> known.get(torch.ops.aten.add.Tensor), known.get(torch.ops.aten.mul.Tensor)
+        ('sums', None)
+    """
+
+    def __init__(self, by_name: Mapping[str, _Known]) -> None:
+        self._by_name = by_name
+        self._by_target: dict[Any, _Known | None] = {None: None}
+
+    def get(self, target: Any) -> _Known | None:
+        """What is known of an operator, or None."""
+        if target not in self._by_target:
+            found = self._by_name.get(target_name(target))
+            if not isinstance(target, torch._ops.OpOverload):
+                return found  # a user's function may not live as long as this
+            self._by_target[target] = found
+        return self._by_target[target]
 
 
 def describe(target: Any) -> tuple[str, int, int, bool, bool]:

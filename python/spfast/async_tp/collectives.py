@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import fx
 
-from spfast.async_tp.reading import arguments, only_reader, product_of, tensor
-from spfast.graphs import targets_of
+from spfast.async_tp.reading import arguments, product_of, tensor
+from spfast.graphs import only_reader, targets_of
 from spfast.groups import group_name
 from spfast.patterns import Registry
 from spfast.per_registry import PerRegistry
-from spfast.targets import target_name
+from spfast.targets import ByTarget, target_name
 
 __all__ = ["Collective", "Spelling", "spelling_of"]
 
@@ -67,27 +67,25 @@ class Spelling:
     """
 
     def __init__(self, registry: Registry) -> None:
-        self._by_name: dict[str, _Form] = {}
-        self._by_target: dict[Any, _Form | None] = {}
+        forms: dict[str, _Form] = {}
         for family in registry.families():
-            self._by_name[family.reduce_scatter] = _Form(
-                family.wait, False, family.reduce_scatter_args
-            )
-            self._by_name[family.all_gather] = _Form(family.wait, True, family.all_gather_args)
+            forms[family.reduce_scatter] = _Form(family.wait, False, family.reduce_scatter_args)
+            forms[family.all_gather] = _Form(family.wait, True, family.all_gather_args)
+        self._forms = ByTarget(forms)
 
     def calls(self, graph: fx.Graph) -> Iterator[fx.Node]:
         """Every reduce_scatter and all_gather, one operator after the other."""
         for target in targets_of(graph):
-            if self._form(target) is not None:
+            if self._forms.get(target) is not None:
                 yield from graph.find_nodes(op="call_function", target=target, sort=False)
 
     def any(self, graph: fx.Graph) -> bool:
         """Whether a graph has one."""
-        return any(self._form(target) is not None for target in targets_of(graph))
+        return any(self._forms.get(target) is not None for target in targets_of(graph))
 
     def read(self, call: fx.Node) -> Collective | str:
         """What a call moves; or why that cannot be told."""
-        form = self._form(call.target)
+        form = self._forms.get(call.target)
         assert form is not None
         args = call.args
         if call.kwargs or len(args) != len(form.slots):
@@ -134,14 +132,6 @@ class Spelling:
         """The group of a call, by the name that it is spelled with; empty where it has none."""
         found = self.read(call)
         return "" if isinstance(found, str) else group_name(found.group)
-
-    def _form(self, target: Any) -> _Form | None:
-        if target not in self._by_target:
-            found = self._by_name.get(target_name(target))
-            if not isinstance(target, torch._ops.OpOverload):
-                return found  # a user's function may not live as long as this
-            self._by_target[target] = found
-        return self._by_target[target]
 
 
 def _flat(node: fx.Node, dim: int) -> int:

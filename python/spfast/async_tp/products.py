@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from spfast.async_tp.reading import arguments, is_view, only_reader, tensor
+from spfast.async_tp.reading import arguments, is_view, tensor
+from spfast.graphs import only_reader
 from spfast.targets import target_name
 
 __all__ = ["Product", "Scales", "product"]

@@ -16,7 +16,6 @@ __all__ = [
     "is_row_major",
     "is_view",
     "list_sizes",
-    "only_reader",
     "product_of",
     "same_size",
     "tensor",
@@ -118,8 +117,3 @@ def is_cast(node: fx.Node) -> bool:
     if before is None or after is None or not set(node.kwargs) <= {"dtype"}:
         return False
     return before.device == after.device
-
-
-def only_reader(node: fx.Node) -> fx.Node | None:
-    """The node that reads another one; None where there are several, or none."""
-    return next(iter(node.users)) if len(node.users) == 1 else None

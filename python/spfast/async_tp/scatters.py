@@ -15,13 +15,13 @@ from spfast.async_tp.reading import (
     is_identity,
     is_view,
     list_sizes,
-    only_reader,
     product_of,
     same_size,
     tensor,
 )
 from spfast.async_tp.symmetric import accepts, bind, fused_operator, takes_symbols, torch_group_name
 from spfast.edits import Edits
+from spfast.graphs import only_reader
 
 __all__ = ["ScatterPair", "find_scatter_pair"]
 
