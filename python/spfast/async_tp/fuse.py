@@ -98,7 +98,7 @@ class _Run:
             if isinstance(found, str):
                 left.append((call, found))
                 continue
-            names = (call.name, _names(found))
+            names = (call.name, tuple(each.inside[0].name for each in found.products))
             node = self._fuse(found)
             fused.append(FusedPair(node.name, *names, found.operator))
         return tuple(fused), tuple(
@@ -117,11 +117,10 @@ class _Run:
         if isinstance(found, str):
             return found
         if self._writes is not None:
-            for node in _read(found):
+            for node in found.reads:
                 if self._writes.touch(node):
                     return f"'{node.name}', which it reads, is written to in place"
-        products = found.products if isinstance(found, GatherPair) else (found.product,)
-        operand = tensor(products[0].left)
+        operand = tensor(found.products[0].left)
         assert operand is not None
         return (
             self._obstacle(each.group, operand.device)
@@ -143,24 +142,8 @@ class _Run:
 
     def _fuse(self, pair: GatherPair | ScatterPair) -> fx.Node:
         node = pair.fuse(self._edits)
-        products = pair.products if isinstance(pair, GatherPair) else (pair.product,)
-        buffers = {buffer for each in products for buffer in each.buffers}
+        buffers = {buffer for each in pair.products for buffer in each.buffers}
         for each in sorted({*pair.inside, *buffers}, reverse=True):
             if not each.users and not each._erased:
                 self._edits.erase(each)
         return node
-
-
-def _names(pair: GatherPair | ScatterPair) -> tuple[str, ...]:
-    products = pair.products if isinstance(pair, GatherPair) else (pair.product,)
-    return tuple(each.inside[0].name for each in products)
-
-
-def _read(pair: GatherPair | ScatterPair) -> list[fx.Node]:
-    """What is read at another time than before."""
-    if isinstance(pair, ScatterPair):
-        found = [pair.product.matrix, *pair.product.operands]
-        scales = pair.product.scales
-        return found if scales is None else [*found, scales.left]
-    found = [pair.collective.operand, *(node for each in pair.products for node in each.operands)]
-    return found if pair.left_scale is None else [*found, pair.left_scale]

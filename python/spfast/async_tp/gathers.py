@@ -61,6 +61,13 @@ class GatherPair:
     target: Any
 
     @property
+    def reads(self) -> list[fx.Node]:
+        """What is read at another time than before."""
+        scales = () if self.left_scale is None else (self.left_scale,)
+        operands = (node for each in self.products for node in each.operands)
+        return [self.collective.operand, *operands, *scales]
+
+    @property
     def operator(self) -> str:
         """The fused operator's name."""
         return str(self.target.__name__).split(".")[0]

@@ -52,6 +52,17 @@ class ScatterPair:
     shape: tuple[Any, ...] = field(default=())
 
     @property
+    def products(self) -> tuple[Product, ...]:
+        """The one product."""
+        return (self.product,)
+
+    @property
+    def reads(self) -> list[fx.Node]:
+        """What is read at another time than before."""
+        scales = () if self.product.scales is None else (self.product.scales.left,)
+        return [self.product.matrix, *self.product.operands, *scales]
+
+    @property
     def operator(self) -> str:
         """The fused operator's name."""
         return str(self.target.__name__).split(".")[0]

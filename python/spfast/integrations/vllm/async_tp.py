@@ -41,9 +41,6 @@ class AsyncTPPass(SequenceParallelismPass):
 
     pass_name = "AsyncTPPass"
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-
     @property
     def matched_count(self) -> int:
         """Pairs that the latest call fused."""
