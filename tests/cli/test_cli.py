@@ -12,6 +12,7 @@ import subprocess
 import sys
 import termios
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,8 @@ def _process(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
         [sys.executable, "-m", "spfast", *arguments],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        # A shell has what runs in its background ignore interrupts, and children inherit that.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         **options,
     )
 
