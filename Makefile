@@ -156,9 +156,10 @@ $(VENV)/.stamp-package: $(VENV)/.stamp-build $(SOURCES)
 	$(PIP) --no-build-isolation --force-reinstall --no-deps $(BUILD_FLAGS) .
 	@touch $@
 
+# The package is built and installed with them.
 $(VENV)/.stamp-test $(VENV)/.stamp-bench $(VENV)/.stamp-lint $(VENV)/.stamp-docs: $(VENV)/.stamp-%: $(VENV)/.stamp-build pyproject.toml
 	$(PIP) --no-build-isolation $(BUILD_FLAGS) '.[$*]'
-	@touch $@
+	@touch $@ $(VENV)/.stamp-package
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -29,7 +29,7 @@ def example(rank: int, world_size: int) -> str:
 
         config = spfast.SequenceParallelConfig(async_tp=True, async_tp_thresholds=())
         sp = spfast.SequenceParallelismPass(config)
-        settings = {"post_grad_custom_pre_pass": sp, "force_disable_caches": True}
+        settings = {"post_grad_custom_pre_pass": sp, "fx_graph_cache": False}
         with torch._inductor.config.patch(settings):
             found = torch.compile(model, fullgraph=True)(x)
 

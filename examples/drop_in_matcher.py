@@ -39,9 +39,7 @@ def main() -> None:
     torch.manual_seed(0)
     x, weights = torch.randn(16, 4), [torch.randn(4, 4) for _ in range(8)]
     expected = model(x, weights)
-    with torch._inductor.config.patch(
-        post_grad_custom_pre_pass=own_pass, force_disable_caches=True
-    ):
+    with torch._inductor.config.patch(post_grad_custom_pre_pass=own_pass, fx_graph_cache=False):
         found = torch.compile(model)(x, weights)
     torch.testing.assert_close(found, expected)
     print("outputs agree")

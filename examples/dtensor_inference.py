@@ -54,7 +54,7 @@ def example(rank: int, world_size: int) -> str:
 
         sp = spfast.SequenceParallelismPass()  # group, size and rank are looked up
         # A graph from a cache is not rewritten again, and there would be nothing to tell of it.
-        with torch._inductor.config.patch(post_grad_custom_pre_pass=sp, force_disable_caches=True):
+        with torch._inductor.config.patch(post_grad_custom_pre_pass=sp, fx_graph_cache=False):
             found = torch.compile(model, fullgraph=True)(x)
 
     torch.testing.assert_close(found, expected)

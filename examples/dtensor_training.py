@@ -49,7 +49,7 @@ def example(rank: int, world_size: int) -> str:
 
     sp = Counting()
     # A graph from a cache is not rewritten again, and there would be nothing to tell of it.
-    settings = {"post_grad_custom_pre_pass": sp, "force_disable_caches": True}
+    settings = {"post_grad_custom_pre_pass": sp, "fx_graph_cache": False}
     with torch._inductor.config.patch(settings):
         found, again = step(model, x)
 

@@ -37,7 +37,7 @@ def example(rank: int, world_size: int, folder: str) -> str:
         expected = model(ids, use_cache=False).logits
         sp = spfast.SequenceParallelismPass()
         # A graph from a cache is not rewritten again, and there would be nothing to tell of it.
-        with torch._inductor.config.patch(post_grad_custom_pre_pass=sp, force_disable_caches=True):
+        with torch._inductor.config.patch(post_grad_custom_pre_pass=sp, fx_graph_cache=False):
             found = torch.compile(model)(ids, use_cache=False).logits
 
     torch.testing.assert_close(found, expected)

@@ -45,7 +45,7 @@ def example(rank: int, world_size: int) -> str:
         torch._dynamo.reset()
         sp = spfast.SequenceParallelismPass()
         # A graph from a cache is not rewritten again, and there would be nothing to tell of it.
-        settings = {"post_grad_custom_pre_pass": sp, "force_disable_caches": True}
+        settings = {"post_grad_custom_pre_pass": sp, "fx_graph_cache": False}
         with torch._inductor.config.patch(settings), torch.no_grad():
             found = torch.compile(model, fullgraph=True)(x)
         assert sp.result is not None

@@ -10,6 +10,9 @@
 
 namespace spfast::testing {
 
+// Of a value where a test asks for no other: 4096 tokens of 512 features.
+inline const Shape kShape{4096, 512};
+
 // norm(x) of `weight`, decomposed as append_norm says, with its spelling open.
 struct NormSpelling {
   Arg dim = list({-1});

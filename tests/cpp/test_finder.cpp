@@ -8,8 +8,6 @@
 namespace spfast::testing {
 namespace {
 
-const Shape kShape{4096, 512};
-
 TEST(finder_finds_every_all_reduce) {
   const NodeTable t = functional_stack(5, kShape);
   const auto anchors = find_anchors(t, anchor_families());

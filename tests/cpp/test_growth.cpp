@@ -13,38 +13,40 @@
 namespace spfast::testing {
 namespace {
 
-const Shape kShape{8, 16};
+const Shape kGrowthShape{8, 16};
 const Shape kNarrow{8, 1};
 const Shape kDeep3{2, 4, 16};
 
 // A graph in the making, and how many nodes it is to have, about.
 struct Sketch {
   GraphBuilder b;
-  Node x = b.placeholder("x", kShape);
+  Node x = b.placeholder("x", kGrowthShape);
   std::vector<Arg> out;
   int n = 0;
 
-  Node reduced(Node value, const Shape& shape = kShape, const std::string& group = "tp") {
+  Node reduced(Node value, const Shape& shape = kGrowthShape, const std::string& group = "tp") {
     return b.call(kIrReduce, {value, group}, shape);
   }
-  Node relu(Node value, const Shape& shape = kShape) {
+  Node relu(Node value, const Shape& shape = kGrowthShape) {
     return b.call("aten.relu.default", {value}, shape);
   }
-  Node add(Node one, Node other, const Shape& shape = kShape) {
+  Node add(Node one, Node other, const Shape& shape = kGrowthShape) {
     return b.call("aten.add.Tensor", {one, other}, shape);
   }
   Node mul(Node one, Node other, const Shape& shape) {
     return b.call("aten.mul.Tensor", {one, other}, shape);
   }
   // Needs all tokens.
-  Node whole(Node value, const Shape& shape = kShape) {
+  Node whole(Node value, const Shape& shape = kGrowthShape) {
     return b.call("aten.cumsum.default", {value, 0}, shape);
   }
   Node mean(Node value, const Shape& shape = kNarrow) {
     return b.call("aten.mean.dim", {value, list({-1}), true}, shape);
   }
-  Node norm(Node value, Node weight) { return b.call(kIrNorm, {value, weight, 1e-5}, kShape); }
-  Node name(Node value, const Shape& shape = kShape) {
+  Node norm(Node value, Node weight) {
+    return b.call(kIrNorm, {value, weight, 1e-5}, kGrowthShape);
+  }
+  Node name(Node value, const Shape& shape = kGrowthShape) {
     return b.call("aten.alias.default", {value}, shape);
   }
   Node view(Node value, const std::vector<int>& sizes) {
@@ -117,9 +119,9 @@ const std::map<std::string, Draw>& shapes() {
       {"a residual a site",
        [](Sketch& g) {
          const Node w = g.b.placeholder("w", {16});
-         const Node shared = g.b.placeholder("shared", kShape);
+         const Node shared = g.b.placeholder("shared", kGrowthShape);
          for (int i = 0; i < g.n / 5; ++i) {
-           const Node own = g.b.placeholder("own", kShape);
+           const Node own = g.b.placeholder("own", kGrowthShape);
            g.give(g.norm(g.add(g.add(g.reduced(g.x), own), shared), w));
          }
        }},
@@ -130,14 +132,14 @@ const std::map<std::string, Draw>& shapes() {
       {"a group a site",
        [](Sketch& g) {
          for (int i = 0; i < g.n / 2; ++i) {
-           g.give(g.relu(g.reduced(g.x, kShape, std::to_string(i))));
+           g.give(g.relu(g.reduced(g.x, kGrowthShape, std::to_string(i))));
          }
        }},
       {"a sum over a group a site",
        [](Sketch& g) {
          Node a = g.reduced(g.x);
          for (int i = 0; i < g.n / 2; ++i) {
-           a = g.add(a, g.reduced(g.x, kShape, std::to_string(i)));
+           a = g.add(a, g.reduced(g.x, kGrowthShape, std::to_string(i)));
          }
          g.give(a);
        }},
@@ -145,7 +147,7 @@ const std::map<std::string, Draw>& shapes() {
        [](Sketch& g) {
          Node a = g.reduced(g.x);
          for (int i = 0; i < g.n / 2; ++i) {
-           a = g.add(a, g.reduced(g.x, kShape, std::to_string(i % 2)));
+           a = g.add(a, g.reduced(g.x, kGrowthShape, std::to_string(i % 2)));
            if (i % 5 == 2) a = g.whole(a);
          }
          g.give(a);
@@ -209,14 +211,14 @@ const std::map<std::string, Draw>& shapes() {
          Node a = g.relu(g.reduced(g.x));
          for (int i = 0; i < g.n / 4; ++i) {
            a = g.b.call("aten.unsqueeze.default", {a, 0}, {1, 8, 16});
-           a = g.b.call("aten.squeeze.dim", {a, 0}, kShape);
+           a = g.b.call("aten.squeeze.dim", {a, 0}, kGrowthShape);
            g.give(g.mean(g.relu(a)));
          }
        }},
       {"names of a residual, each of a site",
        [](Sketch& g) {
          const Node w = g.b.placeholder("w", {16});
-         Node residual = g.b.placeholder("residual", kShape);
+         Node residual = g.b.placeholder("residual", kGrowthShape);
          for (int i = 0; i < g.n / 4; ++i) {
            residual = g.name(residual);
            g.give(g.norm(g.add(g.reduced(g.x), residual), w));
@@ -242,7 +244,7 @@ const std::map<std::string, Draw>& shapes() {
        [](Sketch& g) {
          for (int i = 0; i < g.n / 4; ++i) {
            const Node a = g.relu(g.reduced(g.x));
-           g.b.call("aten.copy_.default", {g.b.placeholder("buffer", kShape), a});
+           g.b.call("aten.copy_.default", {g.b.placeholder("buffer", kGrowthShape), a});
            g.give(a);
          }
        }},
@@ -258,8 +260,8 @@ const std::map<std::string, Draw>& shapes() {
        [](Sketch& g) {
          Node a = g.relu(g.reduced(g.x));
          for (int i = 0; i < g.n / 2; ++i) {
-           const Node buffer = g.b.call("aten.empty.memory_format", {list({8, 16})}, kShape);
-           a = g.b.call("test.into_buffer.default", {}, kShape, {{"x", a}, {"out", buffer}});
+           const Node buffer = g.b.call("aten.empty.memory_format", {list({8, 16})}, kGrowthShape);
+           a = g.b.call("test.into_buffer.default", {}, kGrowthShape, {{"x", a}, {"out", buffer}});
          }
          g.give(a);
        }},

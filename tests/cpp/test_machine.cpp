@@ -9,8 +9,6 @@
 namespace spfast::testing {
 namespace {
 
-const Shape kShape{4096, 512};
-
 struct Found {
   NodeTable table;
   MatchResult result;

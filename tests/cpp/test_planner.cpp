@@ -8,8 +8,6 @@
 namespace spfast::testing {
 namespace {
 
-const Shape kShape{4096, 512};
-
 void expect_plan(const Planned& planned, size_t sites, const char* text) {
   EXPECT_EQ(planned.rewritten(), sites);
   EXPECT_EQ(planned.sites.sites.size(), sites);

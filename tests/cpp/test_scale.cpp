@@ -11,7 +11,7 @@
 namespace spfast::testing {
 namespace {
 
-const Shape kShape{64, 16};
+const Shape kScaleShape{64, 16};
 
 template <typename Make>
 uint64_t work_of(int size, const Make& make) {
@@ -39,7 +39,7 @@ Node ir_site(GraphBuilder& b, Node x, Node w, const Shape& shape, const char* gr
 }
 
 TEST(scale_a_stack_of_blocks) {
-  expect_linear([](int blocks) { return functional_stack(blocks, kShape); }, 5000);
+  expect_linear([](int blocks) { return functional_stack(blocks, kScaleShape); }, 5000);
 }
 
 TEST(scale_a_long_chain_of_names) {
@@ -47,9 +47,9 @@ TEST(scale_a_long_chain_of_names) {
       [](int length) {
         GraphBuilder b;
         const Node w = b.placeholder("w", {16});
-        Node x = b.call(kIrReduce, {b.placeholder("x", kShape), "tp"}, kShape);
-        for (int i = 0; i < length; ++i) x = b.call("aten.alias.default", {x}, kShape);
-        b.output({b.call(kIrNorm, {x, w, 1e-5}, kShape)});
+        Node x = b.call(kIrReduce, {b.placeholder("x", kScaleShape), "tp"}, kScaleShape);
+        for (int i = 0; i < length; ++i) x = b.call("aten.alias.default", {x}, kScaleShape);
+        b.output({b.call(kIrNorm, {x, w, 1e-5}, kScaleShape)});
         return b.finish();
       },
       100000);
@@ -61,14 +61,14 @@ TEST(scale_copies_of_copies) {
       [](int length) {
         GraphBuilder b;
         const Node w = b.placeholder("w", {16});
-        Node before = b.call(kIrReduce, {b.placeholder("x", kShape), "tp"}, kShape);
-        Node x = b.call("aten.clone.default", {before}, kShape);
+        Node before = b.call(kIrReduce, {b.placeholder("x", kScaleShape), "tp"}, kScaleShape);
+        Node x = b.call("aten.clone.default", {before}, kScaleShape);
         for (int i = 0; i < length; ++i) {
-          const Node next = b.call("aten.copy.default", {before, x}, kShape);
+          const Node next = b.call("aten.copy.default", {before, x}, kScaleShape);
           before = x;
           x = next;
         }
-        b.output({b.call(kIrNorm, {x, w, 1e-5}, kShape)});
+        b.output({b.call(kIrNorm, {x, w, 1e-5}, kScaleShape)});
         return b.finish();
       },
       1000);
@@ -81,15 +81,17 @@ TEST(scale_many_sites_behind_one_chain) {
       [](int size) {
         GraphBuilder b;
         const Node w = b.placeholder("w", {16});
-        Node residual = b.placeholder("residual", kShape);
-        for (int i = 0; i < size; ++i) residual = b.call("aten.alias.default", {residual}, kShape);
-        Node x = b.placeholder("x", kShape);
+        Node residual = b.placeholder("residual", kScaleShape);
+        for (int i = 0; i < size; ++i)
+          residual = b.call("aten.alias.default", {residual}, kScaleShape);
+        Node x = b.placeholder("x", kScaleShape);
         std::vector<Arg> outputs;
         for (int i = 0; i < size; ++i) {
-          const Node sum = b.call("aten.add.Tensor", {residual, reduce(b, x, kShape)}, kShape);
-          outputs.emplace_back(norm(b, sum, w, kShape));
+          const Node sum =
+              b.call("aten.add.Tensor", {residual, reduce(b, x, kScaleShape)}, kScaleShape);
+          outputs.emplace_back(norm(b, sum, w, kScaleShape));
         }
-        b.call("aten.copy_.default", {b.placeholder("other", kShape), x});
+        b.call("aten.copy_.default", {b.placeholder("other", kScaleShape), x});
         b.output(outputs);
         return b.finish();
       },
@@ -101,9 +103,9 @@ TEST(scale_many_users) {
       [](int users) {
         GraphBuilder b;
         const Node w = b.placeholder("w", {16});
-        const Node x = reduce(b, b.placeholder("x", kShape), kShape);
-        norm(b, x, w, kShape);
-        for (int i = 0; i < users; ++i) b.call("aten.relu.default", {x}, kShape);
+        const Node x = reduce(b, b.placeholder("x", kScaleShape), kScaleShape);
+        norm(b, x, w, kScaleShape);
+        for (int i = 0; i < users; ++i) b.call("aten.relu.default", {x}, kScaleShape);
         return b.finish();
       },
       100000);
@@ -115,12 +117,12 @@ TEST(scale_many_users_that_begin_like_a_norm) {
       [](int users) {
         GraphBuilder b;
         const Node w = b.placeholder("w", {16});
-        const Node x = reduce(b, b.placeholder("x", kShape), kShape);
+        const Node x = reduce(b, b.placeholder("x", kScaleShape), kScaleShape);
         for (int i = 0; i < users; ++i) {
-          const Node cast = b.call(kCast, {x, dtype("torch.float32")}, kShape);
-          b.call("aten.pow.Tensor_Scalar", {cast, i + 3}, kShape);
+          const Node cast = b.call(kCast, {x, dtype("torch.float32")}, kScaleShape);
+          b.call("aten.pow.Tensor_Scalar", {cast, i + 3}, kScaleShape);
         }
-        norm(b, x, w, kShape);
+        norm(b, x, w, kScaleShape);
         return b.finish();
       },
       20000);
@@ -132,11 +134,11 @@ TEST(scale_one_residual_of_many_sites) {
       [](int sites) {
         GraphBuilder b;
         const Node w = b.placeholder("w", {16});
-        const Node residual = b.placeholder("residual", kShape);
-        Node x = b.placeholder("x", kShape);
+        const Node residual = b.placeholder("residual", kScaleShape);
+        Node x = b.placeholder("x", kScaleShape);
         for (int i = 0; i < sites; ++i) {
-          x = norm(b, b.call("aten.add.Tensor", {residual, reduce(b, x, kShape)}, kShape), w,
-                   kShape);
+          x = norm(b, b.call("aten.add.Tensor", {residual, reduce(b, x, kScaleShape)}, kScaleShape),
+                   w, kScaleShape);
         }
         b.output({x});
         return b.finish();
@@ -149,9 +151,9 @@ TEST(scale_many_outputs) {
       [](int sites) {
         GraphBuilder b;
         const Node w = b.placeholder("w", {16});
-        const Node x = b.placeholder("x", kShape);
+        const Node x = b.placeholder("x", kScaleShape);
         std::vector<Arg> outputs;
-        for (int i = 0; i < sites; ++i) outputs.emplace_back(ir_site(b, x, w, kShape));
+        for (int i = 0; i < sites; ++i) outputs.emplace_back(ir_site(b, x, w, kScaleShape));
         b.output(outputs);
         return b.finish();
       },
@@ -163,8 +165,9 @@ TEST(scale_many_groups) {
       [](int groups) {
         GraphBuilder b;
         const Node w = b.placeholder("w", {16});
-        Node x = b.placeholder("x", kShape);
-        for (int i = 0; i < groups; ++i) x = ir_site(b, x, w, kShape, std::to_string(i).c_str());
+        Node x = b.placeholder("x", kScaleShape);
+        for (int i = 0; i < groups; ++i)
+          x = ir_site(b, x, w, kScaleShape, std::to_string(i).c_str());
         b.output({x});
         return b.finish();
       },
@@ -199,8 +202,8 @@ TEST(scale_many_patterns) {
   const auto work = [](const std::vector<Pattern>& all) {
     GraphBuilder b;
     const Node w = b.placeholder("w", {16});
-    Node x = b.placeholder("x", kShape);
-    for (int i = 0; i < 100; ++i) x = ir_site(b, x, w, kShape);
+    Node x = b.placeholder("x", kScaleShape);
+    for (int i = 0; i < 100; ++i) x = ir_site(b, x, w, kScaleShape);
     const NodeTable table = b.finish();
     const ProgramSet programs = programs_of(all);
     const uint64_t before = work_done;
@@ -212,9 +215,9 @@ TEST(scale_many_patterns) {
 
 TEST(scale_deep_arguments) {
   GraphBuilder b;
-  const Node x = b.placeholder("x", kShape);
-  const Node odd = b.call("test.deep.default", {nested(x, kDeep)}, kShape);
-  const Node n = ir_site(b, odd, b.placeholder("w", {16}), kShape);
+  const Node x = b.placeholder("x", kScaleShape);
+  const Node odd = b.call("test.deep.default", {nested(x, kDeep)}, kScaleShape);
+  const Node n = ir_site(b, odd, b.placeholder("w", {16}), kScaleShape);
   b.output({n});
   const Planned planned = plan_of(b.finish());
   EXPECT_EQ(planned.rewritten(), 1U);
@@ -226,9 +229,9 @@ TEST(scale_deep_arguments) {
 
 TEST(scale_a_chain_of_a_hundred_thousand_nodes) {
   GraphBuilder b;
-  Node x = b.placeholder("x", kShape);
-  for (int i = 0; i < 100000; ++i) x = b.call("aten.relu.default", {x}, kShape);
-  b.output({ir_site(b, x, b.placeholder("w", {16}), kShape)});
+  Node x = b.placeholder("x", kScaleShape);
+  for (int i = 0; i < 100000; ++i) x = b.call("aten.relu.default", {x}, kScaleShape);
+  b.output({ir_site(b, x, b.placeholder("w", {16}), kScaleShape)});
   const Planned planned = plan_of(b.finish());
   EXPECT_EQ(planned.rewritten(), 1U);
   EXPECT_EQ(check_plan(planned.table, planned.plan), "");

@@ -31,7 +31,7 @@ def layer(x: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.
 
 def test_an_odd_count_first_keeps_no_even_one_out() -> None:
     counted = Counted()
-    given = {"post_grad_custom_pre_pass": counted, "force_disable_caches": True}
+    given = {"post_grad_custom_pre_pass": counted, "fx_graph_cache": False}
     torch._dynamo.reset()
     with fake_process_group(2), torch.no_grad(), inductor_config.patch(given):
         compiled = torch.compile(layer, fullgraph=True)
@@ -46,7 +46,7 @@ def test_an_odd_count_first_keeps_no_even_one_out() -> None:
 def test_a_width_that_is_symbolic_too() -> None:
     """With dynamic=True no size is a number, the width included."""
     counted = Counted()
-    given = {"post_grad_custom_pre_pass": counted, "force_disable_caches": True}
+    given = {"post_grad_custom_pre_pass": counted, "fx_graph_cache": False}
     torch._dynamo.reset()
     with fake_process_group(2), torch.no_grad(), inductor_config.patch(given):
         compiled = torch.compile(layer, fullgraph=True, dynamic=True)
