@@ -1,5 +1,7 @@
 #include "fx/target_cache.h"
 
+#include <algorithm>
+
 #include "table/targets.h"
 
 namespace spfast::fx {
@@ -22,13 +24,23 @@ TargetEntry TargetCache::resolve(py::handle target) {
 }
 
 TargetEntry TargetCache::describe(py::handle target) {
-  const py::tuple answer = describe_(target);
+  const py::object answer = describe_(target);
+  const auto says = [&](const char* name) { return answer.attr(name).cast<bool>(); };
+  uint32_t writes = says("writes_keywords") ? kWritesKeywords : 0;
+  for (const py::handle position : answer.attr("writes")) {
+    writes |= uint32_t{1} << std::min(position.cast<size_t>(), kLastWritePosition);
+  }
+  if (says("writes_anything")) writes = kWritesAnything;
+  uint8_t flags = 0;
+  if (writes != 0) flags |= target_flag::kMutates;
+  if (says("fences")) flags |= target_flag::kFence;
+  if (says("aliases")) flags |= target_flag::kAliases;
   TargetEntry entry;
-  entry.id = intern_target(answer[0].cast<std::string>());
-  describe_target(entry.id, answer[1].cast<uint8_t>(), answer[2].cast<uint32_t>());
+  entry.id = intern_target(answer.attr("name").cast<std::string>());
+  describe_target(entry.id, flags, writes);
   entry.flags = target_flags(entry.id);
-  entry.wraps = answer[3].cast<bool>();
-  if (answer[4].cast<bool>()) {
+  entry.wraps = says("wraps");
+  if (says("lasts")) {
     permanent().emplace(py::reinterpret_borrow<py::object>(target).release().ptr(), entry);
   } else {
     local_.emplace(target.ptr(), entry);

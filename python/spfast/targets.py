@@ -9,23 +9,16 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
 
 from spfast.errors import GraphError
 
-__all__ = ["ByTarget", "describe", "find", "resolve", "target_name"]
+__all__ = ["ByTarget", "Operator", "describe", "find", "resolve", "target_name"]
 
 _Known = TypeVar("_Known")
-
-# As in cpp/table/targets.h.
-MUTATES = 32
-FENCE = 64
-ALIASES = 128
-WRITES_KEYWORDS = 1 << 31
-
-WRITES_ANYTHING = (1 << 32) - 1
 
 # Higher-order operators that name what they call in their first argument and are functional: the
 # operator that they wrap writes to copies.
@@ -112,52 +105,72 @@ class ByTarget(Generic[_Known]):
         return self._by_target[target]
 
 
-def describe(target: Any) -> tuple[str, int, int, bool, bool]:
+@dataclass(frozen=True)
+class Operator:
+    """What the core has to know of an operator.
+
+    Attributes:
+        name: As tables and patterns have it.
+        writes: The positions of the arguments that it writes to, or returns though they are not its
+            first: nobody follows such a value's name.
+        writes_keywords: Whether it does so to an argument that is given by name alone.
+        writes_anything: Whether it may write to whatever it can reach.
+        fences: Whether it changes what later nodes mean, as a change of stream does.
+        aliases: Whether its result may share the storage of its first argument.
+        wraps: Whether its first argument names the operator that it calls.
+        lasts: Whether it lives as long as torch does, so that the answer may be kept.
+    """
+
+    name: str
+    writes: tuple[int, ...] = ()
+    writes_keywords: bool = False
+    writes_anything: bool = False
+    fences: bool = False
+    aliases: bool = False
+    wraps: bool = False
+    lasts: bool = True
+
+
+def describe(target: Any) -> Operator:
     """Answers the core's question about an operator that it has not met before.
 
     Args:
         target: The target of a ``call_function`` node.
 
-    Returns:
-        Its name; flags (see cpp/table/targets.h); which positional arguments it writes to, one bit
-        each; whether its first argument names the operator that it wraps; and whether it lives as
-        long as torch does, so that the answer may be kept.
+    Example:
+        >>> describe(torch.ops.aten.add_.Tensor).writes
+        (0,)
     """
     name = target_name(target)
     if isinstance(target, torch._ops.HigherOrderOperator):
         if target._name in _FUNCTIONAL_WRAPPERS:
-            return name, 0, 0, True, True
+            return Operator(name, wraps=True)
         if target._name in _FUNCTIONAL:
-            return name, 0, 0, False, True
-        return name, MUTATES | FENCE, WRITES_ANYTHING, False, True
+            return Operator(name)
+        return Operator(name, writes_anything=True, fences=True)
     if isinstance(target, torch._ops.OpOverload):
-        return name, *_from_schema(target), False, True
+        return _from_schema(name, target)
     # A function that is not Python's own or torch's may do anything.
     if name.partition(".")[0] not in _KNOWN_MODULES:
-        return name, MUTATES | FENCE, WRITES_ANYTHING, False, False
+        return Operator(name, writes_anything=True, fences=True, lasts=False)
     last = name.rpartition(".")[2]
     if last in _IN_PLACE or (last.endswith("_") and not last.endswith("__")):
-        return name, MUTATES, 1, False, False
-    return name, FENCE if last in _STREAM_FUNCTIONS else 0, 0, False, False
+        return Operator(name, writes=(0,), lasts=False)
+    return Operator(name, fences=last in _STREAM_FUNCTIONS, lasts=False)
 
 
-def _from_schema(target: torch._ops.OpOverload) -> tuple[int, int]:
+def _from_schema(name: str, target: torch._ops.OpOverload) -> Operator:
     if target.namespace == "c10d":  # writes to tensors of which its schemas do not say so
-        return MUTATES | FENCE, WRITES_ANYTHING
-    flags = writes = 0
-    for position, argument in enumerate(target._schema.arguments):
-        alias = argument.alias_info
-        if alias is None:
-            continue
-        # What returns a later argument is taken to write to it: nobody follows such names.
-        if alias.is_write or position > 0:
-            flags |= MUTATES
-            writes |= WRITES_KEYWORDS if argument.kwarg_only else 1 << min(position, 30)
-        else:
-            flags |= ALIASES
-    if target.namespace == "streams":
-        flags |= FENCE
-    return flags, writes
+        return Operator(name, writes_anything=True, fences=True)
+    named = [(at, each) for at, each in enumerate(target._schema.arguments) if each.alias_info]
+    written = [(at, each) for at, each in named if at > 0 or each.is_write]
+    return Operator(
+        name,
+        writes=tuple(at for at, each in written if not each.kwarg_only),
+        writes_keywords=any(each.kwarg_only for _, each in written),
+        fences=target.namespace == "streams",
+        aliases=len(written) < len(named),
+    )
 
 
 def resolve(name: str) -> Callable[..., Any]:

@@ -9,17 +9,7 @@ import pytest
 import torch
 
 from spfast.errors import GraphError
-from spfast.targets import (
-    ALIASES,
-    FENCE,
-    MUTATES,
-    WRITES_ANYTHING,
-    WRITES_KEYWORDS,
-    describe,
-    find,
-    resolve,
-    target_name,
-)
+from spfast.targets import Operator, describe, find, resolve, target_name
 
 aten = torch.ops.aten
 
@@ -33,27 +23,28 @@ def stranger(x: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("target", "flags", "writes"),
+    ("target", "effects"),
     [
-        (aten.add.Tensor, 0, 0),
-        (aten.add_.Tensor, MUTATES, 1),
-        (aten.copy_.default, MUTATES, 1),
-        (aten.add.out, MUTATES, WRITES_KEYWORDS),
-        (aten.transpose.int, ALIASES, 0),
-        (returns_second, MUTATES, 2),
-        (operator.getitem, 0, 0),
-        (operator.iadd, MUTATES, 1),
-        (operator.setitem, MUTATES, 1),
-        (torch.relu_, MUTATES, 1),
-        (torch.relu, 0, 0),
-        (torch.ops.higher_order.auto_functionalized, 0, 0),
-        (torch.ops.higher_order.cond, 0, 0),
-        (torch.ops.higher_order.with_effects, MUTATES | FENCE, WRITES_ANYTHING),
-        (stranger, MUTATES | FENCE, WRITES_ANYTHING),
+        (aten.add.Tensor, {}),
+        (aten.add_.Tensor, {"writes": (0,)}),
+        (aten.copy_.default, {"writes": (0,)}),
+        (aten.add.out, {"writes_keywords": True}),
+        (aten.transpose.int, {"aliases": True}),
+        (returns_second, {"writes": (1,)}),
+        (operator.getitem, {}),
+        (operator.iadd, {"writes": (0,)}),
+        (operator.setitem, {"writes": (0,)}),
+        (torch.relu_, {"writes": (0,)}),
+        (torch.relu, {}),
+        (torch.ops.higher_order.auto_functionalized, {"wraps": True}),
+        (torch.ops.higher_order.cond, {}),
+        (torch.ops.higher_order.with_effects, {"writes_anything": True, "fences": True}),
+        (stranger, {"writes_anything": True, "fences": True}),
     ],
 )
-def test_effects(target: Any, flags: int, writes: int) -> None:
-    assert describe(target)[1:3] == (flags, writes)
+def test_effects(target: Any, effects: dict[str, Any]) -> None:
+    lasts = isinstance(target, (torch._ops.OpOverload, torch._ops.HigherOrderOperator))
+    assert describe(target) == Operator(target_name(target), **effects, lasts=lasts)
 
 
 @pytest.mark.parametrize(

@@ -59,10 +59,10 @@ def operator_name(node: fx.Node) -> str:
     """
     if node.op != "call_function":
         return ""
-    name, _, _, wraps, _ = targets.describe(node.target)
-    if wraps and node.args and isinstance(node.args[0], torch._ops.OpOverload):
-        return f"{name}[{node.args[0]}]"
-    return name
+    described = targets.describe(node.target)
+    if described.wraps and node.args and isinstance(node.args[0], torch._ops.OpOverload):
+        return f"{described.name}[{node.args[0]}]"
+    return described.name
 
 
 # --- names --------------------------------------------------------------------------------------
@@ -239,7 +239,7 @@ def _may_alias(node: fx.Node) -> bool:
         return False
     if node.target in _VIEWS or node.target is operator.getitem:
         return True
-    return bool(targets.describe(node.target)[1] & targets.ALIASES)
+    return targets.describe(node.target).aliases
 
 
 def _written(node: fx.Node) -> Iterator[fx.Node]:
@@ -257,10 +257,11 @@ def _written(node: fx.Node) -> Iterator[fx.Node]:
                 given = node.args[position] if position < len(node.args) else None
                 held.append(node.kwargs.get(argument.name, given))
     elif node.op == "call_function":
-        _, flags, writes, _, _ = targets.describe(node.target)
-        if flags & targets.MUTATES:
-            anything = writes == targets.WRITES_ANYTHING
-            held = [node.args, node.kwargs] if anything else [node.args[0]]
+        described = targets.describe(node.target)
+        if described.writes_anything:
+            held = [node.args, node.kwargs]
+        elif described.writes:
+            held = [node.args[0]]
     found: list[fx.Node] = []
     fx.node.map_arg(held, found.append)
     yield from found
@@ -268,5 +269,5 @@ def _written(node: fx.Node) -> Iterator[fx.Node]:
 
 def _changes_stream(node: fx.Node) -> bool:
     if node.op == "call_function":
-        return bool(targets.describe(node.target)[1] & targets.FENCE)
+        return targets.describe(node.target).fences
     return node.op == "call_module"
