@@ -12,14 +12,6 @@ from spfast.per_registry import PerRegistry
 __all__ = ["compiled", "forms_of", "rules_of"]
 
 
-# By convention the name of a rule that ends in a quantisation says to what.
-_QUANTISED = ("_fp8", "_int8")
-
-
-def _takes_part(rule: str, quantised: bool) -> bool:
-    return quantised or not rule.endswith(_QUANTISED)
-
-
 def compiled(registry: Registry, *, quantised: bool) -> _core.Rules:
     """Compiles the rules of a registry: from their file where all are as they are there.
 
@@ -31,9 +23,9 @@ def compiled(registry: Registry, *, quantised: bool) -> _core.Rules:
     stored = registry.stored()
     if stored is not None:
         tables = stored.tables
-        chosen = stored.rows(lambda rule: _takes_part(rule, quantised))
+        chosen = stored.rows(quantised=quantised)
     else:
-        chosen = [each for each in registry.patterns() if _takes_part(each.rule, quantised)]
+        chosen = [each for each in registry.patterns() if quantised or not each.quantises]
     return _core.Rules(chosen, registry.families(), registry.rowwise(), quantised, tables)
 
 

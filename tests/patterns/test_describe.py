@@ -18,8 +18,9 @@ def test_every_registered_pattern_traces_back_to_itself(dialect: str) -> None:
         scope = dict(names)
         exec(text, scope)
         title = text.splitlines()[0].removeprefix("# rule ")
-        rule, _, priority = title.partition(", priority ")
-        pattern = trace(scope[rule], rule, int(priority))
+        rule, _, rest = title.partition(", priority ")
+        priority, _, quantises = rest.partition(", ")
+        pattern = trace(scope[rule], rule, int(priority), quantises=bool(quantises))
         found.append(pattern)
     assert tuple(found) == patterns.default_registry().variants([dialect])
 

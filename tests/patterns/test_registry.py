@@ -110,6 +110,34 @@ def test_variants_share_a_rule_and_its_parameters(registry: Registry) -> None:
     assert [len(each.parameters) for each in registry.variants()] == [0, 1]
 
 
+@pytest.mark.parametrize("quantises", [True, False])
+def test_a_rule_says_whether_it_quantises(registry: Registry, quantises: bool) -> None:
+    registry.register("rule_fp8", dialect="mine", quantises=quantises)(relu)
+    assert [each.quantises for each in registry.patterns()] == [quantises]
+    assert len(rules_of(registry)) == 1
+    assert len(rules_of(registry, quantised=False)) == 1 - quantises
+
+
+def test_a_name_still_says_it_and_warns(registry: Registry) -> None:
+    with pytest.warns(FutureWarning) as caught:
+        registry.register("to_int8", dialect="mine")(relu)
+    assert [str(each.message) for each in caught] == [
+        "rule 'to_int8' is taken to end in a quantisation for its name: say quantises=True, "
+        "or quantises=False"
+    ]
+    assert caught[0].filename == __file__
+    assert [each.quantises for each in registry.patterns()] == [True]
+
+
+def test_variants_must_agree_about_quantising(registry: Registry) -> None:
+    registry.register("rule", dialect="mine")(relu)
+    with pytest.raises(PatternError) as caught:
+        registry.register("rule", dialect="mine", variant="b", quantises=True)(scaled)
+    assert str(caught.value) == (
+        "rule 'rule' quantises in one variant and not in another: give all the same"
+    )
+
+
 def test_variants_must_agree_about_priority(registry: Registry) -> None:
     registry.register("rule", dialect="mine")(relu)
     with pytest.raises(PatternError) as caught:

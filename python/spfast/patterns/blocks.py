@@ -46,14 +46,17 @@ def register_rules(
         function: Callable[..., object],
         priority: int,
         variants: Mapping[str, Sequence[object]],
+        quantises: bool = False,
     ) -> None:
-        register = registry.register(name, dialect=dialect, priority=priority, variants=variants)
+        register = registry.register(
+            name, dialect=dialect, priority=priority, quantises=quantises, variants=variants
+        )
         register(function)
 
     add("first_all_reduce_rms_norm", _first, 0, first)
     add("middle_all_reduce_rms_norm", _middle, 1, middle)
-    add("first_all_reduce_rms_norm_static_fp8", _first_fp8, 10, first | quantised)
-    add("middle_all_reduce_rms_norm_static_fp8", _middle_fp8, 11, middle | quantised)
+    add("first_all_reduce_rms_norm_static_fp8", _first_fp8, 10, first | quantised, True)
+    add("middle_all_reduce_rms_norm_static_fp8", _middle_fp8, 11, middle | quantised, True)
 
 
 def _first(reduced: Value, c: Captures, *, norm: Block) -> tuple[Value, Value]:

@@ -133,9 +133,12 @@ class Pattern:
         priority: at one all_reduce the rule of highest priority wins, then the longest variant.
         operations: in an order in which operands come first; the reduced value is the first.
         parameters: what a match captures.
+        quantises: whether the rule ends in a quantisation, which ``gather_quantized=False`` leaves
+            outside the sites; which rules take part is chosen before the core sees them.
     """
 
     rule: str
     priority: int
     operations: tuple[Operation, ...]
     parameters: tuple[Parameter, ...]
+    quantises: bool = False

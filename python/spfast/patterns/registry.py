@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,9 +14,10 @@ from spfast.patterns.dialect import CollectiveFamily, Dialect
 from spfast.patterns.entries import Entry, Key
 from spfast.patterns.families import check_dialect, check_spelling
 from spfast.patterns.rowwise import RowRule
+from spfast.patterns.unify import unify
 
 if TYPE_CHECKING:
-    from spfast.patterns.model import Operation, Parameter, Pattern
+    from spfast.patterns.model import Pattern
     from spfast.patterns.stored import Stored
 
 __all__ = ["Registry"]
@@ -84,6 +86,7 @@ class Registry:
         *,
         dialect: str,
         priority: int = 0,
+        quantises: bool | None = None,
         variant: str = "",
         variants: Mapping[str, Sequence[Any]] | None = None,
         replace: bool = False,
@@ -94,6 +97,9 @@ class Registry:
             name: name of the rule. It may have variants, in this dialect and in others.
             dialect: one that was added before.
             priority: at one all_reduce the rule of highest priority wins, then the longest variant.
+            quantises: whether the rule ends in a quantisation: ``gather_quantized=False`` leaves it
+                out. None: whether its name ends in ``_fp8`` or ``_int8``, with a
+                ``FutureWarning`` where it does; after 0.2 names say nothing.
             variant: tells several functions of one rule and dialect apart.
             variants: values for each keyword-only parameter of the function, which is traced once
                 for each combination.
@@ -102,7 +108,7 @@ class Registry:
         Raises:
             PatternError: The name is taken, the dialect unknown, the function describes no pattern
                 or holds a constant that none can hold, or the rule's other variants disagree about
-                its priority or a parameter's role.
+                its priority, about whether it quantises or about a parameter's role.
         """
 
         def decorate(function: F) -> F:
@@ -123,8 +129,9 @@ class Registry:
                 raise PatternError(
                     f"rule '{name}' has priority {priority!r}: pass a whole number below 2**31"
                 )
-            patterns = trace_variants(function, name, priority, variants)
-            _unify([*self._patterns_of(name, but=key), *patterns])
+            ends = _quantises_by_name(name) if quantises is None else quantises
+            patterns = trace_variants(function, name, priority, variants, ends)
+            unify([*self._patterns_of(name, but=key), *patterns])
             self._entries = {**self._entries, key: Entry(patterns)}
             self._version = next(_versions)
             return function
@@ -258,7 +265,7 @@ class Registry:
         by_rule: dict[str, list[Pattern]] = {}
         for pattern in self.variants(dialects):
             by_rule.setdefault(pattern.rule, []).append(pattern)
-        unified = (_unify(patterns) for patterns in by_rule.values())
+        unified = (unify(patterns) for patterns in by_rule.values())
         return tuple(itertools.chain.from_iterable(unified))
 
     def families(self, dialects: Iterable[str] | None = None) -> tuple[CollectiveFamily, ...]:
@@ -302,7 +309,8 @@ class Registry:
         from spfast.patterns.describing import describe
 
         return "\n\n\n".join(
-            f"# rule {pattern.rule}, priority {pattern.priority}\n{describe(pattern)}"
+            f"# rule {pattern.rule}, priority {pattern.priority}"
+            f"{', quantises' if pattern.quantises else ''}\n{describe(pattern)}"
             for pattern in self.variants(dialects)
         )
 
@@ -325,69 +333,14 @@ class Registry:
         ]
 
 
-def _unify(patterns: Sequence[Pattern]) -> list[Pattern]:
-    """The variants of one rule, each with the parameters of all."""
-    parameters: dict[str, Parameter] = {}
-    for pattern in patterns:
-        if pattern.priority != patterns[0].priority:
-            raise PatternError(
-                f"rule '{pattern.rule}' has priority {patterns[0].priority} in one variant "
-                f"and {pattern.priority} in another: give all the same"
-            )
-        for parameter in pattern.parameters:
-            known = parameters.setdefault(parameter.name, parameter)
-            if known != parameter:
-                raise PatternError(
-                    f"rule '{pattern.rule}' has a parameter '{parameter.name}' that is "
-                    f"{known.role} in one variant and {parameter.role} in another"
-                )
-    from spfast.patterns.model import Pattern
-
-    everything = tuple(parameters.values())
-    number = {name: i for i, name in enumerate(parameters)}
-    mover = _Mover(len(everything))
-    return [
-        Pattern(
-            each.rule,
-            each.priority,
-            mover.moved(each.operations, [number[one.name] for one in each.parameters]),
-            everything,
-        )
-        for each in patterns
-    ]
-
-
-class _Mover:
-    """Gives the parameters that operations read other places.
-
-    What several patterns share, as stored ones share nearly all, is moved once and shared again.
-    """
-
-    def __init__(self, parameters: int) -> None:
-        from spfast.patterns.model import Operand, Operation
-
-        self._make = Operation
-        self._operands = [Operand("parameter", i) for i in range(parameters)]
-        self._reads: dict[int, tuple[int, ...]] = {}  # parameters of an operation, by its id
-        self._moved: dict[tuple[int, tuple[int, ...]], Operation] = {}
-
-    def moved(self, operations: tuple[Operation, ...], place: list[int]) -> tuple[Operation, ...]:
-        """The operations with parameter ``i`` at ``place[i]``."""
-        return tuple([self._operation(each, place) for each in operations])
-
-    def _operation(self, each: Operation, place: list[int]) -> Operation:
-        reads = self._reads.get(id(each))
-        if reads is None:
-            reads = tuple([one.index for one in each.operands if one.kind == "parameter"])
-            self._reads[id(each)] = reads
-        if not reads:
-            return each
-        key = id(each), tuple([place[index] for index in reads])
-        known = self._moved.get(key)
-        if known is None:
-            operands = tuple(
-                self._operands[place[one.index]] if one.kind == "parameter" else one
-                for one in each.operands
-            )
-            known = self._moved[key] = self._make(each.forms, operands, each.commutative)
-        return known
+def _quantises_by_name(rule: str) -> bool:
+    """What names said before ``quantises`` did."""
+    if not rule.endswith(("_fp8", "_int8")):
+        return False
+    warnings.warn(
+        f"rule '{rule}' is taken to end in a quantisation for its name: say quantises=True, "
+        f"or quantises=False",
+        FutureWarning,
+        stacklevel=3,
+    )
+    return True

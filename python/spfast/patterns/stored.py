@@ -19,7 +19,7 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,7 @@ FILE = Path(__file__).with_name("default_rules.json")
 # What decides which patterns come out: the rules themselves, and how they are traced.
 _SOURCES = """
 blocks building calls dialect entries fp8 functional model registry rmsnorm signatures stored
-tracing values vllm_custom_ops vllm_ir
+tracing unify values vllm_custom_ops vllm_ir
 """.split()
 
 # The fields of each class, parts before what they are parts of: None for a plain value, a class for
@@ -53,7 +53,7 @@ _FIELDS: dict[str, tuple[Any, ...]] = {
     "Operand": (None, None, ["Literal"]),
     "Operation": (["Form"], ["Operand"], None),
     "Parameter": (None, None),
-    "Pattern": (None, None, ["Operation"], ["Parameter"]),
+    "Pattern": (None, None, ["Operation"], ["Parameter"], None),
 }
 
 
@@ -79,13 +79,13 @@ class Stored:
         }
         self._made: list[Pattern] = []
 
-    def rows(self, takes_part: Callable[[str], bool]) -> list[int]:
-        """Rows of the patterns as the core takes them, of the rules that take part.
+    def rows(self, *, quantised: bool) -> list[int]:
+        """Rows of the patterns as the core takes them, of all rules or of those that quantise not.
 
         They are those of :meth:`Registry.patterns`, as long as all entries are in it and no others.
         """
-        rules = self.tables["Pattern"]
-        return [row for row in self._compiled if takes_part(rules[row][0])]
+        patterns = self.tables["Pattern"]
+        return [row for row in self._compiled if quantised or not patterns[row][-1]]
 
     def _patterns(self, rows: list[int]) -> tuple[Pattern, ...]:
         if not self._made:

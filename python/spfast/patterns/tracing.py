@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from spfast.errors import PatternError
@@ -25,6 +26,7 @@ def trace(
     rule: str,
     priority: int = 0,
     choices: Mapping[str, Any] | None = None,
+    quantises: bool = False,
 ) -> Pattern:
     """Traces a pattern function.
 
@@ -35,6 +37,7 @@ def trace(
         rule: name of the rule.
         priority: at one all_reduce the rule of highest priority wins.
         choices: arguments for the function's keyword-only parameters.
+        quantises: whether the rule ends in a quantisation.
 
     Returns:
         The pattern, with the parameters that it uses.
@@ -50,7 +53,8 @@ def trace(
         (Parameter(name='residual', role='rows'),)
     """
     try:
-        return _trace(function, rule, priority, choices or {})
+        traced = _trace(function, rule, priority, choices or {})
+        return replace(traced, quantises=quantises)
     except PatternError as error:
         raise PatternError(f"pattern '{rule}': {error}") from error.__cause__
     except Exception as error:
@@ -64,6 +68,7 @@ def trace_variants(
     rule: str,
     priority: int = 0,
     variants: Mapping[str, Sequence[Any]] | None = None,
+    quantises: bool = False,
 ) -> tuple[Pattern, ...]:
     """Traces a pattern function once for each combination of its keyword-only parameters.
 
@@ -73,7 +78,8 @@ def trace_variants(
     names = list(variants or {})
     patterns = []
     for chosen in itertools.product(*(variants or {}).values()):
-        pattern = trace(function, rule, priority, dict(zip(names, chosen, strict=True)))
+        choices = dict(zip(names, chosen, strict=True))
+        pattern = trace(function, rule, priority, choices, quantises)
         if pattern not in patterns:
             patterns.append(pattern)
     used = {parameter.name for pattern in patterns for parameter in pattern.parameters}

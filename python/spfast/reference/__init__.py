@@ -25,9 +25,6 @@ from spfast.result import Result, SkippedSite, Timings
 
 __all__ = ["apply"]
 
-# How the names of rules end that end in a quantisation.
-_QUANTISED = ("_fp8", "_int8")
-
 
 def apply(
     graph: fx.Graph | fx.GraphModule,
@@ -72,7 +69,7 @@ def apply(
     patterns = [
         pattern
         for pattern in registry.patterns()
-        if config.gather_quantized or not pattern.rule.endswith(_QUANTISED)
+        if config.gather_quantized or not pattern.quantises
     ]
     matches, reasons = find_matches(graph, patterns, anchors)
     memory = Memory(graph)
