@@ -27,10 +27,12 @@ class Steps(GraphBuilder):
         saved: What the norm saved: this rank's part of another all_reduce, reduced.
     """
 
-    def __init__(self, dialect: str, dynamic: bool, dtype: torch.dtype, batched: bool) -> None:
-        super().__init__(8, dynamic)
+    def __init__(
+        self, dialect: str, dynamic: bool, dtype: torch.dtype, batched: bool, tokens: int = 8
+    ) -> None:
+        super().__init__(tokens, dynamic)
         self.dialect = dialect
-        rows = TOKENS if dynamic else 8
+        rows = TOKENS if dynamic else tokens
         self.shape = (1, rows, 4) if batched else (rows, 4)
         self.lead = list(range(len(self.shape) - 1))
         self.dtype = dtype
@@ -93,6 +95,14 @@ def added_to_rows(b: Steps) -> list[fx.Node]:
     return [b.call(aten.mul.Tensor, b.call(aten.relu.default, b.gradient), total), b.passed_on()]
 
 
+def of_rows_of_whole_values(b: Steps) -> list[fx.Node]:
+    """What leaves whole is computed whole, and each rank sums its rows of it."""
+    given = b.placeholder("t", b.shape, b.dtype)
+    leaves = b.call(aten.tanh.default, b.gradient)
+    summed = b.sum(b.call(aten.mul.Tensor, leaves, given), b.lead)
+    return [summed, leaves, b.gradient, b.passed_on()]
+
+
 TOTALS = [
     of_a_weight,
     without_dims,
@@ -101,6 +111,7 @@ TOTALS = [
     of_a_view,
     of_heads,
     added_to_rows,
+    of_rows_of_whole_values,
 ]
 
 
@@ -141,6 +152,19 @@ def test_each_rank_sums_its_own_rows(
     config = spfast.SequenceParallelConfig(tp_size=RANKS, tp_rank=0)
     verified = verify(before, build.graph, config)
     assert not verified.problems, str(verified)
+
+
+@pytest.mark.parametrize("body", TOTALS, ids=lambda body: body.__name__)
+def test_a_rank_with_a_single_row_sums_that(body: Body) -> None:
+    build = Steps("functional", False, torch.float32, False, tokens=RANKS)
+    build.output(body(build))
+
+    def apply(graph: fx.Graph, rank: int) -> spfast.Result:
+        return rewrite(graph, rank, validate=True)
+
+    inputs = [[spec.make(rank, RANKS, 1) for spec in build.inputs] for rank in range(RANKS)]
+    results = assert_equivalent(build.graph, apply, inputs, RANKS, rtol=1e-6)
+    assert results[0].totals
 
 
 def over_features_too(b: Steps) -> list[fx.Node]:

@@ -13,7 +13,7 @@ from spfast.verifier.context import Context
 from spfast.verifier.dims import SYMBOLIC_OPERATORS
 from spfast.verifier.effects import is_made_here, overwrite
 from spfast.verifier.kinds import COLLECTIVES, Collective
-from spfast.verifier.totals import finished
+from spfast.verifier.totals import finished, finished_rows
 from spfast.verifier.values import Kind, Shape, Value
 
 __all__ = [
@@ -69,8 +69,10 @@ def collective(
     elif what.what == "scatter":
         result = _scatter(ctx, args[0], value, group, args[what.size], reduce_op)
     else:
-        term = ctx.store.reduction(value.term, reduce_op, group)
-        result = ctx.store.full(term, value.shape)
+        result = finished_rows(ctx, args[0], value, group, ctx.groups.size(group), reduce_op)
+        if result is None and ctx.why is None:
+            term = ctx.store.reduction(value.term, reduce_op, group)
+            result = ctx.store.full(term, value.shape)
     if result is None:
         return None
     return ctx.store.pending(result) if what.needs_wait else result

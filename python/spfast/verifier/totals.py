@@ -12,9 +12,10 @@ from torch import fx
 
 from spfast.verifier.context import Context
 from spfast.verifier.norms import bind, reduction
+from spfast.verifier.rows import chunk
 from spfast.verifier.values import Kind, Shape, Value
 
-__all__ = ["finished", "total"]
+__all__ = ["finished", "finished_rows", "total"]
 
 
 def total(
@@ -32,11 +33,14 @@ def total(
     assert value.shape
     row = value.shape[over:]
     shape = (*((1,) * over if bound.get("keepdim") else ()), *row)
-    if value.kind is Kind.FULL and all(size == 1 for size in value.shape[:over]):
+    is_cut = value.term in ctx.store.blocks  # a single row of several is no sum of all
+    if value.kind is Kind.FULL and not is_cut and all(size == 1 for size in value.shape[:over]):
         return ctx.store.full(value.term, shape)
     term = ctx.store.term(("total", value.term, row))
     if value.kind is Kind.SHARD:
         return ctx.store.part(term, value.group, value.tp, shape)
+    if is_cut:
+        ctx.store.block_totals[term] = (value, row)
     return ctx.store.full(term, shape)
 
 
@@ -49,6 +53,27 @@ def finished(
     ctx.why = f"takes the {reduce_op} over group {group!r} of {value.describe()} in "
     ctx.why += repr(operand.name)
     return None
+
+
+def finished_rows(
+    ctx: Context, operand: fx.Node, value: Value, group: str, tp: int | None, reduce_op: str
+) -> Value | None:
+    """What an all_reduce makes of sums over this rank's rows of a value that is there in full.
+
+    It is a sum over all rows only where each rank sums its own rows, and of one and the same value.
+    None where it is no such sum, or the original graph reduces the very same: then it is compared
+    with that.
+    """
+    rows, row = ctx.store.block_totals.get(value.term, (None, ()))
+    if rows is None or tp is None or reduce_op != "sum" or not ctx.is_after:
+        return None
+    if ctx.store.has(("reduced", value.term, reduce_op, group)):
+        return None
+    base = chunk(ctx, operand, rows, group, tp)
+    if base is None:
+        return None
+    ctx.meet(operand, base, group, has_rows=True)
+    return ctx.store.full(ctx.store.term(("total", base, row)), value.shape)
 
 
 def _leading(listed: Any, shape: Shape | None) -> int:

@@ -105,6 +105,8 @@ class Store:
         self.has_data = False
         # term of some rows of a value -> (the value's term, its rows, first row, end row)
         self.blocks: dict[int, tuple[int, Any, Any, Any]] = {}
+        # term of a sum over some rows of a value -> the rows, and the dims that are not summed
+        self.block_totals: dict[int, tuple[Value, Shape]] = {}
         # term of a value that was written to -> what it was, and what was done to it
         self.writes: dict[int, Write] = {}
         # term of a value that repeats itself from end to end -> after how many elements
@@ -123,6 +125,10 @@ class Store:
         if found is None:
             found = self.terms[key] = len(self.terms)
         return found
+
+    def has(self, key: Hashable) -> bool:
+        """Says whether the term ``key`` has been met."""
+        return key in self.terms
 
     def reduction(self, part: int, reduce_op: str, group: str) -> int:
         """Returns the term of what a group's ranks make of their parts together."""
