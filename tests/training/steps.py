@@ -5,6 +5,7 @@ What torch.compile would lower is run as it stands, so that the numbers are thos
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,11 +34,13 @@ class Step:
         loss: Its value.
         gradients: Of each parameter.
         collectives: How many of each kind move a value with a row a token, forward and backward.
+        saved: Bytes of what the forward keeps for the backward, weights aside.
     """
 
     loss: float
     gradients: dict[str, torch.Tensor]
     collectives: Counter[str]
+    saved: int
 
 
 @dataclass(frozen=True)
@@ -83,13 +86,7 @@ def _compare(
         mine = _step(model.module, value, dynamic)
         result = enabled.joint.result
     assert result is not None
-    where, worst = "", 0.0
-    assert plain.gradients.keys() == mine.gradients.keys()
-    for name, expected in plain.gradients.items():
-        scale = expected.abs().max().item()
-        assert scale > 0, name
-        difference = (mine.gradients[name] - expected).abs().max().item() / scale
-        where, worst = max((where, worst), (name, difference), key=lambda pair: pair[1])
+    worst, where = worst_of(plain.gradients, mine.gradients)
     return Compared(
         (plain.loss, mine.loss),
         worst,
@@ -104,24 +101,62 @@ def _compare(
 def _step(module: torch.nn.Module, value: torch.Tensor, dynamic: bool) -> Step:
     torch._dynamo.reset()
     graphs: list[fx.GraphModule] = []
-    compiled = torch.compile(module, fullgraph=True, backend=_backend(graphs))
+    compiled = torch.compile(module, fullgraph=True, backend=backend_of(graphs))
     for parameter in module.parameters():
         parameter.grad = None
     if dynamic:
         torch._dynamo.mark_dynamic(value, 1)
     loss = compiled(value).float().square().mean()
     loss.backward()
-    gradients = {
-        name: _local(parameter.grad).clone()
-        for name, parameter in module.named_parameters()
-        if parameter.grad is not None
-    }
+    gradients = gradients_of(module)
+    return Step(loss.item(), gradients, count(graphs), saved_bytes(graphs[0].graph))
+
+
+def count(graphs: list[fx.GraphModule]) -> Counter[str]:
+    """Collectives of values with a row a token, by kind."""
     found: Counter[str] = Counter()
     for graph in graphs:
         for target, name in COLLECTIVES.items():
             nodes = graph.graph.find_nodes(op="call_function", target=target)
             found[name] += sum(node.meta["val"].dim() > 1 for node in nodes)
-    return Step(loss.item(), gradients, found)
+    return found
+
+
+def gradients_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """What this rank holds of each gradient."""
+    return {
+        name: _local(parameter.grad).clone()
+        for name, parameter in module.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+def worst_of(
+    expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]
+) -> tuple[float, str]:
+    """The largest difference of a gradient, relative to its largest magnitude, and whose it is."""
+    assert expected.keys() == found.keys()
+    worst = (0.0, "")
+    for name, right in expected.items():
+        scale = right.abs().max().item()
+        assert scale > 0, name
+        worst = max(worst, ((found[name] - right).abs().max().item() / scale, name))
+    return worst
+
+
+def saved_bytes(forward: fx.Graph) -> int:
+    """What a forward returns beside its first result and its own inputs."""
+    (returned,) = forward.output_node().args
+    assert isinstance(returned, (tuple, list))
+    kept = {node: None for node in returned[1:] if isinstance(node, fx.Node)}
+    values = [node.meta["val"] for node in kept if node.op != "placeholder"]
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
+    return sum(math.prod(map(_number, each.shape)) * each.element_size() for each in tensors)
+
+
+def _number(size: Any) -> int:
+    """A size, or what it is in the example."""
+    return size.node.hint if isinstance(size, torch.SymInt) else size
 
 
 def _local(value: Any) -> torch.Tensor:
@@ -129,7 +164,7 @@ def _local(value: Any) -> torch.Tensor:
     return local
 
 
-def _backend(graphs: list[fx.GraphModule]) -> Callable[..., Any]:
+def backend_of(graphs: list[fx.GraphModule]) -> Callable[..., Any]:
     """Inductor up to the graphs that it lowers, which are run instead."""
     from functorch.compile import make_boxed_func
     from torch._inductor.compile_fx import compile_fx

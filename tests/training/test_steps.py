@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 
 import pytest
 import torch
@@ -55,6 +56,22 @@ def test_enable_refuses_a_place_that_is_taken() -> None:
     )
     assert inductor_config.post_grad_custom_pre_pass is None
     assert inductor_config.joint_custom_post_pass is None
+
+
+def test_enable_refuses_what_is_no_answer() -> None:
+    with pytest.raises(spfast.ConfigError, match="recompute_gather='often'"):
+        enable(recompute_gather="often")  # type: ignore[arg-type]
+    assert inductor_config.joint_custom_post_pass is None
+
+
+def test_gathering_again_is_another_pass_to_a_cache() -> None:
+    keys = set()
+    for again in (False, True):
+        with enable(recompute_gather=again) as enabled:
+            keys.add(enabled.joint.uuid())
+            copied = pickle.loads(pickle.dumps(enabled.joint))
+            assert copied.recompute_gather is again and copied.uuid() == enabled.joint.uuid()
+    assert len(keys) == 2
 
 
 def test_a_graph_without_gradients_is_left_to_the_pass_after_it() -> None:

@@ -10,11 +10,14 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
+import torch
 import torch._inductor.config as inductor_config
 from torch import fx
+from torch.utils.checkpoint import CheckpointPolicy
 
 from spfast.config import SequenceParallelConfig, as_config
 from spfast.errors import ConfigError
+from spfast.fields import check_choice
 from spfast.graphs import graph_of
 from spfast.pairing import fuse
 from spfast.passes.sequence_parallelism import SequenceParallelismPass
@@ -25,6 +28,17 @@ __all__ = ["Enabled", "enable"]
 # What a node of a joint graph that was looked at is marked with; it survives the partitioner.
 _DONE = "spfast_joint"
 _HOOKS = ("joint_custom_post_pass", "post_grad_custom_pre_pass")
+_GATHER = torch.ops._c10d_functional.all_gather_into_tensor.default
+# The key under which the partitioner reads what has to be computed again.
+_POLICY = "recompute"
+# Beside views: what yields its operand as it is, or in another shape.
+_MOVES = frozenset(
+    {
+        torch.ops._c10d_functional.wait_tensor.default,
+        torch.ops.aten.reshape.default,
+        torch.ops.aten.view.dtype,
+    }
+)
 
 
 class _JointPass(SequenceParallelismPass):
@@ -32,14 +46,37 @@ class _JointPass(SequenceParallelismPass):
 
     pass_name = "joint_sequence_parallelism"
 
+    def __init__(
+        self,
+        config: SequenceParallelConfig | None = None,
+        registry: Registry | None = None,
+        recompute_gather: bool = False,
+    ) -> None:
+        super().__init__(config, registry)
+        check_choice("recompute_gather", recompute_gather, (True, False))
+        self.recompute_gather = recompute_gather
+
     def __call__(self, graph: fx.Graph) -> None:
         self._asked = False
         given = graph_of(graph)
         if not any(_is_tangent(node) for node in given.nodes if node.op == "placeholder"):
             return
+        before = set(given.find_nodes(op="call_function", target=_GATHER))
         super().__call__(given)
+        if self.recompute_gather:
+            _gather_again(given, before)
         for node in given.nodes:
             node.meta[_DONE] = True
+
+    def uuid(self) -> str:
+        """As of the pass; what is gathered again is another graph."""
+        return f"{super().uuid()}.{'again' if self.recompute_gather else 'saved'}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "recompute_gather": self.recompute_gather}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
 
 class _InferencePass(SequenceParallelismPass):
@@ -54,6 +91,34 @@ class _InferencePass(SequenceParallelismPass):
             super().__call__(graph)
         elif self.config.async_tp:
             self.result = fuse(graph, self.config, self._rules())
+
+
+def _gather_again(graph: fx.Graph, before: set[fx.Node]) -> None:
+    """Marks what the pass gathers in the forward and the backward reads, to be gathered twice.
+
+    The partitioner saves every collective's result that nobody marked. An unneeded mark would make
+    it save what nobody reads.
+    """
+    backward: set[fx.Node] = set()
+    for node in graph.nodes:
+        if _is_tangent(node) or not backward.isdisjoint(node.all_input_nodes):
+            backward.add(node)
+    for gather in graph.find_nodes(op="call_function", target=_GATHER):
+        if gather in before or gather in backward:
+            continue
+        forward = [gather]  # with its wait and the views of that, which are all that reads it
+        for node in forward:
+            forward += [user for user in node.users if user not in backward and _moves(user)]
+        if any(user in backward for node in forward for user in node.users):
+            for node in forward:
+                node.meta[_POLICY] = CheckpointPolicy.MUST_RECOMPUTE
+
+
+def _moves(node: fx.Node) -> bool:
+    """Whether a node yields what it reads, or a view of it."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    return node.target.is_view or node.target in _MOVES
 
 
 def _is_tangent(node: fx.Node) -> bool:
@@ -71,10 +136,13 @@ class Enabled:
     """
 
     def __init__(
-        self, config: SequenceParallelConfig | None = None, registry: Registry | None = None
+        self,
+        config: SequenceParallelConfig | None = None,
+        registry: Registry | None = None,
+        recompute_gather: bool = False,
     ) -> None:
         planned = replace(as_config(config), async_tp=False)
-        self.joint = _JointPass(planned, registry=registry)
+        self.joint = _JointPass(planned, registry, recompute_gather)
         self.inference = _InferencePass(config, registry=registry)
         self._before: tuple[Any, ...] | None = None
         settings: Any = inductor_config
@@ -107,7 +175,10 @@ class Enabled:
 
 
 def enable(
-    config: SequenceParallelConfig | None = None, *, registry: Registry | None = None
+    config: SequenceParallelConfig | None = None,
+    *,
+    registry: Registry | None = None,
+    recompute_gather: bool = False,
 ) -> Enabled:
     """Has torch.compile rewrite every tensor-parallel graph from now on, training steps included.
 
@@ -118,17 +189,21 @@ def enable(
     Args:
         config: As for :func:`spfast.apply`.
         registry: As for :func:`spfast.apply`.
+        recompute_gather: Whether the backward gathers again what it reads of the forward's
+            gathers: it then keeps one rank's rows of them, for one more collective each. False
+            keeps the gathered values.
 
     Returns:
         The two passes, which say what they did, and the way back; as a context manager it goes
         back by itself.
 
     Raises:
-        ConfigError: Another pass has one of the two places in ``torch._inductor.config``.
+        ConfigError: Another pass has one of the two places in ``torch._inductor.config``, or
+            ``recompute_gather`` is no bool.
 
     Example:
         >>> with enable() as enabled:  # torch.compile(model)(x).sum().backward()
         ...     enabled.joint.matched_count
         0
     """
-    return Enabled(config, registry)
+    return Enabled(config, registry, recompute_gather)
