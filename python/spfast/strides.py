@@ -21,9 +21,27 @@ from torch.fx.experimental import _config as symbolic_config
 from spfast.journal import Journal
 from spfast.tensor_meta import tensor_metas
 
-__all__ = ["quiet_mode", "settle"]
+__all__ = ["has_usual_strides", "quiet_mode", "settle"]
 
 logger = logging.getLogger("spfast")
+
+
+def has_usual_strides(value: torch.Tensor) -> bool:
+    """Whether a tensor has the strides of a fresh one; those of dims of size 1 are nobody's.
+
+    Example:
+        >>> has_usual_strides(torch.empty(2, 3)), has_usual_strides(torch.empty(2, 3).t())
+        (True, False)
+    """
+    expected: Any = 1
+    for size, stride in zip(reversed(value.shape), reversed(value.stride()), strict=True):
+        # As text: to compare symbolic sizes would put a guard on them.
+        if str(size) == "1":
+            continue
+        if str(stride) != str(expected):
+            return False
+        expected = expected * size
+    return True
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from spfast.journal import Journal
 from spfast.patterns import Registry
 from spfast.per_registry import PerRegistry
 from spfast.result import Merged
+from spfast.strides import has_usual_strides
 from spfast.targets import ByTarget, target_name
 from spfast.writes import Writes
 
@@ -182,7 +183,7 @@ def _leaf(call: fx.Node, how: _Collective) -> _Reduction | None:
     value = call if how.wait is None else only_reader(call)
     if value is None or (how.wait is not None and target_name(value.target) != how.wait):
         return None
-    if not _single(value) or not isinstance(value.meta.get("val"), torch.Tensor):
+    if not _single(value) or not _is_dense(value) or not _is_dense(call.args[0]):
         return None
     return _Reduction(call, value, how.keeps_shape)
 
@@ -325,13 +326,23 @@ def _follow(node: fx.Node, pending: list[fx.Node]) -> None:
 
 
 def _alike(node: fx.Node, operand: fx.Node, shape: bool = True) -> bool:
-    """Whether two nodes hold tensors of one dtype, and of one shape."""
-    left, right = node.meta.get("val"), operand.meta.get("val")
-    if not isinstance(left, torch.Tensor) or not isinstance(right, torch.Tensor):
+    """Whether two nodes hold tensors of one dtype, and of one shape, that lie as fresh ones do.
+
+    Of operands that lie otherwise the first decides how a sum does: another order is another
+    result.
+    """
+    if not _is_dense(node) or not _is_dense(operand):
         return False
+    left, right = node.meta["val"], operand.meta["val"]
     if left.dtype != right.dtype or left.device != right.device:
         return False
     return not shape or _sizes(left) == _sizes(right)
+
+
+def _is_dense(node: fx.Node) -> bool:
+    """Whether a node holds a tensor with the strides of a fresh one."""
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and has_usual_strides(value)
 
 
 def _sizes(value: torch.Tensor) -> tuple[str, ...]:

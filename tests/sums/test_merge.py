@@ -206,6 +206,17 @@ def written_to(b: Sums) -> fx.Node:
     return b.add(left, b.reduced("b"))
 
 
+def beside_columns(b: Sums) -> fx.Node:
+    # Which operand comes first decides how a sum lies.
+    columns = b.call(aten.t.default, b.placeholder("r", (4, 8), b.dtype))
+    return b.add(b.add(columns, b.reduced("a")), b.reduced("b"))
+
+
+def of_columns(b: Sums) -> fx.Node:
+    columns = b.call(aten.t.default, b.placeholder("c", (4, 8), b.dtype, "per_rank"))
+    return b.add(b.reduced(columns), b.reduced("a"))
+
+
 KEPT = [
     read_twice,
     of_two_groups,
@@ -215,6 +226,8 @@ KEPT = [
     scaled_by_a_tensor,
     broadcast,
     written_to,
+    beside_columns,
+    of_columns,
 ]
 
 
