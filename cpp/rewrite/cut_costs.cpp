@@ -77,7 +77,9 @@ int64_t CutCosts::fixed(uint32_t token_class, std::span<const uint32_t> of_class
   const auto among = static_cast<double>(sharers(token_class, of_class));
   const double share = static_cast<double>(collective_) / among;
   const double most = static_cast<double>(most_ / kBytes);
-  return static_cast<int64_t>(std::min(share, most) * static_cast<double>(kBytes));
+  const double cost = std::min(share, most) * static_cast<double>(kBytes);
+  // Next to nothing still decides between cuts that move the same bytes.
+  return std::max(static_cast<int64_t>(cost), int64_t{1});
 }
 
 }  // namespace spfast

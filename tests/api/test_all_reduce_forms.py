@@ -66,11 +66,11 @@ class Layers(GraphBuilder):
         return self.call(aten.mm.default, value, self.weight)
 
 
-def reasons(graph: fx.Graph) -> dict[str, str]:
+def reasons(graph: fx.Graph, **fields: Any) -> dict[str, str]:
     """Of what stays; explain() and apply() say the same, and the graph is as it was."""
     before = str(graph)
-    entries = spfast.explain(graph, of_rank(1)).entries
-    result = spfast.apply(graph, of_rank(1))
+    entries = spfast.explain(graph, of_rank(1, **fields)).entries
+    result = spfast.apply(graph, of_rank(1, **fields))
     assert int(result) == 0 and str(graph) == before
     assert [entry.node for entry in entries] == [site.node for site in result.skipped]
     assert [entry.reason for entry in entries] == [site.reason for site in result.skipped]
@@ -240,9 +240,13 @@ def test_each_tensor_of_a_coalesced_one_is_rewritten(operator_: Any) -> None:
     assert not [name for name in targets(build.graph) if "all_reduce" in name]
 
 
+# Collectives that are said to cost nothing are not made for nothing either.
+@pytest.mark.parametrize("fields", [{}, {"collective_cost": 0}], ids=["", "free"])
 @pytest.mark.parametrize("operator_", COALESCED)
-def test_one_call_of_several_stays_where_more_calls_would_move_the_same(operator_: Any) -> None:
-    said = reasons(two(operator_, largest=False).graph)
+def test_one_call_of_several_stays_where_more_calls_would_move_the_same(
+    operator_: Any, fields: dict[str, Any]
+) -> None:
+    said = reasons(two(operator_, largest=False).graph, **fields)
     assert (
         list(said.values())
         == [
