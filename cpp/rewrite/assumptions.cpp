@@ -188,7 +188,10 @@ class Consequences {
 
 }  // namespace
 
-Reason why_apart(const Replication& replication, NodeId value, uint32_t group) {
+Reason why_apart(const Replication& replication, NodeId value, NodeId reader, uint32_t group) {
+  if (const NodeId writer = replication.changed_before(value, reader); writer != kNone) {
+    return {Reason::Kind::kWritten, value, writer, 0, 0};
+  }
   if (replication.of(value, group) == Sharing::kOwn) {
     return {Reason::Kind::kRankOwn, value, replication.evidence(value), 0, 0};
   }

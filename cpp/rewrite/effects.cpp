@@ -90,13 +90,26 @@ NodeId Effects::change_between(NodeId first, NodeId last) const {
   return found == changes_.end() || *found >= last ? kNone : *found;
 }
 
+std::span<const std::pair<NodeId, NodeId>> Effects::writers_of(NodeId value) const {
+  if (written_.empty()) return {};
+  const auto [begin, end] =
+      std::equal_range(written_.begin(), written_.end(), std::pair{base_[value], kNone},
+                       [](const auto& a, const auto& b) { return a.first < b.first; });
+  return {begin, end};
+}
+
 NodeId Effects::writer_of(NodeId value) const {
-  if (written_.empty()) return kNone;
-  const NodeId storage = base_[value];
-  const auto found =
-      std::lower_bound(written_.begin(), written_.end(), storage,
-                       [](const auto& entry, NodeId wanted) { return entry.first < wanted; });
-  return found != written_.end() && found->first == storage ? found->second : kNone;
+  const auto writers = writers_of(value);
+  return writers.empty() ? kNone : writers.front().second;
+}
+
+NodeId Effects::writer_before(NodeId value, NodeId reader) const {
+  for (const auto& [storage, writer] : writers_of(value)) {
+    SPFAST_WORK(1);
+    if (writer >= reader) break;
+    if (writer != value) return writer;
+  }
+  return kNone;
 }
 
 }  // namespace spfast

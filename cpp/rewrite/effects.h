@@ -1,6 +1,8 @@
 // Where the graph writes to memory: what a rewrite must not look behind (I8).
 #pragma once
 
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "table/node_table.h"
@@ -14,9 +16,12 @@ class Effects {
   [[nodiscard]] NodeId change_between(NodeId first, NodeId last) const;
   // The first node that writes to the storage of this value; kNone if nothing does.
   [[nodiscard]] NodeId writer_of(NodeId value) const;
+  // The first node but the value itself that writes there before a reader; kNone if there is none.
+  [[nodiscard]] NodeId writer_before(NodeId value, NodeId reader) const;
 
  private:
   void find_bases();
+  [[nodiscard]] std::span<const std::pair<NodeId, NodeId>> writers_of(NodeId value) const;
   template <typename Note>
   void each_written(NodeId node, Note&& note) const;
 

@@ -174,8 +174,7 @@ void Replication::prove() {
       if (keeps_equals(node)) equals_kept_.insert(node);
       const auto [kind, group] = meeting(node);
       if (kind == Collective::kAllReduce || kind == Collective::kAllGather) {
-        const NodeId writer = effects_.writer_of(node);
-        if (writer == kNone || writer == node) proved_[node] = group;
+        if (effects_.writer_before(node, table_.size()) == kNone) proved_[node] = group;
       } else if (kind == Collective::kReduceScatter || kind == Collective::kAllToAll) {
         give_away(node, group, node);
       }

@@ -49,10 +49,16 @@ class Replication {
   }
   // The group whose ranks are proved to share a value: kNone, an index, or kEvery.
   [[nodiscard]] uint32_t proved(NodeId value) const { return proved_[value]; }
-  // Whether a value that is no shard may be read beside one.
-  [[nodiscard]] bool may_meet_shards(NodeId value, uint32_t group) const {
+  // Whether a value that is no shard may be read beside one. What was written to meanwhile is
+  // another value than the one of its name: nobody can say of it that all ranks have it.
+  [[nodiscard]] bool may_meet_shards(NodeId value, NodeId reader, uint32_t group) const {
+    if (changed_before(value, reader) != kNone) return false;
     const Sharing sharing = of(value, group);
     return sharing == Sharing::kReplicated || (sharing == Sharing::kUnknown && trust_.unknown);
+  }
+  // What wrote to a value before it is read; kNone: nothing did.
+  [[nodiscard]] NodeId changed_before(NodeId value, NodeId reader) const {
+    return effects_.writer_before(value, reader);
   }
   // The collective that gives a rank's own value away.
   [[nodiscard]] NodeId evidence(NodeId value) const { return evidence_[value]; }

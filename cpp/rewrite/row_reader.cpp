@@ -84,8 +84,8 @@ Reason RowReader::reason_for(NodeId node, const RowOperand& operand, const RowLa
   // What such an operator reads in the place of a weight it reads for all tokens.
   if (row && layout.token_class[operand.root] == class_) return {};
   const uint32_t group = classes_[class_].group;
-  if (!replication_.may_meet_shards(operand.name, group)) {
-    return why_apart(replication_, operand.name, group);
+  if (!replication_.may_meet_shards(operand.name, node, group)) {
+    return why_apart(replication_, operand.name, node, group);
   }
   const NodeId writer = effects_.writer_of(operand.name);
   if (writer != kNone) return {Kind::kWritten, operand.name, writer, 0, 0};
@@ -192,7 +192,7 @@ RowRole RowReader::tensor_role(NodeId node, const RowOperand& operand, const Row
   if (row && layout.token_class[operand.root] == class_) {
     return layout.features[operand.root] == features_ ? RowRole::kRows : RowRole::kNeedsAll;
   }
-  if (!replication_.may_meet_shards(operand.name, classes_[class_].group)) {
+  if (!replication_.may_meet_shards(operand.name, node, classes_[class_].group)) {
     return RowRole::kNeedsAll;
   }
   const auto dims = table_.dims(meta);

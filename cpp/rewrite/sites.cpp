@@ -275,7 +275,7 @@ class Examiner {
       return;
     }
     const Role role = role_of(name);
-    if (role != Role::kBuffer && !may_be_read(site, root)) return;
+    if (role != Role::kBuffer && !may_be_read(site, root, user)) return;
     switch (role) {
       case Role::kBuffer:
         check_buffer(site, name);
@@ -293,10 +293,10 @@ class Examiner {
   }
 
   // Beside shards: what only this rank has would make each rank finish another value.
-  bool may_be_read(Site& site, NodeId value) const {
+  bool may_be_read(Site& site, NodeId value, NodeId reader) const {
     const uint32_t group = out_.classes[site.token_class].group;
-    if (replication_.may_meet_shards(value, group)) return true;
-    site.reason = why_apart(replication_, value, group);
+    if (replication_.may_meet_shards(value, reader, group)) return true;
+    site.reason = why_apart(replication_, value, reader, group);
     return false;
   }
 

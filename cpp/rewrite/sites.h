@@ -101,8 +101,9 @@ struct HeldSite {
   Reason reason;
 };
 
-// Why a value may not be read beside shards, where it may not.
-[[nodiscard]] Reason why_apart(const Replication& replication, NodeId value, uint32_t group);
+// Why a reader may not read a value beside shards, where it may not.
+[[nodiscard]] Reason why_apart(const Replication& replication, NodeId value, NodeId reader,
+                               uint32_t group);
 
 // A match that asks too much gives way to a shorter one that does not: they change places.
 // With `rows`, all_reduces that no rule matched are examined too, and every site's values are

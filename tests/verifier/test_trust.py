@@ -112,13 +112,17 @@ UNKNOWN: dict[str, Value] = {
             s.placeholder("z", (WIDTH, ROWS), torch.float32, "per_rank"),
         ),
     ),
+    "random numbers in place": lambda s: written(s, lambda s, v: s.call(aten.normal_.default, v)),
+}
+
+# Unknown as well, and no node's value: whoever compares what the name says compares another.
+UNNAMED: dict[str, Value] = {
     "a part of it was replaced": lambda s: written(
         s, lambda s, v: s.call(aten.copy_.default, part_of(s, v), part_of(s, y(s))), z
     ),
     "a part of it was reduced in place": lambda s: written(
         s, lambda s, v: s.call(funcol.all_reduce_.default, part_of(s, v), "sum", G), z
     ),
-    "random numbers in place": lambda s: written(s, lambda s, v: s.call(aten.normal_.default, v)),
 }
 
 LOCAL: dict[str, tuple[Value, str]] = {
@@ -194,6 +198,18 @@ def test_what_does_not_follow_is_not_proved_and_may_be_assumed(value: str) -> No
     assumed = verdict(site, readers)
     assert assumed.ok and len(assumed.assumptions) == 1
     assert assumed.assumptions[0].value in {node.name for node in site.graph.nodes}
+
+
+@pytest.mark.parametrize("value", UNNAMED)
+def test_what_was_written_to_and_has_no_name_may_not_be_assumed(value: str) -> None:
+    site, readers = summed_with(UNNAMED[value])
+    found = verdict(site, readers, replicated=["y"])
+    assert [problem.reason for problem in found.problems] == [UNPROVED]
+    (problem,) = verdict(site, readers).problems
+    assert problem.reason == (
+        "meets rows of one rank after 'z' was written to: "
+        "only what has a name of its own may be assumed"
+    )
 
 
 @pytest.mark.parametrize("value", LOCAL)

@@ -177,7 +177,7 @@ class Replication:
         if group is None:
             return
         if kind in ("all_reduce", "all_gather"):
-            if self._memory.writer_of(node) in (None, node):
+            if self._memory.other_writer(node) is None:
                 self._shared[node] = group
         elif kind in ("reduce_scatter", "all_to_all"):
             self._give_away(node, group, node)

@@ -227,14 +227,13 @@ class _Examiner:
                 f"and the end of the site"
             )
         for value in (site.all_reduce, site.reduced, *site.interior):
-            self._check_unwritten(value)
+            self._check_unwritten(value, self._memory.writer_of(value))
             if wants_format(value):
                 raise _Stays(
                     f"{_call(value)} asks for a memory format for more dims than a shard has"
                 )
 
-    def _check_unwritten(self, value: fx.Node) -> None:
-        writer = self._memory.writer_of(value)
+    def _check_unwritten(self, value: fx.Node, writer: fx.Node | None) -> None:
         if writer is not None:
             raise _Stays(f"{_call(writer)} writes in place to %{value.name}")
 
@@ -248,7 +247,7 @@ class _Examiner:
             return
         role = self._role_of(name)
         if role != "buffer":
-            self._check_shared(root(name, self._width))
+            self._check_shared(root(name, self._width), user)
         if role == "buffer":
             self._check_buffer(name)
             site.buffers.append((user, name))
@@ -270,8 +269,9 @@ class _Examiner:
                 f"operand %{name.name} has shape {_show(name)} and is not the same for every token"
             )
 
-    def _check_shared(self, value: fx.Node) -> None:
-        """What only this rank has would make each rank finish another value."""
+    def _check_shared(self, value: fx.Node, user: fx.Node) -> None:
+        """What only this rank has, or is not what its name says, makes each finish another value."""
+        self._check_unwritten(value, self._memory.other_writer(value, user))
         group = self._site.match.anchor.group
         collective = self._replication.evidence(value, group)
         if collective is None:

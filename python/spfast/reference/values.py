@@ -189,11 +189,11 @@ class Memory:
     def __init__(self, graph: fx.Graph) -> None:
         self.position = {node: index for index, node in enumerate(graph.nodes)}
         self._changes: list[fx.Node] = []
-        self._writers: dict[fx.Node, fx.Node] = {}
+        self._writers: dict[fx.Node, list[fx.Node]] = {}
         self._parents = _shared_storages(graph)
         for node in graph.nodes:
             for value in _written(node):
-                self._writers.setdefault(self._storage(value), node)
+                self._writers.setdefault(self._storage(value), []).append(node)
             if _changes_stream(node):
                 self._changes.append(node)
 
@@ -205,7 +205,16 @@ class Memory:
 
     def writer_of(self, value: fx.Node) -> fx.Node | None:
         """The first node that writes to the memory in which the value lies."""
-        return self._writers.get(self._storage(value))
+        return next(iter(self._writers.get(self._storage(value), ())), None)
+
+    def other_writer(self, value: fx.Node, before: fx.Node | None = None) -> fx.Node | None:
+        """The first node but the value itself that writes there, or does before a reader."""
+        for writer in self._writers.get(self._storage(value), ()):
+            if before is not None and self.position[writer] >= self.position[before]:
+                break
+            if writer is not value:
+                return writer
+        return None
 
     def _storage(self, value: fx.Node) -> fx.Node:
         return _root(self._parents, value)

@@ -96,6 +96,12 @@ def judge(
             elif not may_assume:
                 reason = "meets rows of one rank but is not proved the same on every rank"
                 problems.append((meeting.node, reason))
+            elif (base := names.written(term)) is not None:
+                reason = (
+                    f"meets rows of one rank after {base!r} was written to: "
+                    f"only what has a name of its own may be assumed"
+                )
+                problems.append((meeting.node, reason))
             else:
                 seeds[term] = meeting
         accused = {term for found in ranks.contradictions for term in found.terms}
@@ -150,6 +156,17 @@ class _Names:
             else:
                 return meeting.node.name
         return self._names[term]
+
+    def written(self, term: int) -> str | None:
+        """The name of what a value is, that no node has, since it was written to."""
+        store = self._original.store
+        while term in store.blocks and term not in self._names:
+            term = store.blocks[term][0]
+        if term in self._names or term not in store.writes:
+            return None
+        while term in store.writes:
+            term = store.writes[term].base
+        return self._names.get(term, "a value")
 
     def order(self) -> dict[str, int]:
         return {node.name: place for place, node in enumerate(self._original.values)}
