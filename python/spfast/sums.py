@@ -22,6 +22,7 @@ from spfast.patterns import Registry
 from spfast.per_registry import PerRegistry
 from spfast.result import Merged
 from spfast.strides import has_usual_strides
+from spfast.suspicion import Suspicion
 from spfast.targets import ByTarget, target_name
 from spfast.writes import Writes
 
@@ -68,11 +69,13 @@ class _Reduction:
         call: The collective.
         value: The node that yields its result: its wait, or itself.
         keeps_shape: Whether it is an all_reduce.
+        suspicion: How likely the graph thinks that what is reduced is one rank's part.
     """
 
     call: fx.Node
     value: fx.Node
     keeps_shape: bool
+    suspicion: int
 
     @property
     def part(self) -> fx.Node:
@@ -81,7 +84,7 @@ class _Reduction:
 
     def key(self) -> tuple[Any, ...]:
         """What two reductions have to share to be one."""
-        return (self.call.target, str(self.call.args[1:]))
+        return (self.call.target, str(self.call.args[1:]), self.suspicion)
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,7 @@ class SumMerger:
             reductions[family.all_reduce] = _Collective(wait, family.reduce_op, True)
             reductions[family.reduce_scatter] = _Collective(wait, scatter_op, False)
         self._reductions = ByTarget(reductions)
+        self._suspicion = Suspicion(registry)
 
     def has_scatters(self, graph: fx.Graph) -> bool:
         """Whether a graph calls a reduce_scatter."""
@@ -166,26 +170,27 @@ class SumMerger:
 
     def _leaves(self, graph: fx.Graph) -> list[_Reduction]:
         """The reductions by summation that one operator reads, in graph order."""
-        writes = Writes(graph)
-        found = (_leaf(call, how) for call, how in self._calls(graph))
+        writes, rated = Writes(graph), dict[fx.Node, int]()
+        found = (self._leaf(call, how, rated) for call, how in self._calls(graph))
         # The sum of the parts is made later than the reduction of one was.
         leaves = [leaf for leaf in found if leaf is not None and not writes.touch(leaf.part)]
         return sorted(leaves, key=lambda leaf: leaf.call)
 
-
-def _leaf(call: fx.Node, how: _Collective) -> _Reduction | None:
-    """A reduction that adds up, if one operator reads it."""
-    if call.kwargs or not call.args or not isinstance(call.args[0], fx.Node):
-        return None
-    at = how.reduce_op
-    if at >= 0 and (len(call.args) <= at or call.args[at] != "sum"):
-        return None
-    value = call if how.wait is None else only_reader(call)
-    if value is None or (how.wait is not None and target_name(value.target) != how.wait):
-        return None
-    if not _single(value) or not _is_dense(value) or not _is_dense(call.args[0]):
-        return None
-    return _Reduction(call, value, how.keeps_shape)
+    def _leaf(
+        self, call: fx.Node, how: _Collective, rated: dict[fx.Node, int]
+    ) -> _Reduction | None:
+        """A reduction that adds up, if one operator reads it."""
+        if call.kwargs or not call.args or not isinstance(call.args[0], fx.Node):
+            return None
+        at = how.reduce_op
+        if at >= 0 and (len(call.args) <= at or call.args[at] != "sum"):
+            return None
+        value = call if how.wait is None else only_reader(call)
+        if value is None or (how.wait is not None and target_name(value.target) != how.wait):
+            return None
+        if not _single(value) or not _is_dense(value) or not _is_dense(call.args[0]):
+            return None
+        return _Reduction(call, value, how.keeps_shape, self._suspicion.of(call.args[0], rated))
 
 
 def _roots(edits: Edits, leaves: Sequence[_Reduction]) -> list[tuple[fx.Node, _Linear]]:

@@ -35,6 +35,12 @@ class Writer(GraphBuilder):
         mean = self.call(aten.mean.dim, self.call(aten.mul.Tensor, x, x), [-1], True)
         return self.call(aten.mul.Tensor, x, self.call(aten.rsqrt.default, mean))
 
+    def matched_norm(self, x: fx.Node) -> fx.Node:
+        """One that a rule knows."""
+        mean = self.call(aten.mean.dim, self.call(aten.mul.Tensor, x, x), [-1], True)
+        root = self.call(aten.rsqrt.default, self.call(aten.add.Tensor, mean, 1e-6))
+        return self.call(aten.mul.Tensor, x, root)
+
     def project(self, x: fx.Node, name: str, width: int = WIDTH) -> fx.Node:
         shape = (int(x.meta["val"].shape[-1]), width)
         return self.call(
@@ -100,10 +106,36 @@ def received_from_the_others(w: Writer) -> None:
     w.output([w.norm(w.call(aten.add.Tensor, reduced, received))])
 
 
+def written_to_before_it_is_read(w: Writer) -> None:
+    residual = w.stream("residual")
+    w.call(aten.add_.Tensor, residual, w.stream("own", "per_rank"))
+    reduced = w.over_ranks(w.stream("partial", "per_rank"))
+    w.output([w.matched_norm(w.call(aten.add.Tensor, reduced, residual))])
+
+
+def written_to_after_it_was_reduced(w: Writer) -> None:
+    part = w.project(w.stream("x"), "first")
+    residual = w.call(c10d.all_reduce_.default, part, "sum", "0")
+    w.call(aten.add_.Tensor, part, w.stream("own", "per_rank"))
+    reduced = w.over_ranks(w.stream("partial", "per_rank"))
+    w.output([w.matched_norm(w.call(aten.add.Tensor, reduced, residual))])
+
+
+def own_value_in_one_of_two_sums(w: Writer) -> None:
+    """Of the sum of both, the product alone would be taken for one rank's part."""
+    stream = w.over_ranks(w.stream("partial", "per_rank"))
+    mixed = w.over_ranks(w.call(aten.add.Tensor, stream, w.stream("own", "per_rank")))
+    product = w.over_ranks(w.project(w.stream("x"), "second"))
+    w.output([w.call(aten.add.Tensor, mixed, product)])
+
+
 @pytest.mark.parametrize("recognise", ["both", "patterns", "rowwise"])
 @pytest.mark.parametrize(
     "build",
     [
+        written_to_before_it_is_read,
+        written_to_after_it_was_reduced,
+        own_value_in_one_of_two_sums,
         log_sum_exp,
         share_of_the_residual_in_the_partial_sum,
         product_that_is_summed,
@@ -124,6 +156,14 @@ def test_a_sum_of_what_is_cut_names_the_value_and_the_collective() -> None:
     assert results[0].skipped[0].reason == (
         "%own is this rank's own, as %all_reduce_default_1 = _c10d_functional.all_reduce.default "
         "over all ranks shows, and would be read beside shards"
+    )
+
+
+def test_what_was_written_to_is_no_value_of_its_name() -> None:
+    _, results, _ = on_every_rank(written_to_before_it_is_read)
+    assert results[0].assumptions == ()
+    assert results[0].skipped[0].reason == (
+        "%add__tensor = aten.add_.Tensor writes in place to %residual"
     )
 
 

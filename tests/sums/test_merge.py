@@ -217,6 +217,12 @@ def of_columns(b: Sums) -> fx.Node:
     return b.add(b.reduced(columns), b.reduced("a"))
 
 
+def of_unlike_suspicion(b: Sums) -> fx.Node:
+    # Added up before, only the product would be taken for one rank's part, and not the input.
+    product = b.call(aten.mm.default, b.part("x"), b.placeholder("w", (4, 4), b.dtype))
+    return b.add(b.reduced("a"), b.reduced(product))
+
+
 KEPT = [
     read_twice,
     of_two_groups,
@@ -228,6 +234,7 @@ KEPT = [
     written_to,
     beside_columns,
     of_columns,
+    of_unlike_suspicion,
 ]
 
 
