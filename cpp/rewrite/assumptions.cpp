@@ -58,6 +58,7 @@ class Consequences {
         any = contradict(node, outer, replication) || any;
       }
     }
+    if (any) replication.spread();
     return any;
   }
 

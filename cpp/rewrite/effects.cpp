@@ -107,7 +107,8 @@ NodeId Effects::writer_before(NodeId value, NodeId reader) const {
   for (const auto& [storage, writer] : writers_of(value)) {
     SPFAST_WORK(1);
     if (writer >= reader) break;
-    if (writer != value) return writer;
+    // A module that is called may write, as far as anybody can tell: that is no sign that it does.
+    if (writer != value && table_.op(writer) != Op::kCallModule) return writer;
   }
   return kNone;
 }

@@ -66,6 +66,8 @@ class Replication {
   void trust_nothing() { trust_.unknown = false; }
   // The value turned out to be a rank's own, and so are the names of it; false: that was known.
   bool refute(NodeId value, uint32_t group, NodeId evidence);
+  // What is computed from values that turned out to be a rank's own is so too.
+  void spread();
 
   // A collective and the index of its group; kNone for all other nodes, and for a group that is not
   // among those that were asked for.
@@ -100,7 +102,6 @@ class Replication {
   void prove();
   void blame();
   void rate();
-  void spread();
   void give_away(NodeId value, uint32_t group, NodeId collective);
   void note_own(NodeId value, uint32_t group, NodeId collective);
   void blame_operands(NodeId node);

@@ -129,10 +129,22 @@ def own_value_in_one_of_two_sums(w: Writer) -> None:
     w.output([w.call(aten.add.Tensor, mixed, product)])
 
 
+def computed_from_what_is_refuted(w: Writer) -> None:
+    """Only that all of it were the same shows that a value is not: what was made of it goes too."""
+    own = w.stream("own", "per_rank")
+    stream = w.call(aten.add.Tensor, w.over_ranks(w.stream("partial", "per_rank")), own)
+    gain = w.placeholder("gain", (WIDTH,), F32, kind="gain")
+    scaled = w.call(aten.mul.Tensor, stream, gain)
+    total = w.over_ranks(w.call(aten.logaddexp.default, own, scaled))
+    second = w.call(aten.add.Tensor, w.over_ranks(w.stream("other", "per_rank")), stream)
+    w.output([total, second])
+
+
 @pytest.mark.parametrize("recognise", ["both", "patterns", "rowwise"])
 @pytest.mark.parametrize(
     "build",
     [
+        computed_from_what_is_refuted,
         written_to_before_it_is_read,
         written_to_after_it_was_reduced,
         own_value_in_one_of_two_sums,

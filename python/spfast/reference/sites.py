@@ -270,7 +270,7 @@ class _Examiner:
             )
 
     def _check_shared(self, value: fx.Node, user: fx.Node) -> None:
-        """What only this rank has, or is not what its name says, makes each finish another value."""
+        """A rank's own value, or one that its name no more says, makes each finish another."""
         self._check_unwritten(value, self._memory.other_writer(value, user))
         group = self._site.match.anchor.group
         collective = self._replication.evidence(value, group)

@@ -212,7 +212,7 @@ class Memory:
         for writer in self._writers.get(self._storage(value), ()):
             if before is not None and self.position[writer] >= self.position[before]:
                 break
-            if writer is not value:
+            if writer is not value and writer.op != "call_module":  # which may write, or not
                 return writer
         return None
 
