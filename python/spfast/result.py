@@ -180,7 +180,9 @@ class Result:
             raise ConfigError(
                 "this result has no drawing of its graph: call apply with record_plan=True"
             )
-        self.drawing.write(path, title)
+        from spfast.report.page import write_page
+
+        write_page(self.drawing, path, title)
 
     def __reduce__(self) -> tuple[object, ...]:
         fields = (

@@ -47,26 +47,25 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path, *, lazy: bool) -> Iterator[str]:
-    """The modules of spfast that a file imports; not those for type checkers alone.
+def imports(path: Path, *, lazy: bool, checked: bool = False) -> Iterator[str]:
+    """The modules of spfast that a file imports, or names in one.
 
     Args:
         path: the file.
         lazy: whether imports inside of functions count.
+        checked: whether those for type checkers alone count.
     """
     tree = ast.parse(path.read_text())
     skipped: set[int] = set()
     for node in ast.walk(tree):
         for_checkers = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        if for_checkers or (isinstance(node, ast.FunctionDef) and not lazy):
+        if (for_checkers and not checked) or (isinstance(node, ast.FunctionDef) and not lazy):
             skipped |= {id(each) for each in ast.walk(node)}
     for node in ast.walk(tree):
         if id(node) in skipped:
             continue
         if isinstance(node, ast.ImportFrom) and node.module is not None:
-            if node.module == "spfast":
-                yield from (f"spfast.{each.name}" for each in node.names)
-            elif node.module.startswith("spfast."):
-                yield node.module
+            if node.module.partition(".")[0] == "spfast":
+                yield from (f"{node.module}.{each.name}" for each in node.names)
         elif isinstance(node, ast.Import):
             yield from (each.name for each in node.names if each.name.startswith("spfast"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import graphlib
+import importlib
+import re
 
 import pytest
 from house.sources import PACKAGE, ROOT, cpp_files, imports, includes, module_name, room_of
@@ -19,6 +21,8 @@ BELOW = {
     "bind": {"base", "table", "pattern", "match", "rewrite", "fx", "fx/expr"},
 }
 KNOW_PYTHON = {"fx", "fx/expr", "bind"}
+# The modules of spfast that C++ calls back.
+CALLED_BACK = {"spfast.fx_trial", "spfast.journal", "spfast.rewiring", "spfast.targets"}
 
 
 def _room(include: str) -> str:
@@ -81,6 +85,36 @@ def test_python_rooms_have_an_order() -> None:
     order = list(graphlib.TopologicalSorter(rooms).static_order())  # raises where there is a cycle
     assert order.index("errors") < order.index("config") < order.index("api")
     assert order.index("patterns") < order.index("api") < order.index("passes")
+
+
+def _files() -> dict[str, set[str]]:
+    """What each module imports of others, wherever and for whom it does."""
+    paths = {module_name(path): path for path in PACKAGE.rglob("*.py")}
+    found: dict[str, set[str]] = {}
+    for name, path in paths.items():
+        used = imports(path, lazy=True, checked=True)
+        # A name in a module stands for the module; the extension needs nobody.
+        modules = {each if each in paths else each.rpartition(".")[0] for each in used}
+        found[name] = modules - {name, "spfast"}
+    return found
+
+
+def test_no_two_files_need_each_other() -> None:
+    files = _files()
+    assert "spfast.run" in files["spfast.api"]
+    assert "spfast.patterns.registry" in files["spfast.patterns.dumping"]
+    list(graphlib.TopologicalSorter(files).static_order())  # raises where there is a cycle
+
+
+def test_cpp_imports_by_name_what_is_there() -> None:
+    found = {
+        match
+        for path in cpp_files()
+        for match in re.findall(r'import\("(spfast[.\w]*)"\)\s*\.attr\("(\w+)"\)', path.read_text())
+    }
+    assert {name for name, _ in found} == CALLED_BACK
+    for name, attribute in found:
+        assert hasattr(importlib.import_module(name), attribute), (name, attribute)
 
 
 def test_the_verifier_shares_nothing_with_the_planner() -> None:

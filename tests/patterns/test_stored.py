@@ -14,6 +14,7 @@ import pytest
 
 from spfast import _core, patterns, rules
 from spfast.patterns import Registry, Value, ops, stored, traced_default, tracing
+from spfast.patterns.dumping import dump
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +33,9 @@ def read(file: Path = stored.FILE) -> Registry:
 
 
 def test_the_file_is_what_tracing_makes(traced: Registry) -> None:
-    assert stored.FILE.read_bytes() == stored.dump(traced), (
+    assert stored.FILE.read_bytes() == dump(traced), (
         "the default rules changed; write them anew:\n"
-        "python -m spfast.patterns.stored python/spfast/patterns/default_rules.json"
+        "python -m spfast.patterns python/spfast/patterns/default_rules.json"
     )
 
 

@@ -10,6 +10,7 @@ from spfast.cli.options import Commands, add_config, add_file, config_of
 from spfast.cli.output import DONE, check_writable
 from spfast.errors import ConfigError, FileFormatError
 from spfast.report import Drawing
+from spfast.report.page import write_page
 
 __all__ = ["add_to"]
 
@@ -46,7 +47,7 @@ def _report(arguments: argparse.Namespace) -> int:
         drawing, name = _of_run(arguments.run_folder), arguments.run_folder.name
     else:
         drawing, name = _of_file(arguments), arguments.file.name
-    drawing.write(arguments.output, arguments.title or name)
+    write_page(drawing, arguments.output, arguments.title or name)
     done = sum(site[1] for site in drawing.sites)
     print(f"{arguments.output}: {done} of {len(drawing.sites)} all_reduces rewritten")
     return DONE

@@ -85,6 +85,12 @@ class Trace:
         return self.items[key]
 
 
+def _trace_of(value: Value) -> Trace:
+    trace = value._trace
+    assert isinstance(trace, Trace)
+    return trace
+
+
 def either(*alternatives: Value) -> Value:
     """One operation that may be written in any of these ways.
 
@@ -99,7 +105,7 @@ def either(*alternatives: Value) -> Value:
     """
     if not alternatives or not all(isinstance(each, Value) for each in alternatives):
         raise PatternError("either() takes the results of operators")
-    trace = alternatives[0]._trace
+    trace = _trace_of(alternatives[0])
     indices = [each._operand.index for each in alternatives]
     for each, index in zip(alternatives, indices, strict=True):
         if each._trace is not trace or each._operand.kind != "operation" or index == 0:
@@ -142,7 +148,7 @@ def functionalized(operator: Operator, mutates: Sequence[str], **arguments: Any)
         if not isinstance(arguments.get(name), Value):
             raise PatternError(f"{operator} writes to '{name}', which is given no value")
     first = call(f"{V1}[{operator}]", (), arguments)
-    node = first._trace.nodes[-1]
+    node = _trace_of(first).nodes[-1]
     (v1,) = node.calls
     v2 = Call(f"{V2}[{operator}]", fixed=list(v1.fixed))
     for where, operand in v1.operands:

@@ -9,7 +9,7 @@ traced: a file that is old, of another version or damaged costs time, never a re
 Nothing of torch goes into a pattern but names of dtypes, so one file serves every torch. To make
 it anew::
 
-    python -m spfast.patterns.stored python/spfast/patterns/default_rules.json
+    python -m spfast.patterns python/spfast/patterns/default_rules.json
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ import functools
 import hashlib
 import json
 import logging
-import sys
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +27,8 @@ from spfast.patterns.entries import Entry, Key
 
 if TYPE_CHECKING:
     from spfast.patterns.model import Pattern
-    from spfast.patterns.registry import Registry
 
-__all__ = ["FILE", "Stored", "dump", "load"]
+__all__ = ["FIELDS", "FILE", "Stored", "header", "load"]
 
 logger = logging.getLogger("spfast")
 
@@ -39,13 +36,13 @@ FILE = Path(__file__).with_name("default_rules.json")
 
 # What decides which patterns come out: the rules themselves, and how they are traced.
 _SOURCES = """
-blocks building calls dialect entries fp8 functional model registry rmsnorm signatures stored
-tracing unify values vllm_custom_ops vllm_ir
+blocks building calls dialect dumping entries fp8 functional model registry rmsnorm signatures
+stored tracing unify values vllm_custom_ops vllm_ir
 """.split()
 
 # The fields of each class, parts before what they are parts of: None for a plain value, a class for
 # the number of a row of its table, and lists of either.
-_FIELDS: dict[str, tuple[Any, ...]] = {
+FIELDS: dict[str, tuple[Any, ...]] = {
     "Literal": (None, None, ["Literal"]),
     "Location": (None, None, None),
     "Fixed": ("Location", "Literal", None),
@@ -102,48 +99,13 @@ def load(file: Path = FILE) -> Stored | None:
         True
     """
     try:
-        header, _, body = file.read_bytes().partition(b"\n")
-        if json.loads(header) != _header(body):
+        first, _, body = file.read_bytes().partition(b"\n")
+        if json.loads(first) != header(body):
             raise ValueError("it was made from other sources, or is damaged")
         return Stored(json.loads(body))
     except (OSError, ValueError) as error:
         logger.info("the stored default rules are not used, and traced anew: %s", error)
         return None
-
-
-def dump(registry: Registry) -> bytes:
-    """The content of the file for the dialects and rules of a registry."""
-    tables: dict[str, dict[str, int]] = {name: {} for name in _FIELDS}
-
-    def write(value: Any) -> int:
-        name = type(value).__name__
-        row: list[Any] = []
-        for field, kind in zip(fields(value), _FIELDS[name], strict=True):
-            item = getattr(value, field.name)
-            if isinstance(kind, list):
-                row.append([write(each) for each in item])
-            else:
-                row.append(item if kind is None else write(item))
-        # As text: 0.0 equals -0.0, and True equals 1.
-        return tables[name].setdefault(_json(row), len(tables[name]))
-
-    content = {
-        "dialects": [
-            (
-                dialect.name,
-                [[getattr(each, f.name) for f in fields(each)] for each in dialect.families],
-            )
-            for dialect in registry.dialects()
-        ],
-        "entries": [
-            [*key, entry.digest, [write(pattern) for pattern in entry.patterns]]
-            for key, entry in registry.entries().items()
-        ],
-        "compiled": [write(pattern) for pattern in registry.patterns()],
-        "tables": {name: [json.loads(row) for row in table] for name, table in tables.items()},
-    }
-    body = _json(content).encode() + b"\n"
-    return _json(_header(body)).encode() + b"\n" + body
 
 
 def _family(row: list[Any]) -> CollectiveFamily:
@@ -155,7 +117,7 @@ def _decode(tables: Mapping[str, list[Any]]) -> list[Pattern]:
     from spfast.patterns import model
 
     made: dict[str, list[Any]] = {}
-    for name, kinds in _FIELDS.items():
+    for name, kinds in FIELDS.items():
         make, rows = getattr(model, name), made.setdefault(name, [])
         for row in tables[name]:
             values = []
@@ -171,7 +133,7 @@ def _decode(tables: Mapping[str, list[Any]]) -> list[Pattern]:
     return made["Pattern"]
 
 
-def _header(body: bytes) -> dict[str, Any]:
+def header(body: bytes) -> dict[str, Any]:
     """What a file with this content must say of itself, here and now."""
     sources = hashlib.sha256()
     for name in _SOURCES:
@@ -180,24 +142,3 @@ def _header(body: bytes) -> dict[str, Any]:
         "sources": sources.hexdigest(),
         "content": hashlib.sha256(body).hexdigest(),
     }
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
-
-
-def main(arguments: list[str]) -> None:
-    """Traces the default rules and writes them to the file that is named."""
-    import argparse
-
-    from spfast.patterns import traced_default
-
-    parser = argparse.ArgumentParser(
-        prog="python -m spfast.patterns.stored", description="Write the default rules anew."
-    )
-    parser.add_argument("file", type=Path, help="the file to write")
-    parser.parse_args(arguments).file.write_bytes(dump(traced_default()))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -7,13 +7,10 @@ name. Whatever would need to look into a value (its truth, its length, its shape
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, Protocol
 
 from spfast.errors import PatternError
 from spfast.patterns.model import Literal, Operand, Role
-
-if TYPE_CHECKING:
-    from spfast.patterns.building import Trace
 
 __all__ = [
     "Buffer",
@@ -30,6 +27,19 @@ __all__ = [
     "one_of",
     "ops",
 ]
+
+
+class Trace(Protocol):
+    """What a value belongs to: one run of a pattern function."""
+
+    def parameter(self, name: str, kind: type[Value]) -> Value:
+        """The parameter of this name, captured now if it was not before."""
+
+    def call(self, target: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
+        """Adds the call of an operator."""
+
+    def item(self, operand: Operand, index: int | str) -> Value:
+        """One of several results."""
 
 
 class Value:

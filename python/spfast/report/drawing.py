@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 from torch import fx
 
 from spfast.errors import FileFormatError
-from spfast.files import replaced
 from spfast.patterns import Registry
 from spfast.report.rows import Row, rows_of
 
@@ -91,22 +89,6 @@ class Drawing:
             {**self.after, **{under(path): rows for path, rows in other.after.items()}},
             (*self.sites, *((under(site[0]), *site[1:]) for site in other.sites)),
         )
-
-    def write(self, path: str | os.PathLike[str], title: str = "spfast") -> None:
-        """Writes the page, whole or not at all.
-
-        Args:
-            path: The file; one that is there is replaced.
-            title: What the page is called.
-
-        Raises:
-            OSError: It cannot be written.
-        """
-        from spfast.report.page import page
-
-        text = page(self, title)
-        with replaced(path) as scratch:
-            scratch.write_text(text, encoding="utf-8")
 
 
 def _row(fields: Sequence[Any]) -> Row:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import html
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
 from spfast import _core
+from spfast.files import replaced
 from spfast.report.drawing import Drawing
 from spfast.report.layers import layers_after, layers_before
 from spfast.report.memory import live_bytes, returned_bytes
 from spfast.report.rows import COLLECTIVES, Row
 from spfast.report.states import folds, states_after, states_before
 
-__all__ = ["data_of", "page"]
+__all__ = ["data_of", "page", "write_page"]
 
 # So many points of a curve are drawn at most.
 _POINTS = 600
@@ -29,6 +31,22 @@ _SCRIPTS = (
     "page/charts.js",
     "page/main.js",
 )
+
+
+def write_page(drawing: Drawing, path: str | os.PathLike[str], title: str = "spfast") -> None:
+    """Writes the page, whole or not at all.
+
+    Args:
+        drawing: What is shown.
+        path: The file; one that is there is replaced.
+        title: What it is called.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    text = page(drawing, title)
+    with replaced(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
 
 
 def page(drawing: Drawing, title: str) -> str:

@@ -7,7 +7,7 @@ over them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +18,7 @@ from spfast.config import SequenceParallelConfig
 from spfast.testing.builder import TOKENS, Dim, GraphBuilder, InputSpec
 from spfast.testing.choose import Chooser, DrawnChooser, SeededChooser
 from spfast.testing.dialects import DIALECTS, FP8, Dialect, make_dialect
-from spfast.testing.taps import add_noise, tap
+from spfast.testing.taps import Stream, add_noise, tap
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -147,16 +147,6 @@ class TensorParallelCase:
         return 4e-2 if self.dtype == torch.bfloat16 else 2e-6
 
 
-@dataclass
-class _Stream:
-    """What flows through the layers while a graph is drawn; ``earlier``: the residual before."""
-
-    residual: fx.Node
-    normed: fx.Node
-    earlier: fx.Node | None = None
-    outputs: list[fx.Node] = field(default_factory=list)
-
-
 class _Drawing:
     """One graph being drawn."""
 
@@ -278,19 +268,19 @@ class _Drawing:
 
     # --- the layers ---
 
-    def first(self) -> _Stream:
+    def first(self) -> Stream:
         x = self.full_input("x")
         if self.choose.chance(0.3):
             self.notes.append("no first site")
-            return _Stream(x, self.dialect.norm(x, self.gain(), self.epsilon))
+            return Stream(x, self.dialect.norm(x, self.gain(), self.epsilon))
         quantised = self.quantises and self.choose.chance(0.5)
         embedded = self.shaped(self.linear(self.flat(x), self.hidden, "embedding"))
         reduced = self.reduce(embedded, True, quantised)
         normed = self.dialect.norm(reduced, self.gain(), self.epsilon)
         self.note_norm(normed)
-        return _Stream(reduced, self.quantise(normed) if quantised else normed)
+        return Stream(reduced, self.quantise(normed) if quantised else normed)
 
-    def half_layer(self, stream: _Stream) -> None:
+    def half_layer(self, stream: Stream) -> None:
         partial = self.partial(stream.normed)
         if self.irregular() and self.irregular():
             self.notes.append("site without a norm")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import fx
 
-if TYPE_CHECKING:
-    from spfast.testing.graphs import _Drawing, _Stream
+from spfast.testing.builder import GraphBuilder
+from spfast.testing.choose import Chooser
+from spfast.testing.dialects import Dialect
 
 aten = torch.ops.aten
 
@@ -28,7 +30,47 @@ TAPS = (
 )
 
 
-def tap(drawing: _Drawing, stream: _Stream, value: fx.Node) -> None:
+@dataclass
+class Stream:
+    """What flows through the layers while a graph is drawn; ``earlier``: the residual before."""
+
+    residual: fx.Node
+    normed: fx.Node
+    earlier: fx.Node | None = None
+    outputs: list[fx.Node] = field(default_factory=list)
+
+
+class Drawing(Protocol):
+    """What a tap has to know of the graph that is being drawn."""
+
+    choose: Chooser
+    build: GraphBuilder
+    dialect: Dialect
+    dtype: torch.dtype
+    hidden: int
+    batch: int
+    three_d: bool
+    dynamic: bool
+    epsilon: float
+    notes: list[str]
+
+    def full_input(self, name: str) -> fx.Node:
+        """One more input with the shape of the stream."""
+
+    def gain(self) -> fx.Node:
+        """The weight of a norm."""
+
+    def flat(self, x: fx.Node) -> fx.Node:
+        """``x`` as [tokens, hidden]."""
+
+    def shaped(self, x: fx.Node) -> fx.Node:
+        """[tokens, hidden] as the stream is shaped."""
+
+    def linear(self, x: fx.Node, inner: int, name: str) -> fx.Node:
+        """``x`` times a weight of so many columns."""
+
+
+def tap(drawing: Drawing, stream: Stream, value: fx.Node) -> None:
     """Gives ``value``, a value of the stream, one more reader of a kind drawn."""
     kind = drawing.choose.pick(TAPS)
     drawing.notes.append(f"{kind} tap on {value.name}")
@@ -72,7 +114,7 @@ def tap(drawing: _Drawing, stream: _Stream, value: fx.Node) -> None:
             stream.outputs.append(drawing.linear(drawing.flat(normed), 8, "side"))
 
 
-def add_noise(drawing: _Drawing, value: fx.Node) -> fx.Node:
+def add_noise(drawing: Drawing, value: fx.Node) -> fx.Node:
     """Passes ``value`` through a node that changes neither its elements nor their order."""
     call = drawing.build.call
     kind = drawing.choose.pick(("clone", "alias", "detach", "view", "slice", "there_and_back"))
@@ -93,7 +135,7 @@ def add_noise(drawing: _Drawing, value: fx.Node) -> fx.Node:
     return drawing.shaped(drawing.flat(value))
 
 
-def _readable(drawing: _Drawing, value: fx.Node) -> fx.Node:
+def _readable(drawing: Drawing, value: fx.Node) -> fx.Node:
     """``value`` in the dtype of the stream: quantised values are read through a cast."""
     if value.meta["val"].dtype == drawing.dtype:
         return value
