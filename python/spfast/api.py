@@ -18,8 +18,8 @@ from spfast.graphs import called_graphs, graph_of
 from spfast.groups import resolve_groups
 from spfast.journal import undo_all
 from spfast.levels import without_all_reduces
-from spfast.merging import Sums, merge_sums
-from spfast.pairing import foresee_pairs, fuse_all
+from spfast.merging import Sums, merge_edited, merge_sums
+from spfast.pairing import foresee, fuse_all
 from spfast.pairs import AsyncTP
 from spfast.patterns import Registry, default_registry
 from spfast.programs import OutputNames, is_exported, is_program
@@ -160,15 +160,13 @@ def _rewrite(begun: _Begun, record_plan: bool) -> tuple[Result, list[Run], list[
     sums = begun.merge()
     try:
         runs = begun.runs()
-        for run in runs:
-            run.plan()
         reports = [report for run in runs for report in run.reports()]
         result = _result(runs, reports, record_plan)
     except BaseException:
         sums.undo()
         raise
-    pairs = _commit(begun, runs, sums, before, names)
-    return replace(result, merged=sums.merged, async_tp=pairs), runs, reports
+    later, pairs = _commit(begun, runs, sums, before, names)
+    return replace(result, merged=(*sums.merged, *later), async_tp=pairs), runs, reports
 
 
 @dataclass(frozen=True)
@@ -179,7 +177,7 @@ class Outlook:
         reports: One for each all_reduce, in graph order.
         assumptions: What would be taken to be the same on every rank.
         plan: Every edit, one a line.
-        merged: The reductions that would be merged before.
+        merged: The reductions that would be merged.
         totals: The sums over tokens that each rank would compute of its own rows.
         note: Where there are none, what is wrong with the graph.
         async_tp: The pairs that would be fused then; None where that is not asked for.
@@ -212,15 +210,14 @@ def plan_graph(
     sums = begun.merge()
     try:
         runs = begun.runs()
-        for run in runs:
-            run.plan()
+        later, pairs = foresee(runs, begun.graphs(), begun.config, begun.registry)
         return Outlook(
             tuple(report for run in runs for report in run.reports()),
             tuple(each for run in runs for each in run.assumptions()),
             _plan_text(runs),
-            sums.merged,
+            (*sums.merged, *later),
             totals=tuple(name for run in runs for name in run.totals()),
-            async_tp=foresee_pairs(runs, begun.graphs(), begun.config, begun.registry),
+            async_tp=pairs,
         )
     finally:
         sums.undo()
@@ -261,7 +258,7 @@ class _Begun:
         return Drawing.begin(self.graphs(), self.registry)
 
     def runs(self) -> list[Run]:
-        """One run for each graph, once all their groups are known."""
+        """One run for each graph, planned once all their groups are known."""
         runs = [
             Run(graph, self.config, self.registry, found, path, module)
             for path, (graph, module, found) in self.found.items()
@@ -270,6 +267,8 @@ class _Begun:
         resolved = iter(resolve_groups(groups, self.config))
         for run in runs:
             run.set_groups([next(resolved) for _ in run.job.groups()])
+        for run in runs:
+            run.plan()
         return runs
 
 
@@ -294,10 +293,11 @@ def preview(
     if begun is not None:
         with collector_off():
             begun.merge()
-            for run in begun.runs():
-                run.plan()
-                if run.job.planned_sites():
-                    run.edit()
+            runs = begun.runs()
+            edited = [run for run in runs if run.job.planned_sites()]
+            for run in edited:
+                run.edit()
+            merge_edited(edited, begun.config, begun.registry)
             fuse_all(begun.graphs(), begun.config, begun.registry)
     return copied
 
@@ -360,8 +360,8 @@ def _commit(
     sums: Sums,
     before: Snapshot | None,
     names: OutputNames | None,
-) -> AsyncTP | None:
-    """Makes the edits of all runs, and fuses what they leave beside each other.
+) -> tuple[tuple[Merged, ...], AsyncTP | None]:
+    """Makes the edits of all runs, merges and fuses what they leave beside each other.
 
     Takes all of it, and the sums, back if it is not proved right.
     """
@@ -372,6 +372,8 @@ def _commit(
     try:
         for run in edited:
             journals.append(run.edit())
+        later = merge_edited(edited, begun.config, begun.registry)
+        journals += later.journals.values()
         pairs = fuse_all(begun.graphs(), begun.config, begun.registry)
         journals += pairs.journals.values()
         if names is not None and journals:
@@ -392,4 +394,4 @@ def _commit(
         for module in compiled:
             module.recompile()
         raise
-    return pairs.found
+    return later.merged, pairs.found

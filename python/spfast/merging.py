@@ -1,18 +1,24 @@
-"""The sums of reductions of a graph and of those that it calls, merged before all else."""
+"""The sums of reductions of a graph and of those that it calls, merged before all else.
+
+Calls in place or of several tensors are no reductions that could be merged then: of those that are
+rewritten, the sums are merged afterwards.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import fx
 
+from spfast.config import SequenceParallelConfig
 from spfast.journal import Journal, undo_all
 from spfast.patterns import Registry
 from spfast.result import Merged
+from spfast.run import Run
 from spfast.sums import merger_of
 
-__all__ = ["Sums", "merge_sums"]
+__all__ = ["Sums", "merge_edited", "merge_sums"]
 
 
 @dataclass(frozen=True)
@@ -60,3 +66,21 @@ def merge_sums(graphs: Mapping[str, fx.Graph], registry: Registry) -> Sums:
         undo_all(journals.values())
         raise
     return Sums(tuple(merged), journals)
+
+
+def merge_edited(runs: Iterable[Run], config: SequenceParallelConfig, registry: Registry) -> Sums:
+    """Merges in place what the edits of runs made reductions like any other.
+
+    Args:
+        runs: Those whose edits are made.
+        config: Says whether sums are merged.
+        registry: Says which collectives there are.
+
+    Example:
+        >>> from spfast.patterns import default_registry
+        >>> merge_edited([], SequenceParallelConfig(), default_registry()).merged
+        ()
+    """
+    if not config.merge_sums:
+        return Sums()
+    return merge_sums({run.path: run.graph for run in runs if run.rewrites_listed}, registry)

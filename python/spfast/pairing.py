@@ -11,13 +11,14 @@ from spfast.async_tp import fuse_pairs
 from spfast.config import SequenceParallelConfig
 from spfast.graphs import called_graphs, graph_of
 from spfast.journal import Journal, undo_all
+from spfast.merging import merge_edited
 from spfast.pairs import AsyncTP
 from spfast.patterns import Registry
 from spfast.recent import tell
-from spfast.result import Result
+from spfast.result import Merged, Result
 from spfast.run import Run
 
-__all__ = ["Pairs", "foresee_pairs", "fuse", "fuse_all"]
+__all__ = ["Pairs", "foresee", "fuse", "fuse_all"]
 
 
 @dataclass(frozen=True)
@@ -63,23 +64,28 @@ def fuse_all(
     return Pairs(AsyncTP.of_graphs(parts), journals)
 
 
-def foresee_pairs(
+def foresee(
     runs: Iterable[Run],
     graphs: Mapping[str, fx.Graph],
     config: SequenceParallelConfig,
     registry: Registry,
-) -> AsyncTP | None:
-    """What :func:`fuse_all` would do once the plans of runs are committed: done, and taken back."""
-    if not config.async_tp:
-        return None
+) -> tuple[tuple[Merged, ...], AsyncTP | None]:
+    """What :func:`merge_edited` and :func:`fuse_all` would do once the plans of runs are committed.
+
+    Done, and taken back.
+    """
+    edited = [run for run in runs if run.job.planned_sites()]
+    if not config.async_tp and not any(run.rewrites_listed for run in edited):
+        return (), None
     journals: list[Journal] = []
     try:
-        for run in runs:
-            if run.job.planned_sites():
-                journals.append(run.edit())
+        for run in edited:
+            journals.append(run.edit())
+        sums = merge_edited(edited, config, registry)
+        journals += sums.journals.values()
         pairs = fuse_all(graphs, config, registry)
         journals += pairs.journals.values()
-        return pairs.found
+        return sums.merged, pairs.found
     finally:
         undo_all(journals)
 

@@ -70,6 +70,16 @@ class Run:
         self.job = _core.Job(self._graph, self._rules, list(self._listed))
         self._count("encode", clock)
 
+    @property
+    def graph(self) -> fx.Graph:
+        """The graph."""
+        return self._graph
+
+    @property
+    def rewrites_listed(self) -> bool:
+        """Whether calls in place or of several tensors become reductions like any other."""
+        return bool(self._listed)
+
     def set_groups(self, groups: Sequence[Group]) -> None:
         """Takes the answers to ``job.groups()``."""
         self._groups = list(groups)

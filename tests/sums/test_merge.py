@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -160,6 +161,52 @@ def test_one_reduction_does_for_all(name: str, dynamic: bool, dialect: str, reco
     assert result.merged == (merged,)
     verified = verify(before, build.graph, spfast.SequenceParallelConfig(tp_size=2, tp_rank=0))
     assert not verified.problems, str(verified)
+
+
+def in_place(b: Sums) -> fx.Node:
+    copy = b.call(aten.clone.default, b.part("a"))
+    return b.call(c10d.wait_tensor.default, b.call(c10d.all_reduce_.default, copy, "sum", "0"))
+
+
+def one_of_several(b: Sums) -> fx.Node:
+    started = b.call(c10d.all_reduce_coalesced.default, [b.part("a")], "sum", "0")
+    return b.call(c10d.wait_tensor.default, b.call(operator.getitem, started, 0))
+
+
+@pytest.mark.parametrize("form", [in_place, one_of_several])
+def test_what_only_the_rewrite_makes_alike_is_merged_after_it(form: Body) -> None:
+    build = Sums()
+    build.output([build.call(aten.relu.default, build.add(form(build), build.reduced("b")))])
+
+    def apply(graph: fx.Graph, rank: int) -> spfast.Result:
+        return rewrite(graph, rank, recognise="both", validate=True)
+
+    if form is in_place:  # of several tensors, collectives are not simulated
+        inputs = [[spec.make(rank, 8, 1) for spec in build.inputs] for rank in range(RANKS)]
+        assert_equivalent(build.graph, apply, inputs, RANKS, rtol=1e-6)
+    config = spfast.SequenceParallelConfig(tp_size=RANKS, tp_rank=0)
+    foreseen = spfast.explain(build.graph, config).merged
+    (merged,) = apply(build.graph, 0).merged
+    assert foreseen == (merged,)
+    assert (count(build.graph, "reduce_scatter"), count(build.graph, "all_reduce")) == (1, 0)
+    once = str(build.graph)
+    assert rewrite(build.graph, recognise="both").merged == ()
+    assert str(build.graph) == once
+
+
+def test_a_failure_takes_the_later_merging_back_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    build = Sums()
+    build.output([build.call(aten.relu.default, build.add(in_place(build), build.reduced("b")))])
+    before = dump(build.graph)
+
+    def fail(self: Any) -> None:
+        assert count(build.graph, "reduce_scatter") == 1
+        raise RuntimeError("no guard")
+
+    monkeypatch.setattr("spfast.run.Run.guard", fail)
+    with pytest.raises(RuntimeError, match="no guard"):
+        rewrite(build.graph, recognise="both")
+    assert dump(build.graph) == before
 
 
 def read_twice(b: Sums) -> fx.Node:
