@@ -28,6 +28,15 @@ def sum_of_no_product(b: Pairs) -> Any:
     return b.scatter(b.call(aten.relu.default, b.whole("x")))
 
 
+def sum_of_what_is_made_of_a_product(b: Pairs) -> Any:
+    return b.scatter(b.call(aten.relu.default, b.mm(b.whole("x"), b.weight("w"))))
+
+
+def sum_of_more_rows_than_a_product_has(b: Pairs) -> Any:
+    rows = b.call(aten.slice.Tensor, b.mm(b.whole("x"), b.weight("w")), 0, 0, RANKS)
+    return b.scatter(b.call(aten.constant_pad_nd.default, rows, [0, 0, 0, RANKS]))
+
+
 def product_read_twice(b: Pairs) -> Any:
     product = b.mm(b.whole("x"), b.weight("w"))
     return b.scatter(product), b.call(aten.relu.default, product)
@@ -76,6 +85,8 @@ def unread_wait(b: Pairs) -> Any:
 LEFT: dict[Body, str] = {
     last_gather: "no matrix product reads what it gathers",
     sum_of_no_product: "what it sums is no matrix product",
+    sum_of_what_is_made_of_a_product: "what it sums is no matrix product",
+    sum_of_more_rows_than_a_product_has: "what it sums is no matrix product",
     product_read_twice: "its product is read elsewhere, too",
     largest: "its reduce op is max, and a fused operator has sum and avg",
     with_addend: "its product has an addend, which is summed over the ranks, too",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -160,8 +161,8 @@ def _is_fused(node: fx.Node) -> bool:
 
 
 def _maker(node: fx.Node) -> fx.Node:
-    """What a node is an item of, for a product that writes to a buffer."""
-    first = node.args[0] if node.args else None
+    """What a node is an item of, for a product that writes to a buffer; else the node."""
+    first = node.args[0] if node.target is operator.getitem else node
     return first if isinstance(first, fx.Node) else node
 
 
