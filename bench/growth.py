@@ -96,7 +96,7 @@ def _analysis(graph: fx.Graph) -> dict[str, float]:
     run.set_groups([resolve_group(group, CONFIG) for group in job.groups()])
     match, _ = timed(lambda job: job.match(), job)
 
-    plan, _ = timed(lambda job: job.plan(lambda tokens, group: ""), job)
+    plan, _ = timed(lambda job: job.plan(lambda tokens, group: ("", False)), job)
     return {"encode": encode, "match": match, "plan": plan}
 
 

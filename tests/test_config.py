@@ -38,7 +38,12 @@ from spfast.thresholds import DEFAULT_THRESHOLDS, Threshold
         ({"hidden_size": 0}, "hidden_size=0 is too small: pass 1 or more"),
         (
             {"divisibility": "hope"},
-            "divisibility='hope' is unknown: pass one of 'guard', 'prove', 'assume'",
+            "divisibility='hope' is unknown: pass one of 'guard', 'prove', 'assume', 'pad'",
+        ),
+        (
+            {"divisibility": "pad", "local_outputs": (0,)},
+            'local_outputs=(0,) with divisibility="pad": whoever takes a rank\'s rows cannot tell '
+            "which of them were added: pass another divisibility",
         ),
         (
             {"recognise": "all"},

@@ -109,7 +109,7 @@ int run(uint32_t nodes, int repeats) {
     Run run(table, testing::all_rules(), source);
     run.set_groups(testing::groups_of(run, {8, 1}));
     steps.time(0, [&] { run.match({}); });
-    steps.time(1, [&] { run.plan([](const TokenClass&) { return std::string(); }); });
+    steps.time(1, [&] { run.plan([](const TokenClass&) { return Verdict{}; }); });
     sites = run.sites().sites.size();
     edits = run.made().edits.size();
   }

@@ -76,11 +76,12 @@ void Job::match(bool patterns, bool rowwise, bool gather_bytes, bool trust_unkno
               .local_outputs = std::move(local_outputs)});
 }
 
-void Job::plan(const py::object& refusal) {
+void Job::plan(const py::object& decide) {
   const py::gil_scoped_release released;
   run_.plan([&](const TokenClass& one) {
     const py::gil_scoped_acquire locked;
-    return refusal(tokens_of(one), one.group).cast<std::string>();
+    const auto said = decide(tokens_of(one), one.group).cast<std::pair<std::string, bool>>();
+    return Verdict{said.first, said.second};
   });
 }
 
@@ -92,7 +93,7 @@ py::object Job::tokens_of(const TokenClass& one) const {
 py::list Job::classes() const {
   py::list out;
   for (const TokenClass& one : run_.sites().classes) {
-    out.append(py::make_tuple(tokens_of(one), one.group, one.refused.empty()));
+    out.append(py::make_tuple(tokens_of(one), one.group, one.refused.empty(), one.padded));
   }
   return out;
 }
@@ -181,7 +182,7 @@ void bind_job(py::module_& module) {
            py::arg("replicated") = std::vector<NodeId>(),
            py::arg("collective_cost") = Costs{}.collective,
            py::arg("local_outputs") = std::vector<size_t>())
-      .def("plan", &Job::plan, py::arg("refusal"))
+      .def("plan", &Job::plan, py::arg("decide"))
       .def("classes", &Job::classes)
       .def("value_specs", &Job::value_specs)
       .def("commit", &Job::commit, py::arg("created"), py::arg("resized"), py::arg("described"))

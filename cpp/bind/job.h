@@ -34,10 +34,10 @@ class Job {
   void match(bool patterns, bool rowwise, bool gather_bytes, bool trust_unknown,
              std::vector<NodeId> replicated, int64_t collective_cost,
              std::vector<size_t> local_outputs);
-  // `refusal`, of tokens as an int or SymInt and the index of a group, says why they cannot be
-  // shared; "": they can.
-  void plan(const py::object& refusal);
-  // (tokens, index of the group, whether they are shared) of each class of the plan.
+  // `decide`, of tokens as an int or SymInt and the index of a group, says why they cannot be
+  // shared ("": they can), and whether they are padded for it.
+  void plan(const py::object& decide);
+  // (tokens, index of the group, whether they are shared, and padded) of each class of the plan.
   [[nodiscard]] py::list classes() const;
   // (form, node that it is like, class, factor, alike) of each created and each resized node.
   [[nodiscard]] py::tuple value_specs() const;

@@ -98,7 +98,11 @@ struct Draft {
   const TargetId view_dtype = intern_target("aten.view.dtype");
   const TargetId slice = intern_target("aten.slice.Tensor");
   const TargetId sym_size = intern_target("aten.sym_size.int");
+  const TargetId pad = intern_target("aten.constant_pad_nd.default");
+  const TargetId add = intern_target("_operator.add");
+  const TargetId sub = intern_target("_operator.sub");
   const TargetId mul = intern_target("_operator.mul");
+  const TargetId floordiv = intern_target("_operator.floordiv");
 
  private:
   [[nodiscard]] std::vector<PlanArg> collective_args(const std::vector<CollectiveArg>& slots,

@@ -138,12 +138,15 @@ NodeRef Gatherer::gather(const Site& site, NodeId value, NodeId before) {
   if (!draft_.is_dense(site, value)) {
     shard = draft_.fresh(shard, before, value, spec(MetaForm::kFresh));
   }
-  if (!as_bytes(site, value)) return all_gather(shard, MetaForm::kGathered);
+  const auto whole = [&](NodeRef rows) {
+    return padding_.cut(site, rows, before, value, static_cast<size_t>(kept));
+  };
+  if (!as_bytes(site, value)) return whole(all_gather(shard, MetaForm::kGathered));
   const NodeRef bytes = draft_.create(draft_.view_dtype, {PlanArg::of(shard), PlanArg::bytes()},
                                       before, value, spec(MetaForm::kLocalBytes));
   const NodeRef flat = all_gather(bytes, MetaForm::kGatheredBytes);
-  return draft_.create(draft_.view_dtype, {PlanArg::of(flat), PlanArg::dtype_of(value)}, before,
-                       value, spec(MetaForm::kGathered));
+  return whole(draft_.create(draft_.view_dtype, {PlanArg::of(flat), PlanArg::dtype_of(value)},
+                             before, value, spec(MetaForm::kGathered)));
 }
 
 bool Gatherer::as_bytes(const Site& site, NodeId value) {

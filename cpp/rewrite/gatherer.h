@@ -5,14 +5,15 @@
 #include <utility>
 #include <vector>
 
+#include "rewrite/padding.h"
 #include "rewrite/uses.h"
 
 namespace spfast {
 
 class Gatherer {
  public:
-  Gatherer(Draft& draft, const Uses& uses)
-      : draft_(draft), uses_(uses), table_(draft.table), sites_(draft.sites) {}
+  Gatherer(Draft& draft, const Uses& uses, Padding& padding)
+      : draft_(draft), uses_(uses), padding_(padding), table_(draft.table), sites_(draft.sites) {}
   // One all_gather for everybody outside the sites who reads the value under any name.
   void gather_outputs(const Site& site, NodeId value);
 
@@ -52,6 +53,7 @@ class Gatherer {
 
   Draft& draft_;
   const Uses& uses_;
+  Padding& padding_;
   const NodeTable& table_;
   const Sites& sites_;
 };

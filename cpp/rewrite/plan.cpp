@@ -89,6 +89,14 @@ class Formatter {
         return "flat" + like;
       case MetaSpec::Form::kSame:
         return "full" + like;
+      case MetaSpec::Form::kPadded:
+        return "padded" + like;
+      case MetaSpec::Form::kCut:
+        return "cut" + like;
+      case MetaSpec::Form::kTokens:
+        return spec.factor == 0 ? "tokens" : "tokens + " + std::to_string(spec.factor);
+      case MetaSpec::Form::kMissing:
+        return "missing rows";
       case MetaSpec::Form::kLocalSize:
         return "local size";
       case MetaSpec::Form::kScaled:

@@ -52,6 +52,11 @@ struct MetaSpec {
     kFresh,   // as kLocal, with the strides of a fresh tensor
     kPart,    // [last]: what a sum over tokens yields
     kTotal,   // the same with the leading dims of `like`, all of them 1
+    // Where the ranks cannot share the tokens evenly, so that rows are added:
+    kPadded,   // as kGathered, with these behind the tokens
+    kCut,      // [tokens, last], without them
+    kTokens,   // the number tokens + factor
+    kMissing,  // how many rows are missing
   };
   Form form = Form::kLocal;
   NodeId like = kNone;
@@ -84,6 +89,12 @@ struct Edit {
   NodeRef c = kNone;
 };
 
+// What is done about a number of tokens, as in TokenClass.
+struct Verdict {
+  std::string refused = {};
+  bool padded = false;
+};
+
 // Sites with the same number of tokens over the same group: they share local sizes.
 struct TokenClass {
   Dim tokens;
@@ -91,6 +102,7 @@ struct TokenClass {
   int64_t ranks = 1;       // that share the tokens
   NodeId example = kNone;  // an all_reduce that has it
   std::string refused;     // not empty: why its sites stay
+  bool padded = false;     // the ranks cannot share them evenly, so rows are added
 };
 
 struct Plan {

@@ -19,8 +19,9 @@ class Planner {
         table_(draft.table),
         sites_(draft.sites),
         uses_(draft),
-        rows_(draft),
-        gatherer_(draft, uses_) {}
+        padding_(draft),
+        rows_(draft, padding_),
+        gatherer_(draft, uses_, padding_) {}
 
   void run() {
     for (const Turn& turn : turns()) rewrite(sites_.sites[turn.site], turn);
@@ -108,6 +109,7 @@ class Planner {
       input = draft_.fresh(input, anchor.all_reduce, anchor.all_reduce,
                            {MetaForm::kFlat, anchor.all_reduce, site.token_class, 1});
     }
+    input = padding_.fill(site, input, anchor.all_reduce, anchor.all_reduce, 1);
     draft_.local[anchor.reduced] =
         draft_.collective(site, family.reduce_scatter, family.reduce_scatter_args, input,
                           anchor.all_reduce, anchor.reduced, anchor.all_reduce,
@@ -297,6 +299,7 @@ class Planner {
   const NodeTable& table_;
   const Sites& sites_;
   Uses uses_;
+  Padding padding_;
   RankRows rows_;
   Gatherer gatherer_;
   std::unordered_set<NodeId> released_;  // names of residuals that may go

@@ -24,6 +24,7 @@ NodeRef RankRows::own_rows(const Site& site, const SiteOperand& operand) {
     const PlanArg sizes = Draft::flat_sizes(table_.dims(*meta).last(features));
     full = draft_.create(draft_.reshape, {PlanArg::of(full), sizes}, before, operand.root, flat);
   }
+  full = padding_.fill(site, full, before, operand.root, features);
   const auto [start, end] = row_bounds(site, before);
   const NodeRef slice = draft_.create(
       draft_.slice, {PlanArg::of(full), PlanArg::integer(0), start, end}, before, operand.root,
@@ -61,7 +62,7 @@ std::optional<int64_t> RankRows::own_sample(const Site& site, std::span<const Di
     return {};
   if (!std::all_of(lead.begin() + at + 1, lead.end(), is_one)) return {};
   const GroupInfo& group = draft_.group_of(site);
-  if (group.size % first->raw != 0) return {};
+  if (group.size % first->raw != 0 || padding_.needed(site)) return {};
   return group.rank / (group.size / first->raw);
 }
 
@@ -109,9 +110,10 @@ NodeRef RankRows::spread_rows(const Site& site, const SiteOperand& operand) {
                     before, operand.name, spec(MetaForm::kSpread));
   const NodeRef flat = draft_.create(draft_.reshape, {PlanArg::of(wide), flat_sizes}, before,
                                      operand.name, spec(MetaForm::kFlat));
+  const NodeRef all_rows = padding_.fill(site, flat, before, operand.name, features);
   const auto [start, end] = row_bounds(site, before);
   const NodeRef rows =
-      draft_.create(draft_.slice, {PlanArg::of(flat), PlanArg::integer(0), start, end}, before,
+      draft_.create(draft_.slice, {PlanArg::of(all_rows), PlanArg::integer(0), start, end}, before,
                     operand.name, spec(MetaForm::kOwn));
   return spread_.emplace(key, rows).first->second;
 }
@@ -138,6 +140,7 @@ std::pair<PlanArg, PlanArg> RankRows::row_bounds(const Site& site, NodeId before
 }
 
 PlanArg RankRows::local_size(const Site& site, NodeId before) {
+  if (padding_.needed(site)) return padding_.local(site);
   const Dim tokens = sites_.classes[site.token_class].tokens;
   if (!tokens.is_expr()) return PlanArg::integer(tokens.raw / draft_.group_of(site).size);
   const auto known = sizes_.find(site.token_class);

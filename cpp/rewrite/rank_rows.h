@@ -9,19 +9,21 @@
 #include <vector>
 
 #include "rewrite/draft.h"
+#include "rewrite/padding.h"
 
 namespace spfast {
 
 class RankRows {
  public:
-  explicit RankRows(Draft& draft) : draft_(draft), table_(draft.table), sites_(draft.sites) {}
+  RankRows(Draft& draft, Padding& padding)
+      : draft_(draft), padding_(padding), table_(draft.table), sites_(draft.sites) {}
   // A value that is the same for every token, with one leading dim.
   NodeRef one_row(const Site& site, const SiteOperand& operand);
   // This rank's rows of a value that has a row for several tokens.
   NodeRef spread_rows(const Site& site, const SiteOperand& operand);
   // What a site reads in place of a value: its shard, or this rank's rows of it.
   NodeRef shard_of(const Site& site, const SiteOperand& operand);
-  // tokens / tp: a number, or a node for a symbolic number of tokens.
+  // tokens / tp, rounded up: a number, or a node for a symbolic number of tokens.
   PlanArg local_size(const Site& site, NodeId before);
 
  private:
@@ -35,6 +37,7 @@ class RankRows {
   std::pair<PlanArg, PlanArg> row_bounds(const Site& site, NodeId before);
 
   Draft& draft_;
+  Padding& padding_;
   const NodeTable& table_;
   const Sites& sites_;
   std::map<std::pair<NodeId, uint32_t>, NodeRef> rows_;    // by value and token class

@@ -29,6 +29,7 @@ std::vector<LocalOutput> returned(const NodeTable& table, const std::vector<size
 bool can_be_made(const NodeTable& table, const MetaSpec& spec) {
   using Form = MetaSpec::Form;
   if (spec.form == Form::kLocalSize || spec.form == Form::kScaled) return true;
+  if (spec.form == Form::kTokens || spec.form == Form::kMissing) return true;
   const Meta& like = table.meta(spec.like);
   if (like.kind == MetaKind::kTensor) return spec.form == Form::kSame || !table.dims(like).empty();
   if (like.kind != MetaKind::kTuple) return false;
@@ -98,11 +99,11 @@ void Run::plan(const Decide& decide) {
 
 std::variant<Plan, Unknown> Run::attempt(const Decide& decide) {
   if (!examined_) {
-    sites_ = examine_sites(table_, rules_.programs, matches_, groups_, refused_, *effects_,
+    sites_ = examine_sites(table_, rules_.programs, matches_, groups_, judged_, *effects_,
                            *replication_, held_, options_.rowwise ? &rules_.rows : nullptr, costs_);
     sites_.gather_bytes = options_.gather_bytes;
     if (!sites_.missing.empty()) return Unknown{sites_.missing, {}};
-    if (refuse_classes(decide)) return Unknown{};
+    if (judge_classes(decide)) return Unknown{};
     examined_ = true;
   }
   auto result =
@@ -114,14 +115,16 @@ std::variant<Plan, Unknown> Run::attempt(const Decide& decide) {
   return result;
 }
 
-bool Run::refuse_classes(const Decide& decide) {
-  const size_t before = refused_.size();
+bool Run::judge_classes(const Decide& decide) {
+  const size_t before = judged_.size();
   for (const TokenClass& one : sites_.classes) {
-    if (!one.refused.empty()) continue;
-    std::string why = decide(one);
-    if (!why.empty()) refused_.push_back({one.tokens, one.group, std::move(why)});
+    if (!one.refused.empty() || one.padded) continue;
+    Verdict verdict = decide(one);
+    if (!verdict.refused.empty() || verdict.padded) {
+      judged_.push_back({one.tokens, one.group, std::move(verdict)});
+    }
   }
-  return refused_.size() > before;
+  return judged_.size() > before;
 }
 
 // A plan is worth nothing where the values of its nodes cannot be made: whose sites they are.

@@ -33,8 +33,8 @@ struct RunOptions {
 
 class Run {
  public:
-  // Why the tokens of a class cannot be shared; empty: they can.
-  using Decide = std::function<std::string(const TokenClass&)>;
+  // Why the tokens of a class cannot be shared, or how they can.
+  using Decide = std::function<Verdict(const TokenClass&)>;
 
   // `listed` as in find_anchors. All that is given has to outlive the run.
   Run(NodeTable& table, const Rules& rules, MetaSource& source, std::vector<NodeId> listed = {});
@@ -44,8 +44,8 @@ class Run {
   // Size, rank and problem of each group; the name is the graph's.
   void set_groups(std::span<const GroupInfo> infos);
   void match(RunOptions options);
-  // Plans until nothing that is needed is unknown. `decide` is asked for each class that was not
-  // refused yet, as often as sites are examined.
+  // Plans until nothing that is needed is unknown. `decide` is asked for each class that was
+  // neither refused nor padded yet, as often as sites are examined.
   void plan(const Decide& decide);
 
   [[nodiscard]] const std::vector<GroupInfo>& groups() const { return groups_; }
@@ -59,7 +59,7 @@ class Run {
 
  private:
   [[nodiscard]] std::variant<Plan, Unknown> attempt(const Decide& decide);
-  [[nodiscard]] bool refuse_classes(const Decide& decide);
+  [[nodiscard]] bool judge_classes(const Decide& decide);
   [[nodiscard]] Unknown unknown_values(const Plan& plan);
   void learn(const Unknown& unknown);
 
@@ -76,7 +76,7 @@ class Run {
   std::optional<Replication> replication_;
   bool examined_ = false;  // the sites are as all that is known makes them
   Sites sites_;
-  std::vector<RefusedClass> refused_;
+  std::vector<JudgedClass> judged_;
   std::vector<HeldSite> held_;
   Plan plan_;
 };

@@ -26,7 +26,7 @@ constexpr int kRefutals = 8;
 class Examiner {
  public:
   Examiner(const NodeTable& table, const ProgramSet& programs, MatchResult& matches,
-           std::span<const GroupInfo> groups, std::span<const RefusedClass> refused,
+           std::span<const GroupInfo> groups, std::span<const JudgedClass> judged,
            const Effects& effects, const Replication& replication, std::span<const HeldSite> held,
            const RowRules* rows, Costs costs)
       : table_(table),
@@ -37,7 +37,7 @@ class Examiner {
         held_(held),
         rows_(rows),
         costs_(std::move(costs)),
-        classes_(table, groups, refused, out_.classes),
+        classes_(table, groups, judged, out_.classes),
         names_(table, effects, out_.missing),
         layouts_(table, rows),
         stamp_(table.size(), kNone) {
@@ -379,12 +379,12 @@ class Examiner {
 }  // namespace
 
 Sites examine_sites(const NodeTable& table, const ProgramSet& programs, MatchResult& matches,
-                    std::span<const GroupInfo> groups, std::span<const RefusedClass> refused,
+                    std::span<const GroupInfo> groups, std::span<const JudgedClass> judged,
                     const Effects& effects, Replication& replication,
                     std::span<const HeldSite> held, const RowRules* rows, Costs costs) {
   for (int round = 0;; ++round) {
     Sites sites =
-        Examiner(table, programs, matches, groups, refused, effects, replication, held, rows, costs)
+        Examiner(table, programs, matches, groups, judged, effects, replication, held, rows, costs)
             .run();
     if (!sites.missing.empty()) return sites;
     if (!refute_assumptions(table, matches.anchors, sites, replication)) return sites;

@@ -85,11 +85,11 @@ struct Costs {
   int64_t collective = 1600000;
 };
 
-// A class that somebody outside refused, with the reason.
-struct RefusedClass {
+// A class that somebody outside refused, or had padded.
+struct JudgedClass {
   Dim tokens;
   uint32_t group = 0;
-  std::string why;
+  Verdict verdict;
 };
 
 // A site that has to stay, as its plan showed.
@@ -110,7 +110,7 @@ struct HeldSite {
 // followed through row-wise operators. What the graph contradicts is refuted in `replication`.
 [[nodiscard]] Sites examine_sites(const NodeTable& table, const ProgramSet& programs,
                                   MatchResult& matches, std::span<const GroupInfo> groups,
-                                  std::span<const RefusedClass> refused, const Effects& effects,
+                                  std::span<const JudgedClass> judged, const Effects& effects,
                                   Replication& replication, std::span<const HeldSite> held = {},
                                   const RowRules* rows = nullptr, Costs costs = {});
 

@@ -6,10 +6,10 @@
 namespace spfast {
 
 TokenClasses::TokenClasses(const NodeTable& table, std::span<const GroupInfo> groups,
-                           std::span<const RefusedClass> refused, std::vector<TokenClass>& classes)
+                           std::span<const JudgedClass> judged, std::vector<TokenClass>& classes)
     : table_(table), groups_(groups), classes_(classes) {
   for (uint32_t i = 0; i < groups.size(); ++i) group_ids_.emplace(value_key(groups[i].group), i);
-  for (const RefusedClass& one : refused) refusals_[{one.tokens.raw, one.group}] = &one.why;
+  for (const JudgedClass& one : judged) verdicts_[{one.tokens.raw, one.group}] = &one.verdict;
 }
 
 bool TokenClasses::find(Site& site, const Anchor& anchor) {
@@ -27,15 +27,18 @@ bool TokenClasses::find(Site& site, const Anchor& anchor) {
   const auto [place, fresh] = ids_.try_emplace(key, static_cast<uint32_t>(classes_.size()));
   site.token_class = place->second;
   if (fresh) {
-    const auto refusal = refusals_.find(key);
-    classes_.push_back({tokens, group_index, group.size, anchor.all_reduce,
-                        refusal == refusals_.end() ? std::string() : *refusal->second});
+    const auto known = verdicts_.find(key);
+    const Verdict verdict = known == verdicts_.end() ? Verdict{} : *known->second;
+    classes_.push_back(
+        {tokens, group_index, group.size, anchor.all_reduce, verdict.refused, verdict.padded});
   }
-  if (!classes_[site.token_class].refused.empty()) {
+  const TokenClass& shared = classes_[site.token_class];
+  if (!shared.refused.empty()) {
     site.reason = {Reason::Kind::kRefusedClass, kNone, kNone, site.token_class, 0};
     return false;
   }
-  if (!tokens.is_expr() && (tokens.raw % group.size != 0 || tokens.raw == 0)) {
+  const bool even = tokens.is_expr() || tokens.raw % group.size == 0;
+  if ((!even && !shared.padded) || tokens == Dim::of(0)) {
     site.reason = {Reason::Kind::kIndivisible, kNone, kNone, static_cast<uint64_t>(tokens.raw),
                    group_index};
     return false;

@@ -16,7 +16,7 @@ class TokenClasses {
  public:
   // Classes are appended to `classes` as sites of them are seen.
   TokenClasses(const NodeTable& table, std::span<const GroupInfo> groups,
-               std::span<const RefusedClass> refused, std::vector<TokenClass>& classes);
+               std::span<const JudgedClass> judged, std::vector<TokenClass>& classes);
   // Puts a site into its class; false, with the site's reason, where no rank could have its shard.
   bool find(Site& site, const Anchor& anchor);
 
@@ -28,7 +28,7 @@ class TokenClasses {
   std::vector<TokenClass>& classes_;
   std::unordered_map<uint64_t, uint32_t> group_ids_;
   std::map<Key, uint32_t> ids_;
-  std::map<Key, const std::string*> refusals_;
+  std::map<Key, const Verdict*> verdicts_;
 };
 
 }  // namespace spfast

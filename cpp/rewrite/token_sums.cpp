@@ -15,7 +15,9 @@ class Finder {
       : table_(table), matches_(matches), effects_(effects), layout_(sites.layout) {
     anchors_.assign(sites.classes.size(), kNone);
     for (const Site& site : sites.sites) {
-      const bool sums = site.reason.empty() && is_sum(matches_.anchors[site.anchor]);
+      // A part of a sum must not count rows that were added.
+      const bool sums = site.reason.empty() && !sites.classes[site.token_class].padded &&
+                        is_sum(matches_.anchors[site.anchor]);
       if (sums && anchors_[site.token_class] == kNone) anchors_[site.token_class] = site.anchor;
     }
   }

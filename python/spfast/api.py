@@ -181,6 +181,7 @@ class Outlook:
         totals: The sums over tokens that each rank would compute of its own rows.
         note: Where there are none, what is wrong with the graph.
         async_tp: The pairs that would be fused then; None where that is not asked for.
+        padded: The numbers of tokens that would be padded, each with what it becomes.
     """
 
     reports: tuple[Report, ...] = ()
@@ -190,6 +191,7 @@ class Outlook:
     totals: tuple[str, ...] = ()
     note: str = ""
     async_tp: AsyncTP | None = None
+    padded: tuple[str, ...] = ()
 
 
 def plan_graph(
@@ -198,12 +200,7 @@ def plan_graph(
     *,
     registry: Registry | None = None,
 ) -> Outlook:
-    """Does all that :func:`apply` does but the edits.
-
-    Raises:
-        GraphError: As :func:`apply`.
-        ConfigError: As :func:`apply`.
-    """
+    """Does all that :func:`apply` does but the edits, and raises what it raises."""
     begun = _begin(graph, config, registry)
     if begun is None:
         return Outlook(note=without_all_reduces(graph_of(graph)))
@@ -218,6 +215,7 @@ def plan_graph(
             (*sums.merged, *later),
             totals=tuple(name for run in runs for name in run.totals()),
             async_tp=pairs,
+            padded=tuple(each for run in runs for each in run.padded()),
         )
     finally:
         sums.undo()
@@ -345,6 +343,7 @@ def _result(runs: Sequence[Run], reports: Sequence[Report], record_plan: bool) -
         assumptions=tuple(each for run in runs for each in run.assumptions()),
         plan=_plan_text(runs) if record_plan else "",
         totals=tuple(name for run in runs for name in run.totals()),
+        padded=tuple(each for run in runs for each in run.padded()),
     )
 
 

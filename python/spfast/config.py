@@ -45,7 +45,7 @@ __all__ = [
     "as_config",
 ]
 
-Divisibility = Literal["guard", "prove", "assume"]
+Divisibility = Literal["guard", "prove", "assume", "pad"]
 Recognise = Literal["patterns", "rowwise", "both"]
 _SWITCHES = "use_inductor_graph_partition async_tp merge_sums validate gather_quantized".split()
 # Also a collection of names of graph inputs, or a predicate of input nodes.
@@ -75,7 +75,10 @@ class SequenceParallelConfig:
         use_inductor_graph_partition: Whether Inductor, and not the host, does that splitting.
         divisibility: What to do about a token count that is not known to be a multiple of
             tp_size: ``"guard"`` adds a guard, ``"prove"`` leaves the site, ``"assume"`` trusts
-            the caller, who then pads.
+            the caller, who then pads; ``"pad"`` adds rows of zeros before each reduce_scatter and
+            takes them off after each all_gather, so that one graph serves every count (but for
+            symbolic ones of one row a rank, which torch compiles apart). A host that pads its
+            batches does it once, and cheaper.
         recognise: ``"patterns"`` (the registered rules), ``"rowwise"`` (whatever treats every
             token alone), or ``"both"``: patterns name the sites, the row-wise view takes what no
             pattern knows.
@@ -163,6 +166,11 @@ class SequenceParallelConfig:
             check_choice(name, getattr(self, name), (True, False))
         check_choice("gather_bytes", self.gather_bytes, (True, False, None))
         self._set("local_outputs", as_tuple("local_outputs", self.local_outputs, int))
+        if self.local_outputs and self.divisibility == "pad":
+            raise ConfigError(
+                f'local_outputs={self.local_outputs} with divisibility="pad": whoever takes a '
+                f"rank's rows cannot tell which of them were added: pass another divisibility"
+            )
         self._set("splitting_ops", as_tuple("splitting_ops", self.splitting_ops, str))
         self._set("thresholds", as_tuple("thresholds", self.thresholds, Threshold))
         pairs = as_tuple("async_tp_thresholds", self.async_tp_thresholds, PairThreshold)

@@ -1,4 +1,4 @@
-"""Whether there are enough tokens, and every rank gets an equal share of a symbolic number."""
+"""Whether there are enough tokens, and how every rank gets an equal share of them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class Decision:
     Attributes:
         refused: Why its sites stay; empty where they are rewritten.
         guarded: Whether it holds only under a guard, which :meth:`commit` adds.
+        padded: Whether rows are added for it.
         odd: Whether the example alone speaks against it: another number is worth another graph, if
             only the one that is left is not taken for it.
     """
@@ -29,6 +30,7 @@ class Decision:
     tp_size: int
     refused: str = ""
     guarded: bool = False
+    padded: bool = False
     odd: bool = False
 
     def commit(self) -> None:
@@ -36,7 +38,10 @@ class Decision:
         if self.guarded:
             from torch.fx.experimental.symbolic_shapes import guard_bool
 
-            guard_bool(self.tokens % self.tp_size == 0)
+            if self.padded:
+                guard_bool(self.tokens < 2 * self.tp_size)
+            else:
+                guard_bool(self.tokens % self.tp_size == 0)
 
 
 def too_few(tokens: int | torch.SymInt, config: SequenceParallelConfig) -> str:
@@ -69,27 +74,32 @@ def decide(tokens: int | torch.SymInt, tp_size: int, divisibility: Divisibility)
     """Decides without any effect on the graph or its ShapeEnv.
 
     Args:
-        tokens: The number of tokens; an int needs no decision, for the planner knows it.
+        tokens: The number of tokens; an int that is not divisible the planner knows to refuse.
         tp_size: The ranks that share them.
-        divisibility: ``"guard"``, ``"prove"`` or ``"assume"``.
+        divisibility: ``"guard"``, ``"prove"``, ``"assume"`` or ``"pad"``.
 
     Example:
         >>> decide(4096, 8, "guard").refused
         ''
+        >>> decide(4095, 8, "pad").padded
+        True
     """
     if isinstance(tokens, int) or divisibility == "assume":
-        return Decision(tokens, tp_size)
+        odd = isinstance(tokens, int) and tokens % tp_size != 0
+        return Decision(tokens, tp_size, padded=odd and divisibility == "pad")
     # Loaded with the first symbolic size; static graphs need neither it nor sympy.
     from torch.fx.experimental.symbolic_shapes import statically_known_true
 
     if statically_known_true(tokens % tp_size == 0):
         return Decision(tokens, tp_size)
     expression = str(tokens.node.expr)
-    if divisibility == "prove" or not tokens.node.has_hint() or _is_frozen(tokens):
+    if divisibility in ("prove", "pad") or not tokens.node.has_hint() or _is_frozen(tokens):
         # A guard that follows from others is as good, and torch reckons with it: the proof, which
         # looks at all that is known, is for where there can be none.
         if _is_known_multiple(tokens, tp_size):
             return Decision(tokens, tp_size)
+    if divisibility == "pad":
+        return _padded(tokens, tp_size)
     if divisibility == "prove":
         return Decision(
             tokens,
@@ -102,7 +112,7 @@ def decide(tokens: int | torch.SymInt, tp_size: int, divisibility: Divisibility)
             tokens,
             tp_size,
             f"{expression} tokens have no example value, so no guard can say that they are "
-            f'divisible by tp_size {tp_size}; pass divisibility="assume" if they are',
+            f'divisible by tp_size {tp_size}; pass divisibility="assume" if they are, or "pad"',
         )
     if _is_frozen(tokens):
         return Decision(
@@ -121,6 +131,25 @@ def decide(tokens: int | torch.SymInt, tp_size: int, divisibility: Divisibility)
             odd=True,
         )
     return Decision(tokens, tp_size, guarded=True)
+
+
+def _padded(tokens: torch.SymInt, tp_size: int) -> Decision:
+    """Pads, unless each rank has one row at most in the example.
+
+    torch takes no 1 for any number, so that graph would be for such numbers alone. Of two ranks
+    there is only one such, and who marked it as dynamic would be told off for it.
+    """
+    known = tokens.node.has_hint() and not _is_frozen(tokens)
+    if not known or tokens.node.hint > tp_size:
+        return Decision(tokens, tp_size, padded=True)
+    return Decision(
+        tokens,
+        tp_size,
+        f"{tokens.node.expr} tokens are {tokens.node.hint} in the example, which is one row or "
+        f"none for each of {tp_size} ranks, and torch compiles for such a number apart",
+        padded=True,
+        odd=True,
+    )
 
 
 def _is_frozen(tokens: torch.SymInt) -> bool:

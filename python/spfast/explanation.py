@@ -15,7 +15,7 @@ from spfast.graphs import called_graphs, graph_of
 from spfast.pairs import AsyncTP
 from spfast.patterns import Registry, default_registry
 from spfast.report.rows import COLLECTIVES, Row, rows_of
-from spfast.result import Merged, of_parts
+from spfast.result import Merged, of_padding, of_parts
 from spfast.traffic import Traffic, traffic_of
 from spfast.trust import Assumption, names_of
 
@@ -96,6 +96,7 @@ class Explanation:
         after: Those that it would have.
         async_tp: The pairs that would be fused then, and those that would not; None where that is
             not asked for.
+        padded: The numbers of tokens that would be padded, each with what it becomes.
     """
 
     entries: tuple[Entry, ...]
@@ -107,6 +108,7 @@ class Explanation:
     after: Traffic = Traffic()
     totals: tuple[str, ...] = ()
     async_tp: AsyncTP | None = None
+    padded: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Returns the explanation as plain data."""
@@ -132,6 +134,7 @@ class Explanation:
         else:
             lines += [f"  {_together(entries)}" for entries in _alike(self.entries)]
         lines += [f"  {of_parts(self.totals, verbose)}"] if self.totals else []
+        lines += [f"  {of_padding(self.padded)}"] if self.padded else []
         lines += self._traffic()
         if self.entries:
             patterns = sum(_is_done(entry.patterns) for entry in self.entries)
@@ -260,6 +263,7 @@ def explain(
         traffic_of(after),
         whole.totals,
         whole.async_tp,
+        whole.padded,
     )
 
 

@@ -40,7 +40,11 @@ __all__ = ["TokenShare", "make_values"]
     FRESH,
     PART,
     TOTAL,
-) = range(15)
+    PADDED,
+    CUT,
+    TOKENS,
+    MISSING,
+) = range(19)
 
 _META = torch.device("meta")
 
@@ -57,8 +61,10 @@ class TokenShare:
         tp_size: The number of ranks.
         local: Each rank's share.
         gathered: What the shares of all ranks make together. It is ``tokens``, but torch writes
-            symbolic ones as ``tp_size * (tokens // tp_size)``.
+            symbolic ones as ``tp_size * (tokens // tp_size)``; with padding, it may be more.
         rank: Whose share it is.
+        padded: Whether the shares are rounded up, so that the last ones hold rows that nobody
+            reads.
     """
 
     tokens: Size
@@ -66,12 +72,18 @@ class TokenShare:
     local: Size
     gathered: Size
     rank: int = 0
+    padded: bool = False
 
     @staticmethod
-    def of(tokens: Size, tp_size: int, rank: int = 0) -> TokenShare:
-        """The share of each of ``tp_size`` ranks in ``tokens``."""
-        local = tokens // tp_size
-        return TokenShare(tokens, tp_size, local, local * tp_size, rank)
+    def of(tokens: Size, tp_size: int, rank: int = 0, padded: bool = False) -> TokenShare:
+        """The share of each of ``tp_size`` ranks in ``tokens``.
+
+        Example:
+            >>> TokenShare.of(9, 4, padded=True).local
+            3
+        """
+        local = (tokens + tp_size - 1 if padded else tokens) // tp_size
+        return TokenShare(tokens, tp_size, local, local * tp_size, rank, padded)
 
 
 @dataclass(frozen=True)
@@ -152,14 +164,20 @@ class _Maker:
             return share.local
         if form == SCALED:
             return share.local * factor
+        if form == TOKENS:
+            return share.tokens + factor
+        if form == MISSING:
+            return share.gathered - share.tokens
         full = node.meta["val"]
         if form == DIM_SIZE:
             return full.shape[factor]
         if form == LOCAL:
             return self._rows(full, share.local, factor)
-        if form == GATHERED or form == FRESH:
-            rows = share.gathered if form == GATHERED else share.local
+        if form in (GATHERED, FRESH, CUT):
+            rows = {GATHERED: share.gathered, FRESH: share.local, CUT: share.tokens}[form]
             return self._rows(full, rows, factor, fresh=True)
+        if form == PADDED:
+            return self._padded(full, share.gathered, factor)
         if form == OWN:
             return self._own(full, share, factor)
         if form == ONE or form == SPREAD:
@@ -188,14 +206,23 @@ class _Maker:
 
     def _own(self, full: Any, share: TokenShare, features: int) -> Any:
         """The rank's rows of a value that is there in full: they start where they lie."""
-        value = self._rows(full, share.local, features)
+        if share.padded:
+            value = self._padded(full, share.local, features)
+        else:
+            value = self._rows(full, share.local, features)
         if not isinstance(value, torch.Tensor) or not share.rank or self.strided:
             return value
         # Its storage is as large as that of all rows.
         last = value.shape[1:]
-        whole = torch.empty((share.tokens, *last), dtype=value.dtype, device=_device(full))
+        rows = share.gathered if share.padded else share.tokens
+        whole = torch.empty((rows, *last), dtype=value.dtype, device=_device(full))
         start = share.local * share.rank * math.prod(last)
         return self._wrap(full, whole.as_strided(value.shape, value.stride(), start))
+
+    def _padded(self, full: Any, rows: Size, features: int) -> Any:
+        """Rows of what padding makes: a fresh tensor, in the memory format of what is padded."""
+        value = self._rows(full, rows, features)
+        return value if self.strided else self._rows(full, rows, features, fresh=True)
 
     def _fresh(self, like: torch.Tensor, rows: Size, features: int, fresh: bool) -> torch.Tensor:
         last, whole, strides = self._features(like, features)

@@ -30,6 +30,12 @@ def of_parts(names: tuple[str, ...], verbose: bool = False) -> str:
     )
 
 
+def of_padding(padded: tuple[str, ...]) -> str:
+    """One line on numbers of tokens that are padded."""
+    each = ", ".join(dict.fromkeys(padded))
+    return f"padded in the graph: {each}; a host that pads its batches does it once"
+
+
 @dataclass(frozen=True)
 class Merged:
     """A reduction that does the work of several.
@@ -106,6 +112,8 @@ class Result:
             all_reduce of the ranks' parts finishes each.
         async_tp: The collectives that were fused with the matrix products beside them, and those
             that were left, each with its reason; None where that was not asked for.
+        padded: The numbers of tokens that are padded (``divisibility="pad"``), each with what it
+            becomes, such as "9 tokens to 12".
         drawing: Both states of the graph, for :meth:`report`; None unless the plan was asked for.
 
     Example:
@@ -124,6 +132,7 @@ class Result:
     note: str = ""
     totals: tuple[str, ...] = ()
     async_tp: AsyncTP | None = None
+    padded: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_pattern", MappingProxyType(dict(self.by_pattern)))
@@ -154,6 +163,7 @@ class Result:
             "merged": [{"node": each.node, "gone": list(each.gone)} for each in self.merged],
             "totals": list(self.totals),
             "async_tp": None if self.async_tp is None else self.async_tp.to_dict(),
+            "padded": list(self.padded),
         }
 
     def report(self, path: str | os.PathLike[str], title: str = "spfast") -> None:
@@ -197,6 +207,7 @@ class Result:
             self.note,
             self.totals,
             self.async_tp,
+            self.padded,
         )
         return (Result, fields)
 
@@ -208,6 +219,7 @@ class Result:
         lines += [f"  left {site}" for site in self.skipped]
         lines += [f"  merged: {each}" for each in self.merged]
         lines += [f"  {of_parts(self.totals)}"] if self.totals else []
+        lines += [f"  {of_padding(self.padded)}"] if self.padded else []
         if self.async_tp is not None:
             lines += str(self.async_tp).splitlines()
         if self.assumptions:

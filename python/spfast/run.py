@@ -18,7 +18,7 @@ from spfast.divisibility import Decision, decide, too_few
 from spfast.groups import Group, group_name
 from spfast.journal import Journal
 from spfast.levels import WITHOUT_VALUES, has_values
-from spfast.meta import TokenShare, Values, make_values
+from spfast.meta import PADDED, TokenShare, Values, make_values
 from spfast.patterns import Registry
 from spfast.rules import rules_of
 from spfast.trust import Assumption
@@ -64,6 +64,7 @@ class Run:
         self._groups: list[Group] = []
         self._decisions: list[Decision] = []
         self._values = Values([], [], [], [])
+        self._shares: list[TokenShare | None] = []
 
     def _encode(self) -> None:
         clock = time.perf_counter()
@@ -163,20 +164,23 @@ class Run:
         job = self.job
         decisions: dict[tuple[str, int], Decision] = {}
 
-        def refusal(tokens: Any, group: int) -> str:
+        def judge(tokens: Any, group: int) -> tuple[str, bool]:
             decision = self._decision(tokens, self._groups[group].size)
             decisions[str(tokens), group] = decision
-            return "" if hoping and decision.odd else decision.refused
+            if hoping and decision.odd:
+                return "", False
+            return decision.refused, decision.padded
 
         clock = time.perf_counter()
-        job.plan(refusal)
+        job.plan(judge)
         self._count("plan", clock)
         clock = time.perf_counter()
         self._decisions = []
-        shares: list[TokenShare | None] = []
-        for tokens, index, shared in job.classes():
+        self._shares = shares = []
+        for tokens, index, shared, padded in job.classes():
             group = self._groups[index]
-            shares.append(TokenShare.of(tokens, group.size, group.rank) if shared else None)
+            share = TokenShare.of(tokens, group.size, group.rank, padded) if shared else None
+            shares.append(share)
             if (str(tokens), index) in decisions:
                 self._decisions.append(decisions[str(tokens), index])
         self._values = make_values(*job.value_specs(), shares)
@@ -222,6 +226,12 @@ class Run:
         """The sums over tokens of which each rank computes its part."""
         at = f"{self.path}." if self.path else ""
         return [f"{at}{name}" for name in self.job.totals()]
+
+    def padded(self) -> list[str]:
+        """The numbers of tokens that are padded, each with what it becomes."""
+        found = {spec[2] for spec in self.job.value_specs()[0] if spec[0] == PADDED}
+        shares = [self._shares[index] for index in sorted(found)]
+        return [f"{share.tokens} tokens to {share.gathered}" for share in shares if share]
 
     def edit(self) -> Journal:
         """Makes the edits; returns the journal that takes them back."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental import _config as symbolic_config
@@ -48,11 +49,12 @@ def has_usual_strides(value: torch.Tensor) -> bool:
 def quiet_mode(graph: fx.Graph) -> Iterator[None]:
     """The fake mode of a graph's values; what is computed in it leaves no guard.
 
-    A symbolic size whose example is 1 must stay symbolic, and not broadcast.
+    A symbolic size whose example is 1 must stay symbolic, and not broadcast. Some operators take
+    symbolic numbers in their Python form alone.
     """
     mode = detect_fake_mode([node.meta.get("val") for node in graph.nodes])
     mode = mode or FakeTensorMode(allow_non_fake_inputs=True)
-    with mode, contextlib.ExitStack() as stack:
+    with mode, enable_python_dispatcher(), contextlib.ExitStack() as stack:
         if hasattr(symbolic_config, "backed_size_oblivious"):
             patch: Any = getattr(symbolic_config, "patch")  # noqa: B009 (untyped)
             stack.enter_context(patch(backed_size_oblivious=True))

@@ -152,6 +152,63 @@ def test_an_odd_example_guards_that_it_is_one() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("tokens", "dynamic", "said"),
+    [
+        (9, False, ("9 tokens to 12",)),
+        (1, False, ("1 tokens to 4",)),
+        (8, False, ()),
+        (9, True, ("{0} tokens to 4*((({0} + 3)//4))",)),
+        (8, True, ("{0} tokens to 4*((({0} + 3)//4))",)),
+    ],
+)
+def test_padding_makes_every_count_a_multiple(
+    tokens: int, dynamic: bool, said: tuple[str, ...]
+) -> None:
+    graph = one_site(tokens=tokens, dynamic=dynamic)
+    value = graph.find_nodes(op="placeholder", target="x")[0].meta["val"]
+    guards = len(value.fake_mode.shape_env.guards)
+    config = replace(CONFIG, divisibility="pad", validate=True)
+    foreseen = spfast.explain(graph, config)
+    result = spfast.apply(graph, config)
+    assert int(result) == 2 and len(value.fake_mode.shape_env.guards) == guards
+    assert result.padded == foreseen.padded == tuple(one.format(value.shape[0]) for one in said)
+    line = f"  padded in the graph: {', '.join(result.padded)}; a host that pads its batches does"
+    for text in (str(result), str(foreseen)):
+        assert (line in text) == bool(said)
+    pads = graph.find_nodes(op="call_function", target=aten.constant_pad_nd.default)
+    assert len(pads) == (2 if said else 0)
+
+
+@pytest.mark.parametrize("tokens", [2, 3, 4])
+def test_one_row_a_rank_in_the_example_is_left_with_a_guard(tokens: int) -> None:
+    graph = one_site(tokens=tokens, dynamic=True)
+    size = graph.find_nodes(op="placeholder", target="x")[0].meta["val"].shape[0]
+    result = spfast.apply(graph, replace(CONFIG, divisibility="pad"))
+    assert int(result) == 0 and result.padded == ()
+    assert result.skipped[0].reason == (
+        f"{size} tokens are {tokens} in the example, which is one row or none for each of 4 ranks, "
+        "and torch compiles for such a number apart"
+    )
+    assert str(size.node.shape_env.guards[-1].expr) == f"{size} < 8"
+
+
+def test_no_tokens_are_not_padded() -> None:
+    result = spfast.apply(one_site(tokens=0), replace(CONFIG, divisibility="pad"))
+    assert result.skipped[0].reason == "0 tokens are not divisible by tp_size 4"
+
+
+@pytest.mark.parametrize("divisibility", ["pad", "prove"])
+def test_a_known_multiple_is_proved_and_not_padded(divisibility: Any) -> None:
+    from torch.fx.experimental.symbolic_shapes import guard_bool
+
+    graph = one_site(dynamic=True)
+    tokens = graph.find_nodes(op="placeholder", target="x")[0].meta["val"].shape[0]
+    guard_bool(tokens % 8 == 0)
+    result = spfast.apply(graph, replace(CONFIG, divisibility=divisibility, validate=True))
+    assert int(result) == 2 and result.padded == ()
+
+
 @pytest.mark.parametrize("given", [{"divisibility": "prove"}, {"group_name": "other"}])
 def test_an_odd_example_of_what_stays_anyway_adds_no_guard(given: dict[str, Any]) -> None:
     graph = one_site(tokens=9, dynamic=True)

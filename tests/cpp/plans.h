@@ -61,14 +61,19 @@ struct Planned {
   }
 };
 
-// The classes of these tokens and groups are refused.
-inline Run::Decide refusing(std::vector<RefusedClass> refused) {
-  return [refused = std::move(refused)](const TokenClass& one) {
-    for (const RefusedClass& each : refused) {
-      if (each.tokens == one.tokens && each.group == one.group) return each.why;
+// What is decided of the classes of these tokens and groups.
+inline Run::Decide judging(std::vector<JudgedClass> judged) {
+  return [judged = std::move(judged)](const TokenClass& one) {
+    for (const JudgedClass& each : judged) {
+      if (each.tokens == one.tokens && each.group == one.group) return each.verdict;
     }
-    return std::string();
+    return Verdict{};
   };
+}
+
+// Whatever the ranks cannot share evenly is padded.
+inline Verdict padding(const TokenClass& one) {
+  return {{}, one.tokens.is_expr() || one.tokens.raw % one.ranks != 0};
 }
 
 inline Rules rules_with(ProgramSet programs) {
@@ -83,7 +88,7 @@ inline const Rules& all_rules() {
 struct Setting {
   Ranks ranks = {};
   std::string group_problem = {};  // of every group
-  Run::Decide decide = refusing({});
+  Run::Decide decide = judging({});
   RunOptions options = {};
 };
 

@@ -267,6 +267,37 @@ TEST(planner_leaves_what_does_not_divide) {
   EXPECT_EQ(plan_of(one_site({4095, 512}), {5, 0}).rewritten(), 1U);
 }
 
+TEST(planner_pads_what_does_not_divide) {
+  const Planned planned = plan_with(one_site({9, 512}), all_rules(), {.decide = padding});
+  EXPECT_EQ(planned.rewritten(), 1U);
+  EXPECT_EQ(check_plan(planned.table, planned.plan), "");
+  const std::string text = planned.text();
+  EXPECT(text.find("aten.constant_pad_nd.default(%x, [0, 0, 0, 3]) padded") != std::string::npos);
+  EXPECT(text.find("aten.slice.Tensor(%new_2, 0, 0, 9) cut") != std::string::npos);
+  expect_stays(plan_with(one_site({0, 512}), all_rules(), {.decide = padding}),
+               "0 tokens are not divisible by tp_size 4");
+}
+
+TEST(planner_reckons_symbolic_padding_once) {
+  GraphBuilder b;
+  const Shape shape{"s0", 512};
+  const Node w = b.placeholder("w", {512});
+  const Node x = b.placeholder("x", shape);
+  const Node residual = b.placeholder("r", shape);
+  const Node matrix = b.placeholder("m", {512, 512});
+  const Node product = b.call("aten.mm.default", {site(b, x, w, shape), matrix}, shape);
+  const Node reduced = b.call(kIrReduce, {product, "tp"}, shape);
+  const Node pair = b.call(kIrAddNorm, {reduced, residual, w, 1e-5});
+  b.set_parts(pair, {shape, shape});
+  b.output({b.call("_operator.getitem", {pair, 0}, shape)});
+  const Planned planned = plan_with(b.finish(), all_rules(), {.decide = padding});
+  EXPECT_EQ(planned.rewritten(), 2U);
+  EXPECT_EQ(check_plan(planned.table, planned.plan), "");
+  EXPECT_EQ(planned.created("aten.constant_pad_nd.default"), 3U);
+  EXPECT_EQ(planned.created("aten.sym_size.int"), 1U);
+  EXPECT_EQ(planned.created("_operator.floordiv"), 1U);
+}
+
 TEST(planner_leaves_a_group_with_a_problem) {
   const char* problem = "nobody knows the group 'tp'";
   expect_stays(plan_with(one_site(), all_rules(), {.group_problem = problem}), problem);
@@ -276,7 +307,7 @@ TEST(planner_leaves_a_refused_class) {
   NodeTable table = one_site({"s0", 512});
   const Dim tokens = table.meta(table.args(table.size() - 2)[0].payload).tokens;
   expect_stays(plan_with(std::move(table), all_rules(),
-                         {.decide = refusing({{tokens, 0, "s0 may be odd"}})}),
+                         {.decide = judging({{tokens, 0, {"s0 may be odd"}}})}),
                "s0 may be odd");
 }
 

@@ -58,3 +58,26 @@ def test_dynamic(world_size: int) -> None:
         _check(ranks)
         assert ranks[0].compilations == 2, ranks[0]
         assert ranks[0].rewritten[1] == 0, "33 tokens cannot be shared"
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("world_size", SIZES)
+def test_padded(world_size: int) -> None:
+    """One graph serves every length, but where each rank has one row: torch takes no 1 for any."""
+    families = FAMILIES if LONG else SHORT_DYNAMIC
+    cases: list[dict[str, Any]] = [
+        {
+            "family": family,
+            "lengths": lengths,
+            "dynamic": lengths != [1],
+            "divisibility": "pad",
+        }
+        for family in families
+        for lengths in ([6, 2, 3, 4, 5, 7, 8, 9], [1])
+    ]
+    for case, ranks in zip(cases, _run(world_size, cases), strict=True):
+        _check(ranks)
+        assert ranks[0].compilations == (2 if case["dynamic"] else 1), ranks[0]
+        assert [bool(count) for count in ranks[0].rewritten] == [True, False][
+            : len(case["lengths"])
+        ]

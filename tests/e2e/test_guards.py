@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 import torch._inductor.config as inductor_config
 from torch import fx
@@ -15,8 +18,8 @@ c10d = torch.ops._c10d_functional
 class Counted(spfast.SequenceParallelismPass):
     """The pass, which notes what it rewrote in each graph."""
 
-    def __init__(self) -> None:
-        super().__init__(spfast.SequenceParallelConfig(tp_size=2, tp_rank=0))
+    def __init__(self, **given: Any) -> None:
+        super().__init__(spfast.SequenceParallelConfig(tp_size=2, tp_rank=0, **given))
         self.counts: list[int] = []
 
     def __call__(self, graph: fx.Graph) -> None:
@@ -53,3 +56,20 @@ def test_a_width_that_is_symbolic_too() -> None:
         for tokens in (63, 64, 128, 65):
             compiled(torch.randn(tokens, 32), torch.randn(tokens, 32))
     assert counted.counts == [0, 1]
+
+
+@pytest.mark.parametrize("mark", ["mark_dynamic", "mark_unbacked"])
+def test_padding_makes_one_graph_for_every_count(mark: str) -> None:
+    """One without an example value, too. One row a rank is a size of its own to torch."""
+    counted = Counted(divisibility="pad", validate=True)
+    given = {"post_grad_custom_pre_pass": counted, "force_disable_caches": True}
+    torch._dynamo.reset()
+    with fake_process_group(2), torch.no_grad(), inductor_config.patch(given):
+        compiled = torch.compile(layer, fullgraph=True)
+        for tokens in (7, 8, 9, 2, 3, 64, 65, 2):
+            inputs = [torch.randn(tokens, 32), torch.randn(tokens, 32)]
+            for each in inputs:
+                getattr(torch._dynamo.decorators, mark)(each, 0)
+            normed, total = compiled(*inputs)
+            assert normed.shape == total.shape == (tokens, 32)
+    assert counted.counts == ([1] if mark == "mark_unbacked" else [1, 0])

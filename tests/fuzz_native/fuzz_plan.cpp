@@ -17,7 +17,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   NodeTable table = TableFuzzer(in, 300, rowwise).run();
   // Who is asked may give another answer each time.
   const Run::Decide decide = [&](const TokenClass&) {
-    return std::string(in.below(8) == 1 ? "refused" : "");
+    const uint32_t chosen = in.below(8);
+    return Verdict{chosen == 1 ? "refused" : "", chosen > 5};
   };
   const Planned planned =
       plan_with(std::move(table), all_rules(),

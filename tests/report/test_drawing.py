@@ -6,6 +6,7 @@ import json
 import operator
 import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,21 @@ def test_the_states_follow_the_shapes(drawing: Drawing) -> None:
     # What reads a gathered value is what it was.
     readers = {row.name for row in after if gathered & set(row.inputs) and row.op != "output"}
     assert readers and {states[name] for name in readers} <= {"full", "partial"}
+
+
+def test_what_is_padded_is_no_shard() -> None:
+    graph = load_golden("bf16_static_2layer").before
+    tokens = next(node.meta["val"].shape[0] for node in graph.nodes if node.op == "placeholder")
+    config = replace(CONFIG, tp_size=next(n for n in range(3, 99) if tokens % n))
+    drawn = spfast.apply(graph, replace(config, divisibility="pad"), record_plan=True).drawing
+    assert drawn is not None
+    states = states_after(drawn.before[""], drawn.after[""])
+    padded = [row for row in drawn.after[""] if row.target == "aten.constant_pad_nd.default"]
+    scattered = {row.inputs[0] for row in drawn.after[""] if row.role == "reduce_scatter"}
+    assert len(padded) >= len(scattered) == 5
+    for row in padded:
+        wanted = {"partial"} if row.name in scattered else {"full"}
+        assert {states[row.name], *(states[name] for name in row.inputs[:1])} <= wanted | {"input"}
 
 
 def test_before_nothing_is_sharded(drawing: Drawing) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from spfast import targets
+from spfast.reference.padding import local_rows, reckon
 from spfast.reference.plan import New, Plan, Ref
 from spfast.reference.sites import Sharing, Site, only_renamed
 from spfast.reference.values import Memory, is_dense, is_view, root, shape_of, size_key, source
@@ -40,6 +41,8 @@ class _Planner:
         self._own_rows: dict[Any, New] = {}
         self._bounds: dict[Sharing, tuple[Any, Any]] = {}
         self._local_sizes: dict[Sharing, Any] = {}
+        # Of sharings with added rows: the tokens, each rank's rows, and how many rows are added.
+        self._padding: dict[Sharing, tuple[Any, Any, Any]] = {}
 
     def run(self) -> Plan:
         for site in self._sites:
@@ -129,6 +132,7 @@ class _Planner:
         viewed = isinstance(rows, fx.Node) or rows.target is aten.reshape.default
         if viewed and not is_dense(lies.meta["val"]):
             rows = self._fresh(rows, here, here)
+        rows = self._padded(site, rows, here, here)
         self._local[site.reduced] = self._collective(site, "reduce_scatter", rows, here, here)
 
     def _fresh(self, value: Ref, before: fx.Node, origin: fx.Node) -> New:
@@ -181,6 +185,11 @@ class _Planner:
         if not is_dense(value.meta["val"]):
             shard = self._fresh(shard, reads[0][0], value)
         rows = self._collective(site, "all_gather", shard, reads[0][0], value)
+        assert site.sharing is not None
+        if site.sharing.decision.padded:
+            tokens = self._padding[site.sharing][0]
+            args = (rows, 0, 0, tokens)
+            rows = self._create(aten.slice.Tensor, args, reads[0][0], value)
         self._gathered[value] = rows
         shaped: New | None = None
         for reader, name, flat in reads:
@@ -293,6 +302,7 @@ class _Planner:
             full: Ref = self._gathered.get(value, value)
             if full is value and len(shape_of(value) or ()) > 2:
                 full = self._create(aten.reshape.default, (full, [-1, _width(value)]), user, value)
+            full = self._padded(site, full, user, value)
             start, end = self._row_bounds(site, user)
             self._own_rows[key] = self._create(
                 aten.slice.Tensor, (full, 0, start, end), user, value
@@ -326,13 +336,30 @@ class _Planner:
         """tokens / tp_size: a number, or a node where it is symbolic."""
         sharing = site.sharing
         assert sharing is not None
+        if sharing.decision.padded:
+            return self._padding[sharing][1]
         if isinstance(size_key(sharing.tokens), int):
-            return size_key(sharing.local)
+            return size_key(local_rows(sharing))
         if sharing not in self._local_sizes:
             self._local_sizes[sharing] = self._create(
                 aten.sym_size.int, (self._local[site.reduced], 0), before, site.all_reduce
             )
         return self._local_sizes[sharing]
+
+    def _padded(self, site: Site, value: Ref, before: fx.Node, origin: fx.Node) -> Ref:
+        """The rows of a value, and zeros up to a multiple of the ranks where that is needed."""
+        sharing = site.sharing
+        assert sharing is not None
+        if not sharing.decision.padded:
+            return value
+        if sharing not in self._padding:
+
+            def call(target: Any, *args: Any) -> New:
+                return self._create(target, args, before, before)
+
+            self._padding[sharing] = reckon(sharing, value, call)
+        args = (value, [0, 0, 0, self._padding[sharing][2]])
+        return self._create(aten.constant_pad_nd.default, args, before, origin)
 
     def _local_buffer(self, site: Site, user: fx.Node, buffer: fx.Node) -> New:
         like = buffer.args[0]

@@ -48,11 +48,6 @@ class Sharing:
     group: Group
     decision: Decision
 
-    @property
-    def local(self) -> Any:
-        """Each rank's share."""
-        return self.tokens // self.group.size
-
 
 @dataclass(eq=False)
 class Site:
@@ -179,7 +174,8 @@ def _share(site: Site, sharings: dict[Any, Sharing], config: SequenceParallelCon
     sharing = sharings[key]
     if sharing.decision.refused:
         raise _Stays(sharing.decision.refused)
-    if isinstance(key[0], int) and (key[0] == 0 or key[0] % group.size):
+    even = not isinstance(key[0], int) or key[0] % group.size == 0 or sharing.decision.padded
+    if key[0] == 0 or not even:
         raise _Stays(f"{key[0]} tokens are not divisible by tp_size {group.size}")
     return sharing
 

@@ -18,6 +18,8 @@ __all__ = [
 ]
 
 FULL, SHARD, PARTIAL, GATHERED, INPUT = "full", "shard", "partial", "gathered", "input"
+# What makes a whole value longer, so that the ranks can share it evenly.
+_PADDED = "aten.constant_pad_nd.default"
 # Below this many, operators stay by themselves.
 _FOLD_FROM = 2
 
@@ -46,7 +48,7 @@ def states_after(before: Sequence[Row], after: Sequence[Row]) -> dict[str, str]:
             found[row.name] = GATHERED
         elif row.role == REDUCE_SCATTER:
             found[row.name] = SHARD
-        elif row.role == ALL_REDUCE:
+        elif row.role == ALL_REDUCE or row.target == _PADDED:
             found[row.name] = FULL
         else:
             # What is made of a gathered value is whole; a cut of a whole value is a shard.
@@ -68,9 +70,10 @@ def _mark_partial(rows: Sequence[Row], found: dict[str, str]) -> None:
             name = row.inputs[0]
             while found.get(name) == FULL:
                 found[name] = PARTIAL
-                if not (by_name[name].is_view and by_name[name].inputs):
+                made = by_name[name]
+                if not made.inputs or not (made.is_view or made.target == _PADDED):
                     break
-                name = by_name[name].inputs[0]
+                name = made.inputs[0]
 
 
 def folds(rows: Sequence[Row], states: Mapping[str, str]) -> dict[str, str]:

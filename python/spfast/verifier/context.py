@@ -109,7 +109,7 @@ class Context:
         if value.kind is Kind.SHARD:
             assert value.shape is not None
             term = self._rewritten(value.term, effect)
-            return store.shard(term, value.group, value.tp, value.shape)
+            return store.shard(term, value.share, value.shape)
         return store.full(store.term(("written", value.kind.name, value.term, effect)), value.shape)
 
     def _rewritten(self, base: int, effect: int) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 import sympy
 import torch
 from torch.fx.experimental.symbolic_shapes import statically_known_true
-from torch.utils._sympy.functions import FloorDiv, Mod
+from torch.utils._sympy.functions import FloorDiv, Mod, PythonMod
 from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from spfast.verifier.values import Shape
@@ -118,7 +118,9 @@ class Dims:
         if Mod(size, parts) == 0 or FloorDiv(size, parts).args in self._exact:
             return True
         symint = self._rebuilt(size)
-        return symint is not None and bool(statically_known_true(symint % parts == 0))
+        if symint is None:
+            return False
+        return bool(statically_known_true(symint % parts == 0)) or _follows(symint, parts)
 
     def _rebuilt(self, size: Any) -> Any:
         """A size as a SymInt, which knows what was guarded; None where its parts are not seen."""
@@ -135,6 +137,15 @@ class Dims:
         if isinstance(size, (FloorDiv, Mod)):
             return (operator.floordiv if isinstance(size, FloorDiv) else operator.mod)(*parts)
         return None
+
+    def is_rounded_up(self, rows: Any, tokens: Any) -> bool:
+        """Says whether a number of rows is that of the tokens or more, up to some multiple."""
+        if isinstance(rows, int) and isinstance(tokens, int):
+            return rows >= tokens
+        parts, floor = sympy.sympify(rows).as_coeff_Mul()
+        if not isinstance(floor, FloorDiv) or floor.args[1] != parts:
+            return False
+        return self.equal(floor.args[0], self.plain(tokens + parts - 1))
 
     def assume_divisible(self, size: Any, parts: int) -> None:
         """Takes size // parts to be exact from here on."""
@@ -189,6 +200,23 @@ class Dims:
                     self._points[symbol] = step * (1009 + 2 * len(self._points))
             found = self._sampled[expression] = int(expression.xreplace(self._points))
         return found
+
+
+def _follows(size: torch.SymInt, parts: int) -> bool:
+    """Whether a size is a multiple because its symbols are: torch knows only what it was told."""
+    steps: dict[Any, int] = {}
+    for axiom in size.node.shape_env.get_axioms():
+        for fact in sympy.And.make_args(axiom):
+            if not isinstance(fact, sympy.Eq) or not isinstance(fact.lhs, (Mod, PythonMod)):
+                continue
+            factor, symbol = fact.lhs.args[0].as_coeff_Mul()
+            step = fact.lhs.args[1]
+            if fact.rhs == 0 and symbol.is_Symbol and factor.is_Integer and step.is_Integer:
+                known = int(step) // math.gcd(int(factor), int(step))
+                steps[symbol] = math.lcm(steps.get(symbol, 1), known)
+    counted = {symbol: step * sympy.Dummy(integer=True) for symbol, step in steps.items()}
+    share = sympy.expand(size.node.expr.xreplace(counted) / parts)
+    return all(term.is_integer for term in sympy.Add.make_args(share))
 
 
 _DATA = (SymT.UNBACKED_INT, SymT.UNBACKED_FLOAT)

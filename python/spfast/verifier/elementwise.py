@@ -17,9 +17,9 @@ from torch import fx
 
 from spfast.verifier.context import Context
 from spfast.verifier.dims import Dims
-from spfast.verifier.rows import Operand, chunk
+from spfast.verifier.rows import Operand, chunk, unlike
 from spfast.verifier.sums import regrouped
-from spfast.verifier.values import Kind, Shape, Value
+from spfast.verifier.values import Kind, Shape, Share, Value
 
 __all__ = ["broadcast_key", "elementwise"]
 
@@ -65,8 +65,8 @@ def _combine(
     if aligned is None:
         return None
     term = _term(ctx, target, layout, kwargs, operands, aligned.keys)
-    if aligned.group:
-        return store.shard(term, aligned.group, aligned.tp, aligned.shape)
+    if aligned.share is not None:
+        return store.shard(term, aligned.share, aligned.shape)
     if aligned.block is not None:
         return store.block(term, *aligned.block, aligned.shape)
     return store.full(term, aligned.shape)
@@ -101,16 +101,15 @@ class _Aligned:
     Attributes:
         keys: For each operand, its term with the way it is broadcast.
         shape: The result's, as this rank holds it.
-        group: Of rows that are one rank's chunk; "" otherwise.
-        tp: The group's size.
-        block: Of rows cut out of something whole: its rows, the first and the end.
+        share: Of rows that are one rank's chunk: whose they are.
+        block: Of rows cut out of something whole: its rows, the first and the end, and how many
+            are its own where some were added.
     """
 
     keys: list[Hashable]
     shape: Shape
-    group: str = ""
-    tp: int = 0
-    block: tuple[Any, Any, Any] | None = None
+    share: Share | None = None
+    block: tuple[Any, Any, Any, Any] | None = None
 
 
 def _align(ctx: Context, operands: Sequence[Operand]) -> _Aligned | None:
@@ -144,10 +143,10 @@ def _align(ctx: Context, operands: Sequence[Operand]) -> _Aligned | None:
 
 
 def _align_chunks(ctx: Context, operands: Sequence[Operand], first: Value) -> _Aligned | None:
-    group, tp, blocks = first.group, first.tp, ctx.store.blocks
+    share, group, blocks = first.share, first.group, ctx.store.blocks
     for node, value in operands:
-        if value.kind is Kind.SHARD and (value.group, value.tp) != (group, tp):
-            ctx.why = f"mixes rows of group {group!r} with rows of group {value.group!r}"
+        if value.kind is Kind.SHARD and value.share != share:
+            ctx.why = unlike(share, value.share)
             return None
         if value.kind not in (Kind.SHARD, Kind.FULL):
             ctx.why = f"reads {value.describe()} in {node.name!r}"
@@ -170,7 +169,7 @@ def _align_chunks(ctx: Context, operands: Sequence[Operand], first: Value) -> _A
         is_cut = value.kind is Kind.SHARD
         # A single row has no dim to be told by: it is a row where it was cut out of others.
         if not is_cut and term in blocks and (not is_shared or shape[row] == 1):
-            base = chunk(ctx, node, value, group, tp)
+            base = chunk(ctx, node, value, share)
             if base is None:
                 return None
             if _row_of(ctx.dims, [*shards, value], shape) == row:
@@ -184,8 +183,9 @@ def _align_chunks(ctx: Context, operands: Sequence[Operand], first: Value) -> _A
         if not is_cut and not is_shared:
             ctx.why = f"reads {value.describe()} in {node.name!r} together with {first.describe()}"
             return None
-        keys.append(_key(ctx, term, value, shape, row, is_cut=is_cut))
-    return _Aligned(keys, shape, group, tp)
+        # What is beside a single token goes along with it, as the original graph has it.
+        keys.append(_key(ctx, term, value, shape, -1 if share.tokens == 1 else row, is_cut=is_cut))
+    return _Aligned(keys, shape, share)
 
 
 def _is_number(ctx: Context, node: fx.Node) -> bool:

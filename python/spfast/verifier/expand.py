@@ -38,9 +38,10 @@ def expand(
     if any(size != 1 for size in shape[:row]) or not ctx.dims.equal(shape[row], value.shape[0]):
         ctx.why = f"repeats the rows of {value.describe()} in {args[0].name!r}"
         return None
-    key = broadcast_key(ctx.dims, value.term, value.shape, shape, row, is_cut=True)
+    at = -1 if value.share.tokens == 1 else row
+    key = broadcast_key(ctx.dims, value.term, value.shape, shape, at, is_cut=True)
     term = value.term if key == value.term else ctx.store.term(("expanded", key))
-    return ctx.store.shard(term, value.group, value.tp, shape)
+    return ctx.store.shard(term, value.share, shape)
 
 
 def _shape(ctx: Context, own: Shape, sizes: Any) -> Shape | None:

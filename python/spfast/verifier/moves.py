@@ -14,7 +14,7 @@ from spfast.verifier.dims import SYMBOLIC_OPERATORS
 from spfast.verifier.effects import is_made_here, overwrite
 from spfast.verifier.kinds import COLLECTIVES, Collective
 from spfast.verifier.totals import finished, finished_rows
-from spfast.verifier.values import Kind, Shape, Value
+from spfast.verifier.values import Kind, Shape, Share, Value
 
 __all__ = [
     "bits",
@@ -23,6 +23,7 @@ __all__ = [
     "getitem",
     "identity",
     "number",
+    "pad",
     "size",
     "slice_rows",
     "view",
@@ -63,6 +64,8 @@ def collective(
         result = _gather(ctx, args[0], value, group, args[what.size])
     elif value.kind is Kind.PART and what.what == "reduce":
         result = finished(ctx, args[0], value, group, reduce_op)
+    elif value.kind is Kind.PADDED and what.what == "scatter":
+        result = _scatter_padded(ctx, args[0], value, group, args[what.size], reduce_op)
     elif value.kind is not Kind.FULL:
         ctx.why = f"reduces {value.describe()} in {args[0].name!r}"
         return None
@@ -115,15 +118,34 @@ def _scatter(
     # A reduce_scatter that the original graph has runs on multiples alone.
     if ctx.is_after and not ctx.dims.is_divisible(rows, tp):
         if isinstance(rows, int) or not ctx.groups.assumes_divisible:
-            ctx.why = (
-                f"scatters the {rows} rows of {source.name!r} over {tp} ranks, "
-                f"and {rows} is not known to be a multiple of {tp}"
-            )
+            ctx.why = _uneven(source, rows, tp)
             return None
     ctx.dims.assume_divisible(rows, tp)
     # The very term of the all_reduce: a reduce_scatter yields its chunks.
     term = ctx.store.reduction(value.term, reduce_op, group)
-    return ctx.store.shard(term, group, tp, (ctx.dims.divide(rows, tp), *value.shape[1:]))
+    mine = (ctx.dims.divide(rows, tp), *value.shape[1:])
+    return ctx.store.shard(term, Share(group, tp), mine)
+
+
+def _uneven(source: fx.Node, rows: Any, tp: int) -> str:
+    return (
+        f"scatters the {rows} rows of {source.name!r} over {tp} ranks, "
+        f"and {rows} is not known to be a multiple of {tp}"
+    )
+
+
+def _scatter_padded(
+    ctx: Context, source: fx.Node, value: Value, group: str, tp: int, reduce_op: str
+) -> Value | None:
+    """Every rank gets as many rows; of the last ones, some were added."""
+    assert value.shape
+    rows, tokens = value.shape[0], value.share.tokens
+    if not ctx.dims.is_divisible(rows, tp):
+        ctx.why = _uneven(source, rows, tp)
+        return None
+    term = ctx.store.reduction(value.term, reduce_op, group)
+    mine = (ctx.dims.divide(rows, tp), *value.shape[1:])
+    return ctx.store.shard(term, Share(group, tp, tokens, rows), mine)
 
 
 def _gather(ctx: Context, source: fx.Node, value: Value, group: str, tp: int) -> Value | None:
@@ -134,9 +156,34 @@ def _gather(ctx: Context, source: fx.Node, value: Value, group: str, tp: int) ->
     if (value.group, value.tp) != (group, tp):
         ctx.why = f"gathers over group {group!r} ({tp} ranks) {value.describe()}"
         return None
-    assert value.shape
+    if not value.shape:
+        return None
     rows = ctx.dims.multiply(value.shape[0], tp)
-    return ctx.store.full(value.term, (rows, *value.shape[1:]))
+    shape = (rows, *value.shape[1:])
+    if not value.share.is_padded:
+        return ctx.store.full(value.term, shape)
+    if not ctx.dims.equal(rows, value.share.rows):
+        ctx.why = f"gathers {value.describe()} in {source.name!r} in other rows"
+        return None
+    return ctx.store.padded(value.term, value.share.tokens, shape)
+
+
+def pad(ctx: Context, node: fx.Node, target: Any, args: Args, kwargs: Kwargs) -> Value | None:
+    """aten.constant_pad_nd, where the rewritten graph adds rows behind all that there are."""
+    if not ctx.is_after or not isinstance(args[0], fx.Node):
+        return None
+    if (target, ctx.key(args), ctx.key(kwargs)) in ctx.store.results:
+        return None  # the original graph's
+    value = ctx.read(args[0])
+    amounts = [ctx.size(amount) for amount in args[1]]
+    if value.kind is not Kind.FULL or not value.shape or None in amounts:
+        return None
+    if len(amounts) != 2 * len(value.shape) or any(amount != 0 for amount in amounts[:-1]):
+        return None
+    rows = ctx.dims.plain(value.shape[0] + amounts[-1])
+    if not ctx.dims.is_rounded_up(rows, value.shape[0]):
+        return None
+    return ctx.store.padded(value.term, value.shape[0], (rows, *value.shape[1:]))
 
 
 def wait(ctx: Context, node: fx.Node, target: Any, args: Args, kwargs: Kwargs) -> Value | None:
@@ -192,7 +239,7 @@ def bits(ctx: Context, node: fx.Node, target: Any, args: Args, kwargs: Kwargs) -
     given = getattr(ctx.vals.get(args[0]), "dtype", None)
     if given is None or given.itemsize != dtype.itemsize:
         return None
-    if value.kind not in (Kind.FULL, Kind.SHARD) or value.shape is None:
+    if value.kind not in (Kind.FULL, Kind.SHARD, Kind.PADDED) or value.shape is None:
         return None
     first = ctx.store.bits.get(value.term, (value.term, given))
     term = first[0]
@@ -205,7 +252,9 @@ def bits(ctx: Context, node: fx.Node, target: Any, args: Args, kwargs: Kwargs) -
 def _held_alike(ctx: Context, value: Value, term: int, shape: Shape) -> Value:
     """Another term or shape, held as the value is: whole, or one rank's chunk."""
     if value.kind is Kind.SHARD:
-        return ctx.store.shard(term, value.group, value.tp, shape)
+        return ctx.store.shard(term, value.share, shape)
+    if value.kind is Kind.PADDED:
+        return ctx.store.padded(term, value.share.tokens, shape)
     return ctx.store.full(term, shape)
 
 
@@ -236,7 +285,7 @@ def slice_rows(
     if not args or not isinstance(args[0], fx.Node):
         return None
     value = ctx.read(args[0])
-    if value.kind not in (Kind.FULL, Kind.SHARD) or not value.shape:
+    if value.kind not in (Kind.FULL, Kind.SHARD, Kind.PADDED) or not value.shape:
         return None
     dim = _at(args, kwargs, 1, "dim", 0)
     length = value.shape[dim]
@@ -259,7 +308,10 @@ def slice_rows(
         ctx.why = f"takes rows {start}:{end} of {value.describe()} in {args[0].name!r}"
         return None
     shape = (ctx.dims.plain(end - start), *value.shape[1:])
-    return ctx.store.block(value.term, length, start, end, shape)
+    tokens = value.share.tokens
+    if value.kind is Kind.PADDED and start == 0 and ctx.dims.equal(end, tokens):
+        return ctx.store.full(value.term, (tokens, *shape[1:]))
+    return ctx.store.block(value.term, length, start, end, tokens, shape)
 
 
 def _clamp(bound: Any, length: Any) -> Any:

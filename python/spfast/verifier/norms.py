@@ -86,7 +86,8 @@ def _cuts_blocks(
     if what.block == 1 or bound.get(what.block_if) is False:
         return False
     node, value = operands[0]
-    if value.shape and ctx.dims.is_divisible(ctx.dims.product(value.shape[:-1]), what.block):
+    rows = ctx.dims.product(value.shape[:-1]) if value.shape else 1
+    if ctx.dims.is_divisible(rows, what.block) and not value.share.is_padded:
         return False
     if value.kind is Kind.SHARD:
         ctx.why = f"needs whole blocks of {what.block} rows, but {node.name!r} is "

@@ -15,7 +15,7 @@ from torch import fx
 from spfast.groups import group_name
 from spfast.verifier.context import Context
 from spfast.verifier.elementwise import combined
-from spfast.verifier.values import Kind, Shape, Value
+from spfast.verifier.values import Kind, Shape, Share, Value
 
 __all__ = ["FUSED", "addmm", "cutlass", "scaled", "scaled_batch"]
 
@@ -211,7 +211,8 @@ def _gathered(ctx: Context, source: fx.Node, given: dict[str, Any]) -> Value | N
     value, group = ctx.read(source), group_name(given["group_name"])
     if value.kind is Kind.FULL and given["gather_dim"] == 0:
         return _gathered_before(ctx, source, value, group)
-    if value.kind is not Kind.SHARD or given["gather_dim"] != 0 or not value.shape:
+    is_shard = value.kind is Kind.SHARD and not value.share.is_padded
+    if not is_shard or given["gather_dim"] != 0 or not value.shape:
         ctx.why = f"gathers {value.describe()} in {source.name!r}"
         return None
     if value.group != group:
@@ -256,7 +257,7 @@ def _scattered(
     ctx.dims.assume_divisible(rows, size)
     term = ctx.store.reduction(part, given["reduce_op"], group)
     mine = (ctx.dims.divide(rows, size), *shape[1:])
-    return _seen(ctx, node, ctx.store.shard(term, group, size, mine))
+    return _seen(ctx, node, ctx.store.shard(term, Share(group, size), mine))
 
 
 def _seen(ctx: Context, node: fx.Node, result: Value) -> Value | None:

@@ -271,10 +271,11 @@ def _outputs(
             continue
         if actual.kind is Kind.WRONG:
             continue
-        if place in local and actual.kind is Kind.SHARD and actual.term == expected.term:
+        is_rows = actual.kind is Kind.SHARD and not actual.share.is_padded
+        if place in local and is_rows and actual.term == expected.term:
             continue
         culprit = blame.culprit(right)
-        if actual.kind in (Kind.SHARD, Kind.PART, Kind.PENDING):
+        if actual.kind in (Kind.SHARD, Kind.PADDED, Kind.PART, Kind.PENDING):
             yield output, f"returns {right.name!r}, which is {actual.describe()}"
         elif blame.is_same_elsewhere_shaped(expected, actual):
             yield (

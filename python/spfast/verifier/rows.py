@@ -15,7 +15,7 @@ from torch import fx
 
 from spfast.verifier.context import Context
 from spfast.verifier.dims import strip_leading
-from spfast.verifier.values import Kind, Shape, Value
+from spfast.verifier.values import Kind, Shape, Share, Value
 
 __all__ = ["Joined", "Operand", "chunk", "join", "row_operator"]
 
@@ -28,20 +28,19 @@ class Joined:
 
     Attributes:
         items: For each operand: its term, what it holds, and whether it has rows of its own.
-        group: Of rows that are one rank's chunk; "" otherwise.
-        tp: The group's size.
-        block: Of rows cut out of something whole: its rows, the first and the end.
+        share: Of rows that are one rank's chunk: whose they are.
+        block: Of rows cut out of something whole: its rows, the first and the end, and how many
+            are its own where some were added.
     """
 
     items: list[tuple[int, Shape | None, bool]]
-    group: str = ""
-    tp: int = 0
-    block: tuple[Any, Any, Any] | None = None
+    share: Share | None = None
+    block: tuple[Any, Any, Any, Any] | None = None
 
     def make(self, ctx: Context, term: int, shape: Shape) -> Value:
         """Returns the value of a result with these rows."""
-        if self.group:
-            return ctx.store.shard(term, self.group, self.tp, shape)
+        if self.share is not None:
+            return ctx.store.shard(term, self.share, shape)
         if self.block is not None:
             return ctx.store.block(term, *self.block, shape)
         return ctx.store.full(term, shape)
@@ -93,15 +92,15 @@ def _is_block(ctx: Context, value: Value) -> bool:
 
 
 def _join_shards(ctx: Context, operands: Sequence[Operand], first: Value) -> Joined | None:
-    group, tp, lead = first.group, first.tp, _lead(first)
+    share, lead = first.share, _lead(first)
     items: list[tuple[int, Shape | None, bool]] = []
     for node, value in operands:
         if value.shape is not None and value.kind is Kind.SHARD and len(value.shape) < 2:
             ctx.why = f"needs whole rows, but {node.name!r} is {value.describe()}"
             return None
         if value.kind is Kind.SHARD:
-            if (value.group, value.tp) != (group, tp):
-                ctx.why = f"mixes rows of group {group!r} with rows of group {value.group!r}"
+            if value.share != share:
+                ctx.why = unlike(share, value.share)
                 return None
             if not ctx.dims.same_shape(_lead(value), lead):
                 ctx.why = f"mixes {first.describe()} with {value.describe()} in {node.name!r}"
@@ -111,25 +110,35 @@ def _join_shards(ctx: Context, operands: Sequence[Operand], first: Value) -> Joi
             ctx.why = f"reads {value.describe()} in {node.name!r}"
             return None
         elif _is_block(ctx, value) and ctx.dims.same_shape(_lead(value), lead):
-            base = chunk(ctx, node, value, group, tp)
+            base = chunk(ctx, node, value, share)
             if base is None:
                 return None
-            ctx.meet(node, base, group, has_rows=True)
+            ctx.meet(node, base, share.group, has_rows=True)
             items.append((base, value.shape, True))
         elif value.shape is not None and not _lead(value):
-            ctx.meet(node, value.term, group)
+            ctx.meet(node, value.term, share.group)
             items.append((value.term, value.shape, False))
-
         else:
             ctx.why = f"reads {value.describe()} in {node.name!r} together with {first.describe()}"
             return None
-    return Joined(items, group, tp)
+    return Joined(items, share)
 
 
-def chunk(ctx: Context, node: fx.Node, value: Value, group: str, tp: int) -> int | None:
+def unlike(one: Share, other: Share) -> str:
+    """Says how two shares differ."""
+    if one.group != other.group or one.tp != other.tp:
+        return f"mixes rows of group {one.group!r} with rows of group {other.group!r}"
+    was, now = one.tokens or "all", other.tokens or "all"
+    return f"mixes rows of which {was} are tokens with rows of which {now} are"
+
+
+def chunk(ctx: Context, node: fx.Node, value: Value, share: Share) -> int | None:
     """Returns the term that ``value`` is our rank's chunk of; None when it is other rows."""
-    base, rows, start, end = ctx.store.blocks[value.term]
-    dims = ctx.dims
+    base, rows, start, end, tokens = ctx.store.blocks[value.term]
+    group, tp, dims = share.group, share.tp, ctx.dims
+    if tokens != share.tokens or (share.is_padded and rows != share.rows):
+        ctx.why = unlike(share, Share(group, tp, tokens, rows))
+        return None
     local = dims.divide(rows, tp)
     rank = ctx.groups.rank(group)
     if rank is None:
@@ -187,11 +196,11 @@ def row_operator(
             continue
         value = ctx.read(operand)
         if value.kind is not Kind.FULL or _lead(value):
-            if joined.group:
+            if joined.share is not None:
                 ctx.why = f"needs one row for every token in {operand.name!r}: {value.describe()}"
             return None
-        if joined.group:
-            ctx.meet(operand, value.term, joined.group)
+        if joined.share is not None:
+            ctx.meet(operand, value.term, joined.share.group)
         keys.append((value.term, value.shape[-1] if value.shape else None))
     terms = tuple([(term, first[-1]) for term, _, _ in joined.items])
     base = ctx.store.term(("rows", tag, terms, tuple(keys), literals))

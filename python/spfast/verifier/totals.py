@@ -13,7 +13,7 @@ from torch import fx
 from spfast.verifier.context import Context
 from spfast.verifier.norms import bind, reduction
 from spfast.verifier.rows import chunk
-from spfast.verifier.values import Kind, Shape, Value
+from spfast.verifier.values import Kind, Shape, Share, Value
 
 __all__ = ["finished", "finished_rows", "total"]
 
@@ -38,7 +38,10 @@ def total(
         return ctx.store.full(value.term, shape)
     term = ctx.store.term(("total", value.term, row))
     if value.kind is Kind.SHARD:
-        return ctx.store.part(term, value.group, value.tp, shape)
+        if value.share.is_padded:
+            ctx.why = f"sums rows that were added: {value.describe()} in {operand.name!r}"
+            return None
+        return ctx.store.part(term, value.share, shape)
     if is_cut:
         ctx.store.block_totals[term] = (value, row)
     return ctx.store.full(term, shape)
@@ -69,7 +72,7 @@ def finished_rows(
         return None
     if ctx.store.has(("reduced", value.term, reduce_op, group)):
         return None
-    base = chunk(ctx, operand, rows, group, tp)
+    base = chunk(ctx, operand, rows, Share(group, tp))
     if base is None:
         return None
     ctx.meet(operand, base, group, has_rows=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-__all__ = ["Kind", "Shape", "Store", "Value", "Write"]
+__all__ = ["Kind", "Shape", "Share", "Store", "Value", "Write"]
 
 # Each dim is an int or a sympy expression.
 Shape = tuple[Any, ...]
@@ -24,6 +24,7 @@ class Kind(Enum):
 
     FULL = auto()  # whole, as in the original graph
     SHARD = auto()  # the rank-th of tp equal chunks of the flat elements
+    PADDED = auto()  # whole, with rows behind its own
     PART = auto()  # what this rank adds to a sum over the ranks
     PENDING = auto()  # the result of a collective that nobody has waited for yet
     TUPLE = auto()  # several values; getitem picks one
@@ -31,10 +32,35 @@ class Kind(Enum):
     WRONG = auto()  # what a node yields that has been reported already, and all that reads it
 
 
+@dataclass(frozen=True)
+class Share:
+    """Among whom a value is shared in equal chunks.
+
+    Attributes:
+        group: The ranks; "" for what a rank holds whole.
+        tp: How many they are.
+        tokens: Of a value to which rows were added: how many it had.
+        rows: And how many it has with them; what they hold is not known, and nobody may read it.
+    """
+
+    group: str = ""
+    tp: int = 0
+    tokens: Any = None
+    rows: Any = None
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether rows were added."""
+        return self.tokens is not None
+
+
+_WHOLE = Share()
+
+
 class Value:
     """One interned value. Made by :class:`Store` only, compared by identity."""
 
-    __slots__ = ("group", "kind", "number", "parts", "shape", "term", "tp")
+    __slots__ = ("kind", "number", "parts", "shape", "share", "term")
 
     def __init__(
         self,
@@ -43,17 +69,25 @@ class Value:
         shape: Shape | None,
         *,
         number: Any = None,
-        group: str = "",
-        tp: int = 0,
+        share: Share = _WHOLE,
         parts: tuple[Value | None, ...] = (),
     ) -> None:
         self.kind = kind
         self.term = term
         self.shape = shape  # what this rank holds; None: not a tensor, or not known
         self.number = number  # of a scalar: an int or a sympy expression
-        self.group = group
-        self.tp = tp
+        self.share = share
         self.parts = parts
+
+    @property
+    def group(self) -> str:
+        """The ranks that share it."""
+        return self.share.group
+
+    @property
+    def tp(self) -> int:
+        """How many these are."""
+        return self.share.tp
 
     def __repr__(self) -> str:
         return f"<{self.describe()} term {self.term}>"
@@ -62,7 +96,9 @@ class Value:
         """Returns a few words for a message, such as "a full value [4096, 8192]"."""
         shape = "" if self.shape is None else f" [{', '.join(str(d) for d in self.shape)}]"
         if self.kind is Kind.SHARD:
-            return f"one rank's chunk{shape} of group {self.group!r}"
+            return f"one rank's chunk{shape} of group {self.group!r}{self._added()}"
+        if self.kind is Kind.PADDED:
+            return f"a full value{shape}{self._added()}"
         if self.kind is Kind.PART:
             return f"one rank's part{shape} of a sum over group {self.group!r}"
         if self.kind is Kind.PENDING:
@@ -74,6 +110,11 @@ class Value:
         if self.kind is Kind.WRONG:
             return "a wrong value"
         return f"a full value{shape}"
+
+    def _added(self) -> str:
+        if not self.share.is_padded:
+            return ""
+        return f", with rows added to {self.share.tokens} to make {self.share.rows}"
 
 
 @dataclass(frozen=True)
@@ -103,8 +144,9 @@ class Store:
         self.known = 0
         # Whether there are numbers that were read out of tensors.
         self.has_data = False
-        # term of some rows of a value -> (the value's term, its rows, first row, end row)
-        self.blocks: dict[int, tuple[int, Any, Any, Any]] = {}
+        # term of some rows of a value -> (the value's term, its rows, first row, end row, how many
+        # of its rows are its own where some were added)
+        self.blocks: dict[int, tuple[int, Any, Any, Any, Any]] = {}
         # term of a sum over some rows of a value -> the rows, and the dims that are not summed
         self.block_totals: dict[int, tuple[Value, Shape]] = {}
         # term of a value that was written to -> what it was, and what was done to it
@@ -145,22 +187,29 @@ class Store:
             found = self._values[key] = Value(Kind.FULL, term, shape)
         return found
 
-    def shard(self, term: int, group: str, tp: int, local: Shape) -> Value:
-        """Returns the rank-th of ``tp`` equal chunks of the elements of ``term``."""
-        key = ("shard", term, group, tp, local)
+    def shard(self, term: int, share: Share, local: Shape) -> Value:
+        """Returns the rank-th of equal chunks of the elements of ``term``, and of added rows."""
+        key = ("shard", term, share, local)
         found = self._values.get(key)
         if found is None:
-            found = Value(Kind.SHARD, term, local, group=group, tp=tp)
-            self._values[key] = found
+            found = self._values[key] = Value(Kind.SHARD, term, local, share=share)
         return found
 
-    def part(self, term: int, group: str, tp: int, shape: Shape) -> Value:
-        """Returns what this rank adds to ``term``, which is the sum of what all ranks add."""
-        key = ("part", term, group, tp, shape)
+    def padded(self, term: int, tokens: Any, shape: Shape) -> Value:
+        """Returns ``term``, of so many rows, with rows behind them."""
+        key = ("padded", term, tokens, shape)
         found = self._values.get(key)
         if found is None:
-            found = Value(Kind.PART, term, shape, group=group, tp=tp)
-            self._values[key] = found
+            share = Share(tokens=tokens, rows=shape[0])
+            found = self._values[key] = Value(Kind.PADDED, term, shape, share=share)
+        return found
+
+    def part(self, term: int, share: Share, shape: Shape) -> Value:
+        """Returns what this rank adds to ``term``, which is the sum of what all ranks add."""
+        key = ("part", term, share, shape)
+        found = self._values.get(key)
+        if found is None:
+            found = self._values[key] = Value(Kind.PART, term, shape, share=share)
         return found
 
     def pending(self, value: Value) -> Value:
@@ -189,10 +238,13 @@ class Store:
             self._values[key] = found
         return found
 
-    def block(self, base: int, rows: Any, start: Any, end: Any, shape: Shape) -> Value:
-        """Returns rows start to end of ``base``, whose first dim is ``rows`` long."""
-        term = self.term(("block", base, rows, start, end))
-        self.blocks[term] = (base, rows, start, end)
+    def block(self, base: int, rows: Any, start: Any, end: Any, tokens: Any, shape: Shape) -> Value:
+        """Returns rows start to end of ``base``, whose first dim is ``rows`` long.
+
+        Of these, ``tokens`` are its own where some were added.
+        """
+        term = self.term(("block", base, rows, start, end, tokens))
+        self.blocks[term] = (base, rows, start, end, tokens)
         return self.full(term, shape)
 
     def is_known(self, value: Value | None) -> bool:

@@ -66,6 +66,7 @@ _BY_NAME: dict[str, Rule] = {
     **dict.fromkeys(ALONG, along),
     **dict.fromkeys((name for name, norm in NORMS.items() if not norm.writes), norms.norm),
     "aten::sum.dim_IntList": total,
+    "aten::constant_pad_nd": moves.pad,
     "aten::copy": moves.copy,
     "aten::expand": expand,
     "aten::view.dtype": moves.bits,

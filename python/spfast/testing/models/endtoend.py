@@ -10,7 +10,7 @@ import torch
 import torch._inductor.config as inductor_config
 from torch import fx
 
-from spfast.config import Recognise, SequenceParallelConfig
+from spfast.config import Divisibility, Recognise, SequenceParallelConfig
 from spfast.passes import SequenceParallelismPass
 from spfast.testing.models.families import build
 
@@ -61,6 +61,7 @@ def compare(
     batch: int = 1,
     dynamic: bool = False,
     recognise: Recognise = "both",
+    divisibility: Divisibility = "guard",
 ) -> Comparison:
     """Compiles a model twice and runs it on inputs of several lengths; needs a process group.
 
@@ -72,6 +73,7 @@ def compare(
         batch: number of sequences.
         dynamic: whether the length is symbolic in the compiled graph.
         recognise: which recognisers the pass uses.
+        divisibility: what it does about lengths that the ranks cannot share evenly.
     """
     from torch.distributed.device_mesh import init_device_mesh
 
@@ -80,7 +82,8 @@ def compare(
     torch.manual_seed(1)
     inputs = [model.example(batch, length) for length in lengths]
     plain, _ = _run(model.module, inputs, dynamic, None)
-    watched = _Watched(SequenceParallelConfig(recognise=recognise, validate=True))
+    config = SequenceParallelConfig(recognise=recognise, divisibility=divisibility, validate=True)
+    watched = _Watched(config)
     rewritten, compilations = _run(model.module, inputs, dynamic, watched)
     differences = []
     for a, b in zip(plain, rewritten, strict=True):
