@@ -92,7 +92,7 @@ class Explanation:
         totals: The sums over tokens that each rank would compute of its own rows.
         note: Where there is no all_reduce because the graph is of another level than ATen's, what
             to pass instead.
-        before: The collectives of the graph as it is.
+        before: The collectives of the graph as it is, and the memory of its values.
         after: Those that it would have.
         async_tp: The pairs that would be fused then, and those that would not; None where that is
             not asked for.
@@ -139,7 +139,10 @@ class Explanation:
         if self.entries:
             patterns = sum(_is_done(entry.patterns) for entry in self.entries)
             rowwise = sum(_is_done(entry.rowwise) for entry in self.entries)
-            lines.append(f"patterns alone rewrite {patterns}, the row-wise recogniser {rowwise}")
+            lines += [
+                f"the patterns alone rewrite {patterns}: rules for the operators around a norm",
+                f"the row-wise recogniser alone {rowwise}: all operators on each token alone",
+            ]
         if self.async_tp is not None:
             lines += str(self.async_tp).splitlines()
         if self.assumptions:
@@ -164,6 +167,10 @@ class Explanation:
             f"collectives: {', '.join(kinds)}",
             f"bytes that they move: {self.before.bytes:,} -> {self.after.bytes:,}",
         ]
+        memory = f"computed values at their peak: {self.before.peak:,} -> {self.after.peak:,} bytes"
+        if self.before.returned != self.after.returned:
+            memory += f"; returned: {self.before.returned:,} -> {self.after.returned:,}"
+        lines.append(memory)
         readers = [f"{name} ({count:,})" for name, count in self.after.readers.items()]
         more = f" and {len(readers) - _SHOWN} more" if len(readers) > _SHOWN else ""
         if readers:
@@ -236,14 +243,9 @@ def explain(
     }
     whole = views[config.recognise]
     patterns, rowwise = (views[alone].reports for alone in RECOGNISERS)
-    before, after = (
-        _rows(each, registry)
-        for each in (
-            graph_of(graph),
-            preview(graph, replace(config, async_tp=False), registry=registry),
-        )
-    )
-    layers = {row.name: row.layer for row in before}
+    rewritten = preview(graph, replace(config, async_tp=False), registry=registry)
+    before, after = (_rows(each, registry) for each in (graph_of(graph), rewritten))
+    layers = {row.name: row.layer for rows in before for row in rows}
     entries = [
         replace(
             Entry(*report),
@@ -259,20 +261,20 @@ def explain(
         whole.assumptions,
         whole.merged,
         whole.note,
-        traffic_of(before),
-        traffic_of(after),
+        traffic_of(*before),
+        traffic_of(*after),
         whole.totals,
         whole.async_tp,
         whole.padded,
     )
 
 
-def _rows(graph: fx.Graph, registry: Registry | None) -> list[Row]:
-    """The nodes of a graph and of those that it calls, as plain data."""
+def _rows(graph: fx.Graph, registry: Registry | None) -> tuple[list[Row], list[Row]]:
+    """The nodes of a graph, and of those that it calls, as plain data."""
     rules = default_registry() if registry is None else registry
-    found = list(rows_of(graph, rules))
+    found: list[Row] = []
     for path, module in called_graphs(graph).items():
         for row in rows_of(module.graph, rules):
             inputs = tuple(f"{path}.{name}" for name in row.inputs)
             found.append(replace(row, name=f"{path}.{row.name}", inputs=inputs))
-    return found
+    return list(rows_of(graph, rules)), found

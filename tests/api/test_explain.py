@@ -27,10 +27,11 @@ def test_says_what_was_nearest_and_where_it_differs() -> None:
         "1 all_reduces, 0 rewritten, 1 left",
         "  %all_reduce_default: left: no rule matches what reads it",
     ]
-    assert str(explanation).splitlines()[-3:] == [
+    assert str(explanation).splitlines()[-4:] == [
         "    patterns alone: left: no rule matches what reads it",
         "    row-wise alone: rewritten by rowwise",
-        "patterns alone rewrite 0, the row-wise recogniser 1",
+        "the patterns alone rewrite 0: rules for the operators around a norm",
+        "the row-wise recogniser alone 1: all operators on each token alone",
     ]
     assert [node.name for node in graph.nodes] == names
 
@@ -47,8 +48,10 @@ def test_rewritten_entry_names_the_rule() -> None:
         "  %all_reduce_default: rewritten by first_all_reduce_rms_norm\n"
         "collectives: all_reduce 1 -> 0, reduce_scatter 0 -> 1, all_gather 0 -> 1\n"
         "bytes that they move: 1,024 -> 1,024\n"
+        "computed values at their peak: 1,024 -> 640 bytes\n"
         "gathered for what needs all tokens: output (1)\n"
-        "patterns alone rewrite 1, the row-wise recogniser 1\n"
+        "the patterns alone rewrite 1: rules for the operators around a norm\n"
+        "the row-wise recogniser alone 1: all operators on each token alone\n"
         "taken to be the same on every rank: w"
     )
     assert explanation.to_json()["entries"][0]["rewritten"] is True
@@ -100,12 +103,13 @@ def layers(count: int) -> GraphBuilder:
 def test_what_is_alike_is_told_together() -> None:
     graph = layers(40).graph
     explanation = spfast.explain(graph, CONFIG)
-    assert str(explanation).splitlines()[:5] == [
+    assert str(explanation).splitlines()[:6] == [
         "40 all_reduces, 40 rewritten, 0 left",
         "  40 of %all_reduce_default to %all_reduce_default_39 (layers.0 to layers.39): "
         "rewritten by first_all_reduce_rms_norm",
         "collectives: all_reduce 40 -> 0, reduce_scatter 0 -> 40, all_gather 0 -> 40",
         "bytes that they move: 40,960 -> 40,960",
+        "computed values at their peak: 1,024 -> 1,024 bytes",
         "gathered for what needs all tokens: aten.mm.default (40)",
     ]
     assert len(explanation.text(verbose=True).splitlines()) == 39 + len(
