@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 import spfast
-from spfast.strides import quiet_mode
+from spfast.strides import is_vaguer, quiet_mode
 from spfast.testing.equivalence import clone_inputs
 from spfast.testing.lockstep import run_lockstep
 
@@ -156,9 +156,10 @@ def assert_values_are_computed(graph: fx.Graph) -> None:
             if node.op != "call_function":
                 continue
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
-            assert spell(node.meta["val"]) == spell(node.target(*args, **kwargs)), (
-                node.format_node()
-            )
+            value = node.target(*args, **kwargs)
+            if is_vaguer(value, node.meta["val"]):
+                continue
+            assert spell(node.meta["val"]) == spell(value), node.format_node()
 
 
 def _known(size: Any) -> int:

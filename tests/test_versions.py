@@ -16,23 +16,25 @@ from spfast.versions import NEWEST, OLDEST, check_torch, surroundings
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("found", ["2.8.0", "2.8.1+cu128", "1.13.1"])
+@pytest.mark.parametrize("found", ["2.8.0", "2.10.1+cu128", "1.13.1"])
 def test_an_older_torch_is_refused(found: str) -> None:
     with pytest.raises(ImportError) as raised:
         check_torch(found)
     assert str(raised.value) == (
-        f"spfast {spfast.__version__} needs torch 2.9 or newer and found {found}: "
-        "pip install 'torch>=2.9'"
+        f"spfast {spfast.__version__} needs torch 2.11 or newer and found {found}: "
+        "pip install 'torch>=2.11'"
     )
 
 
 @pytest.mark.parametrize("found", ["2.16.0", "3.0.0.dev20270101+cpu"])
 def test_a_newer_torch_is_warned_of(found: str) -> None:
-    with pytest.warns(UserWarning, match=re.escape(f"2.9 to 2.15 and found {found}: set validate")):
+    with pytest.warns(
+        UserWarning, match=re.escape(f"2.11 to 2.15 and found {found}: set validate")
+    ):
         check_torch(found)
 
 
-@pytest.mark.parametrize("found", ["2.9.0", "2.13.0+cpu", "2.15.1", "a build of my own"])
+@pytest.mark.parametrize("found", ["2.11.0", "2.13.0+cpu", "2.15.1", "a build of my own"])
 def test_others_are_taken_without_a_word(found: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -81,4 +83,4 @@ def test_the_version_is_one() -> None:
 
 def test_the_doctor_says_what_it_is_run_in() -> None:
     found = surroundings()
-    assert found.to_json()["torch"] == found.torch and "tried: 2.9 to 2.15" in str(found)
+    assert found.to_json()["torch"] == found.torch and "tried: 2.11 to 2.15" in str(found)

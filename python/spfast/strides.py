@@ -18,11 +18,12 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental import _config as symbolic_config
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from spfast.journal import Journal
 from spfast.tensor_meta import tensor_metas
 
-__all__ = ["has_usual_strides", "quiet_mode", "settle"]
+__all__ = ["has_usual_strides", "is_vaguer", "quiet_mode", "settle"]
 
 logger = logging.getLogger("spfast")
 
@@ -84,7 +85,7 @@ def settle(
         while queue:
             node = heapq.heappop(queue).node
             value = _run(node)
-            if value is None:
+            if value is None or is_vaguer(value, node.meta["val"]):
                 continue
             node.meta["val"] = value
             (described,) = tensor_metas([node], [value])
@@ -96,6 +97,14 @@ def settle(
                 if user in mine and user not in seen:
                     seen.add(user)
                     heapq.heappush(queue, _Place(user))
+
+
+def is_vaguer(value: Any, known: Any) -> bool:
+    """Whether a value has sizes that nobody knows, where another of the same node has none.
+
+    Before torch 2.13 a cut is such where only the example says where it ends.
+    """
+    return bool(free_unbacked_symbols(value) - free_unbacked_symbols(known))
 
 
 class _Place:

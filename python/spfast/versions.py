@@ -15,7 +15,7 @@ from spfast._core import version
 __all__ = ["NEWEST", "OLDEST", "Surroundings", "check_torch", "surroundings"]
 
 # The first and the last minor version of torch that was tried; docs/versions.md says how far.
-OLDEST, NEWEST = (2, 9), (2, 15)
+OLDEST, NEWEST = (2, 11), (2, 15)
 
 
 def check_torch(found: str) -> None:

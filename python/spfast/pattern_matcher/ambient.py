@@ -98,6 +98,4 @@ def tracks_provenance() -> bool:
     level = getattr(inductor_config, "effective_provenance_tracking_level", None)
     if level is not None:
         return bool(level() == 1)
-    if hasattr(inductor_config.trace, "provenance_tracking_level"):
-        return bool(inductor_config.trace.provenance_tracking_level == 1)
-    return bool(inductor_config.trace.enabled)  # before torch 2.9
+    return bool(inductor_config.trace.provenance_tracking_level == 1)
