@@ -99,6 +99,8 @@ def test_drawn_graphs_of_every_count() -> None:
     rewritten = sites = odd = 0
     for seed in range(7000, 7000 + COUNT):
         case = seeded_case(seed, OPTIONS)
+        if case.dynamic and case.rows <= case.world_size:
+            continue  # one row a rank, which is left with a guard
         rewritten += described(case, check)
         sites += len(case.sites)
         odd += not case.divisible
