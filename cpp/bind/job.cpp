@@ -120,12 +120,7 @@ py::object Job::commit(const py::list& created, const py::list& resized,
   const Plan& plan = run_.made();
   SPFAST_CHECK(created.size() == plan.created.size() && resized.size() == plan.metas.size() &&
                described.size() == plan.metas.size());
-  fx::TargetObjects targets;
-  const py::object resolve = py::module_::import("spfast.targets").attr("resolve");
-  for (const Created& made : plan.created) {
-    if (!targets.contains(made.target)) targets[made.target] = resolve(target_name(made.target));
-  }
-  return fx::commit(graph_, encoded_, plan, {created, resized, described}, targets);
+  return fx::commit(graph_, encoded_, plan, {created, resized, described}, fx::find_targets(plan));
 }
 
 py::list Job::calls() const {

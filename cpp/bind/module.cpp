@@ -9,4 +9,5 @@ PYBIND11_MODULE(_core, module) {
   spfast::bind_job(module);
   spfast::bind_expr(module);
   spfast::bind_editor(module);
+  spfast::bind_pairs(module);
 }

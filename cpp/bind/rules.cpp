@@ -106,29 +106,6 @@ Pattern checked_pattern(py::handle from, PatternReader& reader) {
   }
 }
 
-std::vector<CollectiveArg> read_args(py::handle from) {
-  using Kind = CollectiveArg::Kind;
-  static constexpr std::pair<const char*, Kind> kKinds[] = {{"input", Kind::kInput},
-                                                            {"world_size", Kind::kWorldSize},
-                                                            {"group", Kind::kGroup},
-                                                            {"reduce_op", Kind::kReduceOp}};
-  std::vector<CollectiveArg> args;
-  for (const py::handle item : from) {
-    if (py::isinstance<py::int_>(item)) {
-      args.push_back({Kind::kInt, item.cast<int64_t>()});
-      continue;
-    }
-    const auto name = item.cast<std::string>();
-    const size_t before = args.size();
-    for (const auto& [text, kind] : kKinds) {
-      if (name == text) args.push_back({kind, 0});
-    }
-    if (args.size() == before)
-      throw UserError("a collective has the unknown argument '" + name + "'");
-  }
-  return args;
-}
-
 CollectiveFamily read_family(py::handle from, uint32_t id) {
   CollectiveFamily family;
   family.name = from.attr("name").cast<std::string>();
@@ -140,9 +117,9 @@ CollectiveFamily read_family(py::handle from, uint32_t id) {
   const py::object group = from.attr("group");
   family.match.group = group.is_none() ? -1 : group.cast<int32_t>();
   family.reduce_scatter = intern_target(from.attr("reduce_scatter").cast<std::string>());
-  family.reduce_scatter_args = read_args(from.attr("reduce_scatter_args"));
+  family.reduce_scatter_args = read_collective_args(from.attr("reduce_scatter_args"));
   family.all_gather = intern_target(from.attr("all_gather").cast<std::string>());
-  family.all_gather_args = read_args(from.attr("all_gather_args"));
+  family.all_gather_args = read_collective_args(from.attr("all_gather_args"));
   return family;
 }
 
@@ -221,6 +198,29 @@ Rules make_rules(const py::iterable& patterns, const py::iterable& families,
 }
 
 }  // namespace
+
+std::vector<CollectiveArg> read_collective_args(py::handle from) {
+  using Kind = CollectiveArg::Kind;
+  static constexpr std::pair<const char*, Kind> kKinds[] = {{"input", Kind::kInput},
+                                                            {"world_size", Kind::kWorldSize},
+                                                            {"group", Kind::kGroup},
+                                                            {"reduce_op", Kind::kReduceOp}};
+  std::vector<CollectiveArg> args;
+  for (const py::handle item : from) {
+    if (py::isinstance<py::int_>(item)) {
+      args.push_back({Kind::kInt, item.cast<int64_t>()});
+      continue;
+    }
+    const auto name = item.cast<std::string>();
+    const size_t before = args.size();
+    for (const auto& [text, kind] : kKinds) {
+      if (name == text) args.push_back({kind, 0});
+    }
+    if (args.size() == before)
+      throw UserError("a collective has the unknown argument '" + name + "'");
+  }
+  return args;
+}
 
 void bind_rules(py::module_& module) {
   py::class_<Rules, std::shared_ptr<Rules>>(

@@ -72,6 +72,9 @@ class Committer {
       case Edit::Kind::kResize:
         resize(edit);
         return;
+      case Edit::Kind::kMove:
+        move(edit);
+        return;
       case Edit::Kind::kErase:
         rewire_wide();  // erasures come last, of nodes that nobody reads any more
         erase(edit.a);
@@ -109,6 +112,10 @@ class Committer {
         for (const PlanArg& item : arg.items) items.append(argument(item));
         return items;
       }
+      case PlanArg::Kind::kGiven:
+        return values_.given[static_cast<size_t>(arg.value)];
+      case PlanArg::Kind::kText:
+        return text(static_cast<uint32_t>(arg.value));
     }
     return py::none();
   }
@@ -121,6 +128,7 @@ class Committer {
     if (made.kwargs_of != kNone) {
       kwargs = py::dict(access_.read(encoded_.nodes[made.kwargs_of], Field::kKwargs));
     }
+    for (const auto& [name, arg] : made.kwargs) kwargs[py::str(name)] = argument(arg);
     if (made.contiguous) {
       kwargs["memory_format"] = py::module_::import("torch").attr("contiguous_format");
     }
@@ -215,6 +223,13 @@ class Committer {
     if (!described.is_none()) set_item(meta, tensor_meta_, described);
   }
 
+  void move(const Edit& edit) {
+    const py::handle node = node_at(edit.a);
+    entries_.append(py::make_tuple(move_, node, access_.read(node, Field::kPrev),
+                                   access_.read(node, Field::kNext), node.attr("_sort_key")));
+    node_at(edit.b).attr("prepend")(node);
+  }
+
   void erase(NodeId id) {
     const py::handle node = encoded_.nodes[id];
     note_operands(id);
@@ -253,6 +268,12 @@ class Committer {
         py::make_tuple(users_, users, py::reinterpret_steal<py::dict>(PyDict_Copy(users.ptr()))));
   }
 
+  py::str text(uint32_t id) {
+    const auto known = texts_.find(id);
+    if (known != texts_.end()) return known->second;
+    return texts_.emplace(id, py::str(encoded_.table.string(id))).first->second;
+  }
+
   py::str name_for(TargetId target) {
     const auto known = bases_.find(target);
     if (known != bases_.end()) return known->second;
@@ -280,6 +301,7 @@ class Committer {
   std::unordered_set<PyObject*> noted_users_;
   std::unordered_set<TargetId> noted_tables_;
   std::unordered_map<TargetId, py::str> bases_;
+  std::unordered_map<uint32_t, py::str> texts_;
   bool sets_operands_ = false;  // after a node is created, not while
   py::str set_operands_{"_update_args_kwargs"};
   py::str val_{"val"};
@@ -288,12 +310,22 @@ class Committer {
   py::str bindings_{"unbacked_bindings"};
   py::str create_{"create"};
   py::str erase_{"erase"};
+  py::str move_{"move"};
   py::str operands_{"operands"};
   py::str users_{"users"};
   py::str meta_{"meta"};
 };
 
 }  // namespace
+
+TargetObjects find_targets(const Plan& plan) {
+  TargetObjects targets;
+  const py::object resolve = py::module_::import("spfast.targets").attr("resolve");
+  for (const Created& made : plan.created) {
+    if (!targets.contains(made.target)) targets[made.target] = resolve(target_name(made.target));
+  }
+  return targets;
+}
 
 py::object commit(py::handle graph, const EncodedGraph& encoded, const Plan& plan,
                   const CommitValues& values, const TargetObjects& targets) {

@@ -19,6 +19,7 @@ class Formatter {
           if (i > 0) text += ", ";
           text += arg(made.args[i]);
         }
+        for (const auto& [name, value] : made.kwargs) text += ", " + name + "=" + arg(value);
         if (made.contiguous) text += ", memory_format=torch.contiguous_format";
         return text + ") " + meta(made.meta) + " before " + ref(made.before);
       }
@@ -29,6 +30,8 @@ class Formatter {
                (edit.c == kNone ? " -> -1" : " -> from the back of " + std::to_string(edit.c));
       case Edit::Kind::kResize:
         return "resize " + ref(edit.a) + " " + meta(plan_.metas[edit.b]);
+      case Edit::Kind::kMove:
+        return "move " + ref(edit.a) + " before " + ref(edit.b);
       case Edit::Kind::kErase:
         return "erase " + ref(edit.a);
     }
@@ -40,7 +43,7 @@ class Formatter {
     if (node < table_.size()) return "%" + table_.node_label(node);
     return "%new_" + std::to_string(node - table_.size());
   }
-  // Sizes hold no further sizes, so this goes one level deep.
+  // Lists hold no further lists, so this goes one level deep.
   [[nodiscard]] std::string arg(const PlanArg& value) const {
     switch (value.kind) {
       case PlanArg::Kind::kNode:
@@ -59,10 +62,15 @@ class Formatter {
         }
         return text + "]";
       }
+      case PlanArg::Kind::kGiven:
+        return "given " + std::to_string(value.value);
+      case PlanArg::Kind::kText:
+        return "'" + table_.string(static_cast<uint32_t>(value.value)) + "'";
     }
     return {};
   }
   [[nodiscard]] std::string meta(const MetaSpec& spec) const {
+    if (spec.like == kNone) return "of its own";
     const std::string like = " like " + ref(spec.like);
     switch (spec.form) {
       case MetaSpec::Form::kLocal:

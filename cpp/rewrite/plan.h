@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "table/node_table.h"
@@ -14,17 +15,20 @@ namespace spfast {
 using NodeRef = uint32_t;
 
 struct PlanArg {
-  enum class Kind : uint8_t { kNode, kInt, kInts, kCopy, kDtype };
+  enum class Kind : uint8_t { kNode, kInt, kInts, kCopy, kDtype, kGiven, kText };
   Kind kind = Kind::kInt;
   NodeRef node = kNone;        // kNode; of a kCopy the node whose argument is copied; of a kDtype
                                // the node whose dtype it is, kNone: bytes
-  int64_t value = 0;           // kInt; of a kCopy the position of that argument
-  std::vector<PlanArg> items;  // kInts: a list of sizes
+  int64_t value = 0;           // kInt; of a kCopy the position of that argument; of a kGiven which
+                               // of the objects that come with the plan; of a kText a string id
+  std::vector<PlanArg> items;  // kInts: a list of sizes, or of other arguments
 
   [[nodiscard]] static PlanArg of(NodeRef node) { return {Kind::kNode, node, 0, {}}; }
   [[nodiscard]] static PlanArg integer(int64_t value) { return {Kind::kInt, kNone, value, {}}; }
   [[nodiscard]] static PlanArg dtype_of(NodeRef node) { return {Kind::kDtype, node, 0, {}}; }
   [[nodiscard]] static PlanArg bytes() { return {Kind::kDtype, kNone, 0, {}}; }
+  [[nodiscard]] static PlanArg given(uint32_t index) { return {Kind::kGiven, kNone, index, {}}; }
+  [[nodiscard]] static PlanArg text(int64_t string) { return {Kind::kText, kNone, string, {}}; }
   [[nodiscard]] static PlanArg sizes(std::vector<PlanArg> items) {
     return {Kind::kInts, kNone, 0, std::move(items)};
   }
@@ -68,9 +72,10 @@ struct Created {
   TargetId target = kNone;
   std::vector<PlanArg> args;
   NodeId kwargs_of = kNone;  // copies that node's keyword arguments
-  bool contiguous = false;   // asks for torch.contiguous_format
-  NodeId before = kNone;     // stands before this node, after what was created there earlier
-  NodeId origin = kNone;     // whose stack_trace and the like it takes over
+  std::vector<std::pair<std::string, PlanArg>> kwargs = {};
+  bool contiguous = false;  // asks for torch.contiguous_format
+  NodeId before = kNone;    // stands before this node, after what was created there earlier
+  NodeId origin = kNone;    // whose stack_trace and the like it takes over
   MetaSpec meta;
 };
 
@@ -81,6 +86,7 @@ struct Edit {
     kSetDim,  // argument b of node a, a dim or a list of such, counts from the back of c dims; c
               // kNone: it becomes -1, the last dim
     kResize,  // node a carries metas[b]
+    kMove,    // node a to before node b
     kErase,   // node a
   };
   Kind kind;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <vector>
 
@@ -76,6 +77,10 @@ struct Sites {
   }
 };
 
+// Which part of the bytes that a collective moves hides behind the product beside it, in 1/1024: by
+// the class of tokens, bytes of an element that is multiplied, and features of the stream.
+using HiddenShare = std::function<int64_t(const TokenClass&, int64_t item_bytes, Dim features)>;
+
 // What collectives cost beside the bytes that they move.
 struct Costs {
   // Values that nobody need gather.
@@ -83,6 +88,7 @@ struct Costs {
   // Of one more collective, in bytes: 6.1 us at 256 GB/s on two H200
   // (bench/gpu/collective_cost.py).
   int64_t collective = 1600000;
+  HiddenShare hidden = {};  // none: nothing hides
 };
 
 // A class that somebody outside refused, or had padded.

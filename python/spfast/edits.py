@@ -42,7 +42,6 @@ class Edits:
         self.journal = Journal(graph)
         self._graph = graph
         self._editor = _core.GraphEditor(graph)
-        self._native = self._editor.native()
         self._noted: set[tuple[str, fx.Node]] = set()
         self._tables: set[Any] = set()
 
@@ -67,43 +66,14 @@ class Edits:
                 which is erased in its stead.
         """
         map_arg((args, dict(kwargs)), self._note_users)
-        node = self._create_by_fx(before, target, args, kwargs)
+        with self._graph.inserting_before(before):
+            node = self._graph.create_node("call_function", target, args, dict(kwargs))
+        self.journal.entries.append(("create", node))
         _inherit(node, origin)
         if value_of is None:
             node.meta.update({key: origin.meta[key] for key in _VALUE if key in origin.meta})
         else:
             _describe(node, value_of)
-        return node
-
-    def call(
-        self,
-        before: fx.Node,
-        target: Any,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        origin: fx.Node,
-        value: Any,
-    ) -> fx.Node:
-        """Makes a node whose value is known; :meth:`finish` when all are made.
-
-        Args:
-            before: Where it stands.
-            target: What it calls.
-            args: Its operands, noted by their users.
-            kwargs: Likewise.
-            origin: Where it comes from: its ``meta`` is that node's.
-            value: Its ``meta["val"]``.
-        """
-        map_arg((args, dict(kwargs)), self._note_users)
-        base = target.__name__.split(".")[0]
-        if self._native:
-            node: fx.Node = self._editor.create(target, base, before)
-            self.journal.entries.append(("create", node))
-            self._editor.set_operands(node, args, dict(kwargs))
-        else:  # whoever listens must see it whole
-            node = self._create_by_fx(before, target, args, kwargs, base)
-        _inherit(node, origin)
-        node.meta["val"] = value
         return node
 
     def finish(self) -> None:
@@ -150,19 +120,6 @@ class Edits:
             self.journal.note_order(node)
         self.journal.entries.append(("erase", node, node._prev, node._next, node._sort_key))
         self._editor.erase(node)
-
-    def _create_by_fx(
-        self,
-        before: fx.Node,
-        target: Any,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        name: str | None = None,
-    ) -> fx.Node:
-        with self._graph.inserting_before(before):
-            node = self._graph.create_node("call_function", target, args, dict(kwargs), name)
-        self.journal.entries.append(("create", node))
-        return node
 
     def _note_operands(self, node: fx.Node) -> None:
         if ("operands", node) not in self._noted:

@@ -72,7 +72,12 @@ class AsyncTP:
         left: list[LeftPair] = []
         seconds = 0.0
         for path, each in parts:
-            at = f"{path}." if path else ""
+            seconds += each.seconds
+            if not path:
+                fused += each.fused
+                left += each.left
+                continue
+            at = f"{path}."
             fused += [
                 replace(
                     pair,
@@ -83,7 +88,6 @@ class AsyncTP:
                 for pair in each.fused
             ]
             left += [replace(pair, node=at + pair.node) for pair in each.left]
-            seconds += each.seconds
         return cls(tuple(fused), tuple(left), seconds)
 
     def to_dict(self) -> dict[str, Any]:

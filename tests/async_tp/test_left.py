@@ -12,7 +12,6 @@ from torch import fx
 
 import spfast
 from spfast import _core
-from spfast.async_tp import symmetric
 from spfast.testing import async_tp_stand_in
 from spfast.thresholds import DEFAULT_PAIR_THRESHOLDS, DeviceKind, PairThreshold, pair_obstacle
 
@@ -144,10 +143,9 @@ def test_rows_that_are_no_multiple_stay() -> None:
 
 
 def test_an_operator_that_is_not_there_is_never_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    from spfast.async_tp import gathers, scatters
+    from spfast.async_tp import operators
 
-    monkeypatch.setattr(gathers, "fused_operator", lambda name: None)
-    monkeypatch.setattr(scatters, "fused_operator", lambda name: None)
+    monkeypatch.setattr(operators, "fused_operator", lambda name: None)
     for body, name in ((gathered, "fused_all_gather_matmul"), (scattered, "fused_matmul_reduce")):
         (left,) = fuse(build(body).graph).left
         assert left.reason.startswith(f"this torch has no operator symm_mem.{name}")
@@ -174,15 +172,16 @@ SCHEMAS = {
 
 @pytest.mark.parametrize("torch_version", SCHEMAS)
 def test_the_schema_decides(torch_version: str) -> None:
-    from spfast.async_tp.scatters import _SCALED
+    from spfast.async_tp.operators import _SCALED_SCATTER, layout, takes_symbols
 
     name = f"scatter_{torch_version.replace('.', '_').replace(' ', '_')}"
     make: Any = torch.library.Library
     library = make("spfast_schemas", "FRAGMENT")
     library.define(name + SCHEMAS[torch_version])
     target = getattr(torch.ops.spfast_schemas, name).default
-    assert symmetric.accepts(target, _SCALED) is (torch_version in ("numbers alone", "2.9.1"))
-    assert symmetric.takes_symbols(target, "output_shape") is (torch_version in ("2.9.1", "other"))
+    fits = layout(target, _SCALED_SCATTER) is not None
+    assert fits is (torch_version in ("numbers alone", "2.9.1"))
+    assert takes_symbols(target, "output_shape") is (torch_version in ("2.9.1", "other"))
 
 
 def test_thresholds_say_what_was_measured() -> None:

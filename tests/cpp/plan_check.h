@@ -110,6 +110,8 @@ class PlanCheck {
           }
           resized_.emplace(edit.a, plan_.metas[edit.b].factor);
           break;
+        case Edit::Kind::kMove:
+          return fail("moves a node", &edit);  // plans of pairs alone do
         case Edit::Kind::kErase:
           if (!is_node(edit.a) || !erased_.insert(edit.a).second) {
             return fail("erases no node", &edit);

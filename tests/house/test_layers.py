@@ -16,9 +16,10 @@ BELOW = {
     "pattern": {"base", "table"},
     "match": {"base", "table", "pattern"},
     "rewrite": {"base", "table", "pattern", "match"},
-    "fx": {"base", "table", "pattern", "match", "rewrite"},
+    "pairs": {"base", "table", "rewrite"},
+    "fx": {"base", "table", "pattern", "match", "rewrite", "pairs"},
     "fx/expr": {"base", "fx"},
-    "bind": {"base", "table", "pattern", "match", "rewrite", "fx", "fx/expr"},
+    "bind": {"base", "table", "pattern", "match", "rewrite", "pairs", "fx", "fx/expr"},
 }
 KNOW_PYTHON = {"fx", "fx/expr", "bind"}
 # The modules of spfast that C++ calls back.

@@ -1,27 +1,23 @@
-"""One run over one graph: finds the pairs, and makes one operator of each that is worth it."""
+"""One run over one graph: the core finds, plans and makes the pairs; policy is answered here."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
-import torch
 from torch import fx
 
-from spfast.async_tp.collectives import Collective, Spelling, spelling_of
-from spfast.async_tp.gathers import GatherPair, find_gather_pair
-from spfast.async_tp.reading import tensor
-from spfast.async_tp.scatters import ScatterPair, find_scatter_pair
-from spfast.async_tp.symmetric import obstacle
+from spfast import _core
+from spfast.async_tp.collectives import spelling_of
+from spfast.async_tp.operators import fused_operators
+from spfast.async_tp.symmetric import obstacle, torch_group_name
+from spfast.async_tp.values import make
 from spfast.async_tp.worth import not_worth
 from spfast.config import SequenceParallelConfig
-from spfast.edits import Edits
-from spfast.graphs import targets_of
 from spfast.groups import group_name
 from spfast.journal import Journal
 from spfast.pairs import AsyncTP, FusedPair, LeftPair
 from spfast.patterns import Registry
-from spfast.writes import Writes, may_write
 
 __all__ = ["fuse_pairs", "has_collectives"]
 
@@ -57,93 +53,47 @@ def fuse_pairs(
         0
     """
     start = time.perf_counter()
-    spelling = spelling_of(registry)
-    calls = sorted(spelling.calls(graph))
-    if not calls:
+    forms = spelling_of(registry).forms(graph)
+    if not forms:
         return AsyncTP(), None
-    edits = Edits(graph)
-    try:
-        fused, left = _Run(graph, config, spelling, edits).run(calls)
-        edits.finish()
-    except BaseException:
-        edits.journal.undo()
-        raise
-    journal = edits.journal if edits.journal.entries else None
-    return AsyncTP(fused, left, time.perf_counter() - start), journal
+    job = _core.PairJob(graph, forms, fused_operators())
+    policy = _Policy(config)
+    job.plan(policy.group, policy.worth)
+    found, left = job.found()
+    journal: Journal | None = job.commit(make) if found else None
+    fused: list[FusedPair] = []
+    if journal is not None:
+        created = [node for kind, node, *_ in journal.entries if kind == "create"]
+        for collective, products, place in found:
+            node = created[place]
+            operator = node.target.__name__.split(".")[0]
+            fused.append(FusedPair(node.name, collective, products, operator))
+    kept = tuple([LeftPair(*each) for each in left])
+    return AsyncTP(tuple(fused), kept, time.perf_counter() - start), journal
 
 
-class _Run:
-    def __init__(
-        self, graph: fx.Graph, config: SequenceParallelConfig, spelling: Spelling, edits: Edits
-    ) -> None:
+class _Policy:
+    """What the core cannot know: which groups and devices can, and from which shapes on it pays."""
+
+    def __init__(self, config: SequenceParallelConfig) -> None:
         self._config = config
-        self._spelling = spelling
-        self._edits = edits
-        self._writes = Writes(graph) if any(map(may_write, targets_of(graph))) else None
-        self._obstacles: dict[tuple[str, torch.device], str] = {}
-        self._yields: dict[fx.Node, fx.Node] = {}  # a gathered value: the call
+        self._known: dict[tuple[Any, ...], str] = {}
 
-    def run(self, calls: list[fx.Node]) -> tuple[tuple[FusedPair, ...], tuple[LeftPair, ...]]:
-        fused: list[FusedPair] = []
-        left: list[tuple[fx.Node, str]] = []
-        for call in calls:
-            each = self._spelling.read(call)
-            if isinstance(each, Collective) and each.gathers:
-                self._yields[each.value] = call
-        for call in calls:
-            if call._erased:  # a gather of scales, which went with that of what they scale
-                continue
-            each = self._spelling.read(call)  # anew: what it reads may be fused by now
-            found = each if isinstance(each, str) else self._pair(each)
-            if isinstance(found, str):
-                left.append((call, found))
-                continue
-            names = (call.name, tuple(each.inside[0].name for each in found.products))
-            node = self._fuse(found)
-            fused.append(FusedPair(node.name, *names, found.operator))
-        return tuple(fused), tuple(
-            LeftPair(call.name, why) for call, why in left if not call._erased
-        )
+    def group(self, group: Any) -> tuple[str, str]:
+        """Why a group's collectives stay, empty where they need not; and its name for torch."""
+        wanted, name = self._config.group_name, group_name(group)
+        if wanted is not None and name != wanted:
+            return f"its group '{name}' is not group_name='{wanted}'", ""
+        return "", torch_group_name(group)
 
-    def _pair(self, each: Collective) -> GatherPair | ScatterPair | str:
-        wanted = self._config.group_name
-        if wanted is not None and group_name(each.group) != wanted:
-            return f"its group '{group_name(each.group)}' is not group_name='{wanted}'"
-        found: GatherPair | ScatterPair | str
-        if each.gathers:
-            found = find_gather_pair(each, self._gather_of)
-        else:
-            found = find_scatter_pair(each)
-        if isinstance(found, str):
-            return found
-        if self._writes is not None:
-            for node in found.reads:
-                if self._writes.touch(node):
-                    return f"'{node.name}', which it reads, is written to in place"
-        operand = tensor(found.products[0].left)
-        assert operand is not None
-        return (
-            self._obstacle(each.group, operand.device)
-            or not_worth(self._config, operand, found.tokens, found.features)
-            or found
-        )
-
-    def _gather_of(self, node: fx.Node) -> Collective | None:
-        """The gather that yields a node."""
-        call = self._yields.get(node)
-        found = None if call is None or call._erased else self._spelling.read(call)
-        return found if isinstance(found, Collective) else None
-
-    def _obstacle(self, group: Any, device: torch.device) -> str:
-        key = (group_name(group), device)
-        if key not in self._obstacles:
-            self._obstacles[key] = obstacle(group, device)
-        return self._obstacles[key]
-
-    def _fuse(self, pair: GatherPair | ScatterPair) -> fx.Node:
-        node = pair.fuse(self._edits)
-        buffers = {buffer for each in pair.products for buffer in each.buffers}
-        for each in sorted({*pair.inside, *buffers}, reverse=True):
-            if not each.users and not each._erased:
-                self._edits.erase(each)
-        return node
+    def worth(self, group: Any, operand: fx.Node, tokens: Any, features: Any) -> str:
+        """Why a pair cannot be fused, or is not worth it; empty where it is."""
+        value = operand.meta["val"]
+        # A symbolic size is one object throughout a run.
+        sizes = [size if type(size) is int else id(size) for size in (tokens, features)]
+        key = (group_name(group), value.device, value.dtype, *sizes)
+        if key not in self._known:
+            self._known[key] = obstacle(group, value.device) or not_worth(
+                self._config, value, tokens, features
+            )
+        return self._known[key]

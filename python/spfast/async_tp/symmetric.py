@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -16,14 +15,11 @@ from spfast.errors import ConfigError
 from spfast.groups import group_name
 
 __all__ = [
-    "accepts",
-    "bind",
     "enable_async_tp",
     "enabled_groups",
     "fused_operator",
     "obstacle",
     "stand_in",
-    "takes_symbols",
     "torch_group_name",
 ]
 
@@ -175,61 +171,3 @@ def fused_operator(name: str) -> Any:
         return None
     packet = getattr(torch.ops.symm_mem, name, None)
     return getattr(packet, "default", None)
-
-
-@functools.lru_cache(maxsize=64)
-def accepts(target: Any, names: tuple[str, ...]) -> bool:
-    """Whether an operator has arguments of these names, and asks for no others.
-
-    Example:
-        >>> accepts(torch.ops.aten.mm.default, ("self", "mat2"))
-        True
-        >>> accepts(torch.ops.aten.mm.default, ("self",))
-        False
-    """
-    signature = _signature(target)
-    known = {name for name, *_ in signature}
-    asked = {name for name, _, has_default, _ in signature if not has_default}
-    return asked <= set(names) <= known
-
-
-def bind(target: Any, given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Lays arguments out as an operator's schema has them.
-
-    Args:
-        target: The operator, which accepts them.
-        given: Values by name. A name that the schema does not have says nothing.
-
-    Example:
-        >>> bind(torch.ops.aten.mm.default, {"mat2": 2, "self": 1})
-        ((1, 2), {})
-    """
-    args: list[Any] = []
-    kwargs: dict[str, Any] = {}
-    for name, keyword_only, _, default in _signature(target):
-        value = given.get(name, default)
-        if keyword_only:
-            kwargs[name] = value
-        else:
-            args.append(value)
-    return tuple(args), kwargs
-
-
-@functools.lru_cache(maxsize=64)
-def _signature(target: Any) -> tuple[tuple[str, bool, bool, Any], ...]:
-    return tuple(
-        (each.name, each.kwarg_only, each.has_default_value(), each.default_value)
-        for each in target._schema.arguments
-    )
-
-
-@functools.lru_cache(maxsize=64)
-def takes_symbols(target: Any, name: str) -> bool:
-    """Whether an operator's argument that lists sizes takes symbolic ones.
-
-    Example:
-        >>> takes_symbols(torch.ops.aten.view.default, "size")
-        True
-    """
-    # The types of a schema's arguments say int for both; its text does not.
-    return re.search(rf"SymInt\S* {name}\b", str(target._schema)) is not None

@@ -1,0 +1,23 @@
+// A matrix product whose sum over the ranks is scattered: one operator.
+#pragma once
+
+#include "pairs/fused_operator.h"
+#include "pairs/product.h"
+
+namespace spfast {
+
+struct ScatterPair {
+  FoundCollective scatter;
+  Product product;
+  NodeId result = kNone;       // whose place the fused operator takes
+  std::vector<NodeId> inside;  // everything that goes, in graph order but for the collective's own
+  bool apart = false;          // the rows are scattered along another dim than the first
+  const FusedLayout* layout = nullptr;
+};
+
+// The product that a reduce_scatter sums; or why there is none to fuse with.
+[[nodiscard]] std::variant<ScatterPair, Why> find_scatter_pair(LiveGraph& graph,
+                                                               const FusedOperators& operators,
+                                                               const FoundCollective& scatter);
+
+}  // namespace spfast

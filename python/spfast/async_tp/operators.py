@@ -1,0 +1,85 @@
+"""How the fused operators of the torch that runs are called, as the core lays their calls out."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+
+from spfast.async_tp.symmetric import fused_operator
+from spfast.targets import target_name
+
+__all__ = ["Layout", "fused_operators", "layout", "takes_symbols"]
+
+# The operator; of each argument its name, whether it goes by keyword, whether we give it, and what
+# it is where we do not.
+Layout = tuple[str, list[tuple[str, bool, bool, Any]]]
+
+_GATHER = ("A", "Bs", "gather_dim", "group_name")
+_SCALED_GATHER = (*_GATHER, "A_scale", "B_scales", "biases", "result_scales", "out_dtypes")
+_SCATTER = ("A", "B", "reduce_op", "group_name")
+_SCALED_SCATTER = (
+    *(*_SCATTER, "A_scale", "B_scale", "orig_scatter_dim", "scatter_dim_after_maybe_reshape"),
+    *("output_shape", "out_dtype", "use_fast_accum"),
+)
+# Of a scaled scatter: a product with neither, with a bias, with a scale of its result, with both.
+_MORE = ((), ("bias",), ("result_scale",), ("bias", "result_scale"))
+
+
+def fused_operators() -> list[Any]:
+    """What the core is told of the fused operators.
+
+    Returns:
+        The layouts of the gather, the scaled gather, the scatter and the four forms of the scaled
+        scatter, None for one that this torch has not; and whether the last takes symbolic shapes.
+    """
+    scaled = fused_operator("fused_scaled_matmul_reduce_scatter")
+    return [
+        layout(fused_operator("fused_all_gather_matmul"), (*_GATHER, "return_A")),
+        layout(
+            fused_operator("fused_all_gather_scaled_matmul"), (*_SCALED_GATHER, "use_fast_accum")
+        ),
+        layout(fused_operator("fused_matmul_reduce_scatter"), (*_SCATTER, "scatter_dim")),
+        *(layout(scaled, (*_SCALED_SCATTER, *more)) for more in _MORE),
+        scaled is not None and takes_symbols(scaled, "output_shape"),
+    ]
+
+
+@functools.lru_cache(maxsize=64)
+def layout(target: Any, names: tuple[str, ...]) -> Layout | None:
+    """How an operator is called with arguments of these names; None where it cannot be.
+
+    Args:
+        target: The operator; or None.
+        names: What is given: it must know them all, and ask for no others.
+
+    Example:
+        >>> import torch
+        >>> layout(torch.ops.aten.mm.default, ("self", "mat2"))
+        ('aten.mm.default', [('self', False, True, None), ('mat2', False, True, None)])
+        >>> layout(torch.ops.aten.mm.default, ("self",)) is None
+        True
+    """
+    if target is None:
+        return None
+    arguments = target._schema.arguments
+    known = {each.name for each in arguments}
+    asked = {each.name for each in arguments if not each.has_default_value()}
+    if not asked <= set(names) <= known:
+        return None
+    return target_name(target), [
+        (each.name, each.kwarg_only, each.name in names, each.default_value) for each in arguments
+    ]
+
+
+@functools.lru_cache(maxsize=64)
+def takes_symbols(target: Any, name: str) -> bool:
+    """Whether an operator's argument that lists sizes takes symbolic ones.
+
+    Example:
+        >>> import torch
+        >>> takes_symbols(torch.ops.aten.view.default, "size")
+        True
+    """
+    # The types of a schema's arguments say int for both; its text does not.
+    return re.search(rf"SymInt\S* {name}\b", str(target._schema)) is not None
