@@ -128,7 +128,7 @@ class Committer {
     if (made.kwargs_of != kNone) {
       kwargs = py::dict(access_.read(encoded_.nodes[made.kwargs_of], Field::kKwargs));
     }
-    for (const auto& [name, arg] : made.kwargs) kwargs[py::str(name)] = argument(arg);
+    for (const auto& [name, arg] : made.kwargs) set_item(kwargs, keyword(name), argument(arg));
     if (made.contiguous) {
       kwargs["memory_format"] = py::module_::import("torch").attr("contiguous_format");
     }
@@ -137,10 +137,9 @@ class Committer {
     const py::str base = name_for(made.target);
     // Operands that come with a new node are searched for raw symbols, which ours never hold, in
     // more time than all else takes.
-    py::object node = sets_operands_ ? editor_.create_call(target, base, before)
+    py::object node = sets_operands_ ? editor_.create_call(target, base, before, args, kwargs)
                                      : editor_.create_whole(target, base, before, args, kwargs);
     entries_.append(py::make_tuple(create_, node));
-    if (sets_operands_) editor_.set_operands(node, args, kwargs);
     const py::object origin = access_.read(encoded_.nodes[made.origin], Field::kMeta);
     const py::dict meta = stolen(PyDict_Copy(origin.ptr()));
     drop_value(meta);
@@ -268,6 +267,12 @@ class Committer {
         py::make_tuple(users_, users, py::reinterpret_steal<py::dict>(PyDict_Copy(users.ptr()))));
   }
 
+  py::str keyword(const std::string& name) {
+    const auto known = keywords_.find(name);
+    if (known != keywords_.end()) return known->second;
+    return keywords_.emplace(name, py::str(name)).first->second;
+  }
+
   py::str text(uint32_t id) {
     const auto known = texts_.find(id);
     if (known != texts_.end()) return known->second;
@@ -302,6 +307,7 @@ class Committer {
   std::unordered_set<TargetId> noted_tables_;
   std::unordered_map<TargetId, py::str> bases_;
   std::unordered_map<uint32_t, py::str> texts_;
+  std::unordered_map<std::string, py::str> keywords_;
   bool sets_operands_ = false;  // after a node is created, not while
   py::str set_operands_{"_update_args_kwargs"};
   py::str val_{"val"};

@@ -175,9 +175,14 @@ py::dict GraphEditor::calls_of(py::handle target) {
   return by_target_.emplace(target.ptr(), nodes).first->second;
 }
 
-py::object GraphEditor::create_call(py::handle target, const py::str& base, py::handle before) {
+py::object GraphEditor::create_call(py::handle target, const py::str& base, py::handle before,
+                                    const py::tuple& operands, const py::dict& named) {
   one_edit();
-  if (!native_) return create_whole(target, base, before, py::tuple(), py::dict());
+  if (!native_) {
+    py::object node = create_whole(target, base, before, py::tuple(), py::dict());
+    set_operands(node, operands, named);
+    return node;
+  }
   const Methods& fx = Methods::instance();
   const py::str name = name_for(base);
   auto* type = reinterpret_cast<PyTypeObject*>(fx.node_type.ptr());
@@ -187,7 +192,7 @@ py::object GraphEditor::create_call(py::handle target, const py::str& base, py::
   static const auto& kCall = *new py::str(stolen(PyUnicode_InternFromString("call_function")));
   const py::tuple args = py::make_tuple(graph_, name, kCall, target, py::none());
   done(base_type->tp_init(node.ptr(), args.ptr(), nullptr));
-  set_operands(node, none, stolen(PyDict_New()));
+  set_operands(node, operands, named);
   done(PyDict_SetItem(names_of_.ptr(), node.ptr(), name.ptr()));
   PyObject* link[] = {before.ptr(), node.ptr()};
   (void)stolen(PyObject_Vectorcall(fx.prepend.ptr(), link, 2, nullptr));

@@ -23,8 +23,10 @@ class GraphEditor {
   GraphEditor(const GraphEditor&) = delete;
   GraphEditor& operator=(const GraphEditor&) = delete;
 
-  // A call without operands before a node, named after `base`, which ends in no number.
-  [[nodiscard]] py::object create_call(py::handle target, const py::str& base, py::handle before);
+  // A call before a node, named after `base`, which ends in no number.
+  [[nodiscard]] py::object create_call(py::handle target, const py::str& base, py::handle before,
+                                       const py::tuple& args = py::tuple(),
+                                       const py::dict& kwargs = py::dict());
   // The same with its operands, by FX's method, for hooks that must see a node whole.
   [[nodiscard]] py::object create_whole(py::handle target, const py::str& base, py::handle before,
                                         const py::tuple& args, const py::dict& kwargs);

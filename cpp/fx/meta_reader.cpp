@@ -194,10 +194,16 @@ uint32_t MetaReader::text_of(NodeTable& table, py::handle object) {
 
 Dim MetaReader::dim_of(NodeTable& table, py::handle size) {
   if (PyLong_Check(size.ptr()) != 0) return Dim::of(size.cast<int64_t>());
-  const py::object node = size.attr("node");
-  // The expression as it was made; what replacements made of it since is asked for only once.
-  const py::object made = py::getattr(node, "_expr", py::none());
-  if (!made.is_none() && exprs_.contains(made)) return Dim{exprs_[made].cast<int64_t>()};
+  const py::object node = attribute(size, node_);
+  // The expression as it was made; what replacements made of it since is asked for only once. Few
+  // are made anew: nearly all are found by where they are, without comparing any.
+  const py::object made = py::getattr(node, own_expr_, py::none());
+  if (const auto seen = seen_.find(made.ptr()); seen != seen_.end()) return seen->second.second;
+  if (!made.is_none() && exprs_.contains(made)) {
+    const Dim dim{exprs_[made].cast<int64_t>()};
+    seen_.emplace(made.ptr(), std::pair{made, dim});
+    return dim;
+  }
   const auto text = py::str(node.attr("expr")).cast<std::string>();
   int64_t number = 0;
   const auto parsed = std::from_chars(text.data(), text.data() + text.size(), number);

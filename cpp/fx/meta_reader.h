@@ -7,6 +7,7 @@
 #include <map>
 #include <span>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "table/node_table.h"
@@ -51,7 +52,10 @@ class MetaReader {
   py::str dtype_{"dtype"};
   py::str device_{"device"};
   py::str stride_{"stride"};
-  py::dict exprs_;  // sympy expression -> raw dim
+  py::str node_{"node"};
+  py::str own_expr_{"_expr"};
+  py::dict exprs_;                                                  // sympy expression -> raw dim
+  std::unordered_map<PyObject*, std::pair<py::object, Dim>> seen_;  // the same by address
   std::vector<py::object> symbols_;
   std::unordered_map<PyObject*, uint32_t> texts_;  // of dtypes, which torch never frees
   // Parts of tuples, which getitem nodes share. The graph keeps them alive while it is read.

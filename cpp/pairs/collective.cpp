@@ -8,14 +8,14 @@
 namespace spfast {
 namespace {
 
-struct Known {
+struct CutTargets {
   const TargetId split = intern_target("aten.split.Tensor");
   const TargetId slice = intern_target("aten.slice.Tensor");
   const TargetId cat = intern_target("aten.cat.default");
 };
 
-const Known& known() {
-  static const Known instance;
+const CutTargets& cut_targets() {
+  static const CutTargets instance;
   return instance;
 }
 
@@ -26,9 +26,9 @@ struct Turned {
   std::vector<NodeId> nodes;
 };
 
-class Reader {
+class CollectiveReader {
  public:
-  explicit Reader(LiveGraph& graph) : graph_(graph), table_(graph.table()) {}
+  explicit CollectiveReader(LiveGraph& graph) : graph_(graph), table_(graph.table()) {}
 
   std::variant<FoundCollective, Why> read(const CollectiveForm& form, NodeId call) {
     FoundCollective found;
@@ -62,17 +62,18 @@ class Reader {
           break;
       }
     }
-    static constexpr const char* kUnknown = "the shape of what it moves is not known";
-    if (!operand.is_node() || found.size < 1 || !graph_.is_tensor(operand.payload)) return kUnknown;
+    static constexpr const char* kUnknownShape = "the shape of what it moves is not known";
+    if (!operand.is_node() || found.size < 1 || !graph_.is_tensor(operand.payload))
+      return kUnknownShape;
     found.operand = operand.payload;
     const auto rank = static_cast<int64_t>(graph_.rank(found.operand));
     if (dim < 0) dim += rank;
-    if (dim < 0 || dim >= rank) return kUnknown;
+    if (dim < 0 || dim >= rank) return kUnknownShape;
     found.dim = static_cast<size_t>(dim);
     if (form.wait != kNone && !finish(form, found)) {
       return "its unfinished result is read by something else than one wait";
     }
-    if (!graph_.is_tensor(found.value)) return kUnknown;
+    if (!graph_.is_tensor(found.value)) return kUnknownShape;
     turn(found);
     flatten(found);
     return found;
@@ -133,7 +134,7 @@ class Reader {
     std::vector<NodeId> parts;
     Turned turned;
     const NodeId split = graph_.only_reader(value);
-    if (split != kNone && graph_.target(split) == known().split) {
+    if (split != kNone && graph_.target(split) == cut_targets().split) {
       parts = graph_.users(split);
       sort_parts(parts);
       if (graph_.int_argument(split, 2, "dim", 0) != 0 || !are_parts(parts, split, size)) return {};
@@ -158,7 +159,8 @@ class Reader {
 
   // cat(parts of a value along dim d, dim 0) that a scatter along dim 0 reads.
   std::optional<Turned> taken_apart(NodeId cat, int64_t size) {
-    if (graph_.target(cat) != known().cat || graph_.int_argument(cat, 1, "dim", 0) != 0) return {};
+    if (graph_.target(cat) != cut_targets().cat || graph_.int_argument(cat, 1, "dim", 0) != 0)
+      return {};
     const Value list = graph_.argument(cat, 0, "tensors");
     if (!is_sequence(list.tag) || graph_.reader_count(cat) != 1) return {};
     std::vector<NodeId> parts;
@@ -172,7 +174,7 @@ class Reader {
     Turned turned;
     turned.nodes = parts;
     turned.nodes.push_back(cat);
-    if (graph_.target(source) == known().split) {
+    if (graph_.target(source) == cut_targets().split) {
       if (!are_parts(parts, source, size)) return {};
       turned.end = graph_.first_operand(source);
       if (turned.end == kNone || !graph_.is_tensor(turned.end)) return {};
@@ -183,7 +185,7 @@ class Reader {
       turned.nodes.insert(turned.nodes.begin(), source);
       return turned;
     }
-    if (graph_.target(parts[0]) != known().slice || !graph_.is_tensor(source)) return {};
+    if (graph_.target(parts[0]) != cut_targets().slice || !graph_.is_tensor(source)) return {};
     const int64_t given = graph_.int_argument(parts[0], 1, "dim", 0);
     const auto dim = place_of(given, graph_.rank(source));
     if (!dim || !are_slices(parts, source, size, *dim)) return {};
@@ -199,7 +201,7 @@ class Reader {
   }
 
   [[nodiscard]] bool is_cat(NodeId cat, const std::vector<NodeId>& parts) const {
-    if (graph_.target(cat) != known().cat) return false;
+    if (graph_.target(cat) != cut_targets().cat) return false;
     const Value list = graph_.argument(cat, 0, "tensors");
     if (!is_sequence(list.tag)) return false;
     const auto items = table_.items(list);
@@ -240,7 +242,8 @@ class Reader {
     for (size_t i = 0; i < parts.size(); ++i) {
       const NodeId part = parts[i];
       const auto place = static_cast<int64_t>(i);
-      if (graph_.target(part) != known().slice || graph_.first_operand(part) != whole) return false;
+      if (graph_.target(part) != cut_targets().slice || graph_.first_operand(part) != whole)
+        return false;
       const auto given = place_of(graph_.int_argument(part, 1, "dim", 0), graph_.rank(whole));
       const int64_t start = graph_.int_argument(part, 2, "start", 0);
       const int64_t end = graph_.int_argument(part, 3, "end", INT64_MAX);
@@ -261,7 +264,7 @@ class Reader {
 
 std::variant<FoundCollective, Why> read_collective(LiveGraph& graph, const CollectiveForm& form,
                                                    NodeId call) {
-  return Reader(graph).read(form, call);
+  return CollectiveReader(graph).read(form, call);
 }
 
 }  // namespace spfast

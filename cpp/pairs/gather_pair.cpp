@@ -13,15 +13,15 @@ namespace {
 constexpr size_t kMostMoved = 16;
 
 // A node that shows the gathered rows, and what turns them into what it holds, but for their shape.
-struct Shown {
+struct ShownRows {
   NodeId node = kNone;
   std::vector<NodeId> steps;
 };
 
-class Finder {
+class GatherPairFinder {
  public:
-  Finder(LiveGraph& graph, const FusedOperators& operators, const FoundCollective& gather,
-         const GatherOf& gather_of)
+  GatherPairFinder(LiveGraph& graph, const FusedOperators& operators, const FoundCollective& gather,
+                   const GatherOf& gather_of)
       : graph_(graph),
         table_(graph.table()),
         operators_(operators),
@@ -74,15 +74,15 @@ class Finder {
            graph_.item_bytes(node) <= graph_.item_bytes(graph_.first_operand(node));
   }
 
-  [[nodiscard]] const Shown* shows(NodeId node) const {
+  [[nodiscard]] const ShownRows* shows(NodeId node) const {
     const auto found = std::find_if(shown_.begin(), shown_.end(),
-                                    [&](const Shown& one) { return one.node == node; });
+                                    [&](const ShownRows& one) { return one.node == node; });
     return found == shown_.end() ? nullptr : &*found;
   }
 
   // The products that could be one operator together, by kind.
   void find_products() {
-    for (const Shown& each : shown_) {
+    for (const ShownRows& each : shown_) {
       for (const NodeId user : graph_.users(each.node)) {
         if (shows(user) != nullptr) continue;
         FoundProduct found = read_product(graph_, user);
@@ -143,13 +143,13 @@ class Finder {
     pair.steps = shows(products[0].left)->steps;
     find_scale(products[0], pair);
     pair.before = first_reader(products[0]);
-    for (const Shown& one : shown_) {
+    for (const ShownRows& one : shown_) {
       if (graph_.first_new_reader(one.node) < graph_.place(pair.before)) {
         return "an operator that hides another collective reads what it gathers first";
       }
     }
     std::set<NodeId> own{gather_.call, gather_.value};
-    for (const Shown& one : shown_) own.insert(one.node);
+    for (const ShownRows& one : shown_) own.insert(one.node);
     if (pair.scale_gather) own.insert({pair.scale_gather->call, pair.scale_gather->value});
     for (const Product& one : products) own.insert(one.inside.begin(), one.inside.end());
     std::set<NodeId> moved;
@@ -171,7 +171,7 @@ class Finder {
     if (pair.returns && !pair.steps.empty()) {
       return "what it gathers is read as another dtype, too";
     }
-    for (const Shown& one : shown_) {
+    for (const ShownRows& one : shown_) {
       if (one.node != gather_.value) pair.shown.push_back(one.node);
     }
     std::sort(pair.shown.begin(), pair.shown.end());
@@ -216,7 +216,7 @@ class Finder {
     const auto look = [&](NodeId node) {
       if (first == kNone || graph_.is_before(node, first)) first = node;
     };
-    for (const Shown& one : shown_) {
+    for (const ShownRows& one : shown_) {
       if (one.node != gather_.value) look(one.node);
       for (const NodeId user : graph_.users(one.node)) {
         if (shows(user) == nullptr) look(user);
@@ -254,7 +254,7 @@ class Finder {
   [[nodiscard]] bool is_read_elsewhere(const std::vector<Product>& products) const {
     std::set<NodeId> inside;
     for (const Product& one : products) inside.insert(one.inside.begin(), one.inside.end());
-    return std::any_of(shown_.begin(), shown_.end(), [&](const Shown& one) {
+    return std::any_of(shown_.begin(), shown_.end(), [&](const ShownRows& one) {
       if (graph_.first_new_reader(one.node) != UINT64_MAX) return true;
       const auto users = graph_.users(one.node);
       return std::any_of(users.begin(), users.end(), [&](NodeId user) {
@@ -268,7 +268,7 @@ class Finder {
   const FusedOperators& operators_;
   const FoundCollective& gather_;
   const GatherOf& gather_of_;
-  std::vector<Shown> shown_;
+  std::vector<ShownRows> shown_;
   std::vector<std::vector<Product>> kinds_;
   Why why_;
 };
@@ -278,7 +278,7 @@ class Finder {
 std::variant<GatherPair, Why> find_gather_pair(LiveGraph& graph, const FusedOperators& operators,
                                                const FoundCollective& gather,
                                                const GatherOf& gather_of) {
-  return Finder(graph, operators, gather, gather_of).find();
+  return GatherPairFinder(graph, operators, gather, gather_of).find();
 }
 
 }  // namespace spfast

@@ -8,7 +8,7 @@
 namespace spfast {
 namespace {
 
-struct Known {
+struct NameTargets {
   const TargetId unsqueeze = intern_target("aten.unsqueeze.default");
   const TargetId squeeze = intern_target("aten.squeeze.dim");
   const TargetId flatten = intern_target("aten.flatten.using_ints");
@@ -18,8 +18,8 @@ struct Known {
   const TargetId to_copy = intern_target("aten._to_copy.default");
 };
 
-const Known& known() {
-  static const Known instance;
+const NameTargets& name_targets() {
+  static const NameTargets instance;
   return instance;
 }
 
@@ -80,7 +80,7 @@ TargetId LiveGraph::target(NodeId node) const {
 bool LiveGraph::is_view(NodeId node) const {
   const TargetId found = target(node);
   if (found == kNone) return false;
-  const Known& k = known();
+  const NameTargets& k = name_targets();
   return (table_.flags(node) & target_flag::kView) != 0 || found == k.unsqueeze ||
          found == k.squeeze || found == k.flatten;
 }
@@ -89,11 +89,11 @@ bool LiveGraph::is_identity(NodeId node) const {
   const TargetId found = target(node);
   static const TargetId lift = intern_target("aten.lift_fresh_copy.default");
   return found != kNone && found != lift &&
-         ((table_.flags(node) & target_flag::kIdentity) != 0 || found == known().contiguous);
+         ((table_.flags(node) & target_flag::kIdentity) != 0 || found == name_targets().contiguous);
 }
 
 bool LiveGraph::is_bit_view(NodeId node) {
-  if (target(node) != known().bit_view) return false;
+  if (target(node) != name_targets().bit_view) return false;
   const NodeId before = first_operand(node);
   return before != kNone && is_tensor(before) && is_tensor(node) &&
          item_bytes(before) == item_bytes(node);
@@ -101,7 +101,8 @@ bool LiveGraph::is_bit_view(NodeId node) {
 
 bool LiveGraph::is_cast(NodeId node) {
   const TargetId found = target(node);
-  if (found == kNone || (found != known().convert && found != known().to_copy)) return false;
+  if (found == kNone || (found != name_targets().convert && found != name_targets().to_copy))
+    return false;
   const auto kwargs = table_.kwargs(node);
   for (size_t i = 0; i < kwargs.size(); i += 2) {
     if (kwargs[i].tag != Tag::kString || table_.string(kwargs[i].payload) != "dtype") return false;

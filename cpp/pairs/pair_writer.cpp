@@ -9,24 +9,26 @@
 namespace spfast {
 namespace {
 
-struct Known {
+struct NewTargets {
   const TargetId reshape = intern_target("aten.reshape.default");
   const TargetId add = intern_target("aten.add.Tensor");
   const TargetId size = intern_target("aten.sym_size.int");
   const TargetId getitem = intern_target("_operator.getitem");
 };
 
-const Known& known() {
-  static const Known instance;
+const NewTargets& new_targets() {
+  static const NewTargets instance;
   return instance;
 }
 
-using Kind = PairValue::Kind;
+using ValueKind = PairValue::Kind;
 using MadeForm = PairValue::Form;
 
-PairValue value_of(NodeId node) { return {.kind = Kind::kOf, .of = node}; }
+PairValue value_of(NodeId node) { return {.kind = ValueKind::kOf, .of = node}; }
 
-PairValue made(MadeForm form, NodeRef of) { return {.kind = Kind::kMade, .of = of, .form = form}; }
+PairValue made(MadeForm form, NodeRef of) {
+  return {.kind = ValueKind::kMade, .of = of, .form = form};
+}
 
 PlanArg flag(bool value) { return PlanArg::given(value ? kGivenTrue : kGivenFalse); }
 
@@ -44,9 +46,9 @@ void PairWriter::write(const GatherPair& pair, uint32_t group) {
   const FoundCollective& gather = pair.gather;
   const Product& first = pair.products[0];
   const bool scaled = first.scales.has_value();
-  PairValue outs{.kind = Kind::kList};
+  PairValue outs{.kind = ValueKind::kList};
   for (const Product& each : pair.products) outs.parts.push_back(out_of(pair, each));
-  PairValue both{.kind = Kind::kTuple};
+  PairValue both{.kind = ValueKind::kTuple};
   both.parts.push_back(pair.returns || scaled ? whole_of(pair) : PairValue{});
   both.parts.push_back(std::move(outs));
   const NodeRef fused =
@@ -87,7 +89,7 @@ NodeRef PairWriter::shard_of(const GatherPair& pair) {
   if (pair.gather.dim == 0 && graph_.rank(operand) != 2) {
     const Dim rows = graph_.rows(operand);
     const Dim sizes[] = {rows, graph_.last_dim(operand)};
-    shard = create(known().reshape, {node(operand), PlanArg::sizes(listed(sizes))}, operand,
+    shard = create(new_targets().reshape, {node(operand), PlanArg::sizes(listed(sizes))}, operand,
                    made(MadeForm::kFlat, operand));
     value = shard;
   }
@@ -133,7 +135,7 @@ PairValue PairWriter::out_of(const GatherPair& pair, const Product& one) {
 NodeRef PairWriter::finished(const GatherPair& pair, const Product& one, NodeRef out) {
   if (pair.gather.dim != 0) out = reshape(out, one.value, one.value, value_of(one.value));
   if (one.addend == kNone) return out;
-  return create(known().add, {PlanArg::of(out), node(one.addend)}, one.value,
+  return create(new_targets().add, {PlanArg::of(out), node(one.addend)}, one.value,
                 made(MadeForm::kFresh, one.value));
 }
 
@@ -204,8 +206,8 @@ PairWriter::Arguments PairWriter::arguments_of(const ScatterPair& pair, uint32_t
     sizes.back() = graph_.last_dim(matrix);
     PairValue viewed = made(MadeForm::kViewed, matrix);
     viewed.like = scatter.operand;
-    left = PlanArg::of(
-        create(known().reshape, {left, PlanArg::sizes(listed(sizes))}, matrix, std::move(viewed)));
+    left = PlanArg::of(create(new_targets().reshape, {left, PlanArg::sizes(listed(sizes))}, matrix,
+                              std::move(viewed)));
   }
   const auto op = static_cast<int64_t>(graph_.text(scatter.reduce_op));
   Arguments given{
@@ -220,8 +222,8 @@ PairWriter::Arguments PairWriter::arguments_of(const ScatterPair& pair, uint32_t
   const bool symbolic =
       std::any_of(shape.begin(), shape.end(), [](const PlanArg& size) { return size.value == -1; });
   if (symbolic) {
-    shape[0] = PlanArg::of(
-        create(known().size, {left, PlanArg::integer(0)}, matrix, made(MadeForm::kRows, matrix)));
+    shape[0] = PlanArg::of(create(new_targets().size, {left, PlanArg::integer(0)}, matrix,
+                                  made(MadeForm::kRows, matrix)));
   }
   given[kLeftScale] = node(scales.left);
   given[kRightScale] = node(scales.right);
@@ -282,13 +284,13 @@ NodeRef PairWriter::create_fused(const FusedLayout& layout, const Arguments& giv
 
 NodeRef PairWriter::reshape(NodeRef node, NodeId like, NodeId origin, PairValue value) {
   const auto sizes = graph_.dims(like);
-  return create(known().reshape, {PlanArg::of(node), PlanArg::sizes(listed(sizes))}, origin,
+  return create(new_targets().reshape, {PlanArg::of(node), PlanArg::sizes(listed(sizes))}, origin,
                 std::move(value));
 }
 
 NodeRef PairWriter::item(NodeRef of, int64_t place, NodeId origin) {
-  return create(known().getitem, {PlanArg::of(of), PlanArg::integer(place)}, origin,
-                {.kind = Kind::kPart, .of = of, .number = place});
+  return create(new_targets().getitem, {PlanArg::of(of), PlanArg::integer(place)}, origin,
+                {.kind = ValueKind::kPart, .of = of, .number = place});
 }
 
 void PairWriter::take_place(NodeId node, NodeRef now) {

@@ -8,14 +8,15 @@
 #include "pairs/pair_writer.h"
 #include "pairs/scatter_pair.h"
 #include "rewrite/effects.h"
+#include "rewrite/matrix_products.h"
 
 namespace spfast {
 namespace {
 
-class Planner {
+class PairPlanner {
  public:
-  Planner(NodeTable& table, MetaSource& source, const std::vector<CollectiveForm>& forms,
-          const FusedOperators& operators, const PairPolicy& policy)
+  PairPlanner(NodeTable& table, MetaSource& source, const std::vector<CollectiveForm>& forms,
+              const FusedOperators& operators, const PairPolicy& policy)
       : table_(table),
         graph_(table, source),
         forms_(forms),
@@ -62,21 +63,24 @@ class Planner {
     std::vector<NodeId> wanted;
     const auto with_operands = [&](NodeId node) {
       wanted.push_back(node);
+      // Of a product of matrices in one dtype the result says all.
+      if (product_kind(table_.target(node)) == ProductKind::kMm) return;
       for (const Value operand : table_.operands(node)) {
         if (operand.is_node()) wanted.push_back(operand.payload);
       }
     };
     for (const auto& [call, form] : calls_) {
-      with_operands(call);
       NodeId value = call;
       const auto users = table_.users(call);
       if (form->wait != kNone && users.size() == 1) value = users[0];
       wanted.push_back(value);
+      const NodeId part = graph_.first_operand(call);
+      if (part != kNone) wanted.push_back(part);
       if (form->gathers) {
         for (const NodeId user : table_.users(value)) {
           if (table_.op(user) == Op::kCallFunction) with_operands(user);
         }
-      } else if (const NodeId part = graph_.first_operand(call); part != kNone) {
+      } else if (part != kNone) {
         with_operands(part);
       }
     }
@@ -123,7 +127,9 @@ class Planner {
     if (pair.product.scales) reads.push_back(pair.product.scales->left);
     Why why = stays(reads);
     if (why.empty()) {
-      why = policy_.worth(one.group, pair.product.left, graph_.rows(pair.product.matrix()),
+      // What plain matrices hold, their product holds; it alone is known to have a value.
+      const NodeId operand = pair.product.scales ? pair.product.left : pair.product.value;
+      why = policy_.worth(one.group, operand, graph_.rows(pair.product.value),
                           graph_.last_dim(pair.product.value));
     }
     if (why.empty()) writer_.write(pair, group.name);
@@ -157,7 +163,7 @@ class Planner {
 
 PairPlan plan_pairs(NodeTable& table, MetaSource& source, const std::vector<CollectiveForm>& forms,
                     const FusedOperators& operators, const PairPolicy& policy) {
-  return Planner(table, source, forms, operators, policy).run();
+  return PairPlanner(table, source, forms, operators, policy).run();
 }
 
 }  // namespace spfast

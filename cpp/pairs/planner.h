@@ -18,8 +18,8 @@ struct PairPolicy {
   };
   // Asked once for each group; the call is one that names it.
   std::function<Group(Value group, NodeId call)> group;
-  // Why a pair is not worth fusing, or cannot be; empty: it is fused. `operand` is what the first
-  // product multiplies; tokens over all ranks, and the features of the stream.
+  // Why a pair is not worth fusing, or cannot be; empty: it is fused. `operand` is like what its
+  // first product multiplies; tokens over all ranks, and the features of the stream.
   std::function<std::string(Value group, NodeId operand, Dim tokens, Dim features)> worth;
 };
 

@@ -1,48 +1,38 @@
 #include "pairs/product.h"
 
 #include <algorithm>
-#include <array>
 #include <string_view>
 
-#include "table/targets.h"
+#include "rewrite/matrix_products.h"
 
 namespace spfast {
 namespace {
 
-struct Known {
-  const TargetId mm = intern_target("aten.mm.default");
-  const TargetId addmm = intern_target("aten.addmm.default");
-  const TargetId scaled_mm = intern_target("aten._scaled_mm.default");
-  const TargetId bmm_fp8 = intern_target("vllm.bmm_fp8.default");
-  // vLLM's, which writes to a buffer, in either functionalised form.
-  const std::array<TargetId, 2> cutlass = {
-      intern_target("higher_order.auto_functionalized[_C.cutlass_scaled_mm.default]"),
-      intern_target("higher_order.auto_functionalized_v2[_C.cutlass_scaled_mm.default]")};
-};
+constexpr const char* kUnknownProduct = "the shape of its matrix product is not known";
 
-const Known& known() {
-  static const Known instance;
-  return instance;
-}
-
-constexpr const char* kUnknown = "the shape of its matrix product is not known";
-
-class Reader {
+class ProductReader {
  public:
-  explicit Reader(LiveGraph& graph) : graph_(graph), table_(graph.table()) {}
+  explicit ProductReader(LiveGraph& graph) : graph_(graph), table_(graph.table()) {}
 
   FoundProduct read(NodeId node) {
     const TargetId target = graph_.target(node);
     if (target == kNone) return {};
-    const Known& k = known();
-    if (target == k.mm) {
-      const NodeId left = node_at(node, 0, "self");
-      return checked({node, left, node_at(node, 1, "mat2"), {}, kNone, {node}, {}, kNone});
+    switch (product_kind(target)) {
+      case ProductKind::kNone:
+        return {};
+      case ProductKind::kMm: {
+        const NodeId left = node_at(node, 0, "self");
+        return checked({node, left, node_at(node, 1, "mat2"), {}, kNone, {node}, {}, kNone});
+      }
+      case ProductKind::kAddmm:
+        return addmm(node);
+      case ProductKind::kScaledMm:
+        return scaled_mm(node);
+      case ProductKind::kCutlass:
+        return cutlass(node);
+      case ProductKind::kBmmFp8:
+        return bmm_fp8(node);
     }
-    if (target == k.addmm) return addmm(node);
-    if (target == k.scaled_mm) return scaled_mm(node);
-    if (target == k.cutlass[0] || target == k.cutlass[1]) return cutlass(node);
-    if (target == k.bmm_fp8) return bmm_fp8(node);
     return {};
   }
 
@@ -102,7 +92,7 @@ class Reader {
       if (items.size() != 1) return "its cutlass_scaled_mm writes to several buffers";
       buffer = items[0];
     }
-    if (!buffer.is_node()) return kUnknown;
+    if (!buffer.is_node()) return kUnknownProduct;
     const auto node_of = [&](std::string_view name) {
       const Value found = given(name);
       return found.is_node() ? found.payload : kNone;
@@ -118,7 +108,7 @@ class Reader {
     const NodeId left = node_at(node, 0, "A");
     const NodeId wide = node_at(node, 1, "B");
     if (!is_tensor(left) || !is_tensor(wide) || graph_.rank(left) != 3 || graph_.rank(wide) != 3) {
-      return kUnknown;
+      return kUnknownProduct;
     }
     if (graph_.dims(left)[0] != Dim::of(1) || graph_.dims(wide)[0] != Dim::of(1)) {
       return "its bmm_fp8 multiplies several matrices";
@@ -141,6 +131,10 @@ class Reader {
   [[nodiscard]] static bool is_true(Value value) {
     return value.tag == Tag::kBool && value.payload;
   }
+  [[nodiscard]] static std::string name_of(const std::string& dtype) {
+    constexpr std::string_view kModule = "torch.";
+    return dtype.starts_with(kModule) ? dtype.substr(kModule.size()) : dtype;
+  }
   [[nodiscard]] static bool is_float8(const std::string& dtype) {
     return dtype == "torch.float8_e4m3fn" || dtype == "torch.float8_e5m2";
   }
@@ -159,20 +153,21 @@ class Reader {
 
   // The product, if a fused operator computes the same.
   FoundProduct checked(Product found) {
-    if (!is_tensor(found.left) || !is_tensor(found.right) || !is_tensor(found.value)) {
-      return kUnknown;
+    if (found.left == kNone || found.right == kNone || !is_tensor(found.value)) {
+      return kUnknownProduct;
     }
-    if (graph_.rank(found.right) != 2 || graph_.rank(found.left) < 2) return kUnknown;
-    const std::string left = graph_.dtype(found.left);
-    const std::string right = graph_.dtype(found.right);
     const std::string out = graph_.dtype(found.value);
     if (!found.scales) {
-      if (left == right && right == out && left.find("float") != std::string::npos) return found;
-      return "its matrix product changes the dtype";
+      // mm and addmm multiply matrices of one dtype and yield it: nothing else need be read.
+      if (out.find("float") != std::string::npos) return found;
+      return "its matrix product is of " + name_of(out) + ", not of floating point";
     }
+    if (!is_tensor(found.left) || !is_tensor(found.right)) return kUnknownProduct;
+    if (graph_.rank(found.right) != 2 || graph_.rank(found.left) < 2) return kUnknownProduct;
+    const std::string left = graph_.dtype(found.left);
+    const std::string right = graph_.dtype(found.right);
     if (!is_float8(left) || !is_float8(right)) {
-      constexpr std::string_view kModule = "torch.";
-      return "its matrix product is of " + left.substr(kModule.size()) + ", not of float8";
+      return "its matrix product is of " + name_of(left) + ", not of float8";
     }
     if (!is_column_major(found.right)) {
       return "the right operand of its float8 product is not column-major";
@@ -214,6 +209,6 @@ std::vector<NodeId> Product::operands() const {
   return found;
 }
 
-FoundProduct read_product(LiveGraph& graph, NodeId node) { return Reader(graph).read(node); }
+FoundProduct read_product(LiveGraph& graph, NodeId node) { return ProductReader(graph).read(node); }
 
 }  // namespace spfast

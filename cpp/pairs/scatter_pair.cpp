@@ -8,12 +8,13 @@ namespace spfast {
 namespace {
 
 constexpr const char* kNoProduct = "what it sums is no matrix product";
-constexpr const char* kCast = "its product is cast before it is summed";
-constexpr const char* kElsewhere = "its product is read elsewhere, too";
+constexpr const char* kCastBefore = "its product is cast before it is summed";
+constexpr const char* kReadElsewhere = "its product is read elsewhere, too";
 
-class Finder {
+class ScatterPairFinder {
  public:
-  Finder(LiveGraph& graph, const FusedOperators& operators, const FoundCollective& scatter)
+  ScatterPairFinder(LiveGraph& graph, const FusedOperators& operators,
+                    const FoundCollective& scatter)
       : graph_(graph), operators_(operators), scatter_(scatter) {}
 
   std::variant<ScatterPair, Why> find() {
@@ -29,7 +30,7 @@ class Finder {
       if (!casts && !graph_.is_view(part) && !graph_.is_identity(part)) break;
       const NodeId before = graph_.first_operand(part);
       if (before == kNone) break;
-      if (graph_.reader_count(part) != 1) return kElsewhere;
+      if (graph_.reader_count(part) != 1) return kReadElsewhere;
       if (casts && wide != kNone) return kNoProduct;
       if (casts) wide = part;
       between.push_back(part);
@@ -46,9 +47,9 @@ class Finder {
     // bmm_fp8 ends in a view.
     const auto end = std::find(between.begin(), between.end(), found->value);
     if (end != between.end()) between.erase(between.begin(), end + 1);
-    if (graph_.reader_count(found->value) != 1) return kElsewhere;
+    if (graph_.reader_count(found->value) != 1) return kReadElsewhere;
     for (size_t i = 0; i + 1 < found->inside.size(); ++i) {
-      if (graph_.reader_count(found->inside[i]) != 1) return kElsewhere;
+      if (graph_.reader_count(found->inside[i]) != 1) return kReadElsewhere;
     }
     if (found->addend != kNone) {
       return "its product has an addend, which is summed over the ranks, too";
@@ -80,7 +81,7 @@ class Finder {
       if (narrow == kNone || !graph_.is_cast(narrow) ||
           graph_.dtype(narrow) != graph_.dtype(found.value) ||
           graph_.item_bytes(wide) < graph_.item_bytes(found.value)) {
-        return kCast;
+        return kCastBefore;
       }
       pair.inside.push_back(narrow);
       pair.result = narrow;
@@ -92,7 +93,7 @@ class Finder {
   std::variant<ScatterPair, Why> fits(ScatterPair pair) {
     const Product& found = pair.product;
     const auto moved = graph_.dims(scatter_.operand);
-    const Dim rows = graph_.rows(found.matrix());
+    const Dim rows = graph_.rows(found.value);
     const std::string at = "it scatters dim " + std::to_string(scatter_.dim) + " of ";
     if (scatter_.dim == 0) {
       if (!rows.is_expr() && rows.raw % scatter_.size != 0) {
@@ -107,6 +108,7 @@ class Finder {
       if (std::any_of(moved.begin(), moved.end(), [](Dim d) { return d.is_expr(); })) {
         return at + "what has a symbolic size";
       }
+      if (graph_.rank(found.matrix()) != 2) return "the shape of its matrix product is not known";
       pair.apart = true;
     }
     const char* name =
@@ -139,7 +141,7 @@ class Finder {
 
 std::variant<ScatterPair, Why> find_scatter_pair(LiveGraph& graph, const FusedOperators& operators,
                                                  const FoundCollective& scatter) {
-  return Finder(graph, operators, scatter).find();
+  return ScatterPairFinder(graph, operators, scatter).find();
 }
 
 }  // namespace spfast

@@ -46,12 +46,17 @@ class Journal:
         self._length = graph._len
         self._base_count = dict(graph._graph_namespace._base_count)
         self._named = len(graph._graph_namespace._obj_to_name)
+        self._created: set[fx.Node] = set()  # of the entries looked at so far
+        self._looked_at = 0
 
     def note_order(self, node: fx.Node) -> None:
         """Notes the order in which FX finds ``node`` and its like, before one of them goes."""
         lookup = self._graph._find_nodes_lookup_table
         found = lookup.table[lookup._key(node)]
-        created = {entry[1] for entry in self.entries if entry[0] == "create"}
+        fresh = self.entries[self._looked_at :]
+        self._created.update(entry[1] for entry in fresh if entry[0] == "create")
+        self._looked_at = len(self.entries)
+        created = self._created
         self.entries.append(("users", found, {n: None for n in found if n not in created}))
 
     def rename(self, node: fx.Node, name: str) -> None:

@@ -238,3 +238,17 @@ def test_explain_says_it_and_changes_nothing() -> None:
         text = str(spfast.explain(graph, CONFIG))
     assert "1 pairs fused, 0 left" in text and "as fused_all_gather_matmul" in text
     assert picture(graph) == before
+
+
+def test_a_node_without_a_value_is_no_matter_where_nothing_depends_on_it() -> None:
+    b = Pairs()
+    part = b.mm(b.whole("x"), b.weight("w"))
+    b.output([b.scatter(part)])
+    for node in part.args:
+        del node.meta["val"]  # type: ignore[union-attr]
+    assert len(fuse(b.graph).fused) == 1
+    again = build(scattered).graph
+    for node in again.nodes:
+        node.meta.pop("val", None)
+    (left,) = fuse(again).left
+    assert left.reason == "the shape of what it moves is not known"

@@ -63,7 +63,7 @@ def fuse_pairs(
     journal: Journal | None = job.commit(make) if found else None
     fused: list[FusedPair] = []
     if journal is not None:
-        created = [node for kind, node, *_ in journal.entries if kind == "create"]
+        created = [entry[1] for entry in journal.entries if entry[0] == "create"]
         for collective, products, place in found:
             node = created[place]
             operator = node.target.__name__.split(".")[0]
@@ -89,11 +89,16 @@ class _Policy:
     def worth(self, group: Any, operand: fx.Node, tokens: Any, features: Any) -> str:
         """Why a pair cannot be fused, or is not worth it; empty where it is."""
         value = operand.meta["val"]
-        # A symbolic size is one object throughout a run.
-        sizes = [size if type(size) is int else id(size) for size in (tokens, features)]
-        key = (group_name(group), value.device, value.dtype, *sizes)
-        if key not in self._known:
-            self._known[key] = obstacle(group, value.device) or not_worth(
+        # Groups and sizes are the same objects throughout a run.
+        key = (id(group), value.device, value.dtype, _key(tokens), _key(features))
+        found = self._known.get(key)
+        if found is None:
+            found = obstacle(group, value.device) or not_worth(
                 self._config, value, tokens, features
             )
-        return self._known[key]
+            self._known[key] = found
+        return found
+
+
+def _key(size: Any) -> int:
+    return size if type(size) is int else -id(size)
