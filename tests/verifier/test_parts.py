@@ -119,3 +119,88 @@ def test_small_whole_numbers_are_summed_as_larger_ones() -> None:
         return m.sum(before(m), [0], True)
 
     assert problems(before, after)
+
+
+# --- means --------------------------------------------------------------------------------------
+
+
+def mean(m: Maker, value: fx.Node, dims: list[int]) -> fx.Node:
+    return m.call(aten.mean.dim, value, dims)
+
+
+def share(m: Maker, ranks: int) -> fx.Node:
+    return m.call(aten.div.Scalar, mean(m, m.scatter(), [0]), ranks)
+
+
+def test_the_mean_is_that_of_the_means() -> None:
+    def before(m: Maker) -> fx.Node:
+        return mean(m, m.reduce(m.x), [0, 1])
+
+    assert problems(before, lambda m: m.reduce(share(m, 2))) == []
+    for wrong in (
+        lambda m: m.reduce(mean(m, m.scatter(), [0])),
+        lambda m: m.reduce(share(m, 4)),
+        lambda m: m.reduce(share(m, 2), "max"),
+        lambda m: m.reduce(m.sum(m.scatter(), [0])),
+        lambda m: share(m, 2),
+    ):
+        assert problems(before, wrong)
+
+
+def test_a_mean_over_more_of_a_means_dims_is_one_over_all_and_a_sum_is_not() -> None:
+    def of_all(m: Maker) -> fx.Node:
+        return m.call(aten.mean.default, m.reduce(m.x))
+
+    def row(m: Maker) -> fx.Node:
+        return m.call(aten.reshape.default, m.reduce(share(m, 2)), [1, 1, 4])
+
+    assert problems(of_all, lambda m: m.call(aten.mean.default, row(m))) == []
+    assert problems(of_all, lambda m: m.call(aten.sum.default, row(m)))
+    assert problems(
+        lambda m: m.call(aten.sum.default, m.reduce(m.x)),
+        lambda m: m.call(aten.sum.default, row(m)),
+    )
+
+
+# --- this rank's rows of a value that is there in full ------------------------------------------
+
+
+def rows(m: Maker, first: int) -> fx.Node:
+    flat = m.call(aten.reshape.default, m.x, [-1, 4])
+    return m.call(aten.slice.Tensor, flat, 0, first, first + 4)
+
+
+def test_each_rank_may_sum_its_rows_of_a_whole_value() -> None:
+    def before(m: Maker) -> fx.Node:
+        return m.sum(m.x, [0, 1])
+
+    # This is rank 1 of 2.
+    assert problems(before, lambda m: m.reduce(m.sum(rows(m, 4), [0]))) == []
+    for wrong in (
+        lambda m: m.reduce(m.sum(rows(m, 0), [0])),
+        lambda m: m.reduce(m.sum(rows(m, 2), [0])),
+        lambda m: m.reduce(m.sum(rows(m, 4), [0]), "max"),
+        lambda m: m.sum(rows(m, 4), [0]),
+        lambda m: m.reduce(mean(m, rows(m, 4), [0])),
+        lambda m: m.reduce(m.call(aten.div.Scalar, m.sum(rows(m, 4), [0]), 2)),
+    ):
+        assert problems(before, wrong)
+
+
+def test_and_take_their_mean() -> None:
+    def before(m: Maker) -> fx.Node:
+        return mean(m, m.x, [0, 1])
+
+    def part(m: Maker, ranks: int) -> fx.Node:
+        return m.reduce(m.call(aten.div.Scalar, mean(m, rows(m, 4), [0]), ranks))
+
+    assert problems(before, lambda m: part(m, 2)) == []
+    assert problems(before, lambda m: part(m, 4))
+    assert problems(before, lambda m: m.reduce(mean(m, rows(m, 4), [0])))
+
+
+def test_what_the_graph_reduces_already_is_compared_with_that() -> None:
+    def body(m: Maker) -> fx.Node:
+        return m.reduce(m.sum(rows(m, 4), [0]))
+
+    assert problems(body, body) == []
