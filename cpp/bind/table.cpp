@@ -1,3 +1,5 @@
+#include <pybind11/stl.h>
+
 #include "base/check.h"
 #include "bind/bind.h"
 #include "fx/encode.h"
@@ -167,6 +169,12 @@ NodeTable from_bytes(const py::bytes& bytes) {
 }  // namespace
 
 void bind_table(py::module_& module) {
+  module.def(
+      "views", [] { return known_targets(target_flag::kView); },
+      "Operators whose result is the same elements in the same order, in other sizes.");
+  module.def(
+      "copies", [] { return known_targets(target_flag::kIdentity); },
+      "Operators whose result is the same elements in the same sizes.");
   py::class_<NodeTable>(module, "NodeTable", "A graph as flat arrays.")
       .def_static("from_graph", &from_graph, py::arg("graph"), py::arg("hints"))
       .def_static("from_bytes", &from_bytes, py::arg("data"))

@@ -91,6 +91,14 @@ uint32_t target_writes(TargetId id) {
   return locked().registry.writes(id);
 }
 
+std::vector<std::string> known_targets(uint8_t flag) {
+  std::vector<std::string> out;
+  for (const Builtin& builtin : kBuiltins) {
+    if ((builtin.flags & flag) != 0) out.emplace_back(builtin.name);
+  }
+  return out;
+}
+
 void describe_target(TargetId id, uint8_t flags, uint32_t writes) {
   const std::lock_guard lock(locked().mutex);
   locked().registry.describe(id, flags, writes);

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "table/value.h"
 
@@ -30,6 +31,8 @@ inline constexpr uint8_t kAliases = 128;  // the result may share its first argu
 // Which positional arguments the operator writes to, one bit each; bit 30 stands for all further
 // ones, the last bit for any keyword's.
 [[nodiscard]] uint32_t target_writes(TargetId id);
+// The operators that the core knows by name to have a flag.
+[[nodiscard]] std::vector<std::string> known_targets(uint8_t flag);
 void describe_target(TargetId id, uint8_t flags, uint32_t writes);
 
 inline constexpr size_t kLastWritePosition = 30;

@@ -18,6 +18,7 @@ from torch import fx
 from spfast.edits import Edits
 from spfast.graphs import only_reader, targets_of
 from spfast.journal import Journal
+from spfast.operators import COPIES, VIEWS
 from spfast.patterns import Registry
 from spfast.per_registry import PerRegistry
 from spfast.result import Merged
@@ -32,18 +33,8 @@ _aten = torch.ops.aten
 _BINARY = frozenset({_aten.add.Tensor, _aten.sub.Tensor})
 _SCALINGS = frozenset({_aten.mul.Tensor, _aten.mul.Scalar, _aten.div.Tensor, _aten.div.Scalar})
 # The same elements under another shape, in an order that no value decides.
-_VIEWS = frozenset(
-    {
-        _aten.view.default,
-        _aten.reshape.default,
-        _aten._unsafe_view.default,
-        _aten.unsqueeze.default,
-        _aten.squeeze.dim,
-    }
-)
-# The same value once more.
-_COPIES = frozenset({_aten.clone.default, _aten.alias.default, _aten.detach.default})
-_UNARY = _VIEWS | _COPIES | _SCALINGS | {_aten.neg.default}
+_VIEWS = VIEWS | {_aten.unsqueeze.default, _aten.squeeze.dim}
+_UNARY = _VIEWS | COPIES | _SCALINGS | {_aten.neg.default}
 
 
 @dataclass(frozen=True)
@@ -262,7 +253,7 @@ def _keeps_linear(node: fx.Node) -> bool:
     if node.target in _SCALINGS:
         return len(node.args) == 2 and not node.kwargs and type(node.args[1]) in (int, float)
     # A copy into another memory format is for whoever reads its memory.
-    return node.target is _aten.neg.default or (node.target in _COPIES and not node.kwargs)
+    return node.target is _aten.neg.default or (node.target in COPIES and not node.kwargs)
 
 
 def _binary(node: fx.Node, known: dict[fx.Node, _Linear]) -> _Linear | None:
@@ -359,7 +350,7 @@ def _merge(edits: Edits, root: fx.Node, linear: _Linear) -> Merged:
     keeps_shape = linear.leaves[0].keeps_shape
     now: dict[fx.Node, fx.Node] = {leaf.value: leaf.part for leaf in linear.leaves}
     for node in linear.inner:
-        if node.target in _COPIES:  # the sum is a value of its own anyway
+        if node.target in COPIES:  # the sum is a value of its own anyway
             now[node] = now[node.args[0]]  # type: ignore[index]
             continue
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda read: now.get(read, read))

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import fx
 
+from spfast.operators import SIZE_ARITHMETIC, VIEWS
+
 __all__ = ["Writes", "may_write", "root_of"]
 
 _aten = torch.ops.aten
-_VIEWS = frozenset({_aten.reshape.default, _aten.view.default, _aten._unsafe_view.default})
-# What computes sizes and nothing else.
-_SIZE_ARITHMETIC = frozenset({operator.add, operator.sub, operator.mul, operator.floordiv})
-_PURE_FUNCTIONS = _SIZE_ARITHMETIC | {operator.mod, operator.getitem}
+_PURE_FUNCTIONS = SIZE_ARITHMETIC | {operator.getitem}
 
 
 def root_of(node: fx.Node) -> fx.Node:
@@ -66,7 +65,7 @@ class Writes:
 
 
 def _is_view(target: Any) -> bool:
-    if target in _VIEWS:
+    if target in VIEWS:
         return True
     if not isinstance(target, torch._ops.OpOverload):
         return False

@@ -7,7 +7,6 @@ dtype. Symbolic sizes are compared as expressions; nothing here ever adds a guar
 from __future__ import annotations
 
 import logging
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from spfast.errors import GraphError
+from spfast.operators import SIZE_ARITHMETIC, SIZES, VIEWS
 from spfast.writes import Writes, root_of
 
 __all__ = ["NoOpEliminationPass", "NoOpResult"]
@@ -25,23 +25,11 @@ __all__ = ["NoOpEliminationPass", "NoOpResult"]
 logger = logging.getLogger("spfast")
 
 _aten = torch.ops.aten
-_RESHAPES = frozenset({_aten.reshape.default, _aten.view.default, _aten._unsafe_view.default})
 _SLICE = _aten.slice.Tensor
 _SLICE_SCATTER = _aten.slice_scatter.default
-_TARGETS = (*_RESHAPES, _SLICE, _SLICE_SCATTER)
-
-# What computes sizes and nothing else: dead once the reshape that read it is gone.
-_SIZE_ARITHMETIC = frozenset(
-    {
-        _aten.sym_size.int,
-        _aten.sym_numel.default,
-        operator.add,
-        operator.sub,
-        operator.mul,
-        operator.floordiv,
-        operator.mod,
-    }
-)
+_TARGETS = (*VIEWS, _SLICE, _SLICE_SCATTER)
+# Dead once the reshape that read it is gone.
+_DEAD_WITHOUT_READERS = VIEWS | SIZES | SIZE_ARITHMETIC
 
 
 @dataclass(frozen=True)
@@ -129,7 +117,7 @@ class _Run:
         ]
         # find_nodes gives one target's nodes at a time; a chain needs all of them in graph order.
         for node in sorted(candidates):
-            if node.target in _RESHAPES and self._shorten(node):
+            if node.target in VIEWS and self._shorten(node):
                 shortened += 1
             source = self._source_of_noop(node)
             if source is not None and not self._would_output_an_input(node, source):
@@ -141,7 +129,7 @@ class _Run:
     def _shorten(self, node: fx.Node) -> bool:
         """Lets reshape(reshape(x)) read x, where the first reshape surely copies nothing."""
         inner = node.args[0]
-        if not isinstance(inner, fx.Node) or inner.target not in _RESHAPES:
+        if not isinstance(inner, fx.Node) or inner.target not in VIEWS:
             return False
         source = inner.args[0]
         if not isinstance(source, fx.Node):
@@ -192,7 +180,7 @@ class _Run:
         self.graph.erase_node(node)
         for operand in operands:
             dead = not operand.users and operand.op == "call_function"
-            if dead and (operand.target in _SIZE_ARITHMETIC or operand.target in _RESHAPES):
+            if dead and (operand.target in _DEAD_WITHOUT_READERS):
                 self._erase(operand)
 
 
