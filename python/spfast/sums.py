@@ -179,7 +179,11 @@ class SumMerger:
         value = call if how.wait is None else only_reader(call)
         if value is None or (how.wait is not None and target_name(value.target) != how.wait):
             return None
-        if not _single(value) or not _is_dense(value) or not _is_dense(call.args[0]):
+        if not _single(value) or not _is_dense(value):
+            return None
+        # An all_reduce of columns lies as one of what a rank makes of them by an operator that the
+        # others lack: all ranks have to merge the same.
+        if not how.keeps_shape and not _is_dense(call.args[0]):
             return None
         return _Reduction(call, value, how.keeps_shape, self._suspicion.of(call.args[0], rated))
 

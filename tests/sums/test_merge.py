@@ -105,7 +105,13 @@ def of_scatters(b: Sums) -> fx.Node:
     return b.call(aten.sub.Tensor, b.scattered("a"), b.scattered("b"))
 
 
+def of_slices(b: Sums) -> fx.Node:
+    wide = b.placeholder("wide", (b.rows, 8), b.dtype, "per_rank")
+    return b.add(b.reduced(b.call(aten.slice.Tensor, wide, 1, 0, 4)), b.reduced("a"))
+
+
 MERGE = {
+    "of slices": (of_slices, 1),
     "of three": (of_three, 2),
     "of two sums": (of_two_sums, 3),
     "a difference": (difference, 1),
