@@ -1,4 +1,4 @@
-"""What the package knows of torch's operators by name, each said once; the core says what views are.
+"""What the package knows of torch's operators by name, each said once; views the core says.
 
 Verifier, reference and test kit have lists of their own: they are what this one is checked with.
 """

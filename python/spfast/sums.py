@@ -135,11 +135,12 @@ class SumMerger:
         """
         if not self._may_merge(graph):
             return (), None
-        leaves = self._leaves(graph)
+        writes = Writes(graph)
+        leaves = self._leaves(graph, writes)
         edits = Edits(graph)
         merged = []
         try:
-            for root, linear in _roots(edits, leaves):
+            for root, linear in _roots(edits, leaves, writes):
                 merged.append(_merge(edits, root, linear))
             edits.finish()
         except BaseException:
@@ -159,9 +160,9 @@ class SumMerger:
                 return True
         return False
 
-    def _leaves(self, graph: fx.Graph) -> list[_Reduction]:
+    def _leaves(self, graph: fx.Graph, writes: Writes) -> list[_Reduction]:
         """The reductions by summation that one operator reads, in graph order."""
-        writes, rated = Writes(graph), dict[fx.Node, int]()
+        rated: dict[fx.Node, int] = {}
         found = (self._leaf(call, how, rated) for call, how in self._calls(graph))
         # The sum of the parts is made later than the reduction of one was.
         leaves = [leaf for leaf in found if leaf is not None and not writes.touch(leaf.part)]
@@ -188,7 +189,9 @@ class SumMerger:
         return _Reduction(call, value, how.keeps_shape, self._suspicion.of(call.args[0], rated))
 
 
-def _roots(edits: Edits, leaves: Sequence[_Reduction]) -> list[tuple[fx.Node, _Linear]]:
+def _roots(
+    edits: Edits, leaves: Sequence[_Reduction], writes: Writes
+) -> list[tuple[fx.Node, _Linear]]:
     """The largest sums of two reductions or more, in graph order."""
     known = {leaf.value: _Linear(leaf.key(), (leaf,)) for leaf in leaves}
     mixed: dict[fx.Node, tuple[fx.Node, fx.Node]] = {}  # a sum: what is linear in it, what is not
@@ -203,7 +206,7 @@ def _roots(edits: Edits, leaves: Sequence[_Reduction]) -> list[tuple[fx.Node, _L
         seen.add(node)
         linear = _unary(node, known) or _binary(node, known)
         if linear is None:
-            linear = _regroup(edits, node, known, mixed)
+            linear = _regroup(edits, node, known, mixed, writes)
             if linear is None:
                 if node in mixed:
                     _follow(node, pending)
@@ -279,13 +282,17 @@ def _regroup(
     node: fx.Node,
     known: dict[fx.Node, _Linear],
     mixed: dict[fx.Node, tuple[fx.Node, fx.Node]],
+    writes: Writes,
 ) -> _Linear | None:
-    """Makes ``(r + p) + q`` the same as ``r + (p + q)``, where p and q are linear and r is not."""
+    """Makes ``(r + p) + q`` the same as ``r + (p + q)``, where p and q are linear and r is not.
+
+    That reads r later than the graph does: one that is written to somewhere stays where it is.
+    """
     operands = _addends(node)
     if operands is None or node.target is not _aten.add.Tensor or node.kwargs:
         return None
     for linear, other in (operands, operands[::-1]):
-        if linear not in known or other in known or not _single(linear):
+        if linear not in known or other in known or not _single(linear) or writes.touch(other):
             continue
         inner = mixed.get(other)
         if inner is None or not _single(other) or known[inner[0]].key != known[linear].key:

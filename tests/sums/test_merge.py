@@ -259,6 +259,13 @@ def written_to(b: Sums) -> fx.Node:
     return b.add(left, b.reduced("b"))
 
 
+def around_what_is_written_to(b: Sums) -> fx.Node:
+    residual = b.placeholder("r", (b.rows, 4), b.dtype)
+    first = b.add(residual, b.reduced("a"))
+    b.call(aten.zero_.default, residual)
+    return b.add(first, b.reduced("b"))
+
+
 def beside_columns(b: Sums) -> fx.Node:
     # Which operand comes first decides how a sum lies.
     columns = b.call(aten.t.default, b.placeholder("r", (4, 8), b.dtype))
@@ -285,6 +292,7 @@ KEPT = [
     scaled_by_a_tensor,
     broadcast,
     written_to,
+    around_what_is_written_to,
     beside_columns,
     of_columns,
     of_unlike_suspicion,
