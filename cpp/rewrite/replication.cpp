@@ -34,6 +34,8 @@ Replication::Replication(const NodeTable& table, const Effects& effects, const R
   blame();
   spread();
   suspicion_.clear();
+  conditions_.clear();
+  selects_.clear();
 }
 
 Value Replication::group_of(NodeId node) const {
@@ -207,15 +209,33 @@ void Replication::follow_own(NodeId node) {
   }
 }
 
-// How likely each value is one rank's part of a sum.
+// A comparison, or what is made of comparisons alone, row by row: their negation, a cast, a view.
+bool Replication::holds_conditions(NodeId node) const {
+  if (traits(node).condition) return true;
+  if (!treats_rows_alone(node)) return false;
+  bool some = false;
+  for (const Value value : table_.operands(node)) {
+    if (!value.is_node() || proved_[value.payload] != kNone) continue;
+    if (!conditions_[value.payload]) return false;
+    some = true;
+  }
+  return some;
+}
+
+// How likely each value is one rank's part of a sum, and which are conditions.
 void Replication::rate() {
   suspicion_.assign(table_.size(), kNotAtAll);
+  conditions_.assign(table_.size(), false);
+  selects_.assign(table_.size(), false);
   for (NodeId node = 0; node < table_.size(); ++node) {
     SPFAST_WORK(1);
     if (proved_[node] != kNone) continue;
     if (table_.op(node) != Op::kCallFunction) {
       suspicion_[node] = kInput;
-    } else if (!treats_rows_alone(node)) {
+      continue;
+    }
+    conditions_[node] = holds_conditions(node);
+    if (!treats_rows_alone(node)) {
       suspicion_[node] = kComputed;
     } else {
       for (const Value value : table_.operands(node)) {
@@ -254,7 +274,7 @@ void Replication::blame() {
     if (kind == Collective::kAllReduce || kind == Collective::kReduceScatter ||
         kind == Collective::kAllGather) {
       for (const Value value : table_.operands(node)) {
-        if (value.is_node()) give_away(value.payload, group, node);
+        if (value.is_node()) accuse(value.payload, group, node);
       }
     } else if (owner_[node] != kNone && evidence_[node] > node) {
       // What comes out of a collective says nothing of what went in.
@@ -264,6 +284,10 @@ void Replication::blame() {
 }
 
 void Replication::blame_operands(NodeId node) {
+  if (selects_[node]) {
+    blame_conditions(node);
+    return;
+  }
   const uint32_t group = owner_[node];
   const bool rows = treats_rows_alone(node);
   if (!rows && !(is_deterministic(node) && changes_equals(evidence_[node]))) return;
@@ -279,8 +303,24 @@ void Replication::blame_operands(NodeId node) {
   if (!rows && several) return;
   for (const Value value : table_.operands(node)) {
     if (value.is_node() && suspicion_[value.payload] == most) {
-      give_away(value.payload, group, evidence_[node]);
+      accuse(value.payload, group, evidence_[node]);
     }
+  }
+  if (rows) blame_conditions(node);
+}
+
+// What is selected is one rank's, so the condition is too: by an operand that says so, or as a
+// factor. What it compares is not, for one of the two may be the same on every rank.
+void Replication::blame_conditions(NodeId node) {
+  const auto args = table_.args(node);
+  const int8_t position = traits(node).selects_by;
+  for (const Value value : table_.operands(node)) {
+    if (!value.is_node() || is_proved(value.payload, owner_[node])) continue;
+    const bool named = position >= 0 && static_cast<size_t>(position) < args.size() &&
+                       args[static_cast<size_t>(position)] == value;
+    if (!named && !conditions_[value.payload]) continue;
+    if (owner_[value.payload] == kNone) selects_[value.payload] = true;
+    give_away(value.payload, owner_[node], evidence_[node]);
   }
 }
 

@@ -32,7 +32,8 @@ struct Trust {
 // whose other operands are shared. The largest of equal values, or their average, is no other: a
 // quantisation is synchronised so, by a maximum over all tokens. Such a collective gives away
 // through operators that treat rows alone and no others. What is computed from a rank's own value
-// is its own as well.
+// is its own as well. And so is a condition that selects what is reduced: it says which rows, or
+// which part of a table, are the rank's own.
 class Replication {
  public:
   // In place of a group's index: whatever the group.
@@ -105,6 +106,13 @@ class Replication {
   void give_away(NodeId value, uint32_t group, NodeId collective);
   void note_own(NodeId value, uint32_t group, NodeId collective);
   void blame_operands(NodeId node);
+  void blame_conditions(NodeId node);
+  // A rank's own for what it goes into, not for what selects by it.
+  void accuse(NodeId value, uint32_t group, NodeId collective) {
+    selects_[value] = false;
+    give_away(value, group, collective);
+  }
+  [[nodiscard]] bool holds_conditions(NodeId node) const;
   void follow_own(NodeId node);
   // The group over which all of the node's operands are proved to be the same; kNone: there is
   // none.
@@ -129,6 +137,8 @@ class Replication {
   std::vector<uint32_t> owner_;
   std::vector<NodeId> evidence_;
   std::vector<uint8_t> suspicion_;
+  std::vector<bool> conditions_;  // whether each of its elements says that something holds
+  std::vector<bool> selects_;     // a rank's own for what selects by it: what it compares is not
   std::unordered_set<NodeId> equals_kept_;  // collectives that make nothing else of equal values
 };
 

@@ -87,6 +87,11 @@ constexpr std::string_view kDataSized[] = {
     "unique_dim_consecutive",
 };
 
+constexpr std::string_view kConditions[] = {
+    "eq", "ge",          "gt",          "isfinite",   "isin",        "isinf", "isnan",
+    "le", "logical_and", "logical_not", "logical_or", "logical_xor", "lt",    "ne",
+};
+
 struct Dropout {
   std::string_view name;
   int8_t position;
@@ -144,6 +149,9 @@ OperatorTraits operator_traits(std::string_view name) {
   if (any_of(kRandom, plain) || any_of(kUninitialised, plain)) traits.deterministic = false;
   traits.sizes = any_of(kSizes, op);
   traits.data_sized = any_of(kDataSized, op);
+  traits.condition = any_of(kConditions, op);
+  if (op == "where") traits.selects_by = 0;
+  if (op == "masked_fill") traits.selects_by = 1;
   for (const Dropout& one : kAttention) {
     if (op == one.name) traits.dropout = one.position;
   }

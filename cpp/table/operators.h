@@ -25,6 +25,8 @@ struct OperatorTraits {
   bool sizes = false;          // reads how its operand lies, not what it holds
   bool data_sized = false;     // the size of the result depends on what the operands hold
   bool rank = false;           // tells the ranks apart
+  bool condition = false;      // says of each element whether something holds
+  int8_t selects_by = -1;      // position of the condition by which it selects
   int8_t dropout = -1;         // position of a probability; random unless that is absent or 0
 };
 

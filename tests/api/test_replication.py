@@ -140,10 +140,39 @@ def computed_from_what_is_refuted(w: Writer) -> None:
     w.output([total, second])
 
 
+def outside(w: Writer) -> fx.Node:
+    """Which tokens are outside this rank's part of the vocabulary: [tokens, 1] of bool."""
+    first = w.placeholder("first", (1,), F32, kind="per_rank")
+    ids = w.call(aten.amax.default, w.stream("ids"), [-1], True)
+    below = w.call(aten.lt.Tensor, ids, first)
+    above = w.call(aten.ge.Tensor, ids, w.call(aten.add.Tensor, first, 1.0))
+    return w.call(aten.bitwise_or.Tensor, below, above)
+
+
+def rows_of_a_vocabulary(w: Writer) -> None:
+    """An embedding of which each rank has some rows, and the mask again in the backward."""
+    mask = outside(w)
+    found = w.project(w.stream("ids"), "table")
+    stream = w.over_ranks(w.call(aten.masked_fill.Scalar, found, mask, 0.0))
+    w.output([w.call(aten.where.ScalarSelf, mask, 0.0, w.norm(stream))])
+
+
+def tokens_of_an_expert(w: Writer) -> None:
+    """The mask is a factor, before and after."""
+    stream = w.over_ranks(w.stream("partial", "per_rank"))
+    inside = w.call(aten.logical_not.default, outside(w))
+    mask = w.call(torch.ops.prims.convert_element_type.default, inside, F32)
+    taken = w.call(aten.mul.Tensor, w.norm(stream), mask)
+    made = w.call(aten.mul.Tensor, w.project(taken, "expert"), mask)
+    w.output([w.norm(w.call(aten.add.Tensor, stream, w.over_ranks(made)))])
+
+
 @pytest.mark.parametrize("recognise", ["both", "patterns", "rowwise"])
 @pytest.mark.parametrize(
     "build",
     [
+        rows_of_a_vocabulary,
+        tokens_of_an_expert,
         computed_from_what_is_refuted,
         written_to_before_it_is_read,
         written_to_after_it_was_reduced,
@@ -177,6 +206,19 @@ def test_what_was_written_to_is_no_value_of_its_name() -> None:
     assert results[0].skipped[0].reason == (
         "%add__tensor = aten.add_.Tensor writes in place to %residual"
     )
+
+
+def test_what_a_condition_compares_may_be_the_same_on_every_rank() -> None:
+    def compared(w: Writer) -> None:
+        mask = outside(w)
+        found = w.project(w.norm(w.stream("hidden")), "table")
+        stream = w.over_ranks(w.call(aten.masked_fill.Scalar, found, mask, 0.0))
+        ids = next(node for node in w.graph.nodes if node.name == "ids")
+        w.output([w.norm(w.call(aten.add.Tensor, stream, ids))])
+
+    graphs, results, _ = on_every_rank(compared)
+    assert collectives(graphs[0]) == ["reduce_scatter_tensor", "all_gather_into_tensor"]
+    assert [each.value for each in results[0].assumptions] == ["ids"]
 
 
 def residual(w: Writer) -> None:

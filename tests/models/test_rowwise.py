@@ -203,7 +203,7 @@ def test_float8_is_gathered_as_bytes_where_the_backend_is_gloo() -> None:
 
 MIXING: dict[str, Callable[[fx.Graph, fx.Node], fx.Node]] = {
     "a maximum over all tokens": lambda g, x: g.call_function(aten.amax.default, (x,)),
-    "a mean over tokens": lambda g, x: g.call_function(aten.mean.dim, (x, [0], True)),
+    "a minimum over tokens": lambda g, x: g.call_function(aten.amin.default, (x, [0], True)),
     "cumsum over tokens": lambda g, x: g.call_function(aten.cumsum.default, (x, 0)),
     "cumsum over tokens, from the back": lambda g, x: g.call_function(aten.cumsum.default, (x, -2)),
     "softmax over tokens": lambda g, x: g.call_function(aten._softmax.default, (x, 0, False)),

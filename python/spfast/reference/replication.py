@@ -2,9 +2,10 @@
 
 A collective on what all ranks share would be for nothing. So what one is called on is a rank's own,
 and so is what that was computed from: through operators that treat rows alone, the operands most
-likely to be partial, and through any other that computes from its operands alone, the one operand
-that is not known to be shared. A maximum or an average of what all ranks share changes nothing: it
-shows something only through operators that treat rows alone.
+likely to be partial and the conditions that select of them, and through any other that computes
+from its operands alone, the one operand that is not known to be shared. A maximum or an average of
+what all ranks share changes nothing: it shows something only through operators that treat rows
+alone.
 """
 
 from __future__ import annotations
@@ -97,6 +98,8 @@ class Replication:
         self._evidence: dict[fx.Node, fx.Node] = {}
         self._prove(graph)
         self._suspicion = self._rate(graph)
+        self._conditions = self._find_conditions(graph)
+        self._selecting: set[fx.Node] = set()  # a rank's own for what selects by it alone
         for node in reversed(graph.nodes):
             self._blame(node)
         for node in graph.nodes:
@@ -210,6 +213,18 @@ class Replication:
                 rated[node] = max(operands, default=_NOT_AT_ALL)
         return rated
 
+    def _find_conditions(self, graph: fx.Graph) -> set[fx.Node]:
+        """Comparisons, and what is made of them alone, row by row."""
+        found: set[fx.Node] = set()
+        for node in graph.nodes:
+            if node.op != "call_function" or node in self._shared:
+                continue
+            unproved = [each for each in node.all_input_nodes if each not in self._shared]
+            made = bool(unproved) and all(each in found for each in unproved)
+            if self._of(node).condition or (made and self._treats_rows_alone(node)):
+                found.add(node)
+        return found
+
     # --- backward: what a collective would be for nothing on -----------------------------------
 
     def _give_away(self, value: fx.Node, group: Any, collective: fx.Node) -> None:
@@ -237,14 +252,21 @@ class Replication:
         kind = self._of(node).collective
         if kind in ("all_reduce", "reduce_scatter", "all_gather"):
             for operand in node.all_input_nodes:
-                self._give_away(operand, self._group(node), node)
+                self._accuse(operand, self._group(node), node)
             return
         position = self._memory.position
         # What comes out of a collective says nothing of what went in.
         if node in self._owner and position[self._evidence[node]] > position[node]:
             self._blame_operands(node, self._owner[node], self._evidence[node])
 
+    def _accuse(self, value: fx.Node, group: Any, collective: fx.Node) -> None:
+        self._selecting.discard(value)
+        self._give_away(value, group, collective)
+
     def _blame_operands(self, node: fx.Node, group: Any, collective: fx.Node) -> None:
+        if node in self._selecting:
+            self._blame_conditions(node, group, collective)
+            return
         rows = self._treats_rows_alone(node)
         if not rows and not (self._computes(node) and _changes_equals(collective)):
             return
@@ -254,6 +276,20 @@ class Replication:
         most = max((self._suspicion[each] for each in unproved), default=_NOT_AT_ALL)
         for operand in node.all_input_nodes:
             if self._suspicion[operand] == most:
+                self._accuse(operand, group, collective)
+        if rows:
+            self._blame_conditions(node, group, collective)
+
+    def _blame_conditions(self, node: fx.Node, group: Any, collective: fx.Node) -> None:
+        """What is selected is one rank's, so the condition is; what it compares need not be."""
+        at = self._of(node).selects_by
+        named = node.args[at] if at is not None and at < len(node.args) else None
+        for operand in node.all_input_nodes:
+            if self.is_shared(operand, group):
+                continue
+            if operand is named or operand in self._conditions:
+                if operand not in self._owner:
+                    self._selecting.add(operand)
                 self._give_away(operand, group, collective)
 
 

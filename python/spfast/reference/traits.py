@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["Traits", "traits_of"]
 
@@ -19,6 +19,8 @@ class Traits:
         sizes: It reads how its operand lies, not what it holds.
         data_sized: The size of its result depends on what its operands hold.
         rank: It tells the ranks apart.
+        condition: It says of each element whether something holds.
+        selects_by: Position of the condition by which it selects.
         dropout: Position of a probability: random unless that is absent or 0.
     """
 
@@ -27,6 +29,8 @@ class Traits:
     sizes: bool = False
     data_sized: bool = False
     rank: bool = False
+    condition: bool = False
+    selects_by: int | None = None
     dropout: int | None = None
 
 
@@ -67,6 +71,12 @@ _DATA_SIZED = frozenset(
     unique_consecutive unique_dim unique_dim_consecutive
     """.split()
 )
+_CONDITIONS = frozenset(
+    """
+    eq ge gt isfinite isin isinf isnan le logical_and logical_not logical_or logical_xor lt ne
+    """.split()
+)
+_SELECTS_BY = {"where": 0, "masked_fill": 1}
 _DROPOUT = {
     "scaled_dot_product_attention": 4,
     "_scaled_dot_product_flash_attention": 3,
@@ -92,7 +102,7 @@ def traits_of(name: str) -> Traits:
         inner = traits_of(wrapped)
         if outer.startswith("higher_order.auto_functionalized"):
             return inner
-        return Traits(inner.collective, False, inner.sizes, inner.data_sized, inner.rank)
+        return replace(inner, deterministic=False)
     space, _, rest = name.partition(".")
     op = rest.partition(".")[0] if rest else name
     if op == "wait_tensor":
@@ -110,5 +120,7 @@ def traits_of(name: str) -> Traits:
         deterministic=plain not in _RANDOM and plain not in _UNINITIALISED,
         sizes=op in _SIZES,
         data_sized=op in _DATA_SIZED,
+        condition=op in _CONDITIONS,
+        selects_by=_SELECTS_BY.get(op),
         dropout=_DROPOUT.get(op),
     )
