@@ -92,7 +92,9 @@ class SequenceParallelConfig:
             that could be moved meanwhile. A rewrite never moves more bytes than before, and takes
             more collectives only where that saves as many bytes for each; an all_reduce counts as
             two. The default is what ``bench/gpu/collective_cost.py`` measured on two H200. A
-            stream of fewer than 64 MiB is reckoned as one of so many.
+            stream of fewer than 64 MiB is reckoned as one of so many. A sum over all tokens is
+            weighed against reading them from memory as well (docs/training.md): its all_reduce, of
+            what one token has, may come on top.
         async_tp: Whether to make one operator of a matrix product and the collective beside it,
             which then hides behind it (docs/async_tp.md). Needs :func:`spfast.enable_async_tp`.
         async_tp_thresholds: From which shapes on; rows as in ``thresholds``. Empty: every pair.
