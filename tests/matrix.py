@@ -29,11 +29,12 @@ spfast supports torch 2.11 to 2.15 and CPython 3.10 to 3.13 (with its lock). An 
 refused when spfast is imported, and of a newer one it warns once. Python 3.14 and free-threaded
 builds were not tried. vLLM 0.20.2 to 0.26 ask for torch 2.11, 0.27 to 0.32 for 2.13.
 
-On 2.11 the folders in its row were run: no compiled model, no real ranks and no verifier.
-The stand-in for Inductor's matcher follows the torch that is installed, and that one replaces in an older way ([its page](pattern-matcher.md)). Of the 90
-that failed in its row, 63 are tests of the stand-in with what later torches brought: arguments of
-`register_replacement`, patterns that repeat, replacements traced once. 27 compared with a
-FakeTensorMode that calls a cut's size unknown there; those tests now leave such a size alone.
+On 2.11 the folders in its row were run: no compiled model, no real ranks and no verifier. The
+stand-in for Inductor's matcher follows the torch that is installed, and that one replaces in an
+older way ([its page](pattern-matcher.md)). Of the 90 that failed in its row, 63 are tests of the
+stand-in with what later torches brought: arguments of `register_replacement`, patterns that
+repeat, replacements traced once. 27 compared with a FakeTensorMode that calls a cut's size
+unknown there; those tests now leave such a size alone.
 
 The rows say what was run, and what was not run has none.
 
