@@ -2,7 +2,7 @@
 
     python examples/dtensor_training.py
 
-The step is rewritten as one graph, before AOTAutograd divides it into forward and backward.
+AOTAutograd makes a forward and a backward graph of the model, and Inductor hands each to the pass.
 """
 
 import pathlib
@@ -11,7 +11,7 @@ import sys
 import torch
 from torch import nn
 
-from spfast.integrations.inductor import enable
+import spfast
 from spfast.testing.gloo import run_ranks
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -27,6 +27,19 @@ def step(model: nn.Module, x: torch.Tensor) -> tuple[float, list[torch.Tensor]]:
     return loss.item(), [getattr(grad, "_local_tensor", grad).clone() for grad in grads]
 
 
+class Counting(spfast.SequenceParallelismPass):
+    """The pass, which keeps what it did to each graph."""
+
+    def __init__(self, config: spfast.SequenceParallelConfig | None = None) -> None:
+        super().__init__(config)
+        self.results: list[spfast.Result] = []
+
+    def __call__(self, graph: torch.fx.Graph) -> None:
+        super().__call__(graph)
+        assert self.result is not None
+        self.results.append(self.result)
+
+
 def example(rank: int, world_size: int) -> str:
     """What one rank does."""
     model = sharded_model(world_size)
@@ -34,16 +47,19 @@ def example(rank: int, world_size: int) -> str:
     expected, gradients = step(model, x)
     torch._dynamo.reset()
 
+    sp = Counting()
     # A graph from a cache is not rewritten again, and there would be nothing to tell of it.
-    with enable() as enabled, torch._inductor.config.patch(force_disable_caches=True):
+    settings = {"post_grad_custom_pre_pass": sp, "fx_graph_cache": False}
+    with torch._inductor.config.patch(settings):
         found, again = step(model, x)
 
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(again, gradients)
-    result = enabled.joint.result
-    assert result is not None and result.matched_count > 0
+    counts = [int(result) for result in sp.results]
+    assert len(counts) == 2 and counts[0] > 0
+    forward, backward = counts
     return (
-        f"{result.matched_count} all_reduces rewritten, {len(result.totals)} sums over tokens; "
+        f"{forward} all_reduces rewritten in the forward and {backward} in the backward; "
         f"loss and {len(again)} gradients agree"
     )
 

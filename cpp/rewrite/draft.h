@@ -103,9 +103,6 @@ struct Draft {
   const TargetId sub = intern_target("_operator.sub");
   const TargetId mul = intern_target("_operator.mul");
   const TargetId floordiv = intern_target("_operator.floordiv");
-  const TargetId sum = intern_target("aten.sum.dim_IntList");
-  const TargetId mean = intern_target("aten.mean.dim");
-  const TargetId div = intern_target("aten.div.Scalar");
 
  private:
   [[nodiscard]] std::vector<PlanArg> collective_args(const std::vector<CollectiveArg>& slots,

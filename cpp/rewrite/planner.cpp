@@ -188,20 +188,15 @@ class Planner {
   }
 
   // The sum reads the total of all ranks' parts as a value of one row: it yields it as it is, in
-  // the dims that it has, or sums what is left of it.
+  // the dims that it has.
   void finish_sum(const Site& site, const TokenSum& sum, const SiteOperand& operand) {
     const auto spec = [&](MetaForm form, NodeId like) {
       return MetaSpec{form, like, site.token_class, sum.features};
     };
-    NodeRef part = draft_.create(
-        sum.mean ? draft_.mean : draft_.sum,
+    const NodeRef part = draft_.create(
+        table_.target(sum.node),
         {PlanArg::of(rows_.shard_of(site, operand)), PlanArg::sizes({PlanArg::integer(0)})},
         sum.node, sum.node, spec(MetaForm::kPart, sum.name));
-    if (sum.mean) {
-      const int64_t ranks = sites_.classes[site.token_class].ranks;
-      part = draft_.create(draft_.div, {PlanArg::of(part), PlanArg::integer(ranks)}, sum.node,
-                           sum.node, spec(MetaForm::kPart, sum.name));
-    }
     const NodeRef whole =
         draft_.all_reduce(sum.anchor, part, sum.node, sum.node, spec(MetaForm::kPart, sum.name));
     const auto dims = table_.dims(table_.meta(sum.name));

@@ -18,7 +18,7 @@ struct DimFix {
   uint32_t rank = 0;  // the dims that it counts
 };
 
-// A sum, or a mean, over all tokens of a row-wise value, and perhaps over some of its features.
+// A sum over all tokens of a row-wise value.
 struct TokenSum {
   NodeId node = kNone;
   NodeId name = kNone;  // what it sums, as it reads it
@@ -26,7 +26,6 @@ struct TokenSum {
   uint32_t token_class = 0;
   uint32_t anchor = 0;  // an all_reduce that sums over the ranks of the class
   uint8_t features = 1;
-  bool mean = false;
 };
 
 // By node. A value's last `features` dims belong to one token; all before them are tokens, and a

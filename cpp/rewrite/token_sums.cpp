@@ -12,11 +12,7 @@ namespace {
 class Finder {
  public:
   Finder(const NodeTable& table, const MatchResult& matches, const Effects& effects, Sites& sites)
-      : table_(table),
-        matches_(matches),
-        effects_(effects),
-        layout_(sites.layout),
-        missing_(sites.missing) {
+      : table_(table), matches_(matches), effects_(effects), layout_(sites.layout) {
     anchors_.assign(sites.classes.size(), kNone);
     for (const Site& site : sites.sites) {
       // A part of a sum must not count rows that were added.
@@ -28,19 +24,13 @@ class Finder {
 
   void run() {
     static const TargetId kSum = intern_target("aten.sum.dim_IntList");
-    static const TargetId kSumOfAll = intern_target("aten.sum.default");
-    static const TargetId kMean = intern_target("aten.mean.dim");
-    static const TargetId kMeanOfAll = intern_target("aten.mean.default");
     layout_.sums.clear();
     for (NodeId node = 0; node < table_.size(); ++node) {
       // Behind a stream change nothing is told of what is read.
       if ((table_.flags(node) & target_flag::kFence) != 0) return;
-      if (table_.op(node) != Op::kCallFunction) continue;
-      const TargetId target = table_.target(node);
-      const bool of_all = target == kSumOfAll || target == kMeanOfAll;
-      if (target != kSum && target != kMean && !of_all) continue;
+      if (table_.op(node) != Op::kCallFunction || table_.target(node) != kSum) continue;
       SPFAST_WORK(1);
-      examine(node, of_all, target == kMean || target == kMeanOfAll);
+      examine(node);
     }
   }
 
@@ -50,10 +40,9 @@ class Finder {
     return anchor.reduce_op.tag == Tag::kString && table_.string(anchor.reduce_op.payload) == "sum";
   }
 
-  void examine(NodeId node, bool of_all, bool mean) {
+  void examine(NodeId node) {
     const auto args = table_.args(node);
-    if (args.empty() || !args[0].is_node()) return;
-    if (of_all ? args.size() > 1 : args.size() < 2 || !is_sequence(args[1].tag)) return;
+    if (args.size() < 2 || !args[0].is_node() || !is_sequence(args[1].tag)) return;
     for (const char* keyword : {"dim", "keepdim", "dtype"}) {
       if (table_.kwarg(node, keyword).tag != Tag::kAbsent) return;
     }
@@ -62,45 +51,37 @@ class Finder {
     if (!layout_.is_row(root) || anchors_[layout_.token_class[root]] == kNone) return;
     const Meta& from = table_.meta(name);
     const Meta& to = table_.meta(node);
-    // No rule knows a sum of everything: nobody has asked for it yet.
-    for (const NodeId asked : {name, node}) {
-      if (table_.meta(asked).kind == MetaKind::kUnknown) missing_.push_back(asked);
-    }
     if (from.kind != MetaKind::kTensor || to.kind != MetaKind::kTensor) return;
-    // A sum of whole numbers or booleans is of another dtype, and so is one that asks for it.
+    // A sum of whole numbers or booleans is of another dtype.
     if (from.dtype != to.dtype || table_.users(node).empty()) return;
     if (effects_.writer_of(node) != kNone) return;
     const uint8_t features = layout_.features[root];
     const auto dims = table_.dims(from);
-    if (dims.size() <= features) return;
-    if (!of_all && !is_over(args[1], dims.size(), dims.size() - features)) return;
+    if (dims.size() <= features || !is_over(args[1], dims.size(), dims.size() - features)) return;
     // What is summed lies as its rows do; of one dim that makes no difference.
     if (features != 1 && !table_.strides(from).empty()) return;
     if (element_count(dims.last(features)) <= 0) return;
     const uint32_t one = layout_.token_class[root];
-    layout_.sums.push_back({node, name, root, one, anchors_[one], features, mean});
+    layout_.sums.push_back({node, name, root, one, anchors_[one], features});
   }
 
-  // Whether the dims are leading ones, and all of the tokens' among them.
+  // Whether the dims are the leading ones, each once.
   [[nodiscard]] bool is_over(Value list, size_t rank, size_t lead) const {
     std::vector<bool> over(rank, false);
     for (const Value item : table_.items(list)) {
       if (item.tag != Tag::kInt) return false;
       const int64_t dim = table_.as_int(item);
       const int64_t at = dim < 0 ? dim + static_cast<int64_t>(rank) : dim;
-      if (at < 0 || at >= static_cast<int64_t>(rank)) return false;
+      if (at < 0 || at >= static_cast<int64_t>(lead)) return false;
       over[static_cast<size_t>(at)] = true;
     }
-    const auto first_left = std::find(over.begin(), over.end(), false);
-    return first_left - over.begin() >= static_cast<std::ptrdiff_t>(lead) &&
-           std::find(first_left, over.end(), true) == over.end();
+    return static_cast<size_t>(std::count(over.begin(), over.end(), true)) == lead;
   }
 
   const NodeTable& table_;
   const MatchResult& matches_;
   const Effects& effects_;
   RowLayout& layout_;
-  std::vector<NodeId>& missing_;
   std::vector<uint32_t> anchors_;  // by token class: an all_reduce that sums
 };
 

@@ -1,6 +1,5 @@
 // Sums over all tokens: of one rank's rows they yield its part, and an all_reduce of the parts is
-// the sum. A norm's weight gradient is one, and so is that of a bias. A mean is one of means, for
-// all ranks have as many rows.
+// the sum. A norm's weight gradient is one, and so is that of a bias.
 #pragma once
 
 #include "rewrite/effects.h"
@@ -8,8 +7,7 @@
 
 namespace spfast {
 
-// Fills `sites.layout.sums` from the row-wise values that are there. What has to be known first is
-// added to `sites.missing`.
+// Fills `sites.layout.sums` from the row-wise values that are there.
 void find_token_sums(const NodeTable& table, const MatchResult& matches, const Effects& effects,
                      Sites& sites);
 

@@ -264,7 +264,7 @@ def one_of_three_consumers_fed_a_shard(g: Graph) -> None:
     g.argument("mm_default", 0, "mul_tensor_1")
 
 
-@mutant(PLAIN, "add_tensor", "reads one rank's part [1, 8192] of a sum over group '0'")
+@mutant(PLAIN, "mean_dim", "of group '0' in 'pow_tensor_scalar' over dim 0")
 def mean_over_tokens(g: Graph) -> None:
     g.argument("mean_dim", 1, [0])
 

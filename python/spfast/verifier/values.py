@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-__all__ = ["BlockTotal", "Kind", "Shape", "Share", "Store", "Value", "Write"]
+__all__ = ["Kind", "Shape", "Share", "Store", "Value", "Write"]
 
 # Each dim is an int or a sympy expression.
 Shape = tuple[Any, ...]
@@ -132,23 +132,6 @@ class Write:
     is_whole: bool
 
 
-@dataclass(frozen=True)
-class BlockTotal:
-    """A sum or a mean over some rows of a value that is there in full.
-
-    Attributes:
-        rows: The rows.
-        kind: "sum" or "mean".
-        row: The dims that are left.
-        divided_by: By what it was divided since.
-    """
-
-    rows: Value
-    kind: str
-    row: Shape
-    divided_by: int = 1
-
-
 class Store:
     """All terms and values of one verification; shared by both graphs."""
 
@@ -164,12 +147,8 @@ class Store:
         # term of some rows of a value -> (the value's term, its rows, first row, end row, how many
         # of its rows are its own where some were added)
         self.blocks: dict[int, tuple[int, Any, Any, Any, Any]] = {}
-        # term of a sum or a mean over leading dims -> which of the two, and the term of what
-        self.totals: dict[int, tuple[str, int]] = {}
-        # the same over some rows of a value that is there in full -> what it is
-        self.block_totals: dict[int, BlockTotal] = {}
-        # term of several times a value -> how many times, and the term of the value
-        self.multiples: dict[int, tuple[int, int]] = {}
+        # term of a sum over some rows of a value -> the rows, and the dims that are not summed
+        self.block_totals: dict[int, tuple[Value, Shape]] = {}
         # term of a value that was written to -> what it was, and what was done to it
         self.writes: dict[int, Write] = {}
         # term of a value that repeats itself from end to end -> after how many elements

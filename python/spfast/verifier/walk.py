@@ -32,7 +32,7 @@ from spfast.verifier.kinds import (
     writes_of,
 )
 from spfast.verifier.snapshot import Entry
-from spfast.verifier.totals import TOTALS, divided, total
+from spfast.verifier.totals import total
 from spfast.verifier.values import Kind, Value
 
 __all__ = ["walk"]
@@ -46,14 +46,6 @@ def _slice(
     if value is not None or ctx.why is not None:
         return value
     return along(ctx, node, target, args, kwargs)
-
-
-def _divided(
-    ctx: Context, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Value | None:
-    """A share of a mean, or a division of each element."""
-    value = divided(ctx, node, target, args, kwargs)
-    return value if value is not None else elementwise(ctx, node, target, args, kwargs)
 
 
 def _auto_functionalized(
@@ -73,9 +65,8 @@ _BY_NAME: dict[str, Rule] = {
     **dict.fromkeys(REDUCTIONS, norms.reduction),
     **dict.fromkeys(ALONG, along),
     **dict.fromkeys((name for name, norm in NORMS.items() if not norm.writes), norms.norm),
+    "aten::sum.dim_IntList": total,
     "aten::constant_pad_nd": moves.pad,
-    **dict.fromkeys(TOTALS, total),
-    "aten::div.Scalar": _divided,
     "aten::copy": moves.copy,
     "aten::expand": expand,
     "aten::view.dtype": moves.bits,
