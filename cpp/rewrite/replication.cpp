@@ -209,10 +209,8 @@ void Replication::follow_own(NodeId node) {
   }
 }
 
-// A comparison, or what is made of comparisons alone, row by row: their negation, a cast, a view.
-bool Replication::holds_conditions(NodeId node) const {
-  if (traits(node).condition) return true;
-  if (!treats_rows_alone(node)) return false;
+// Made of comparisons, and of what all ranks share: their negation, a cast, a view.
+bool Replication::reads_conditions(NodeId node) const {
   bool some = false;
   for (const Value value : table_.operands(node)) {
     if (!value.is_node() || proved_[value.payload] != kNone) continue;
@@ -234,8 +232,9 @@ void Replication::rate() {
       suspicion_[node] = kInput;
       continue;
     }
-    conditions_[node] = holds_conditions(node);
-    if (!treats_rows_alone(node)) {
+    const bool rows = treats_rows_alone(node);
+    conditions_[node] = traits(node).condition || (rows && reads_conditions(node));
+    if (!rows) {
       suspicion_[node] = kComputed;
     } else {
       for (const Value value : table_.operands(node)) {

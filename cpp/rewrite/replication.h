@@ -112,7 +112,7 @@ class Replication {
     selects_[value] = false;
     give_away(value, group, collective);
   }
-  [[nodiscard]] bool holds_conditions(NodeId node) const;
+  [[nodiscard]] bool reads_conditions(NodeId node) const;
   void follow_own(NodeId node);
   // The group over which all of the node's operands are proved to be the same; kNone: there is
   // none.

@@ -69,7 +69,9 @@ class Edits:
         with self._graph.inserting_before(before):
             node = self._graph.create_node("call_function", target, args, dict(kwargs))
         self.journal.entries.append(("create", node))
-        _inherit(node, origin)
+        node.meta.update(
+            {key: item for key, item in origin.meta.items() if key not in _OF_THE_VALUE}
+        )
         if value_of is None:
             node.meta.update({key: origin.meta[key] for key in _VALUE if key in origin.meta})
         else:
@@ -133,11 +135,6 @@ class Edits:
             self._noted.add(("users", node))
             self.journal.entries.append(("users", node.users, dict(node.users)))
         return node
-
-
-def _inherit(node: fx.Node, origin: fx.Node) -> None:
-    """What is said of where a node came from, and nothing of its value."""
-    node.meta.update({key: item for key, item in origin.meta.items() if key not in _OF_THE_VALUE})
 
 
 def _describe(node: fx.Node, like: fx.Node) -> None:

@@ -229,6 +229,8 @@ class Run:
 
     def padded(self) -> list[str]:
         """The numbers of tokens that are padded, each with what it becomes."""
+        if not any(share is not None and share.padded for share in self._shares):
+            return []  # as nearly always: to ask for all values that are made takes long
         found = {spec[2] for spec in self.job.value_specs()[0] if spec[0] == PADDED}
         shares = [self._shares[index] for index in sorted(found)]
         return [f"{share.tokens} tokens to {share.gathered}" for share in shares if share]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from fresh_compile import fresh_compile
 
 PROGRAM = """
 import sys, torch
@@ -31,23 +30,9 @@ print(found["fxgraph_cache_hit"], found["fxgraph_cache_miss"], int(both.result.a
 """
 
 
-def _compile(group: str, folder: Path) -> tuple[int, ...]:
-    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder), "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, group],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return tuple(map(int, done.stdout.split()))
-
-
 @pytest.mark.skipif(not os.environ.get("SPFAST_LONG"), reason="compiles three times: SPFAST_LONG=1")
 def test_a_fresh_process_enables_its_group(tmp_path: Path) -> None:
-    assert _compile("enabled", tmp_path) == (0, 1, 4)
-    assert _compile("enabled", tmp_path) == (1, 0, 0)
+    assert fresh_compile(PROGRAM, "enabled", tmp_path) == (0, 1, 4)
+    assert fresh_compile(PROGRAM, "enabled", tmp_path) == (1, 0, 0)
     # What is kept is for groups that are enabled: it is not served, whatever this process may do.
-    assert _compile("not enabled", tmp_path) == (0, 1, 4)
+    assert fresh_compile(PROGRAM, "not enabled", tmp_path) == (0, 1, 4)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from fresh_compile import fresh_compile
 
 PROGRAM = """
 import sys, torch
@@ -27,23 +26,8 @@ print(found["fxgraph_cache_hit"], found["fxgraph_cache_miss"], sp.matched_count,
 """
 
 
-def _compile(recognise: str, folder: Path) -> tuple[int, ...]:
-    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder), "OMP_NUM_THREADS": "1"}
-    paths = [path for path in sys.path if path]
-    environment["PYTHONPATH"] = os.pathsep.join(paths)
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, recognise],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return tuple(map(int, done.stdout.split()))
-
-
 @pytest.mark.skipif(not os.environ.get("SPFAST_LONG"), reason="compiles three times: SPFAST_LONG=1")
 def test_hit_in_a_second_process_and_miss_with_another_config(tmp_path: Path) -> None:
-    assert _compile("both", tmp_path) == (0, 1, 3, 0)
-    assert _compile("both", tmp_path) == (1, 0, 0, 1)
-    assert _compile("patterns", tmp_path) == (0, 1, 3, 0)
+    assert fresh_compile(PROGRAM, "both", tmp_path) == (0, 1, 3, 0)
+    assert fresh_compile(PROGRAM, "both", tmp_path) == (1, 0, 0, 1)
+    assert fresh_compile(PROGRAM, "patterns", tmp_path) == (0, 1, 3, 0)

@@ -189,27 +189,21 @@ class Store:
 
     def shard(self, term: int, share: Share, local: Shape) -> Value:
         """Returns the rank-th of equal chunks of the elements of ``term``, and of added rows."""
-        key = ("shard", term, share, local)
-        found = self._values.get(key)
-        if found is None:
-            found = self._values[key] = Value(Kind.SHARD, term, local, share=share)
-        return found
+        return self._shared(Kind.SHARD, term, share, local)
 
     def padded(self, term: int, tokens: Any, shape: Shape) -> Value:
         """Returns ``term``, of so many rows, with rows behind them."""
-        key = ("padded", term, tokens, shape)
-        found = self._values.get(key)
-        if found is None:
-            share = Share(tokens=tokens, rows=shape[0])
-            found = self._values[key] = Value(Kind.PADDED, term, shape, share=share)
-        return found
+        return self._shared(Kind.PADDED, term, Share(tokens=tokens, rows=shape[0]), shape)
 
     def part(self, term: int, share: Share, shape: Shape) -> Value:
         """Returns what this rank adds to ``term``, which is the sum of what all ranks add."""
-        key = ("part", term, share, shape)
+        return self._shared(Kind.PART, term, share, shape)
+
+    def _shared(self, kind: Kind, term: int, share: Share, shape: Shape) -> Value:
+        key = (kind, term, share, shape)
         found = self._values.get(key)
         if found is None:
-            found = self._values[key] = Value(Kind.PART, term, shape, share=share)
+            found = self._values[key] = Value(kind, term, shape, share=share)
         return found
 
     def pending(self, value: Value) -> Value:
