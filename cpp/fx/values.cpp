@@ -24,7 +24,7 @@ struct Prototype {
         seal(parts[6]),
         state(parts[7]) {}
   py::object fake_type;
-  py::object meta;  // the meta tensor that the first one is around
+  py::object meta;  // what each is around in turn, with a storage of its own
   py::object size;  // elements of its storage
   py::object dtype;
   py::object device;  // as the fake tensor says
@@ -204,14 +204,16 @@ class ValueMaker {
   // What FakeTensor's constructor does, with the attributes of the first one, and a storage of its
   // own: an eighth of the time.
   py::object clone(const Prototype& one) const {
+    PyObject* storage[] = {one.size.ptr(), one.dtype.ptr(), meta_device_.ptr()};
+    const py::object own = stolen(PyObject_Vectorcall(empty_.ptr(), storage, 1, empty_keys_.ptr()));
+    // The meta tensor takes the storage, and the fake one has it from there: newer torches ask the
+    // device of a tensor that is moved, which this one cannot tell yet.
+    PyObject* move[] = {one.meta.ptr(), own.ptr()};
+    (void)stolen(PyObject_Vectorcall(set_storage_.ptr(), move, 2, nullptr));
     PyObject* subclass[] = {one.fake_type.ptr(), one.meta.ptr(), Py_False, Py_True,
                             one.device.ptr()};
     py::object fake =
         stolen(PyObject_Vectorcall(make_subclass_.ptr(), subclass, 3, subclass_keys_.ptr()));
-    PyObject* storage[] = {one.size.ptr(), one.dtype.ptr(), meta_device_.ptr()};
-    const py::object own = stolen(PyObject_Vectorcall(empty_.ptr(), storage, 1, empty_keys_.ptr()));
-    PyObject* move[] = {fake.ptr(), own.ptr()};
-    (void)stolen(PyObject_Vectorcall(set_storage_.ptr(), move, 2, nullptr));
     (void)stolen(PyObject_CallOneArg(one.seal.ptr(), fake.ptr()));
     const py::object state = stolen(PyObject_GenericGetDict(fake.ptr(), nullptr));
     if (PyDict_Update(state.ptr(), one.state.ptr()) != 0) throw py::error_already_set();

@@ -37,6 +37,21 @@ def test_same_state_as_the_constructor_gives(dynamic: bool) -> None:
         assert value.is_contiguous()
 
 
+def test_no_fake_tensor_is_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Since torch 2.14 that asks its mode, which a tensor that is half made does not have."""
+    moved = []
+    move = torch._functionalize_unsafe_set
+
+    def watched(tensor: torch.Tensor, other: torch.Tensor) -> None:
+        moved.append(type(tensor))
+        move(tensor, other)
+
+    monkeypatch.setattr(torch, "_functionalize_unsafe_set", watched)
+    build, node = norm_input(dynamic=True)
+    make_values([(LOCAL, node, 0, 1, 0)] * 3, [], [TokenShare.of(build.tokens, 4)])
+    assert moved and set(moved) == {torch.Tensor}
+
+
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_each_value_has_a_storage_of_its_own(dynamic: bool) -> None:
     build, node = norm_input(dynamic)

@@ -107,7 +107,10 @@ class Plan:
                     may_die.add(operand)
 
     def values(self, graph: fx.Graph) -> dict[Ref, Any]:
-        """What FakeTensorMode computes for every new and resized node."""
+        """What FakeTensorMode computes for every new and resized node.
+
+        But for cuts: torch 2.11 calls the rows between two symbolic bounds a size of their own.
+        """
         created: dict[fx.Node, list[New]] = {}
         for new in self.created:
             created.setdefault(new.before, []).append(new)
@@ -122,7 +125,8 @@ class Plan:
             for node in graph.nodes:
                 for new in created.get(node, ()):
                     args, kwargs = _map_refs((new.args, new.kwargs), value_of)
-                    values[new] = new.target(*args, **kwargs)
+                    cut = new.target is aten.slice.Tensor
+                    values[new] = _rows(*args) if cut else new.target(*args, **kwargs)
                 if node in resized and node not in erased:
                     args, kwargs = _map_refs(self.operands(node), value_of)
                     values[node] = node.target(*args, **kwargs)
@@ -169,6 +173,13 @@ class Plan:
         except BaseException:
             journal.undo()
             raise
+
+
+def _rows(full: torch.Tensor, dim: int, start: Any, end: Any) -> torch.Tensor:
+    """What lies between two bounds that are known to be within a value."""
+    sizes = [*full.shape[:dim], end - start, *full.shape[dim + 1 :]]
+    offset = full.storage_offset() + start * full.stride(dim)
+    return full.as_strided(sizes, full.stride(), offset)
 
 
 def _map_refs(value: Any, function: Callable[[Ref], Any]) -> Any:
