@@ -145,13 +145,19 @@ def worst_of(
 
 
 def saved_bytes(forward: fx.Graph) -> int:
-    """What a forward returns beside its first result and its own inputs."""
+    """What a forward returns beside its first result, its own inputs and views of those."""
     (returned,) = forward.output_node().args
     assert isinstance(returned, (tuple, list))
     kept = {node: None for node in returned[1:] if isinstance(node, fx.Node)}
-    values = [node.meta["val"] for node in kept if node.op != "placeholder"]
+    values = [node.meta["val"] for node in kept if not _is_given(node)]
     tensors = [value for value in values if isinstance(value, torch.Tensor)]
     return sum(math.prod(map(_number, each.shape)) * each.element_size() for each in tensors)
+
+
+def _is_given(node: fx.Node) -> bool:
+    while getattr(node.target, "is_view", False):
+        node = node.all_input_nodes[0]  # symbolic sizes come after it
+    return node.op == "placeholder"
 
 
 def _number(size: Any) -> int:

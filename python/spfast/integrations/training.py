@@ -10,15 +10,14 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-import torch
 import torch._inductor.config as inductor_config
 from torch import fx
-from torch.utils.checkpoint import CheckpointPolicy
 
 from spfast.config import SequenceParallelConfig, as_config
 from spfast.errors import ConfigError
 from spfast.fields import check_choice
 from spfast.graphs import graph_of
+from spfast.integrations.recompute import GATHER, gather_again, is_tangent, norm_again
 from spfast.pairing import fuse
 from spfast.passes.sequence_parallelism import SequenceParallelismPass
 from spfast.patterns import Registry
@@ -28,17 +27,6 @@ __all__ = ["Enabled", "enable"]
 # What a node of a joint graph that was looked at is marked with; it survives the partitioner.
 _DONE = "spfast_joint"
 _HOOKS = ("joint_custom_post_pass", "post_grad_custom_pre_pass")
-_GATHER = torch.ops._c10d_functional.all_gather_into_tensor.default
-# The key under which the partitioner reads what has to be computed again.
-_POLICY = "recompute"
-# Beside views: what yields its operand as it is, or in another shape.
-_MOVES = frozenset(
-    {
-        torch.ops._c10d_functional.wait_tensor.default,
-        torch.ops.aten.reshape.default,
-        torch.ops.aten.view.dtype,
-    }
-)
 
 
 class _JointPass(SequenceParallelismPass):
@@ -59,12 +47,13 @@ class _JointPass(SequenceParallelismPass):
     def __call__(self, graph: fx.Graph) -> None:
         self._asked = False
         given = graph_of(graph)
-        if not any(_is_tangent(node) for node in given.nodes if node.op == "placeholder"):
+        if not any(is_tangent(node) for node in given.nodes):
             return
-        before = set(given.find_nodes(op="call_function", target=_GATHER))
+        before = set(given.find_nodes(op="call_function", target=GATHER))
         super().__call__(given)
+        norm_again(given, before)
         if self.recompute_gather:
-            _gather_again(given, before)
+            gather_again(given, before)
         for node in given.nodes:
             node.meta[_DONE] = True
 
@@ -91,39 +80,6 @@ class _InferencePass(SequenceParallelismPass):
             super().__call__(graph)
         elif self.config.async_tp:
             self.result = fuse(graph, self.config, self._rules())
-
-
-def _gather_again(graph: fx.Graph, before: set[fx.Node]) -> None:
-    """Marks what the pass gathers in the forward and the backward reads, to be gathered twice.
-
-    The partitioner saves every collective's result that nobody marked. An unneeded mark would make
-    it save what nobody reads.
-    """
-    backward: set[fx.Node] = set()
-    for node in graph.nodes:
-        if _is_tangent(node) or not backward.isdisjoint(node.all_input_nodes):
-            backward.add(node)
-    for gather in graph.find_nodes(op="call_function", target=_GATHER):
-        if gather in before or gather in backward:
-            continue
-        forward = [gather]  # with its wait and the views of that, which are all that reads it
-        for node in forward:
-            forward += [user for user in node.users if user not in backward and _moves(user)]
-        if any(user in backward for node in forward for user in node.users):
-            for node in forward:
-                node.meta[_POLICY] = CheckpointPolicy.MUST_RECOMPUTE
-
-
-def _moves(node: fx.Node) -> bool:
-    """Whether a node yields what it reads, or a view of it."""
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return False
-    return node.target.is_view or node.target in _MOVES
-
-
-def _is_tangent(node: fx.Node) -> bool:
-    """Whether an input is the gradient of an output, as AOTAutograd names it."""
-    return str(node.target).startswith("tangents_")
 
 
 class Enabled:
