@@ -74,11 +74,11 @@ class SequenceParallelConfig:
         splitting_ops: Ops at which the host splits the graph into pieces.
         use_inductor_graph_partition: Whether Inductor, and not the host, does that splitting.
         divisibility: What to do about a token count that is not known to be a multiple of
-            tp_size: ``"guard"`` adds a guard, ``"prove"`` leaves the site, ``"assume"`` trusts
-            the caller, who then pads; ``"pad"`` adds rows of zeros before each reduce_scatter and
-            takes them off after each all_gather, so that one graph serves every count (but for
-            symbolic ones of one row a rank, which torch compiles apart). A host that pads its
-            batches does it once, and cheaper.
+            tp_size: ``"guard"`` adds a guard (and leaves an example of one row a rank, which torch
+            compiles apart), ``"prove"`` leaves the site, ``"assume"`` trusts the caller, who then
+            pads; ``"pad"`` adds rows of zeros before each reduce_scatter and takes them off after
+            each all_gather, so that one graph serves every count (but for symbolic ones of one row
+            a rank, again). A host that pads its batches does it once, and cheaper.
         recognise: ``"patterns"`` (the registered rules), ``"rowwise"`` (whatever treats every
             token alone), or ``"both"``: patterns name the sites, the row-wise view takes what no
             pattern knows.

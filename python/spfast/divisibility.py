@@ -24,6 +24,7 @@ class Decision:
         padded: Whether rows are added for it.
         odd: Whether the example alone speaks against it: another number is worth another graph, if
             only the one that is left is not taken for it.
+        apart: Whether that is because each rank would have one row at most.
     """
 
     tokens: Any
@@ -32,13 +33,14 @@ class Decision:
     guarded: bool = False
     padded: bool = False
     odd: bool = False
+    apart: bool = False
 
     def commit(self) -> None:
         """Adds the guard that the example fulfils: divisible or not, the other compiles anew."""
         if self.guarded:
             from torch.fx.experimental.symbolic_shapes import guard_bool
 
-            if self.padded:
+            if self.apart:
                 guard_bool(self.tokens < 2 * self.tp_size)
             else:
                 guard_bool(self.tokens % self.tp_size == 0)
@@ -99,7 +101,7 @@ def decide(tokens: int | torch.SymInt, tp_size: int, divisibility: Divisibility)
         if _is_known_multiple(tokens, tp_size):
             return Decision(tokens, tp_size)
     if divisibility == "pad":
-        return _padded(tokens, tp_size)
+        return _apart(tokens, tp_size) or Decision(tokens, tp_size, padded=True)
     if divisibility == "prove":
         return Decision(
             tokens,
@@ -130,25 +132,24 @@ def decide(tokens: int | torch.SymInt, tp_size: int, divisibility: Divisibility)
             f"tp_size {tp_size}",
             odd=True,
         )
-    return Decision(tokens, tp_size, guarded=True)
+    return _apart(tokens, tp_size) or Decision(tokens, tp_size, guarded=True)
 
 
-def _padded(tokens: torch.SymInt, tp_size: int) -> Decision:
-    """Pads, unless each rank has one row at most in the example.
+def _apart(tokens: torch.SymInt, tp_size: int) -> Decision | None:
+    """The decision where each rank has one row at most in the example, else None.
 
-    torch takes no 1 for any number, so that graph would be for such numbers alone. Of two ranks
-    there is only one such, and who marked it as dynamic would be told off for it.
+    torch takes no 1 for any number, so that graph would be for such numbers alone. Of two ranks, or
+    of multiples, there is only one such, and who marked it as dynamic would be told off for it.
     """
-    known = tokens.node.has_hint() and not _is_frozen(tokens)
-    if not known or tokens.node.hint > tp_size:
-        return Decision(tokens, tp_size, padded=True)
+    if not tokens.node.has_hint() or _is_frozen(tokens) or tokens.node.hint > tp_size:
+        return None
     return Decision(
         tokens,
         tp_size,
         f"{tokens.node.expr} tokens are {tokens.node.hint} in the example, which is one row or "
         f"none for each of {tp_size} ranks, and torch compiles for such a number apart",
-        padded=True,
         odd=True,
+        apart=True,
     )
 
 

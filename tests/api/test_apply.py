@@ -180,11 +180,13 @@ def test_padding_makes_every_count_a_multiple(
     assert len(pads) == (2 if said else 0)
 
 
-@pytest.mark.parametrize("tokens", [2, 3, 4])
-def test_one_row_a_rank_in_the_example_is_left_with_a_guard(tokens: int) -> None:
+@pytest.mark.parametrize(
+    ("divisibility", "tokens"), [("pad", 2), ("pad", 3), ("pad", 4), ("guard", 4)]
+)
+def test_one_row_a_rank_in_the_example_is_left_with_a_guard(divisibility: Any, tokens: int) -> None:
     graph = one_site(tokens=tokens, dynamic=True)
     size = graph.find_nodes(op="placeholder", target="x")[0].meta["val"].shape[0]
-    result = spfast.apply(graph, replace(CONFIG, divisibility="pad"))
+    result = spfast.apply(graph, replace(CONFIG, divisibility=divisibility))
     assert int(result) == 0 and result.padded == ()
     assert result.skipped[0].reason == (
         f"{size} tokens are {tokens} in the example, which is one row or none for each of 4 ranks, "

@@ -46,6 +46,21 @@ def test_an_odd_count_first_keeps_no_even_one_out() -> None:
     assert counted.counts == [0, 1]
 
 
+def test_one_row_a_rank_first_keeps_no_more_out() -> None:
+    """A graph for exactly that many is not what who marked the tokens as dynamic asked for."""
+    counted = Counted()
+    given = {"post_grad_custom_pre_pass": counted, "force_disable_caches": True}
+    torch._dynamo.reset()
+    with fake_process_group(2), torch.no_grad(), inductor_config.patch(given):
+        compiled = torch.compile(layer, fullgraph=True)
+        for tokens in (2, 3, 4, 64, 5, 2):
+            inputs = [torch.randn(tokens, 32), torch.randn(tokens, 32)]
+            for each in inputs:
+                torch._dynamo.mark_dynamic(each, 0)
+            compiled(*inputs)
+    assert counted.counts == [0, 1, 0]
+
+
 def test_a_width_that_is_symbolic_too() -> None:
     """With dynamic=True no size is a number, the width included."""
     counted = Counted()
