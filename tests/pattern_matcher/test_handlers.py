@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from pattern_matcher.graphs import Inputs, trace, vectors
-from pattern_matcher.harness import agree
+from pattern_matcher.harness import agree, not_older
 
 aten = torch.ops.aten
 both = pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
@@ -53,6 +53,7 @@ def graph(fn: Any = model, dynamic: bool = False) -> Any:
     return build
 
 
+@not_older("it fails where the replacement is traced by hand")
 @both
 def test_replace_by_example(dynamic: bool) -> None:
     def handler(pm: Any, spy: Any, match: Any, x: Any, y: Any) -> None:

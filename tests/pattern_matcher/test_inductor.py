@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from pattern_matcher.harness import not_older
 from torch._dynamo.utils import counters
 from torch._inductor import pattern_matcher as torch_matcher
 
@@ -129,6 +130,7 @@ def test_the_environment_switch(monkeypatch: Any) -> None:
     assert torch_matcher.PatternMatcherPass.apply is before
 
 
+@not_older("it traces at each match")
 def test_patched_serves_patterns_registered_before() -> None:
     """A pass that torch's own functions filled, applied while ours is in place."""
     from pattern_matcher.graphs import Inputs, trace, vectors

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from pattern_matcher.graphs import Inputs, trace, vectors
-from pattern_matcher.harness import agree
+from pattern_matcher.harness import agree, not_older
 
 aten = torch.ops.aten
 
@@ -48,6 +48,7 @@ def drop(*keys: str) -> Any:
     return lambda node, i: [node.meta.pop(key, None) for key in keys]
 
 
+@not_older("new nodes have no stack trace")
 def test_all_keys_of_a_capture() -> None:
     outcome = agree(define_rule(search, replace), build(), count=2)
     new = [n for n in outcome.nodes if n["target"] == "aten.sigmoid.default"]
@@ -123,6 +124,7 @@ def test_views_in_a_replacement_share_storage_as_when_traced() -> None:
     agree(define_rule(search, viewing), build(), count=2)
 
 
+@not_older("it takes val alone")
 def test_example_value_instead_of_val() -> None:
     """Dynamo's own graphs call it example_value."""
 
@@ -133,6 +135,7 @@ def test_example_value_instead_of_val() -> None:
     agree(define_rule(search, replace), build(renamed), count=2)
 
 
+@not_older("it takes val alone")
 def test_no_value_at_all_is_torchs_error() -> None:
     agree(define_rule(search, replace), build(drop("val")), error=("KeyError", "example_value"))
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch._inductor.pattern_matcher as stock
 import torch.fx as fx
+from pattern_matcher.harness import not_older
 
 from spfast.pattern_matcher.lowering import route_of
 
@@ -162,6 +163,7 @@ def test_several_outputs_are_found_from_their_inputs() -> None:
     assert same_everywhere(pattern, graph) == ["neg_default"]
 
 
+@not_older("RepeatedExpr visits other nodes")
 def test_repeated_expressions() -> None:
     split, getitem = aten.split.Tensor, __import__("operator").getitem
     for indices, count in (([0, 1], 2), ([0, 7], 2)):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from pattern_matcher.graphs import F32, Inputs, trace, vectors
-from pattern_matcher.harness import agree
+from pattern_matcher.harness import agree, not_older
 from torch._higher_order_ops.auto_functionalize import auto_functionalized, auto_functionalized_v2
 
 aten = torch.ops.aten
@@ -130,6 +130,7 @@ def on_streams(*streams: int | None) -> Any:
     return build
 
 
+@not_older("it knows no streams")
 @pytest.mark.parametrize(
     ("streams", "count"),
     [((1, 1), 1), ((1, 2), 0), ((None, 1), 0), ((0, None), 1), ((None, None), 1)],

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from pattern_matcher.graphs import trace, vectors
-from pattern_matcher.harness import subject
+from pattern_matcher.harness import not_older, subject
 from torch._inductor import pattern_matcher as torch_matcher
 from torch.overrides import TorchFunctionMode
 
@@ -227,6 +227,7 @@ def test_reasons_are_told() -> None:
     assert "traced for each match: it calls 'id' of builtins" in text
 
 
+@not_older("it traces at each match")
 def test_the_user_may_decide() -> None:
     calls: list[int] = []
 

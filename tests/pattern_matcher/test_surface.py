@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from pattern_matcher.graphs import Inputs, trace, vectors
+from pattern_matcher.harness import not_older
 from torch._dynamo.utils import counters
 from torch._inductor import pattern_matcher as torch_matcher
 
@@ -47,6 +48,7 @@ def test_expressions_are_torchs_own_classes() -> None:
     assert pm.MULTIPLE is torch_matcher.MULTIPLE
 
 
+@not_older("it takes fewer arguments")
 def test_signatures() -> None:
     for name in ("register_replacement", "fwd_only", "gen_pattern", "register_graph_pattern"):
         ours = inspect.signature(getattr(pm, name)).parameters
@@ -150,6 +152,7 @@ def _activated(function: Any) -> tuple[Any, Any]:
     return lambda x, y: aten.relu(function(x, y)), lambda x, y: aten.sigmoid(function(x, y))
 
 
+@not_older("it takes fewer arguments")
 def test_what_the_debug_switch_reports(monkeypatch: Any, caplog: Any) -> None:
     """A warning for each try at a node, and counts by pattern, as torch gives them."""
     monkeypatch.setenv("TORCHINDUCTOR_PATTERN_MATCH_DEBUG", "all")
