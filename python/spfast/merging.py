@@ -1,7 +1,7 @@
 """The sums of reductions of a graph and of those that it calls, merged before all else.
 
 Calls in place or of several tensors are no reductions that could be merged then: of those that are
-rewritten, the sums are merged afterwards.
+rewritten, the sums are merged afterwards. So are those of what was padded, which is a fresh tensor.
 """
 
 from __future__ import annotations
@@ -83,4 +83,4 @@ def merge_edited(runs: Iterable[Run], config: SequenceParallelConfig, registry: 
     """
     if not config.merge_sums:
         return Sums()
-    return merge_sums({run.path: run.graph for run in runs if run.rewrites_listed}, registry)
+    return merge_sums({run.path: run.graph for run in runs if run.makes_sums}, registry)

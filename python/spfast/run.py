@@ -77,9 +77,9 @@ class Run:
         return self._graph
 
     @property
-    def rewrites_listed(self) -> bool:
-        """Whether calls in place or of several tensors become reductions like any other."""
-        return bool(self._listed)
+    def makes_sums(self) -> bool:
+        """Whether its edits leave reductions to merge: of calls in place, of several, or padded."""
+        return bool(self._listed) or any(share and share.padded for share in self._shares)
 
     def set_groups(self, groups: Sequence[Group]) -> None:
         """Takes the answers to ``job.groups()``."""

@@ -101,7 +101,7 @@ def _rows(chooser: random.Random, world: World) -> tuple[tuple[Dim, ...], dict[s
 def _config(chooser: random.Random, world: World) -> dict[str, Any]:
     config: dict[str, Any] = {
         "recognise": chooser.choice(["both", "both", "patterns", "rowwise"]),
-        "divisibility": chooser.choice(["guard", "guard", "prove", "assume"]),
+        "divisibility": chooser.choice(["guard", "guard", "prove", "assume", "pad"]),
         "replicated": chooser.choice(["infer", "infer", "infer", "prove", "names"]),
     }
     # Drawn values are small: beside the default cost of a collective nothing would be worth a cut.

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from sympy import sympify
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from tests.pool.costs import value_of
@@ -74,7 +75,8 @@ def _complain(node: fx.Node, mode: FakeTensorMode) -> list[str]:
     env = mode.shape_env
     assert env is not None
     try:
-        with mode, env.suppress_guards():
+        # Without it torch pads by numbers alone.
+        with enable_python_dispatcher(), mode, env.suppress_guards():
             computed = node.target(*value_of(node.args), **value_of(node.kwargs))  # type: ignore[operator]
     except Exception as error:
         return [

@@ -28,6 +28,9 @@ from spfast.testing import (
     seeded_case,
 )
 from spfast.testing.dialects import DIALECTS
+from tests.pool import checks
+from tests.pool.program import Input, Program, Step, V, build
+from tests.pool.world import World
 from tests.trust.checks import (
     described,
     every_all_reduce_is_accounted_for,
@@ -166,3 +169,32 @@ def _run(graph: fx.Graph, inputs: list[Any]) -> Any:
 def test_real_ranks_say_the_same(world_size: int) -> None:
     by_rank = run_ranks(_on_gloo, world_size)
     assert all(done == by_rank[0] and all(done) for done in by_rank)
+
+
+def test_sums_that_padding_makes_alike_are_merged_at_once() -> None:
+    """And a second run finds nothing that the first has left."""
+    program = Program(
+        World(2),
+        inputs=tuple(Input(name, (3, "s", 4), differs=("tp",)) for name in ("a", "b")),
+        steps=(
+            *(
+                step
+                for name in ("a", "b")
+                for step in (
+                    Step(f"{name}r", "_c10d_functional.all_reduce.default", (V(name), "sum", "tp")),
+                    Step(f"{name}w", "_c10d_functional.wait_tensor.default", (V(f"{name}r"),)),
+                )
+            ),
+            Step("total", "aten.add.Tensor", (V("aw"), V("bw"))),
+            Step("out", "aten.relu.default", (V("total"),)),
+        ),
+        outputs=("out",),
+        symbols={"s": 5},
+        config={"divisibility": "pad"},
+    )
+    assert "again" not in {failure.kind for failure in checks.check(program).failures}
+    config = spfast.SequenceParallelConfig(
+        tp_size=2, tp_rank=0, group_name="tp", divisibility="pad"
+    )
+    foreseen = spfast.explain(build(program), config).merged
+    assert len(foreseen) == 1 and foreseen == spfast.apply(build(program), config).merged
