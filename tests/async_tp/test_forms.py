@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from async_tp.forms import FORMS, RANKS, ROUNDED_FIRST, STATIC, SUMMED_WIDER, Body, build
+from async_tp.forms import (
+    FORMS,
+    RANKS,
+    ROUNDED_FIRST,
+    STATIC,
+    SUMMED_WIDER,
+    Body,
+    build,
+    scales_by_row,
+    scales_by_row_scattered,
+)
 from torch import fx
 
 import spfast
@@ -41,6 +51,8 @@ def fuse(graph: fx.Graph, rank: int = 0, **more: Any) -> spfast.AsyncTP:
 def test_a_pair_is_fused_and_computes_the_same(body: Body, dialect: str, dynamic: bool) -> None:
     if dynamic and body in STATIC:
         pytest.skip("its shapes are numbers")
+    if torch.__version__ < "2.13" and body in (scales_by_row, scales_by_row_scattered):
+        pytest.skip("this torch multiplies float8 by one scale alone on the CPU")
     b = build(body, dialect=dialect, dynamic=dynamic)
     tokens = 12 if dynamic else 16
     inputs = [[spec.make(rank, tokens, 0) for spec in b.inputs] for rank in range(RANKS)]
