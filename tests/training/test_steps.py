@@ -13,7 +13,7 @@ import spfast
 from spfast.integrations.inductor import enable
 from spfast.testing.builder import GraphBuilder
 from spfast.testing.gloo import run_ranks
-from tests.training.steps import Compared, compare
+from tests.training.steps import Compared, compare, narrow
 
 LONG = bool(os.environ.get("SPFAST_LONG"))
 FAMILIES = ["hf_llama", "hf_gpt_neox"]
@@ -42,6 +42,15 @@ def test_two_ranks() -> None:
 @pytest.mark.skipif(not LONG, reason="compiles ten steps on four ranks: SPFAST_LONG=1")
 def test_four_ranks() -> None:
     check(run_ranks(compare, 4, (FAMILIES + MORE,), timeout=1800))
+
+
+@pytest.mark.skipif(not LONG, reason="compiles eight steps: SPFAST_LONG=1")
+def test_bfloat16_is_no_further_from_float64() -> None:
+    families = [*FAMILIES, "hf_qwen3", "hf_gemma3"]
+    for found in run_ranks(narrow, 2, (families,), timeout=1800):
+        for family, one in zip(families, found, strict=True):
+            assert one.collectives["reduce_scatter"] > 0, family
+            assert 0 < one.mine < 1.1 * one.plain, (family, one)
 
 
 def test_enable_refuses_a_place_that_is_taken() -> None:

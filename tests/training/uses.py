@@ -15,7 +15,15 @@ import spfast
 from spfast.integrations.inductor import enable
 from spfast.testing.models.dtensor import Sizes, build_decoder
 from tests.training.megatron import HIDDEN, Stack
-from tests.training.steps import backend_of, count, gradients_of, saved_bytes, worst_of
+from tests.training.steps import (
+    Errors,
+    backend_of,
+    count,
+    gradients_of,
+    rms_error,
+    saved_bytes,
+    worst_of,
+)
 
 CHECKED = spfast.SequenceParallelConfig(validate=True)
 VOCABULARY = 64
@@ -147,21 +155,6 @@ def _compared(expected: Found, found: Found, graphs: list[Any]) -> Seen:
 # --- narrow dtypes ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Errors:
-    """How far gradients are from those in float64: the root of the mean of all squares.
-
-    Attributes:
-        plain: Of the compiled step without the pass.
-        mine: With it.
-        collectives: With it.
-    """
-
-    plain: float
-    mine: float
-    collectives: Counter[str]
-
-
 def narrow(rank: int, world_size: int) -> dict[str, Errors]:
     """Weights in bfloat16, and weights in float32 under autocast."""
     mesh = _mesh(world_size)
@@ -184,11 +177,7 @@ def _errors(mesh: Any, dtype: torch.dtype, within: Callable[[], Any]) -> Errors:
                 return call(x)
 
         _, found = _steps(module, inside, shapes, dtype=dtype)
-        squares = [
-            ((found[name].double() - right) / right.abs().max()).square().mean()
-            for name, right in expected.items()
-        ]
-        return torch.stack(squares).mean().sqrt().item()
+        return rms_error(found, expected)
 
     graphs: list[Any] = []
     torch._dynamo.reset()
