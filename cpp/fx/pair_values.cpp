@@ -20,6 +20,8 @@ const char* name_of(MadeForm form) {
       return "whole";
     case MadeForm::kScattered:
       return "scattered";
+    case MadeForm::kJoined:
+      return "joined";
     case MadeForm::kViewed:
       return "viewed";
     case MadeForm::kRows:
@@ -56,7 +58,7 @@ class Maker {
         return stolen(PySequence_GetItem(of(spec.of).ptr(), static_cast<Py_ssize_t>(spec.number)));
       case PairValue::Kind::kMade:
         return make_(name_of(spec.form), of(spec.of), of(spec.like), of(spec.dtype), spec.number,
-                     spec.ranks);
+                     spec.count);
     }
     return py::none();
   }

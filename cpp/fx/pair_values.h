@@ -9,7 +9,7 @@
 
 namespace spfast::fx {
 
-// `make` is called with (form, value, like, dtype, dim, ranks); values are None where none is
+// `make` is called with (form, value, like, dtype, dim, count); values are None where none is
 // meant.
 [[nodiscard]] py::list make_pair_values(const EncodedGraph& encoded, const PairPlan& plan,
                                         const py::object& make);

@@ -24,7 +24,8 @@ struct PairValue {
     kCast,       // of the created node `of`: with the dtype of `dtype`
     kTurned,     // the leading dims of `like`, laid out with dim 1 outermost
     kWhole,      // a matrix, with the dtype of `dtype`
-    kScattered,  // the dims of `like`, with 1 / `ranks` of dim `number`
+    kScattered,  // the dims of `like`, with 1 / `count` of dim `number`
+    kJoined,     // its dims, with `count` in dim `number`
     kViewed,     // viewed with the leading dims of `like`
     kRows,       // its first size
     kFresh,      // as it is, with a storage of its own
@@ -36,7 +37,7 @@ struct PairValue {
   Form form = Form::kFlat;
   NodeId like = kNone;
   NodeId dtype = kNone;
-  int64_t ranks = 1;
+  int64_t count = 1;
 };
 
 struct PlannedPair {

@@ -13,6 +13,7 @@ struct NewTargets {
   const TargetId reshape = intern_target("aten.reshape.default");
   const TargetId add = intern_target("aten.add.Tensor");
   const TargetId size = intern_target("aten.sym_size.int");
+  const TargetId cat = intern_target("aten.cat.default");
   const TargetId getitem = intern_target("_operator.getitem");
 };
 
@@ -176,7 +177,7 @@ void PairWriter::write(const ScatterPair& pair, uint32_t group) {
   PairValue mine = same ? value_of(pair.result) : made(MadeForm::kScattered, product);
   mine.like = like;
   mine.number = static_cast<int64_t>(scatter.dim);
-  mine.ranks = scatter.size;
+  mine.count = scatter.size;
   const Arguments given = arguments_of(pair, group);
   const NodeRef fused = create_fused(*pair.layout, given, product, std::move(mine));
   NodeRef now = fused;
@@ -188,31 +189,65 @@ void PairWriter::write(const ScatterPair& pair, uint32_t group) {
   });
   // Saved unfinished for another graph, which waits.
   if (saved && scatter.call != pair.result) take_place(scatter.call, now);
-  note(scatter.call, {&pair.product, 1}, fused);
+  std::vector<Product> products{pair.product};
+  products.insert(products.end(), pair.added.begin(), pair.added.end());
+  note(scatter.call, products, fused);
   std::vector<NodeId> inside = pair.inside;
   inside.insert(inside.end(), pair.product.buffers.begin(), pair.product.buffers.end());
   settle(std::move(inside));
 }
 
+// Over so many a product sums.
+Dim PairWriter::features_of(const ScatterPair& pair) {
+  Dim sum = graph_.last_dim(pair.product.matrix());
+  for (const Product& one : pair.added) sum = Dim::of(sum.raw + graph_.last_dim(one.left).raw);
+  return sum;
+}
+
+// What is multiplied: of several products, their operands one beside the other.
+PairWriter::Operands PairWriter::operands_of(const ScatterPair& pair) {
+  const NodeId matrix = pair.product.matrix();
+  if (pair.added.empty()) return {node(matrix), node(pair.product.right), matrix};
+  std::vector<PlanArg> lefts;
+  std::vector<PlanArg> rights;
+  const auto add = [&](const Product& one) {
+    lefts.push_back(node(one.left));
+    rights.push_back(node(one.right));
+  };
+  add(pair.product);
+  for (const Product& one : pair.added) add(one);
+  const auto joined = [&](std::vector<PlanArg> parts, NodeId first, int64_t dim) {
+    PairValue value = made(MadeForm::kJoined, first);
+    value.number = dim;
+    value.count = features_of(pair).raw;
+    return create(new_targets().cat, {PlanArg::sizes(std::move(parts)), PlanArg::integer(dim)},
+                  first, std::move(value));
+  };
+  const NodeRef left = joined(std::move(lefts), matrix, 1);
+  const NodeRef right = joined(std::move(rights), pair.product.right, 0);
+  return {PlanArg::of(left), PlanArg::of(right), left};
+}
+
 PairWriter::Arguments PairWriter::arguments_of(const ScatterPair& pair, uint32_t group) {
   using enum FusedArgument;
   const FoundCollective& scatter = pair.scatter;
-  const NodeId matrix = pair.product.matrix();
-  PlanArg left = node(matrix);
+  const NodeId origin = pair.product.matrix();
+  const Operands operands = operands_of(pair);
+  PlanArg left = operands.left;
   std::vector<PlanArg> shape = listed(graph_.dims(pair.product.value));
   if (pair.apart) {
     auto sizes = graph_.dims(scatter.operand);
     shape = listed(sizes);
-    sizes.back() = graph_.last_dim(matrix);
-    PairValue viewed = made(MadeForm::kViewed, matrix);
+    sizes.back() = features_of(pair);
+    PairValue viewed = made(MadeForm::kViewed, operands.value);
     viewed.like = scatter.operand;
-    left = PlanArg::of(create(new_targets().reshape, {left, PlanArg::sizes(listed(sizes))}, matrix,
+    left = PlanArg::of(create(new_targets().reshape, {left, PlanArg::sizes(listed(sizes))}, origin,
                               std::move(viewed)));
   }
   const auto op = static_cast<int64_t>(graph_.text(scatter.reduce_op));
   Arguments given{
       {kLeft, left},
-      {kRight, node(pair.product.right)},
+      {kRight, operands.right},
       {kReduceOp, PlanArg::text(op)},
       {kGroup, PlanArg::given(group)},
       {kDim, PlanArg::integer(static_cast<int64_t>(scatter.dim))},
@@ -222,8 +257,8 @@ PairWriter::Arguments PairWriter::arguments_of(const ScatterPair& pair, uint32_t
   const bool symbolic =
       std::any_of(shape.begin(), shape.end(), [](const PlanArg& size) { return size.value == -1; });
   if (symbolic) {
-    shape[0] = PlanArg::of(create(new_targets().size, {left, PlanArg::integer(0)}, matrix,
-                                  made(MadeForm::kRows, matrix)));
+    shape[0] = PlanArg::of(create(new_targets().size, {left, PlanArg::integer(0)}, origin,
+                                  made(MadeForm::kRows, origin)));
   }
   given[kLeftScale] = node(scales.left);
   given[kRightScale] = node(scales.right);

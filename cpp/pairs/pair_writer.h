@@ -27,6 +27,11 @@ class PairWriter {
 
  private:
   using Arguments = std::unordered_map<FusedArgument, PlanArg>;
+  struct Operands {
+    PlanArg left;
+    PlanArg right;
+    NodeRef value = kNone;  // the left one
+  };
 
   NodeRef create(TargetId target, std::vector<PlanArg> args, NodeId origin, PairValue value);
   NodeRef create_fused(const FusedLayout& layout, const Arguments& given, NodeId origin,
@@ -40,6 +45,8 @@ class PairWriter {
   [[nodiscard]] PairValue whole_of(const GatherPair& pair);
   [[nodiscard]] PairValue out_of(const GatherPair& pair, const Product& one);
   [[nodiscard]] Arguments arguments_of(const GatherPair& pair, NodeRef shard, uint32_t group);
+  [[nodiscard]] Dim features_of(const ScatterPair& pair);
+  [[nodiscard]] Operands operands_of(const ScatterPair& pair);
   [[nodiscard]] Arguments arguments_of(const ScatterPair& pair, uint32_t group);
   NodeRef finished(const GatherPair& pair, const Product& one, NodeRef out);
   void take_place(NodeId node, NodeRef now);

@@ -124,6 +124,10 @@ class PairPlanner {
     const auto& pair = std::get<ScatterPair>(found);
     std::vector<NodeId> reads{pair.product.matrix()};
     for (const NodeId operand : pair.product.operands()) reads.push_back(operand);
+    for (const Product& one : pair.added) {
+      reads.push_back(one.left);
+      reads.push_back(one.right);
+    }
     if (pair.product.scales) reads.push_back(pair.product.scales->left);
     Why why = stays(reads);
     if (why.empty()) {

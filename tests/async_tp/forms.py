@@ -138,6 +138,24 @@ def _viewed(b: Pairs, value: fx.Node) -> fx.Node:
     return b.call(aten.reshape.default, value, [2, -1, value.meta["val"].shape[-1]])
 
 
+def _gradient(b: Pairs, name: str, features: int) -> fx.Node:
+    """What one of several projections of one value adds to that value's gradient."""
+    weight = b.placeholder(f"w_{name}", (features, 48), b.dtype, "per_rank", 0.2)
+    return b.mm(b.whole(f"d_{name}", features), weight)
+
+
+def scatter_of_sum(b: Pairs) -> Any:
+    """The gradient of what q, k and v read."""
+    q, k, v = (_gradient(b, name, n) for name, n in (("q", 24), ("k", 12), ("v", 12)))
+    return b.scatter(b.call(aten.add.Tensor, b.call(aten.add.Tensor, q, k), v))
+
+
+def scatter_of_viewed_sum(b: Pairs) -> Any:
+    gate, up = (_viewed(b, _gradient(b, name, 16)) for name in ("gate", "up"))
+    total = b.call(aten.add.Tensor, gate, up)
+    return b.scatter(b.call(aten.reshape.default, total, [-1, 48]))
+
+
 def through_views(b: Pairs) -> Any:
     """[B, S, H] before the reduce_scatter, and after the gather."""
     part = _viewed(b, b.mm(b.whole("x"), b.weight("w", out=32)))
@@ -270,6 +288,8 @@ FORMS: dict[Body, int] = {
     read_elsewhere: 1,
     backward: 1,
     scatter_of_transposed: 1,
+    scatter_of_sum: 1,
+    scatter_of_viewed_sum: 1,
     through_views: 2,
     scattered_and_gathered: 2,
     wide_sum: 1,

@@ -41,6 +41,41 @@ def product_read_twice(b: Pairs) -> Any:
     return b.scatter(product), b.call(aten.relu.default, product)
 
 
+def _two_products(b: Pairs) -> tuple[fx.Node, ...]:
+    return tuple(b.mm(b.whole(x, 24), b.weight(w, 24)) for x, w in (("x", "w"), ("y", "u")))
+
+
+def sum_of_wide_products(b: Pairs) -> Any:
+    one, other = (b.mm(b.whole(x), b.weight(w)) for x, w in (("x", "w"), ("y", "u")))
+    return b.scatter(b.call(aten.add.Tensor, one, other))
+
+
+def sum_with_a_residual(b: Pairs) -> Any:
+    product, _ = _two_products(b)
+    return b.scatter(b.call(aten.add.Tensor, product, b.whole("r", 48)))
+
+
+def sum_scaled(b: Pairs) -> Any:
+    one, other = _two_products(b)
+    return b.scatter(b.call(aten.add.Tensor, one, other, alpha=2))
+
+
+def sum_read_twice(b: Pairs) -> Any:
+    total = b.call(aten.add.Tensor, *_two_products(b))
+    return b.scatter(total), b.call(aten.relu.default, total)
+
+
+def sum_of_a_product_read_twice(b: Pairs) -> Any:
+    one, other = _two_products(b)
+    return b.scatter(b.call(aten.add.Tensor, one, other)), b.call(aten.relu.default, other)
+
+
+def sum_written_to(b: Pairs) -> Any:
+    one, other = _two_products(b)
+    b.call(aten.relu_.default, other.args[0])
+    return b.scatter(b.call(aten.add.Tensor, one, other))
+
+
 def largest(b: Pairs) -> Any:
     return b.scatter(b.mm(b.whole("x"), b.weight("w")), "max")
 
@@ -87,6 +122,14 @@ LEFT: dict[Body, str] = {
     sum_of_what_is_made_of_a_product: "what it sums is no matrix product",
     sum_of_more_rows_than_a_product_has: "what it sums is no matrix product",
     product_read_twice: "its product is read elsewhere, too",
+    sum_of_wide_products: (
+        "joining its products would copy 64 features a token to hide the sum of 48"
+    ),
+    sum_with_a_residual: "what it sums is no sum of plain matrix products",
+    sum_scaled: "what it sums is no matrix product",
+    sum_read_twice: "its product is read elsewhere, too",
+    sum_of_a_product_read_twice: "its product is read elsewhere, too",
+    sum_written_to: "'y', which it reads, is written to in place",
     largest: "its reduce op is max, and a fused operator has sum and avg",
     with_addend: "its product has an addend, which is summed over the ranks, too",
     contracted: "no matrix product reads what it gathers",

@@ -10,26 +10,27 @@ import torch
 __all__ = ["make"]
 
 
-def make(form: str, value: Any, like: Any, dtype: Any, dim: int, ranks: int) -> Any:
+def make(form: str, value: Any, like: Any, dtype: Any, dim: int, count: int) -> Any:
     """Makes one value in the fake mode and on the device of another.
 
     Args:
         form: One of ``flat`` (viewed as a matrix), ``cast`` (rounded), ``turned`` (with the leading
             dims of ``like``, dim 1 laid out first, as an operator yields what is gathered along
             it), ``whole`` (all rows as a matrix), ``scattered`` (``like``'s shape with a rank's
-            part of ``dim``), ``viewed`` (with the leading dims of ``like``), ``rows`` (a number)
-            and ``fresh`` (the same with a storage of its own).
+            part of ``dim``), ``joined`` (with ``count`` in ``dim``), ``viewed`` (with the leading
+            dims of ``like``), ``rows`` (a number) and ``fresh`` (the same with a storage of its
+            own).
         value: The value it comes from.
         like: Another one; or None.
         dtype: A value with the dtype that is wanted; or None.
-        dim: The dim that is scattered.
-        ranks: Ranks that share it.
+        dim: The dim that is scattered or joined.
+        count: Ranks that share it; or what it comes to.
 
     Example:
         >>> tuple(make("scattered", torch.empty(8, 3), torch.empty(8, 3), None, 0, 4).shape)
         (2, 3)
     """
-    return _FORMS[form](value, like, dtype, dim, ranks)
+    return _FORMS[form](value, like, dtype, dim, count)
 
 
 def _flat(value: torch.Tensor, *_: Any) -> torch.Tensor:
@@ -50,10 +51,16 @@ def _whole(value: torch.Tensor, like: Any, dtype: torch.Tensor, *_: Any) -> torc
 
 
 def _scattered(
-    value: torch.Tensor, like: torch.Tensor, dtype: Any, dim: int, ranks: int
+    value: torch.Tensor, like: torch.Tensor, dtype: Any, dim: int, count: int
 ) -> torch.Tensor:
     sizes = list(like.shape)
-    sizes[dim] = sizes[dim] // ranks
+    sizes[dim] = sizes[dim] // count
+    return value.new_empty(sizes)
+
+
+def _joined(value: torch.Tensor, like: Any, dtype: Any, dim: int, count: int) -> torch.Tensor:
+    sizes = list(value.shape)
+    sizes[dim] = count
     return value.new_empty(sizes)
 
 
@@ -75,6 +82,7 @@ _FORMS: dict[str, Callable[..., Any]] = {
     "turned": _turned,
     "whole": _whole,
     "scattered": _scattered,
+    "joined": _joined,
     "viewed": _viewed,
     "rows": _rows,
     "fresh": _fresh,

@@ -180,11 +180,48 @@ def mm_scatter(
     """fused_matmul_reduce_scatter."""
     given = _bound(target, args, kwargs)
     left, right = _full(ctx, given["A"]), _full(ctx, given["B"])
-    part = None if left is None or right is None else _mm(ctx, left, right)
-    if left is None or part is None or given["scatter_dim"] != 0:
+    if left is None or right is None or given["scatter_dim"] != 0:
+        return None
+    part = _sum_of_products(ctx, given["A"], given["B"]) or _mm(ctx, left, right)
+    if part is None:
         return None
     shape = (*left.shape[:-1], part.shape[-1])  # type: ignore[index]
     return _scattered(ctx, node, part.term, shape, given)
+
+
+def _sum_of_products(ctx: Context, left: fx.Node, right: fx.Node) -> Value | None:
+    """[x1 | x2 | ...] [w1 / w2 / ...], which is x1 w1 + x2 w2 + ...; None where it is none such."""
+    lefts, rights = _joined(left, 1), _joined(right, 0)
+    if len(lefts) < 2 or len(lefts) != len(rights):
+        return None
+    total: tuple[fx.Node, Value] | None = None
+    for one, other in zip(lefts, rights, strict=True):
+        x, w = _full(ctx, one), _full(ctx, other)
+        if x is None or w is None or len(x.shape or ()) != 2 or len(w.shape or ()) != 2:
+            return None
+        if not ctx.dims.same_shape((x.shape[1],), (w.shape[0],)):  # type: ignore[index]
+            return None
+        product = _mm(ctx, x, w)
+        if product is None:
+            return None
+        if total is None:
+            total = (one, product)
+            continue
+        both = combined(ctx, torch.ops.aten.add.Tensor, [total, (one, product)])
+        if both is None:
+            return None
+        total = (one, both)
+    return total[1] if total else None
+
+
+def _joined(node: fx.Node, dim: int) -> list[fx.Node]:
+    """The matrices that are joined along a dim; none where a node is no such call."""
+    if node.target is not torch.ops.aten.cat.default or node.kwargs:
+        return []
+    given, along = node.args[0], node.args[1] if len(node.args) > 1 else 0
+    if along != dim or not isinstance(given, (list, tuple)):
+        return []
+    return [each for each in given if isinstance(each, fx.Node)]
 
 
 def scaled_scatter(
