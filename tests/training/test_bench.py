@@ -1,4 +1,4 @@
-"""The benchmark of a training step on the CPU: all that needs no GPU of it."""
+"""The benchmark of a step on the CPU: all that needs no GPU of it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
-from bench.gpu.training.contenders import CONTENDERS
-from bench.gpu.training.measure import Case, measure
-from bench.gpu.training.table import draw, markdown
+from bench.gpu.step.cases import Case
+from bench.gpu.step.contenders import CONTENDERS
+from bench.gpu.step.exposed import covered
+from bench.gpu.step.measure import measure
+from bench.gpu.step.models import exact_result, make_step
+from bench.gpu.step.table import draw, markdown
 from spfast.testing.gloo import run_ranks
 from spfast.testing.models.capture import fake_process_group
 from spfast.testing.models.dtensor import Sizes
@@ -65,5 +68,24 @@ def test_the_pass_moves_as_little_as_the_plan_by_hand(tmp_path: Path) -> None:
     again = markdown({"where": where, "cases": [{**found, "contenders": [failed]}]})
     assert "| broken | failed: RuntimeError: no |" in again
     pytest.importorskip("matplotlib")
-    draw(record, tmp_path / "training.png")
-    assert (tmp_path / "training.png").stat().st_size > 0
+    draw(record, tmp_path / "step.png")
+    assert (tmp_path / "step.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("step", ["prefill", "float8"])
+def test_a_forward_moves_rows_and_is_exact(step: str) -> None:
+    sizes = Sizes(64, 128, 4, 4, layers=2)
+    case = Case("tiny", sizes, step, tokens=64, dtype="bfloat16", device="cpu", iterations=1)
+    with fake_process_group(1) as mesh:  # alone, a rank is right without the others
+        exact = exact_result(case, mesh)
+        made = make_step(case, mesh, by_hand=False, backend="eager")
+        made()
+        found = made.result()
+    assert exact is not None and found.shape == exact.shape
+    far = ((found - exact).norm() / exact.norm()).item()
+    assert 0 < far < (0.02 if step == "prefill" else 0.2)
+
+
+def test_time_in_which_nothing_is_computed() -> None:
+    assert covered([(0.0, 2.0), (1.0, 3.0), (5.0, 6.0)]) == 4.0
+    assert covered([(0.0, 9.0), (1.0, 3.0)]) == 9.0 and covered([]) == 0.0

@@ -147,7 +147,7 @@ def build_decoder(
 
     Args:
         sizes: Its sizes.
-        mesh: A one-dimensional DeviceMesh, the tensor-parallel ranks.
+        mesh: A one-dimensional DeviceMesh, the tensor-parallel ranks; None leaves it whole.
         by_hand: Whether the plan has sequence parallelism in it. The decoder then takes and yields
             this rank's rows, and has no vocabulary.
         dtype: Of the weights.
@@ -157,13 +157,6 @@ def build_decoder(
     Raises:
         ValueError: ``by_hand`` with a vocabulary.
     """
-    from torch.distributed.tensor.parallel import (
-        ColwiseParallel,
-        RowwiseParallel,
-        SequenceParallel,
-        parallelize_module,
-    )
-
     if by_hand and sizes.vocabulary:
         raise ValueError(
             f"vocabulary={sizes.vocabulary}: the plan by hand takes embedded tokens, pass 0"
@@ -174,21 +167,32 @@ def build_decoder(
     for parameter in model.parameters():
         if parameter.dim() == 2:
             nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5, generator=generator)
+    if mesh is not None:
+        _shard(model, mesh, by_hand)
+    if sizes.tied:
+        model.head.weight = model.embedding.weight
+    return model
+
+
+def _shard(model: DTensorDecoder, mesh: Any, by_hand: bool) -> None:
+    from torch.distributed.tensor import Replicate
+    from torch.distributed.tensor.parallel import (
+        ColwiseParallel,
+        RowwiseParallel,
+        SequenceParallel,
+        parallelize_module,
+    )
+
     for layer in model.layers:
         shard_layer(layer, mesh, by_hand=by_hand)
     if by_hand:
         parallelize_module(model, mesh, {"norm": SequenceParallel(use_local_output=True)})
-    if sizes.vocabulary:
-        from torch.distributed.tensor import Replicate
-
+    if model.sizes.vocabulary:
         plan: dict[str, Any] = {
             "embedding": RowwiseParallel(input_layouts=Replicate()),
             "head": ColwiseParallel(output_layouts=Replicate()),
         }
         parallelize_module(model, mesh, plan)
-        if sizes.tied:
-            model.head.weight = model.embedding.weight
-    return model
 
 
 def shard_layer(layer: nn.Module, mesh: Any, *, by_hand: bool = False) -> None:

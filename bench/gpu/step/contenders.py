@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch._inductor.config as inductor_config
@@ -13,6 +14,7 @@ from torch import fx
 
 import spfast
 from spfast.integrations.inductor import enable
+from spfast.thresholds import DEFAULT_PAIR_THRESHOLDS
 
 c10d = torch.ops._c10d_functional
 
@@ -28,6 +30,9 @@ class Contender:
         recompute_gather: With our pass: whether the backward gathers again.
         fuses: Who makes fused operators of products and collectives: "", "inductor" or "spfast".
         limit: Whether collectives are taken out: the step's results are wrong then.
+        every_pair: With our fused operators: whether thresholds are left out of account.
+        settings: Of Inductor, beside those that the others say.
+        gather_quantized: With our pass: whether float8 values are gathered where it can be.
     """
 
     name: str
@@ -36,6 +41,17 @@ class Contender:
     recompute_gather: bool = False
     fuses: str = ""
     limit: bool = False
+    every_pair: bool = False
+    settings: tuple[tuple[str, Any], ...] = ()
+    gather_quantized: bool = True
+
+    def suits(self, step: str) -> bool:
+        """Whether it can do such a step, and is another there than without its settings."""
+        if step == "float8":
+            return not self.by_hand and not self.recompute_gather
+        if self.every_pair or not self.gather_quantized:
+            return False
+        return step == "training" or not self.recompute_gather
 
 
 CONTENDERS = (
@@ -45,8 +61,16 @@ CONTENDERS = (
     Contender("by hand + Inductor's async TP", by_hand=True, fuses="inductor"),
     Contender("spfast", spfast=True),
     Contender("spfast + its async TP", spfast=True, fuses="spfast"),
+    Contender("spfast + its async TP, every pair", spfast=True, fuses="spfast", every_pair=True),
     Contender("spfast + Inductor's async TP", spfast=True, fuses="inductor"),
     Contender("spfast, gathers again", spfast=True, recompute_gather=True),
+    Contender(
+        "spfast + its async TP, every pair, bf16 gathers",
+        spfast=True,
+        fuses="spfast",
+        every_pair=True,
+        gather_quantized=False,
+    ),
     Contender("limit: no collectives", limit=True),
 )
 
@@ -79,9 +103,14 @@ def put_in(contender: Contender) -> Iterator[Put]:
         "force_disable_caches": True,
         "_micro_pipeline_tp": contender.fuses == "inductor",
     }
+    settings |= dict(contender.settings)
     with contextlib.ExitStack() as stack:
         if contender.spfast:
-            config = spfast.SequenceParallelConfig(async_tp=contender.fuses == "spfast")
+            config = spfast.SequenceParallelConfig(
+                async_tp=contender.fuses == "spfast",
+                async_tp_thresholds=() if contender.every_pair else DEFAULT_PAIR_THRESHOLDS,
+                gather_quantized=contender.gather_quantized,
+            )
             enabled = stack.enter_context(
                 enable(config, recompute_gather=contender.recompute_gather)
             )
