@@ -6,11 +6,13 @@ import pytest
 import torch
 from goldens import CASES, load_golden
 from torch import fx
+from verifier.sites import Site, aten
 
 from bench.peers import hand_edits
 from bench.workloads.catalogue import WORKLOADS
 from spfast.config import SequenceParallelConfig
 from spfast.errors import GraphError, VerificationError
+from spfast.testing import copy_graph
 from spfast.testing.graphs import seeded_case
 from spfast.verifier import Problem, Verification, snapshot, verify
 
@@ -112,3 +114,18 @@ def test_graph_modules_are_accepted_and_other_things_refused() -> None:
     assert verify(module, module).ok
     with pytest.raises(GraphError, match="list is not a graph: pass an fx.Graph or an fx.Graph"):
         verify(module, [])  # type: ignore[arg-type]
+
+
+def test_an_operator_that_returns_nothing_has_no_value() -> None:
+    site = Site()
+    holds = site.call(aten.all.default, site.call(aten.gt.Scalar, site.stream("y"), 0))
+    asked = site.graph.call_function(aten._assert_async.default, (holds,))
+    total = site.add(site.reduced, 1.0)
+    site.output([site.call(aten.neg.default, total)])
+    assert "val" not in asked.meta
+    assert verify(site.graph, copy_graph(site.graph)).ok
+    without = copy_graph(site.graph)
+    (node,) = without.find_nodes(op="call_function", target=aten.add.Tensor)
+    del node.meta["val"]
+    (problem,) = verify(site.graph, without).problems
+    assert problem == Problem(node.name, "has no meta['val']")

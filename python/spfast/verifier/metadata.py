@@ -88,7 +88,8 @@ class Metadata:
         node, op, target, args, kwargs, val = entry
         if val is None:
             old = self._before.get(node)
-            return "has no meta['val']" if old is None or old[5] is not None else None
+            is_missing = (old is None or old[5] is not None) and not _returns_nothing(target)
+            return "has no meta['val']" if is_missing else None
         if target is operator.getitem:
             return self._item_problem(args, val)
         if writes_of(op, target).ordered or _is_data(val):
@@ -261,3 +262,7 @@ def _show(val: Any) -> str:
         return type(val).__name__
     dtype = str(val.dtype).removeprefix("torch.")
     return f"{dtype}[{', '.join(map(str, val.shape))}] on {val.device}"
+
+
+def _returns_nothing(target: Any) -> bool:
+    return isinstance(target, torch._ops.OpOverload) and not target._schema.returns
