@@ -13,7 +13,7 @@
 namespace spfast {
 namespace {
 
-CollectiveForm read_form(py::handle from) {
+CollectiveForm read_collective(py::handle from) {
   const auto row = py::reinterpret_borrow<py::tuple>(from);
   CollectiveForm form;
   form.target = intern_target(row[0].cast<std::string>());
@@ -29,7 +29,7 @@ class PairJob {
   // `operators`: the layouts of spfast.async_tp.symmetric, and whether shapes may be symbolic.
   PairJob(py::object graph, const py::iterable& forms, const py::sequence& operators)
       : graph_(std::move(graph)), encoded_(fx::encode(graph_, {})), metas_(encoded_) {
-    for (const py::handle form : forms) forms_.push_back(read_form(form));
+    for (const py::handle form : forms) forms_.push_back(read_collective(form));
     given_.append(py::none());
     given_.append(py::bool_(false));
     given_.append(py::bool_(true));
