@@ -59,7 +59,8 @@ void Job::set_groups(const py::sequence& infos) {
                       info[0].cast<int64_t>(),
                       info[1].cast<int64_t>(),
                       info[2].cast<std::string>(),
-                      info[3].cast<std::vector<uint32_t>>()});
+                      info[3].cast<std::vector<uint32_t>>(),
+                      info[4].cast<std::vector<uint32_t>>()});
   }
   run_.set_groups(groups);
 }
@@ -171,6 +172,7 @@ void bind_job(py::module_& module) {
       .def(py::init<py::object, std::shared_ptr<Rules>, const std::vector<py::object>&>(),
            py::arg("graph"), py::arg("rules"), py::arg("listed") = std::vector<py::object>())
       .def("groups", &Job::groups)
+      .def("other_groups", &Job::other_groups)
       .def("set_groups", &Job::set_groups, py::arg("infos"))
       .def("match", &Job::match, py::arg("patterns") = true, py::arg("rowwise") = false,
            py::arg("gather_bytes") = false, py::arg("trust_unknown") = true,

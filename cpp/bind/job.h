@@ -26,7 +26,10 @@ class Job {
 
   // The groups that the all_reduces name, each once, as the graph spells them.
   [[nodiscard]] py::list groups() const;
-  // For each of them (size, rank, problem); a problem that is not empty leaves its sites alone.
+  // The names of the groups that only other collectives name.
+  [[nodiscard]] std::vector<std::string> other_groups() const { return run_.other_groups(); }
+  // For each of them (size, rank, problem, within, crosses); a problem that is not empty leaves its
+  // sites alone. The last two are places of groups; the other groups may follow.
   void set_groups(const py::sequence& infos);
   // With the rules, and whether plan() follows row-wise operators too. `replicated`: inputs, by
   // their place in the graph, that all ranks have the same. `local_outputs`: which of the values

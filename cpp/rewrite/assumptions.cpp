@@ -1,14 +1,12 @@
 #include "rewrite/assumptions.h"
 
-#include <algorithm>
+#include <bit>
 #include <unordered_set>
 
 #include "base/work.h"
 
 namespace spfast {
 namespace {
-
-constexpr uint32_t kEvery = Replication::kEvery;
 
 // The graph as it is if every value that meets a shard is the same on all ranks of the shard's
 // group.
@@ -18,8 +16,9 @@ class Consequences {
                const Replication& replication)
       : table_(table),
         replication_(replication),
+        meetings_(replication.meetings()),
         // Only a collective that leaves equal values as they are asks for rows.
-        follows_rows_(!replication.all_change_equals()) {
+        follows_rows_(!meetings_.all_change_equals()) {
     for (const Site& site : sites.sites) {
       if (!site.reason.empty()) continue;
       if (shards_of_.empty()) shards_of_.assign(table.size(), kNone);
@@ -36,7 +35,7 @@ class Consequences {
       }
     }
     if (shards_of_.empty()) return;
-    shared_.assign(table.size(), kNone);
+    shared_.assign(table.size(), 0);
     if (follows_rows_) has_rows_.assign(table.size(), false);
     for (NodeId node = 0; node < table.size(); ++node) follow(node);
   }
@@ -48,14 +47,13 @@ class Consequences {
     if (assumptions_.empty()) return false;
     bool any = false;
     for (NodeId node = 0; node < table_.size(); ++node) {
-      const auto [kind, group] = replication.meeting(node);
-      if (kind != Collective::kAllReduce && kind != Collective::kReduceScatter &&
-          kind != Collective::kAllGather) {
-        continue;
-      }
-      any = contradict(node, group, replication) || any;
-      for (const uint32_t outer : replication.within(group)) {
-        any = contradict(node, outer, replication) || any;
+      // What was computed of an assumed value before the shard that reads it.
+      if (shards_of_[node] == kNone && shared_[node] != kAllGroups) share(node);
+      if (follows_rows_) follow_rows(node);
+      const auto [kind, group] = meetings_.of(node);
+      if (kind == Collective::kAllReduce || kind == Collective::kReduceScatter ||
+          kind == Collective::kAllGather) {
+        any = contradict(node, group, replication) || any;
       }
     }
     if (any) replication.spread();
@@ -63,29 +61,28 @@ class Consequences {
   }
 
  private:
-  // What the collective would do for nothing, if its operands were shared among all of a group.
+  // What the collective would do for nothing, if its operands were shared among all of its group.
   bool contradict(NodeId collective, uint32_t group, Replication& replication) {
     bool any = false;
     for (const Value value : table_.operands(collective)) {
-      if (!value.is_node() || !is_shared(value.payload, group)) continue;
-      if (replication.changes_equals(collective) || has_rows_[value.payload]) {
-        any = blame(value.payload, group, collective, replication) || any;
+      if (!value.is_node()) continue;
+      GroupMask shared = shared_[value.payload] & meetings_.outer(group);
+      if (!meetings_.changes_equals(collective) && !has_rows_[value.payload]) continue;
+      for (; shared != 0; shared &= shared - 1) {
+        any = blame(value.payload, shared & -shared, collective, replication) || any;
       }
     }
     return any;
   }
 
-  [[nodiscard]] bool is_proved(NodeId node, uint32_t group) const {
-    return replication_.of(node, group) == Sharing::kReplicated;
-  }
-  [[nodiscard]] bool is_shared(NodeId node, uint32_t group) const {
-    return shared_[node] == group || shared_[node] == kEvery || is_proved(node, group) ||
-           assumed_.contains(pair_key(node, group));
+  [[nodiscard]] bool is_proved(NodeId node, GroupMask group) const {
+    return (replication_.proved(node) & group) != 0;
   }
 
   // With a row for each token, by assumption or computed from such row by row.
   void follow_rows(NodeId node) {
-    if (has_rows_[node] || !replication_.treats_rows_alone(node)) return;
+    const bool across = meetings_.of(node).kind != Collective::kNone;
+    if (has_rows_[node] || !(across || replication_.treats_rows_alone(node))) return;
     for (const Value value : table_.operands(node)) {
       if (value.is_node() && has_rows_[value.payload]) has_rows_[node] = true;
     }
@@ -99,52 +96,41 @@ class Consequences {
 
   void follow_sharing(NodeId node) {
     if (const uint32_t group = shards_of_[node]; group != kNone) {
-      if (!is_proved(node, group)) {
+      if (!is_proved(node, meetings_.bit(group))) {
         for (const Value value : table_.operands(node)) {
           if (value.is_node()) meet(value.payload, node, group);
         }
       }
-      shared_[node] = group;
-    } else if (is_proved(node, kEvery)) {
-      shared_[node] = kEvery;
-    } else if (replication_.is_deterministic(node)) {
-      const uint32_t wanted = group_of_operands(node);
-      const auto operands = table_.operands(node);
-      const bool all = std::all_of(operands.begin(), operands.end(), [&](Value value) {
-        return !value.is_node() || is_shared(value.payload, wanted);
-      });
-      if (all) shared_[node] = wanted;
+      shared_[node] |= meetings_.bit(group);
     }
+    shared_[node] |= replication_.proved(node);
+    share(node);
   }
 
-  // The only group whose ranks may share what the node yields.
-  [[nodiscard]] uint32_t group_of_operands(NodeId node) const {
-    uint32_t group = kEvery;
+  // What all operands share, the result does where the ranks compute it alike.
+  void share(NodeId node) {
+    GroupMask common = ~shared_[node];
     for (const Value value : table_.operands(node)) {
-      if (!value.is_node()) continue;
-      const uint32_t one = shared_[value.payload] != kNone ? shared_[value.payload]
-                                                           : replication_.proved(value.payload);
-      if (one != kEvery) group = one;
-      if (one == kNone) return kNone;
+      if (value.is_node()) common &= shared_[value.payload];
     }
-    return group;
+    if (common != 0) shared_[node] |= common & replication_.kept(node);
   }
 
   void meet(NodeId name, NodeId reader, uint32_t group) {
-    if (is_shared(name, group) || filled_.contains(pair_key(reader, name))) return;
+    const GroupMask one = meetings_.bit(group);
+    if ((shared_[name] & one) != 0 || filled_.contains(pair_key(reader, name))) return;
     // A view is as shared as what it is a view of.
     std::vector<NodeId> names{name};
     while (replication_.is_name(names.back())) {
       names.push_back(table_.args(names.back())[0].payload);
-      if (is_shared(names.back(), group)) break;
+      if ((shared_[names.back()] & one) != 0) break;
     }
     const NodeId value = names.back();
-    const bool known = is_shared(value, group);
+    const bool known = (shared_[value] & one) != 0;
     const bool cut = follows_rows_ && cut_.contains(pair_key(reader, name));
-    for (const NodeId one : names) {
-      if (cut && !known) has_rows_[one] = true;
-      assumed_.insert(pair_key(one, group));
-      if (shared_[one] == kNone) shared_[one] = group;
+    for (const NodeId each : names) {
+      if (cut && !known) has_rows_[each] = true;
+      shared_[each] |= one;
     }
     if (known) return;
     given_.insert(pair_key(value, group));
@@ -152,20 +138,21 @@ class Consequences {
   }
 
   // The assumptions that a value rests on.
-  bool blame(NodeId value, uint32_t group, NodeId collective, Replication& replication) {
+  bool blame(NodeId value, GroupMask one, NodeId collective, Replication& replication) {
+    const auto group = static_cast<uint32_t>(std::countr_zero(one));
     bool any = false;
     std::vector<NodeId> pending{value};
     while (!pending.empty()) {
       const NodeId node = pending.back();
       pending.pop_back();
       SPFAST_WORK(1);
-      if (is_proved(node, group) || !blamed_.insert(pair_key(node, group)).second) continue;
+      if (is_proved(node, one) || !blamed_.insert(pair_key(node, group)).second) continue;
       if (given_.contains(pair_key(node, group))) {
         any = replication.refute(node, group, collective) || any;
         continue;
       }
       for (const Value operand : table_.operands(node)) {
-        if (operand.is_node() && is_shared(operand.payload, group)) {
+        if (operand.is_node() && (shared_[operand.payload] & one) != 0) {
           pending.push_back(operand.payload);
         }
       }
@@ -175,14 +162,14 @@ class Consequences {
 
   const NodeTable& table_;
   const Replication& replication_;
+  const Meetings& meetings_;
   bool follows_rows_;
   std::vector<uint32_t> shards_of_;  // by node: the group among whose ranks its rows are shared out
-  std::vector<uint32_t> shared_;     // by node: the group (the first, if many) that shares it
+  std::vector<GroupMask> shared_;    // by node: the groups whose ranks share it, if all is true
   std::vector<bool> has_rows_;       // by node: assumed row by row, or computed so from such
-  std::unordered_set<uint64_t> assumed_;  // value and group: an assumption, or a name of one
-  std::unordered_set<uint64_t> given_;    // value and group: an assumption
-  std::unordered_set<uint64_t> filled_;   // reader and buffer: only written to
-  std::unordered_set<uint64_t> cut_;      // reader and value: read row by row
+  std::unordered_set<uint64_t> given_;   // value and group: an assumption
+  std::unordered_set<uint64_t> filled_;  // reader and buffer: only written to
+  std::unordered_set<uint64_t> cut_;     // reader and value: read row by row
   std::unordered_set<uint64_t> blamed_;
   std::vector<Assumption> assumptions_;
 };
@@ -194,7 +181,7 @@ Reason why_apart(const Replication& replication, NodeId value, NodeId reader, ui
     return {Reason::Kind::kWritten, value, writer, 0, 0};
   }
   if (replication.of(value, group) == Sharing::kOwn) {
-    return {Reason::Kind::kRankOwn, value, replication.evidence(value), 0, 0};
+    return {Reason::Kind::kRankOwn, value, replication.evidence(value, group), 0, 0};
   }
   return {Reason::Kind::kNotProved, value, kNone, 0, 0};
 }

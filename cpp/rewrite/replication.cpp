@@ -1,6 +1,7 @@
 #include "rewrite/replication.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "base/work.h"
 #include "table/targets.h"
@@ -12,6 +13,16 @@ namespace {
 // ranks share is not, an input may be, and most of all what weights went into.
 enum Suspicion : uint8_t { kNotAtAll, kInput, kComputed };
 
+// The places of the bits of a mask.
+template <typename Visit>
+void each_slot(GroupMask groups, Visit visit) {
+  for (; groups != 0; groups &= groups - 1) {
+    visit(static_cast<uint32_t>(std::countr_zero(groups)));
+  }
+}
+
+GroupMask slot_bit(uint32_t slot) { return GroupMask{1} << slot; }
+
 }  // namespace
 
 Replication::Replication(const NodeTable& table, const Effects& effects, const RowRules& rows,
@@ -20,15 +31,12 @@ Replication::Replication(const NodeTable& table, const Effects& effects, const R
     : table_(table),
       effects_(effects),
       rows_(rows),
-      families_(families),
+      meetings_(table, families, groups),
       trust_(std::move(trust)),
-      proved_(table.size(), kNone),
-      owner_(table.size(), kNone),
-      evidence_(table.size(), kNone) {
-  for (uint32_t i = 0; i < groups.size(); ++i) {
-    groups_.emplace(value_key(groups[i].group), i);
-    within_.push_back(groups[i].within);
-  }
+      proved_(table.size(), 0),
+      own_(table.size(), 0),
+      scattered_(table.size(), 0),
+      evidence_(size_t{table.size()} * meetings_.slots(), kNone) {
   prove();
   rate();
   blame();
@@ -36,76 +44,6 @@ Replication::Replication(const NodeTable& table, const Effects& effects, const R
   suspicion_.clear();
   conditions_.clear();
   selects_.clear();
-}
-
-Value Replication::group_of(NodeId node) const {
-  const auto args = table_.args(node);
-  const TargetId target = table_.target(node);
-  const auto at = [&](size_t position) {
-    return position < args.size() ? args[position] : Value{};
-  };
-  for (const CollectiveFamily& family : families_) {
-    const bool named = family.match.group >= 0;
-    if (family.match.all_reduce == target) {
-      return named ? at(static_cast<size_t>(family.match.group)) : kUnnamedGroup;
-    }
-    for (const auto& [collective, slots] :
-         {std::pair{family.reduce_scatter, &family.reduce_scatter_args},
-          std::pair{family.all_gather, &family.all_gather_args}}) {
-      if (collective != target) continue;
-      if (!named) return kUnnamedGroup;
-      for (size_t i = 0; i < slots->size(); ++i) {
-        if ((*slots)[i].kind == CollectiveArg::Kind::kGroup) return at(i);
-      }
-    }
-  }
-  // By torch's and vLLM's convention the group comes last.
-  const auto pairs = table_.kwargs(node);
-  for (size_t i = 0; i < pairs.size(); i += 2) {
-    const std::string& key = table_.string(pairs[i].payload);
-    if (key == "group_name" || key == "group") return pairs[i + 1];
-  }
-  return args.empty() ? Value{} : args.back();
-}
-
-Replication::Meeting Replication::meeting(NodeId node) const {
-  if (table_.op(node) != Op::kCallFunction) return {};
-  const Collective kind = traits(node).collective;
-  if (kind == Collective::kNone) return {};
-  const auto group = groups_.find(value_key(group_of(node)));
-  return group == groups_.end() ? Meeting{} : Meeting{kind, group->second};
-}
-
-// Absent where a collective has no reduce op: it is always a sum, or it reduces nothing.
-Value Replication::reduce_op_of(NodeId node) const {
-  const auto args = table_.args(node);
-  const TargetId target = table_.target(node);
-  const auto at = [&](int32_t position) {
-    const bool there = position >= 0 && static_cast<size_t>(position) < args.size();
-    return there ? args[static_cast<size_t>(position)] : table_.kwarg(node, "reduce_op");
-  };
-  for (const CollectiveFamily& family : families_) {
-    if (family.match.all_reduce == target) {
-      return family.match.reduce_op < 0 ? Value{} : at(family.match.reduce_op);
-    }
-    if (family.reduce_scatter == target) {
-      const auto& slots = family.reduce_scatter_args;
-      const auto slot = std::find_if(slots.begin(), slots.end(), [](const CollectiveArg& one) {
-        return one.kind == CollectiveArg::Kind::kReduceOp;
-      });
-      return slot == slots.end() ? Value{} : at(static_cast<int32_t>(slot - slots.begin()));
-    }
-    if (family.all_gather == target) return {};
-  }
-  // By torch's convention it follows the operand; the group comes last.
-  return at(args.size() > 2 ? 1 : -1);
-}
-
-bool Replication::keeps_equals(NodeId collective) const {
-  const Value op = reduce_op_of(collective);
-  if (op.tag != Tag::kString) return false;
-  const std::string& name = table_.string(op.payload);
-  return name == "max" || name == "min" || name == "avg";
 }
 
 bool Replication::is_deterministic(NodeId node) const {
@@ -149,119 +87,158 @@ bool Replication::treats_rows_alone(NodeId node) const {
          table_.whole_of(node) != kNone;
 }
 
-uint32_t Replication::common_group(NodeId node) const {
-  uint32_t common = kEvery;
+GroupMask Replication::common_groups(NodeId node) const {
+  GroupMask common = kAllGroups;
   for (const Value value : table_.operands(node)) {
-    if (!value.is_node()) continue;
-    const uint32_t group = proved_[value.payload];
-    if (group == kEvery || group == common) continue;
-    if (group == kNone || common != kEvery) return kNone;
-    common = group;
+    if (value.is_node()) common &= proved_[value.payload];
   }
   return common;
 }
 
+GroupMask Replication::kept(NodeId node) const {
+  const auto [kind, group] = meetings_.of(node);
+  if (kind == Collective::kNone) return is_deterministic(node) ? kAllGroups : 0;
+  if (kind == Collective::kAllReduce || kind == Collective::kAllGather) return kAllGroups;
+  return meetings_.crossed(group);
+}
+
 // Forward: what follows from the collectives over a group, from constants and from sizes.
 void Replication::prove() {
-  std::vector<bool> ragged(table_.size(), false);  // of a size that only its own rank knows
-  for (const NodeId node : trust_.replicated) proved_[node] = kEvery;
+  // The groups in which only its own rank knows the size of a value.
+  std::vector<GroupMask> ragged(table_.size(), 0);
+  for (const NodeId node : trust_.replicated) proved_[node] = kAllGroups;
   for (NodeId node = 0; node < table_.size(); ++node) {
     SPFAST_WORK(1);
     if (table_.op(node) != Op::kCallFunction) {
-      if (table_.meta(node).kind == MetaKind::kSym) proved_[node] = kEvery;
+      if (table_.meta(node).kind == MetaKind::kSym) proved_[node] = kAllGroups;
       continue;
     }
     const OperatorTraits& known = traits(node);
     if (known.collective != Collective::kNone) {
-      if (keeps_equals(node)) equals_kept_.insert(node);
-      const auto [kind, group] = meeting(node);
-      if (kind == Collective::kAllReduce || kind == Collective::kAllGather) {
-        if (effects_.writer_before(node, table_.size()) == kNone) proved_[node] = group;
-      } else if (kind == Collective::kReduceScatter || kind == Collective::kAllToAll) {
-        give_away(node, group, node);
-      }
+      prove_after(node);
       continue;
     }
     if (known.rank) {
-      give_away(node, kEvery, node);
+      give_away(node, kAllGroups, node);
       continue;
     }
     if (is_deterministic(node)) {
-      proved_[node] = effects_.writer_of(node) == kNone ? common_group(node) : kNone;
-      if (proved_[node] != kNone) continue;
+      proved_[node] = effects_.writer_of(node) == kNone ? common_groups(node) : 0;
+      if (proved_[node] == kAllGroups) continue;
     }
-    ragged[node] = known.data_sized;
+    if (known.data_sized) ragged[node] = kAllGroups;
     for (const Value value : table_.operands(node)) {
-      if (value.is_node() && ragged[value.payload]) ragged[node] = true;
+      if (value.is_node()) ragged[node] |= ragged[value.payload];
     }
-    if (known.sizes && !ragged[node]) proved_[node] = kEvery;
+    ragged[node] &= ~proved_[node];
+    if (known.sizes) proved_[node] |= ~ragged[node];
     follow_own(node);
   }
 }
 
-// What a node computes from a rank's own value.
+void Replication::prove_after(NodeId collective) {
+  const auto [kind, group] = meetings_.of(collective);
+  if (kind == Collective::kAllReduce || kind == Collective::kAllGather) {
+    if (effects_.writer_before(collective, table_.size()) == kNone) {
+      proved_[collective] = meetings_.shared_after(group);
+    }
+  } else if (kind == Collective::kReduceScatter || kind == Collective::kAllToAll) {
+    // A group that has no place among the others may be any.
+    if (group == kNone) give_away(collective, kAllGroups, collective);
+    scattered_[collective] |= note(collective, meetings_.bit(group), collective);
+  }
+  follow_own(collective);
+}
+
+// What a node computes from a rank's own value. A collective over one group leaves it a rank's own
+// in others.
 void Replication::follow_own(NodeId node) {
   const OperatorTraits& known = traits(node);
-  if (known.collective != Collective::kNone || known.sizes) return;
+  if (known.sizes) return;
+  GroupMask ended = 0;
+  if (known.collective != Collective::kNone) ended = meetings_.bit(meetings_.of(node).group);
   for (const Value value : table_.operands(node)) {
-    if (!value.is_node() || owner_[value.payload] == kNone) continue;
-    give_away(node, owner_[value.payload], evidence_[value.payload]);
+    if (!value.is_node()) continue;
+    const GroupMask scattered = scattered_[value.payload] & ~ended;
+    const GroupMask own = own_[value.payload] & ~ended;
+    each_slot(own | scattered, [&](uint32_t slot) {
+      const GroupMask noted = note(node, slot_bit(slot), evidence_at(value.payload, slot));
+      own_[node] |= noted & own;
+      scattered_[node] |= noted & scattered;
+    });
   }
 }
 
-// Made of comparisons, and of what all ranks share: their negation, a cast, a view.
-bool Replication::reads_conditions(NodeId node) const {
-  bool some = false;
+// Where it is made of comparisons and of what all ranks share: their negation, a cast, a view.
+GroupMask Replication::conditions_read(NodeId node) const {
+  GroupMask all = kAllGroups;
+  GroupMask some = 0;
   for (const Value value : table_.operands(node)) {
-    if (!value.is_node() || proved_[value.payload] != kNone) continue;
-    if (!conditions_[value.payload]) return false;
-    some = true;
+    if (!value.is_node()) continue;
+    all &= proved_[value.payload] | conditions_[value.payload];
+    some |= conditions_[value.payload] & ~proved_[value.payload];
   }
-  return some;
+  return all & some;
 }
 
 // How likely each value is one rank's part of a sum, and which are conditions.
 void Replication::rate() {
-  suspicion_.assign(table_.size(), kNotAtAll);
-  conditions_.assign(table_.size(), false);
-  selects_.assign(table_.size(), false);
+  suspicion_.assign(evidence_.size(), kNotAtAll);
+  conditions_.assign(table_.size(), 0);
+  selects_.assign(table_.size(), 0);
   for (NodeId node = 0; node < table_.size(); ++node) {
     SPFAST_WORK(1);
-    if (proved_[node] != kNone) continue;
-    if (table_.op(node) != Op::kCallFunction) {
-      suspicion_[node] = kInput;
-      continue;
-    }
-    const bool rows = treats_rows_alone(node);
-    conditions_[node] = traits(node).condition || (rows && reads_conditions(node));
-    if (!rows) {
-      suspicion_[node] = kComputed;
+    if (proved_[node] == kAllGroups) continue;
+    if (table_.op(node) == Op::kCallFunction) {
+      rate_call(node);
     } else {
-      for (const Value value : table_.operands(node)) {
-        if (!value.is_node()) continue;
-        suspicion_[node] = std::max(suspicion_[node], suspicion_[value.payload]);
+      for (uint32_t slot = 0; slot < meetings_.slots(); ++slot) {
+        suspicion_at(node, slot) = kInput;
       }
     }
   }
 }
 
-void Replication::give_away(NodeId value, uint32_t group, NodeId collective) {
-  note_own(value, group, collective);
-  for (const uint32_t outer : within(group)) note_own(value, outer, collective);
+void Replication::rate_call(NodeId node) {
+  const bool collective = traits(node).collective != Collective::kNone;
+  const bool rows = treats_rows_alone(node);
+  conditions_[node] = traits(node).condition ? kAllGroups : rows ? conditions_read(node) : 0;
+  conditions_[node] &= ~proved_[node];
+  for (uint32_t slot = 0; slot < meetings_.slots(); ++slot) {
+    if (is_proved(node, slot_bit(slot))) continue;
+    uint8_t& suspicion = suspicion_at(node, slot);
+    if (!rows && !collective) {
+      suspicion = kComputed;
+      continue;
+    }
+    for (const Value value : table_.operands(node)) {
+      if (value.is_node()) suspicion = std::max(suspicion, suspicion_at(value.payload, slot));
+    }
+  }
 }
 
-void Replication::note_own(NodeId value, uint32_t group, NodeId collective) {
-  if (is_proved(value, group)) return;
-  if (owner_[value] == group || owner_[value] == kEvery) {
-    // Of two that give it away, the one that gives away more.
-    if (evidence_[value] > value && !changes_equals(evidence_[value]) &&
-        changes_equals(collective)) {
-      evidence_[value] = collective;
+// Notes what gives a value away; returns the groups of which that is no contradiction.
+GroupMask Replication::note(NodeId value, GroupMask groups, NodeId collective) {
+  groups &= ~proved_[value];
+  if (meetings_.slots() < 64) groups &= slot_bit(meetings_.slots()) - 1;
+  each_slot(groups, [&](uint32_t slot) {
+    NodeId& known = evidence_at(value, slot);
+    if (known == kNone) {
+      known = collective;
+    } else if (known > value && !meetings_.changes_equals(known) &&
+               meetings_.changes_equals(collective)) {
+      known = collective;  // of two, the one that gives away more
     }
-    return;
-  }
-  owner_[value] = owner_[value] == kNone ? group : kEvery;
-  if (evidence_[value] == kNone) evidence_[value] = collective;
+  });
+  return groups;
+}
+
+NodeId Replication::evidence(NodeId value, uint32_t group) const {
+  GroupMask groups = apart(value, group);
+  if ((groups & meetings_.bit(group)) != 0) groups = meetings_.bit(group);
+  if (groups == 0) return kNone;
+  const auto slot = static_cast<size_t>(std::countr_zero(groups));
+  return evidence_[size_t{value} * meetings_.slots() + slot];
 }
 
 // Backward: what a collective would be for nothing on, were it the same on every rank.
@@ -269,57 +246,76 @@ void Replication::blame() {
   for (NodeId node = table_.size(); node-- > 0;) {
     SPFAST_WORK(1);
     if (table_.op(node) != Op::kCallFunction) continue;
-    const auto [kind, group] = meeting(node);
-    if (kind == Collective::kAllReduce || kind == Collective::kReduceScatter ||
-        kind == Collective::kAllGather) {
-      for (const Value value : table_.operands(node)) {
-        if (value.is_node()) accuse(value.payload, group, node);
-      }
-    } else if (owner_[node] != kNone && evidence_[node] > node) {
-      // What comes out of a collective says nothing of what went in.
-      blame_operands(node);
+    if (traits(node).collective != Collective::kNone) {
+      blame_collective(node);
+      continue;
     }
+    each_slot(own_[node], [&](uint32_t slot) {
+      if (evidence_at(node, slot) > node) blame_operands(node, slot);
+    });
   }
 }
 
-void Replication::blame_operands(NodeId node) {
-  if (selects_[node]) {
-    blame_conditions(node);
+// What a collective over one group yields differs in another only if its operand does. What comes
+// out of one says nothing else of what went in.
+void Replication::blame_collective(NodeId node) {
+  const auto [kind, group] = meetings_.of(node);
+  if (kind == Collective::kAllReduce || kind == Collective::kReduceScatter ||
+      kind == Collective::kAllGather) {
+    accuse_operands(node, meetings_.bit(group), node);
+  }
+  each_slot(own_[node] & kept(node), [&](uint32_t slot) {
+    const NodeId evidence = evidence_at(node, slot);
+    if (evidence > node) accuse_operands(node, slot_bit(slot), evidence);
+  });
+}
+
+void Replication::accuse_operands(NodeId node, GroupMask groups, NodeId collective) {
+  for (const Value value : table_.operands(node)) {
+    if (value.is_node()) accuse(value.payload, groups, collective);
+  }
+}
+
+void Replication::blame_operands(NodeId node, uint32_t slot) {
+  const GroupMask group = slot_bit(slot);
+  if ((selects_[node] & group) != 0) {
+    blame_conditions(node, slot);
     return;
   }
-  const uint32_t group = owner_[node];
+  const NodeId evidence = evidence_at(node, slot);
   const bool rows = treats_rows_alone(node);
-  if (!rows && !(is_deterministic(node) && changes_equals(evidence_[node]))) return;
+  if (!rows && !(is_deterministic(node) && meetings_.changes_equals(evidence))) return;
   uint8_t most = kNotAtAll;
   NodeId first = kNone;
   bool several = false;
   for (const Value value : table_.operands(node)) {
     if (!value.is_node() || is_proved(value.payload, group)) continue;
-    most = std::max(most, suspicion_[value.payload]);
+    most = std::max(most, suspicion_at(value.payload, slot));
     several = several || (first != kNone && first != value.payload);
     first = value.payload;
   }
   if (!rows && several) return;
   for (const Value value : table_.operands(node)) {
-    if (value.is_node() && suspicion_[value.payload] == most) {
-      accuse(value.payload, group, evidence_[node]);
+    if (value.is_node() && suspicion_at(value.payload, slot) == most) {
+      accuse(value.payload, group, evidence);
     }
   }
-  if (rows) blame_conditions(node);
+  if (rows) blame_conditions(node, slot);
 }
 
 // What is selected is one rank's, so the condition is too: by an operand that says so, or as a
 // factor. What it compares is not, for one of the two may be the same on every rank.
-void Replication::blame_conditions(NodeId node) {
+void Replication::blame_conditions(NodeId node, uint32_t slot) {
+  const GroupMask group = slot_bit(slot);
   const auto args = table_.args(node);
   const int8_t position = traits(node).selects_by;
   for (const Value value : table_.operands(node)) {
-    if (!value.is_node() || is_proved(value.payload, owner_[node])) continue;
+    if (!value.is_node() || is_proved(value.payload, group)) continue;
     const bool named = position >= 0 && static_cast<size_t>(position) < args.size() &&
                        args[static_cast<size_t>(position)] == value;
-    if (!named && !conditions_[value.payload]) continue;
-    if (owner_[value.payload] == kNone) selects_[value.payload] = true;
-    give_away(value.payload, owner_[node], evidence_[node]);
+    if (!named && (conditions_[value.payload] & group) == 0) continue;
+    if ((own_[value.payload] & group) == 0) selects_[value.payload] |= group;
+    give_away(value.payload, group, evidence_at(node, slot));
   }
 }
 
@@ -338,7 +334,7 @@ bool Replication::refute(NodeId value, uint32_t group, NodeId evidence) {
     const NodeId name = names.back();
     names.pop_back();
     if (of(name, group) == Sharing::kOwn) continue;
-    give_away(name, group, evidence);
+    give_away(name, meetings_.bit(group), evidence);
     for (const NodeId user : table_.users(name)) {
       if (is_name(user) && table_.args(user)[0].payload == name) names.push_back(user);
     }

@@ -3,12 +3,10 @@
 #pragma once
 
 #include <span>
-#include <unordered_map>
-#include <unordered_set>
 #include <vector>
 
-#include "rewrite/collectives.h"
 #include "rewrite/effects.h"
+#include "rewrite/meetings.h"
 #include "rewrite/rowwise_rules.h"
 #include "table/operators.h"
 
@@ -32,24 +30,21 @@ struct Trust {
 // whose other operands are shared. The largest of equal values, or their average, is no other: a
 // quantisation is synchronised so, by a maximum over all tokens. Such a collective gives away
 // through operators that treat rows alone and no others. What is computed from a rank's own value
-// is its own as well. And so is a condition that selects what is reduced: it says which rows, or
-// which part of a table, are the rank's own.
+// is its own as well. What differs within a group does so too in each group around it, and a
+// collective over another group leaves it so. And so is a condition that selects what is reduced:
+// it says which rows, or which part of a table, are the rank's own.
 class Replication {
  public:
-  // In place of a group's index: whatever the group.
-  static constexpr uint32_t kEvery = kNone - 1;
-
   Replication(const NodeTable& table, const Effects& effects, const RowRules& rows,
               std::span<const CollectiveFamily> families, std::span<const GroupInfo> groups,
               Trust trust);
 
   [[nodiscard]] Sharing of(NodeId value, uint32_t group) const {
-    if (is_proved(value, group)) return Sharing::kReplicated;
-    const bool own = owner_[value] == group || owner_[value] == kEvery;
-    return own ? Sharing::kOwn : Sharing::kUnknown;
+    if (is_proved(value, meetings_.bit(group))) return Sharing::kReplicated;
+    return apart(value, group) != 0 ? Sharing::kOwn : Sharing::kUnknown;
   }
-  // The group whose ranks are proved to share a value: kNone, an index, or kEvery.
-  [[nodiscard]] uint32_t proved(NodeId value) const { return proved_[value]; }
+  // The groups whose ranks are proved to share a value.
+  [[nodiscard]] GroupMask proved(NodeId value) const { return proved_[value]; }
   // Whether a value that is no shard may be read beside one. What was written to meanwhile is
   // another value than the one of its name: nobody can say of it that all ranks have it.
   [[nodiscard]] bool may_meet_shards(NodeId value, NodeId reader, uint32_t group) const {
@@ -61,8 +56,8 @@ class Replication {
   [[nodiscard]] NodeId changed_before(NodeId value, NodeId reader) const {
     return effects_.writer_before(value, reader);
   }
-  // The collective that gives a rank's own value away.
-  [[nodiscard]] NodeId evidence(NodeId value) const { return evidence_[value]; }
+  // The collective that gives away that a value is a rank's own in a group.
+  [[nodiscard]] NodeId evidence(NodeId value, uint32_t group) const;
   // Nothing that is not proved meets a shard from now on.
   void trust_nothing() { trust_.unknown = false; }
   // The value turned out to be a rank's own, and so are the names of it; false: that was known.
@@ -70,56 +65,53 @@ class Replication {
   // What is computed from values that turned out to be a rank's own is so too.
   void spread();
 
-  // A collective and the index of its group; kNone for all other nodes, and for a group that is not
-  // among those that were asked for.
-  struct Meeting {
-    Collective kind = Collective::kNone;
-    uint32_t group = kNone;
-  };
-  [[nodiscard]] Meeting meeting(NodeId node) const;
-  // The groups that all ranks of a group are in: what each of these has for itself, or what they
-  // all share, says as much of them.
-  [[nodiscard]] std::span<const uint32_t> within(uint32_t group) const {
-    return group < within_.size() ? std::span<const uint32_t>(within_[group])
-                                  : std::span<const uint32_t>();
-  }
+  [[nodiscard]] const Meetings& meetings() const { return meetings_; }
+  // Of the groups whose ranks share a node's operands, those that may share what it yields.
+  [[nodiscard]] GroupMask kept(NodeId node) const;
   // Ranks that have the same operands have the same result.
   [[nodiscard]] bool is_deterministic(NodeId node) const;
-  // Whether a collective makes something else of values that are the same on every rank.
-  [[nodiscard]] bool changes_equals(NodeId collective) const {
-    return equals_kept_.empty() || !equals_kept_.contains(collective);
-  }
-  // Whether every collective does.
-  [[nodiscard]] bool all_change_equals() const { return equals_kept_.empty(); }
   [[nodiscard]] bool treats_rows_alone(NodeId node) const;
   // A view or a copy: its operand under another name.
   [[nodiscard]] bool is_name(NodeId node) const;
 
  private:
-  [[nodiscard]] bool is_proved(NodeId value, uint32_t group) const {
-    return proved_[value] == group || proved_[value] == kEvery;
+  [[nodiscard]] bool is_proved(NodeId value, GroupMask one) const {
+    return (proved_[value] & one) != 0;
   }
-  [[nodiscard]] bool keeps_equals(NodeId collective) const;
+  // The groups that make a value a rank's own in a group. What was scattered over a group is apart
+  // in every other, unless the two are known to cross.
+  [[nodiscard]] GroupMask apart(NodeId value, uint32_t group) const {
+    return (own_[value] & meetings_.inner(group)) | (scattered_[value] & ~meetings_.crossed(group));
+  }
+  [[nodiscard]] NodeId& evidence_at(NodeId value, uint32_t slot) {
+    return evidence_[size_t{value} * meetings_.slots() + slot];
+  }
+  [[nodiscard]] uint8_t& suspicion_at(NodeId value, uint32_t slot) {
+    return suspicion_[size_t{value} * meetings_.slots() + slot];
+  }
   void prove();
+  void prove_after(NodeId collective);
   void blame();
   void rate();
-  void give_away(NodeId value, uint32_t group, NodeId collective);
-  void note_own(NodeId value, uint32_t group, NodeId collective);
-  void blame_operands(NodeId node);
-  void blame_conditions(NodeId node);
-  // A rank's own for what it goes into, not for what selects by it.
-  void accuse(NodeId value, uint32_t group, NodeId collective) {
-    selects_[value] = false;
-    give_away(value, group, collective);
+  void rate_call(NodeId node);
+  void give_away(NodeId value, GroupMask groups, NodeId collective) {
+    own_[value] |= note(value, groups, collective);
   }
-  [[nodiscard]] bool reads_conditions(NodeId node) const;
+  [[nodiscard]] GroupMask note(NodeId value, GroupMask groups, NodeId collective);
+  void blame_collective(NodeId node);
+  void blame_operands(NodeId node, uint32_t slot);
+  void blame_conditions(NodeId node, uint32_t slot);
+  // A rank's own for what it goes into, not for what selects by it.
+  void accuse(NodeId value, GroupMask groups, NodeId collective) {
+    selects_[value] &= ~groups;
+    give_away(value, groups, collective);
+  }
+  void accuse_operands(NodeId node, GroupMask groups, NodeId collective);
+  [[nodiscard]] GroupMask conditions_read(NodeId node) const;
   void follow_own(NodeId node);
-  // The group over which all of the node's operands are proved to be the same; kNone: there is
-  // none.
-  [[nodiscard]] uint32_t common_group(NodeId node) const;
+  // The groups over which all of the node's operands are proved to be the same.
+  [[nodiscard]] GroupMask common_groups(NodeId node) const;
   [[nodiscard]] bool reduces_tokens(NodeId node, const RowRule& rule) const;
-  [[nodiscard]] Value group_of(NodeId node) const;
-  [[nodiscard]] Value reduce_op_of(NodeId node) const;
   [[nodiscard]] const OperatorTraits& traits(NodeId node) const {
     return traits_.of(table_.target(node));
   }
@@ -127,19 +119,18 @@ class Replication {
   const NodeTable& table_;
   const Effects& effects_;
   const RowRules& rows_;
-  std::span<const CollectiveFamily> families_;
-  std::unordered_map<uint64_t, uint32_t> groups_;  // by value_key
-  std::vector<std::vector<uint32_t>> within_;      // by group
+  Meetings meetings_;
   Trust trust_;
   mutable TraitsCache traits_;
-  // By node: the group whose ranks all have it, and the group of which each rank has its own.
-  std::vector<uint32_t> proved_;
-  std::vector<uint32_t> owner_;
-  std::vector<NodeId> evidence_;
-  std::vector<uint8_t> suspicion_;
-  std::vector<bool> conditions_;  // whether each of its elements says that something holds
-  std::vector<bool> selects_;     // a rank's own for what selects by it: what it compares is not
-  std::unordered_set<NodeId> equals_kept_;  // collectives that make nothing else of equal values
+  // By node: the groups whose ranks all have it, those of which each rank is shown to have its own,
+  // and those over which it was scattered and not gathered since.
+  std::vector<GroupMask> proved_;
+  std::vector<GroupMask> own_;
+  std::vector<GroupMask> scattered_;
+  std::vector<NodeId> evidence_;       // by node and group
+  std::vector<uint8_t> suspicion_;     // by node and group
+  std::vector<GroupMask> conditions_;  // whether each of its elements says that something holds
+  std::vector<GroupMask> selects_;  // a rank's own for what selects by it: what it compares is not
 };
 
 }  // namespace spfast

@@ -54,16 +54,28 @@ Run::Run(NodeTable& table, const Rules& rules, MetaSource& source, std::vector<N
     groups_.push_back({anchor.group, 0, 0, {}});
     group_examples_.push_back(anchor.call);
   }
+  if (!groups_.empty()) {
+    for (const NodeId other : find_other_groups(table_, rules_.families, groups_)) {
+      groups_.push_back({group_of(table_, rules_.families, other), 0, 0, {}});
+    }
+  }
   source_.read_metas(table_, parts);
 }
 
+std::vector<std::string> Run::other_groups() const {
+  std::vector<std::string> names;
+  for (size_t i = group_examples_.size(); i < groups_.size(); ++i) {
+    names.push_back(table_.string(groups_[i].group.payload));
+  }
+  return names;
+}
+
 void Run::set_groups(std::span<const GroupInfo> infos) {
-  SPFAST_CHECK(infos.size() == groups_.size());
-  for (size_t i = 0; i < groups_.size(); ++i) {
-    groups_[i].size = infos[i].size;
-    groups_[i].rank = infos[i].rank;
-    groups_[i].problem = infos[i].problem;
-    groups_[i].within = infos[i].within;
+  SPFAST_CHECK(infos.size() == group_examples_.size() || infos.size() == groups_.size());
+  for (size_t i = 0; i < infos.size(); ++i) {
+    const Value group = groups_[i].group;
+    groups_[i] = infos[i];
+    groups_[i].group = group;
   }
 }
 

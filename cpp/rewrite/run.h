@@ -41,7 +41,10 @@ class Run {
 
   // One call for each group that the all_reduces name, in the order of set_groups.
   [[nodiscard]] const std::vector<NodeId>& group_examples() const { return group_examples_; }
-  // Size, rank and problem of each group; the name is the graph's.
+  // The names of the groups that other collectives name, and no all_reduce.
+  [[nodiscard]] std::vector<std::string> other_groups() const;
+  // Size, rank and problem of each group, and how it lies to others; the name is the graph's. The
+  // other groups may follow: of those only the latter counts.
   void set_groups(std::span<const GroupInfo> infos);
   void match(RunOptions options);
   // Plans until nothing that is needed is unknown. `decide` is asked for each class that was

@@ -111,6 +111,9 @@ bool has(std::string_view name, std::string_view part) {
 
 Collective collective_of(std::string_view space, std::string_view op) {
   if (space == "aten" || space == "prims" || op == "wait_tensor") return Collective::kNone;
+  // What is gathered is multiplied by a weight that each rank has for itself.
+  if (has(op, "all_gather_matmul") || has(op, "all_gather_scaled_matmul"))
+    return Collective::kOther;
   if (has(op, "all_reduce") || has(op, "allreduce")) return Collective::kAllReduce;
   if (has(op, "reduce_scatter")) return Collective::kReduceScatter;
   if (has(op, "all_gather") || has(op, "allgather")) return Collective::kAllGather;

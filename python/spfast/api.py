@@ -262,9 +262,12 @@ class _Begun:
             for path, (graph, module, found) in self.found.items()
         ]
         groups = [group for run in runs for group in run.job.groups()]
-        resolved = iter(resolve_groups(groups, self.config))
+        others = [name for run in runs for name in run.job.other_groups()]
+        resolved = resolve_groups(groups, self.config, others)
+        reduced, rest = iter(resolved), iter(resolved[len(groups) :])
         for run in runs:
-            run.set_groups([next(resolved) for _ in run.job.groups()])
+            here = [next(reduced) for _ in run.job.groups()]
+            run.set_groups(here + [next(rest) for _ in run.job.other_groups()])
         for run in runs:
             run.plan()
         return runs

@@ -15,6 +15,7 @@ __all__ = [
     "check_unambiguous",
     "group_name",
     "known_groups",
+    "lies_across",
     "lies_within",
     "resolve_group",
     "resolve_groups",
@@ -35,6 +36,7 @@ class Group:
         backend: What carries its collectives, as torch.distributed names it; empty where it is not
             known there.
         within: The other groups of the graph that all of its ranks are in.
+        crosses: Those of which it has one rank only.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Group:
     problem: str = ""
     backend: str = field(default="", repr=False)
     within: tuple[str, ...] = field(default=(), repr=False)
+    crosses: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def takes_float8(self) -> bool:
@@ -64,12 +67,16 @@ def group_name(group: Any) -> str:
     return group if isinstance(group, str) else str(getattr(group, "group_name", group))
 
 
-def resolve_groups(groups: Iterable[Any], config: SequenceParallelConfig) -> list[Group]:
+def resolve_groups(
+    groups: Iterable[Any], config: SequenceParallelConfig, others: Iterable[str] = ()
+) -> list[Group]:
     """Answers for all the groups that a graph reduces over, in their order.
 
     Args:
         groups: Each group as :func:`resolve_group` takes it.
         config: May give sizes and ranks.
+        others: The names of groups that a graph names and does not reduce over. Each follows as a
+            group of no size: only how it lies to the others is asked.
 
     Raises:
         ConfigError: A group cannot be looked up; or there are several, and the config gives one
@@ -87,10 +94,28 @@ def resolve_groups(groups: Iterable[Any], config: SequenceParallelConfig) -> lis
     if config.tp_size is not None and len(_spoken_of(map(group_name, groups), config)) > 1:
         for group in groups:
             _check_size(group, config, given)
+    found += [Group(name, 0, 0) for name in others]
     if len(found) < 2:
         return found
-    around = _around([group.name for group in found if group.size > 1], config)
-    return [replace(one, within=around.get(one.name, ())) for one in found]
+    around = _around([group.name for group in found if group.size != 1], config)
+    across = _across(list(dict.fromkeys(group.name for group in found)), config)
+    return [
+        replace(one, within=around.get(one.name, ()), crosses=across.get(one.name, ()))
+        for one in found
+    ]
+
+
+# Of more groups than this nobody asks which of them cross.
+_FEW = 63
+
+
+def _across(names: Sequence[str], config: SequenceParallelConfig) -> dict[str, tuple[str, ...]]:
+    """For each group those that it is known to cross."""
+    if len(names) > _FEW:
+        return {}
+    return {
+        name: tuple(other for other in names if lies_across(name, other, config)) for name in names
+    }
 
 
 def _around(names: Sequence[str], config: SequenceParallelConfig) -> dict[str, tuple[str, ...]]:
@@ -135,6 +160,36 @@ def lies_within(inner: str, outer: str, config: SequenceParallelConfig | None) -
         return False
     others = (size for name, size in sizes.items() if name not in (inner, outer))
     return any(size > 1 and sizes[inner] * size == sizes[outer] for size in others)
+
+
+def lies_across(name: str, other: str, config: SequenceParallelConfig | None) -> bool:
+    """Whether two groups are known to have one rank in common, as axes of a mesh do.
+
+    Where torch.distributed does not know their ranks, the sizes tell: groups of 3 and of 2, or of 2
+    and of 2, are none within the other; nor are 4 and 2 where there is one of 8 that both span.
+
+    Example:
+        >>> config = SequenceParallelConfig(groups={"tp": (4, 0), "cp": (2, 0)})
+        >>> lies_across("tp", "cp", config)  # "cp" may be a part of "tp"
+        False
+        >>> config = SequenceParallelConfig(groups={"tp": (4, 0), "cp": (2, 0), "all": (8, 0)})
+        >>> lies_across("tp", "cp", config)
+        True
+    """
+    if name == other:
+        return False
+    ranks = [_ask(each, each, _ranks) for each in (name, other)]
+    if ranks[0] is not None and ranks[1] is not None:
+        return len(ranks[0] & ranks[1]) == 1
+    given = dict(config.groups) if config is not None else {}
+    sizes = {each: size for each, (size, _) in given.items()}
+    if name not in sizes or other not in sizes:
+        return False
+    one, two = sizes[name], sizes[other]
+    may_hold = one != two and 1 not in (one, two) and max(one, two) % min(one, two) == 0
+    spanned = any(size == one * two for each, size in sizes.items() if each not in (name, other))
+    nested = lies_within(name, other, config) or lies_within(other, name, config)
+    return (spanned or not may_hold) and not nested
 
 
 def _ranks(group: Any) -> frozenset[int]:

@@ -82,7 +82,7 @@ class Run:
         return bool(self._listed) or any(share and share.padded for share in self._shares)
 
     def set_groups(self, groups: Sequence[Group]) -> None:
-        """Takes the answers to ``job.groups()``."""
+        """Takes the answers to ``job.groups()``, and then to ``job.other_groups()``."""
         self._groups = list(groups)
         places = {group.name: place for place, group in enumerate(groups)}
         self.job.set_groups(
@@ -92,6 +92,7 @@ class Run:
                     group.rank,
                     group.problem,
                     [places[name] for name in group.within if name in places],
+                    [places[name] for name in group.crosses if name in places],
                 )
                 for group in groups
             ]
@@ -101,11 +102,13 @@ class Run:
         """Matches, plans and makes the new values; nothing in the graph is changed."""
         self._plan()
         while self._listed and self._leave_listed():
-            names = [group_name(group) for group in self.job.groups()]
-            known = dict(zip(names, self._groups, strict=True))
+            known = dict(zip(self._names(), self._groups, strict=True))
             self._encode()
-            self.set_groups([known[group_name(group)] for group in self.job.groups()])
+            self.set_groups([known[name] for name in self._names()])
             self._plan()
+
+    def _names(self) -> list[str]:
+        return [*map(group_name, self.job.groups()), *self.job.other_groups()]
 
     def _leave_listed(self) -> bool:
         """Whether calls that were listed stay as they are: they are what they were then.

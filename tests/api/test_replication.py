@@ -167,11 +167,36 @@ def tokens_of_an_expert(w: Writer) -> None:
     w.output([w.norm(w.call(aten.add.Tensor, stream, w.over_ranks(made)))])
 
 
+def covariance(w: Writer, of_own: bool = True) -> None:
+    """A value times itself, summed before the site that would cut it."""
+    own = w.stream("own", "per_rank" if of_own else "replicated")
+    other = own if of_own else w.stream("other", "per_rank")
+    summed = w.over_ranks(w.call(aten.mm.default, w.call(aten.t.default, own), other))
+    total = w.call(aten.add.Tensor, w.over_ranks(w.stream("partial", "per_rank")), own)
+    w.output([summed, w.matched_norm(total)])
+
+
+def covariances_of_samples(w: Writer) -> None:
+    own = w.stream("own", "per_rank")
+    heads = w.call(aten.view.default, own, [2, 4, WIDTH])
+    turned = w.call(aten.transpose.int, heads, 1, 2)
+    summed = w.over_ranks(w.call(aten.bmm.default, turned, heads))
+    total = w.call(aten.add.Tensor, w.over_ranks(w.stream("partial", "per_rank")), own)
+    w.output([summed, w.matched_norm(total)])
+
+
+def test_what_is_multiplied_by_another_may_be_the_same_on_every_rank() -> None:
+    _, results, _ = on_every_rank(lambda w: covariance(w, of_own=False))
+    assert [each.value for each in results[0].assumptions] == ["own"]
+
+
 @pytest.mark.parametrize("recognise", ["both", "patterns", "rowwise"])
 @pytest.mark.parametrize(
     "build",
     [
         rows_of_a_vocabulary,
+        covariance,
+        covariances_of_samples,
         tokens_of_an_expert,
         computed_from_what_is_refuted,
         written_to_before_it_is_read,

@@ -133,7 +133,7 @@ TEST(planner_shares_no_shard_between_groups) {
   const Node w = b.placeholder("w", {512});
   const Node r = b.call(kIrReduce, {x, "a"}, kShape);
   const Node n = b.call(kIrNorm, {r, w, 1e-5}, kShape);
-  const Node m = b.call("aten.mm.default", {n, w}, kShape);
+  const Node m = b.call("aten.mm.default", {n, x}, kShape);
   const Node s = b.call(kIrReduce, {m, "b"}, kShape);
   const Node pair = b.call(kIrAddNorm, {s, r, w, 1e-5});
   b.set_parts(pair, {kShape, kShape});

@@ -150,3 +150,36 @@ TEST(assumptions_that_contradict_the_graph_together_are_refuted) {
   const Planned planned = plan_of(b.finish());
   EXPECT_EQ(planned.rewritten(), 0U);
 }
+
+// What is summed over one group and then over another differs in both; what was scattered over a
+// group differs in every other that is not known to cross it.
+TEST(replication_over_several_groups) {
+  GraphBuilder b;
+  const Node x = b.placeholder("x", kRows);
+  const Node summed = reduce(b, reduce(b, x, kRows, "1"), kRows, "0");
+  const Node part = b.call("_c10d_functional.reduce_scatter_tensor.default",
+                           {summed, "sum", 4, "2"}, {1024, 512});
+  b.output({part});
+  const NodeTable table = b.finish();
+  static const RowRules rows = row_rules();
+  const auto all = families();
+  const Effects effects(table);
+  for (const bool crosses : {true, false}) {
+    std::vector<GroupInfo> groups;
+    for (const Anchor& anchor : find_anchors(table, anchor_families())) {
+      groups.push_back({anchor.group, 4, 1, {}});
+    }
+    const auto others = find_other_groups(table, all, groups);
+    EXPECT_EQ(others.size(), 1U);
+    groups.push_back({group_of(table, all, others.at(0)), 0, 0, {}});
+    if (crosses) groups[2].crosses = groups[1].crosses = {0};
+    if (crosses) groups[0].crosses = {1, 2};
+    const Replication replication(table, effects, rows, all, groups, {});
+    EXPECT(replication.of(x.id, 0) == Sharing::kOwn);  // group "1"
+    EXPECT(replication.of(x.id, 1) == Sharing::kOwn);  // group "0", through the sum over "1"
+    EXPECT(replication.of(x.id, 2) == Sharing::kOwn);  // group "2", through both
+    EXPECT_EQ(replication.of(part.id, 0) == Sharing::kOwn, !crosses);
+    EXPECT(replication.of(part.id, 1) == Sharing::kOwn);
+    EXPECT(replication.evidence(part.id, 1) == part.id);
+  }
+}

@@ -18,7 +18,7 @@ import torch
 from torch import fx
 
 from spfast.config import SequenceParallelConfig
-from spfast.groups import lies_within
+from spfast.groups import lies_across, lies_within
 from spfast.reference.traits import Traits, traits_of
 from spfast.reference.values import Memory, operator_name
 
@@ -26,8 +26,9 @@ __all__ = ["Replication"]
 
 aten = torch.ops.aten
 
-# In place of a group: whatever the group.
-_EVERY = object()
+# In place of groups: whatever the group.
+_EVERY: Any = object()
+_Shared = Any  # a set of groups, or _EVERY
 
 _NAMES = (
     aten.view.default,
@@ -81,25 +82,32 @@ class Replication:
         config: SequenceParallelConfig,
     ) -> None:
         self._memory, self._row_wise, self._groups = memory, row_wise, groups
-        self._known_groups = {group for group in groups.values() if isinstance(group, str)}
-        self._around = {
-            inner: [outer for outer in self._known_groups if lies_within(inner, outer, config)]
-            for inner in self._known_groups
+        self._traits = {node: traits_of(operator_name(node)) for node in graph.nodes}
+        self._known = dict.fromkeys(map(self._group, graph.nodes))
+        self._known.pop(None, None)
+        self._inside = {
+            outer: [each for each in self._known if self._is_inside(each, outer, config)]
+            for outer in self._known
+        }
+        self._across = {
+            group: [each for each in self._known if self._are_across(each, group, config)]
+            for group in self._known
         }
         self.trusts_unknown = config.replicated == "infer"
-        self._traits = {node: traits_of(operator_name(node)) for node in graph.nodes}
-        # The group whose ranks all have a value, and that of which each has its own.
-        self._shared: dict[fx.Node, Any] = {
+        # The groups whose ranks all have a value, those of which each rank is shown to have its
+        # own, and those over which it was scattered: each with the collective that shows it.
+        self._shared: dict[fx.Node, _Shared] = {
             node: _EVERY
             for node in graph.nodes
             if node.op in ("placeholder", "get_attr") and config.names_replicated(node)
         }
-        self._owner: dict[fx.Node, Any] = {}
-        self._evidence: dict[fx.Node, fx.Node] = {}
+        self._shown: dict[fx.Node, dict[Any, fx.Node]] = {node: {} for node in graph.nodes}
+        self._scattered: dict[fx.Node, dict[Any, fx.Node]] = {node: {} for node in graph.nodes}
         self._prove(graph)
-        self._suspicion = self._rate(graph)
-        self._conditions = self._find_conditions(graph)
-        self._selecting: set[fx.Node] = set()  # a rank's own for what selects by it alone
+        self._suspicion = {group: self._rate(graph, group) for group in self._known}
+        self._conditions = {group: self._find_conditions(graph, group) for group in self._known}
+        # A rank's own for what selects by it alone.
+        self._selecting: set[tuple[fx.Node, Any]] = set()
         for node in reversed(graph.nodes):
             self._blame(node)
         for node in graph.nodes:
@@ -107,13 +115,29 @@ class Replication:
 
     def is_shared(self, value: fx.Node, group: Any) -> bool:
         """Whether all ranks of the group have the value, by proof."""
-        return self._shared.get(value) in (_EVERY, group)
+        groups = self._shared.get(value, frozenset())
+        return groups is _EVERY or group in groups
 
     def evidence(self, value: fx.Node, group: Any) -> fx.Node | None:
         """The collective that shows that each rank has its own; None where nothing does."""
-        if self.is_shared(value, group) or self._owner.get(value) not in (_EVERY, group):
+        if self.is_shared(value, group):
             return None
-        return self._evidence[value]
+        shown, scattered = self._shown[value], self._scattered[value]
+        inside, across = self._inside.get(group, ()), self._across.get(group, ())
+        found = {each: shown[each] for each in shown if each == group or each in inside}
+        found.update((each, scattered[each]) for each in scattered if each not in across)
+        in_order = [group, *(each for each in self._known if each != group)]
+        return next((found[each] for each in in_order if each in found), None)
+
+    @staticmethod
+    def _is_inside(inner: Any, outer: Any, config: SequenceParallelConfig) -> bool:
+        names = isinstance(inner, str) and isinstance(outer, str)
+        return names and lies_within(inner, outer, config)
+
+    @staticmethod
+    def _are_across(one: Any, other: Any, config: SequenceParallelConfig) -> bool:
+        names = isinstance(one, str) and isinstance(other, str)
+        return names and lies_across(one, other, config)
 
     # --- one node -----------------------------------------------------------------------------
 
@@ -121,12 +145,14 @@ class Replication:
         return self._traits[node]
 
     def _group(self, node: fx.Node) -> Any:
-        """The group of a collective; None where no all_reduce is to be rewritten over it."""
+        """The group of a collective; None where it names none."""
         if node in self._groups:
             return self._groups[node]
+        if node.op != "call_function" or not self._of(node).collective:
+            return None
         given = node.args[-1] if node.args else None
         group = node.kwargs.get("group_name", node.kwargs.get("group", given))
-        return group if isinstance(group, str) and group in self._known_groups else None
+        return group if isinstance(group, str) else None
 
     def _computes(self, node: fx.Node) -> bool:
         """Whether ranks with the same operands get the same result."""
@@ -147,7 +173,7 @@ class Replication:
     # --- forward: what is proved --------------------------------------------------------------
 
     def _prove(self, graph: fx.Graph) -> None:
-        ragged: set[fx.Node] = set()  # of a size that only its own rank knows
+        ragged: set[tuple[fx.Node, Any]] = set()  # of a size that only its own rank knows
         for node in graph.nodes:
             traits, operands = self._of(node), node.all_input_nodes
             if node.op != "call_function":
@@ -156,70 +182,81 @@ class Replication:
             elif traits.collective:
                 self._prove_collective(node, traits.collective)
             elif traits.rank:
-                self._give_away(node, _EVERY, node)
-            elif self._computes(node) and self._prove_computed(node):
-                pass
+                self._give_away(node, self._known, node)
             else:
-                if traits.data_sized or any(operand in ragged for operand in operands):
-                    ragged.add(node)
-                if traits.sizes and node not in ragged:
-                    self._shared[node] = _EVERY
+                if self._computes(node) and self._memory.writer_of(node) is None:
+                    self._shared[node] = self._common(operands)
+                    if self._shared[node] is _EVERY:
+                        continue
+                for group in self._known:
+                    if self.is_shared(node, group):
+                        continue
+                    if traits.data_sized or any((each, group) in ragged for each in operands):
+                        ragged.add((node, group))
+                if traits.sizes:
+                    even = {each for each in self._known if (node, each) not in ragged}
+                    self._shared[node] = _EVERY if len(even) == len(self._known) else even
                 self._follow_own(node)
 
-    def _follow_own(self, node: fx.Node) -> None:
-        """What a node computes from a rank's own value is its own, but for sizes."""
-        traits = self._of(node)
-        if node.op != "call_function" or traits.collective or traits.sizes:
-            return
-        for operand in node.all_input_nodes:
-            if operand in self._owner:
-                self._give_away(node, self._owner[operand], self._evidence[operand])
+    def _common(self, operands: Collection[fx.Node]) -> _Shared:
+        """The groups whose ranks share all of these."""
+        common: _Shared = _EVERY
+        for operand in operands:
+            groups = self._shared.get(operand, frozenset())
+            if groups is not _EVERY:
+                common = groups if common is _EVERY else common & groups
+        return common
 
     def _prove_collective(self, node: fx.Node, kind: str) -> None:
         group = self._group(node)
-        if group is None:
-            return
         if kind in ("all_reduce", "all_gather"):
-            if self._memory.other_writer(node) is None:
-                self._shared[node] = group
+            if self._memory.other_writer(node) is None and group is not None:
+                self._shared[node] = frozenset([group])
         elif kind in ("reduce_scatter", "all_to_all"):
-            self._give_away(node, group, node)
+            if group is None:  # it may be any
+                self._give_away(node, self._known, node)
+            else:
+                self._scattered[node].setdefault(group, node)
+        self._follow_own(node)
 
-    def _prove_computed(self, node: fx.Node) -> bool:
-        if self._memory.writer_of(node) is not None:
-            return False
-        common: Any = _EVERY
+    def _follow_own(self, node: fx.Node) -> None:
+        """What a node computes from a rank's own value is its own, but for sizes.
+
+        A collective over one group leaves it so in others.
+        """
+        traits = self._of(node)
+        if node.op != "call_function" or traits.sizes:
+            return
+        ended = self._group(node) if traits.collective else None
         for operand in node.all_input_nodes:
-            group = self._shared.get(operand)
-            if group is _EVERY or group == common:
-                continue
-            if group is None or common is not _EVERY:
-                return False
-            common = group
-        self._shared[node] = common
-        return True
+            for group, evidence in self._shown[operand].items():
+                if group != ended:
+                    self._give_away(node, [group], evidence)
+            for group, evidence in self._scattered[operand].items():
+                if group != ended and not self.is_shared(node, group):
+                    self._scattered[node].setdefault(group, evidence)
 
-    def _rate(self, graph: fx.Graph) -> dict[fx.Node, int]:
+    def _rate(self, graph: fx.Graph, group: Any) -> dict[fx.Node, int]:
         rated: dict[fx.Node, int] = {}
         for node in graph.nodes:
-            if node in self._shared:
+            if self.is_shared(node, group):
                 rated[node] = _NOT_AT_ALL
             elif node.op != "call_function":
                 rated[node] = _INPUT
-            elif not self._treats_rows_alone(node):
+            elif not self._treats_rows_alone(node) and not self._of(node).collective:
                 rated[node] = _COMPUTED
             else:
                 operands = [rated[operand] for operand in node.all_input_nodes]
                 rated[node] = max(operands, default=_NOT_AT_ALL)
         return rated
 
-    def _find_conditions(self, graph: fx.Graph) -> set[fx.Node]:
+    def _find_conditions(self, graph: fx.Graph, group: Any) -> set[fx.Node]:
         """Comparisons, and what is made of them alone, row by row."""
         found: set[fx.Node] = set()
         for node in graph.nodes:
-            if node.op != "call_function" or node in self._shared:
+            if node.op != "call_function" or self.is_shared(node, group):
                 continue
-            unproved = [each for each in node.all_input_nodes if each not in self._shared]
+            unproved = [each for each in node.all_input_nodes if not self.is_shared(each, group)]
             made = bool(unproved) and all(each in found for each in unproved)
             if self._of(node).condition or (made and self._treats_rows_alone(node)):
                 found.add(node)
@@ -227,44 +264,40 @@ class Replication:
 
     # --- backward: what a collective would be for nothing on -----------------------------------
 
-    def _give_away(self, value: fx.Node, group: Any, collective: fx.Node) -> None:
-        self._note_own(value, group, collective)
-        for outer in self._around.get(group, ()):
-            self._note_own(value, outer, collective)
-
-    def _note_own(self, value: fx.Node, group: Any, collective: fx.Node) -> None:
-        if group is None or self.is_shared(value, group):
-            return
-        owner = self._owner.get(value)
-        if owner in (_EVERY, group):
+    def _give_away(self, value: fx.Node, groups: Collection[Any], collective: fx.Node) -> None:
+        for group in groups:
+            if self.is_shared(value, group):
+                continue
+            known = self._shown[value].setdefault(group, collective)
             # Of two that give it away, the one that gives away more.
-            known = self._evidence[value]
             later = self._memory.position[known] > self._memory.position[value]
             if later and not _changes_equals(known) and _changes_equals(collective):
-                self._evidence[value] = collective
-            return
-        self._owner[value] = group if owner is None else _EVERY
-        self._evidence.setdefault(value, collective)
+                self._shown[value][group] = collective
 
     def _blame(self, node: fx.Node) -> None:
         if node.op != "call_function":
             return
-        kind = self._of(node).collective
-        if kind in ("all_reduce", "reduce_scatter", "all_gather"):
+        kind, group = self._of(node).collective, self._group(node)
+        if kind in ("all_reduce", "reduce_scatter", "all_gather") and group is not None:
             for operand in node.all_input_nodes:
-                self._accuse(operand, self._group(node), node)
-            return
+                self._accuse(operand, group, node)
         position = self._memory.position
-        # What comes out of a collective says nothing of what went in.
-        if node in self._owner and position[self._evidence[node]] > position[node]:
-            self._blame_operands(node, self._owner[node], self._evidence[node])
+        for each, evidence in list(self._shown[node].items()):
+            # What comes out of a collective says nothing else of what went in.
+            if position[evidence] <= position[node]:
+                continue
+            if not kind:
+                self._blame_operands(node, each, evidence)
+            elif kind in ("all_reduce", "all_gather") or each in self._across.get(group, ()):
+                for operand in node.all_input_nodes:
+                    self._accuse(operand, each, evidence)
 
     def _accuse(self, value: fx.Node, group: Any, collective: fx.Node) -> None:
-        self._selecting.discard(value)
-        self._give_away(value, group, collective)
+        self._selecting.discard((value, group))
+        self._give_away(value, [group], collective)
 
     def _blame_operands(self, node: fx.Node, group: Any, collective: fx.Node) -> None:
-        if node in self._selecting:
+        if (node, group) in self._selecting:
             self._blame_conditions(node, group, collective)
             return
         rows = self._treats_rows_alone(node)
@@ -273,9 +306,10 @@ class Replication:
         unproved = [each for each in node.all_input_nodes if not self.is_shared(each, group)]
         if not rows and len(unproved) > 1:
             return
-        most = max((self._suspicion[each] for each in unproved), default=_NOT_AT_ALL)
+        suspicion = self._suspicion[group]
+        most = max((suspicion[each] for each in unproved), default=_NOT_AT_ALL)
         for operand in node.all_input_nodes:
-            if self._suspicion[operand] == most:
+            if suspicion[operand] == most:
                 self._accuse(operand, group, collective)
         if rows:
             self._blame_conditions(node, group, collective)
@@ -287,10 +321,10 @@ class Replication:
         for operand in node.all_input_nodes:
             if self.is_shared(operand, group):
                 continue
-            if operand is named or operand in self._conditions:
-                if operand not in self._owner:
-                    self._selecting.add(operand)
-                self._give_away(operand, group, collective)
+            if operand is named or operand in self._conditions[group]:
+                if group not in self._shown[operand]:
+                    self._selecting.add((operand, group))
+                self._give_away(operand, [group], collective)
 
 
 def _reduces_tokens(node: fx.Node) -> bool:

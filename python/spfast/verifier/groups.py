@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
-from spfast.groups import check_unambiguous, lies_within
+from spfast.groups import check_unambiguous, lies_across, lies_within
 
 if TYPE_CHECKING:
     from spfast.config import SequenceParallelConfig
@@ -72,6 +72,10 @@ class Groups:
     def lies_within(self, inner: str, outer: str) -> bool:
         """Whether all ranks of ``inner`` are known to be ranks of ``outer``."""
         return lies_within(inner, outer, self._config)
+
+    def cross(self, group: str, other: str) -> bool:
+        """Whether the two are known to have one rank in common."""
+        return lies_across(group, other, self._config)
 
     def learn_rank(self, group: str, rank: int) -> None:
         """Takes ``rank`` for a group that nobody knows the rank of."""
