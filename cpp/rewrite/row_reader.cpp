@@ -80,13 +80,14 @@ Reason RowReader::reason_for(NodeId node, const RowOperand& operand, const RowLa
   }
   const Meta& meta = table_.meta(operand.name);
   if (meta.kind == MetaKind::kMissing) return {Kind::kUnknownSize, operand.name, kNone, 0, 0};
-  if (meta.kind != MetaKind::kTensor) return {};
+  if (meta.kind != MetaKind::kTensor && meta.kind != MetaKind::kSym) return {};
   // What such an operator reads in the place of a weight it reads for all tokens.
   if (row && layout.token_class[operand.root] == class_) return {};
   const uint32_t group = classes_[class_].group;
   if (!replication_.may_meet_shards(operand.name, node, group)) {
     return why_apart(replication_, operand.name, node, group);
   }
+  if (meta.kind == MetaKind::kSym) return {};
   const NodeId writer = effects_.writer_of(operand.name);
   if (writer != kNone) return {Kind::kWritten, operand.name, writer, 0, 0};
   const bool pointwise = rule.family == RowRule::Family::kPointwise;
@@ -186,7 +187,10 @@ bool RowReader::cuts_blocks(NodeId node, const RowRule& rule) const {
 // Operands broadcast from the last dim on, so every operand has as many feature dims.
 RowRole RowReader::tensor_role(NodeId node, const RowOperand& operand, const RowLayout& layout) {
   const Meta& meta = table_.meta(operand.name);
-  if (meta.kind == MetaKind::kSym) return RowRole::kNone;
+  if (meta.kind == MetaKind::kSym) {  // a number that is read out of a tensor may be a rank's own
+    const bool shared = replication_.may_meet_shards(operand.name, node, classes_[class_].group);
+    return shared ? RowRole::kNone : RowRole::kNeedsAll;
+  }
   if (meta.kind != MetaKind::kTensor) return RowRole::kNeedsAll;
   const bool row = layout.is_row(operand.root);
   if (row && layout.token_class[operand.root] == class_) {

@@ -185,6 +185,39 @@ def covariances_of_samples(w: Writer) -> None:
     w.output([summed, w.matched_norm(total)])
 
 
+def number_of_a_rank(w: Writer) -> None:
+    """Read out of a tensor that is summed over the ranks besides."""
+    own = w.call(aten.argmax.default, w.stream("own", "per_rank"))
+    number = w.call(aten._local_scalar_dense.default, own)
+    reduced = w.over_ranks(w.stream("partial", "per_rank"))
+    scaled = w.call(aten.mul.Tensor, w.norm(reduced), number)
+    w.output([w.call(aten.tanh.default, scaled), w.over_ranks(own)])
+
+
+def number_of_all(w: Writer) -> None:
+    number = w.call(
+        aten._local_scalar_dense.default, w.placeholder("n", (), torch.int64, "constant", 3)
+    )
+    reduced = w.over_ranks(w.stream("partial", "per_rank"))
+    w.output([w.call(aten.tanh.default, w.call(aten.mul.Tensor, w.norm(reduced), number))])
+
+
+def test_a_number_may_meet_rows_if_all_ranks_have_it() -> None:
+    name = "_local_scalar_dense_default"
+
+    def meets_rows(build: Build, **fields: object) -> bool:
+        graphs, _, _ = on_every_rank(build, **fields)
+        (number,) = (node for node in graphs[0].nodes if node.name == name)
+        (product,) = number.users
+        return int(product.meta["val"].shape[0]) == 8 // WORLD
+
+    assert not meets_rows(number_of_a_rank)
+    assert meets_rows(number_of_all) and meets_rows(number_of_all, replicated=("n",))
+    assert not meets_rows(number_of_all, replicated="prove")
+    _, (result, *_), _ = on_every_rank(number_of_all)
+    assert [each.value for each in result.assumptions] == [name]
+
+
 def test_what_is_multiplied_by_another_may_be_the_same_on_every_rank() -> None:
     _, results, _ = on_every_rank(lambda w: covariance(w, of_own=False))
     assert [each.value for each in results[0].assumptions] == ["own"]
