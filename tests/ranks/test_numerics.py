@@ -71,7 +71,10 @@ def rewrite_and_run(
         actual = run(graph, case.inputs()[rank])
         what = f"case {number} ({', '.join(case.notes)}), rank {rank}"
         assert_same(actual, expected, 0.0 if exact else 1e-6, what)
-        counts.append((int(result), len(case.sites)))
+        # Where each rank would have one row, torch compiles another graph: those stay.
+        few = sum("which is one row or none for each" in site.reason for site in result.skipped)
+        if few < len(case.sites):
+            counts.append((int(result), len(case.sites) - few))
     return counts
 
 
