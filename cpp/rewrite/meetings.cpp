@@ -42,7 +42,9 @@ std::vector<NodeId> find_other_groups(const NodeTable& table,
   std::vector<NodeId> found;
   std::unordered_set<uint64_t> seen;
   for (const GroupInfo& group : known) seen.insert(value_key(group.group));
-  TraitsCache traits;
+  // Every run asks, and targets are interned for the whole process: what one is need be read once.
+  static thread_local TraitsCache kept;
+  TraitsCache& traits = kept;
   for (NodeId node = 0; node < table.size(); ++node) {
     SPFAST_WORK(1);
     if (table.op(node) != Op::kCallFunction) continue;

@@ -161,15 +161,13 @@ OperatorTraits operator_traits(std::string_view name) {
   return traits;
 }
 
-const OperatorTraits& TraitsCache::of(TargetId target) {
+const OperatorTraits& TraitsCache::find_out(TargetId target) {
   if (target >= known_.size()) {
     known_.resize(size_t{target} + 1, false);
     traits_.resize(size_t{target} + 1);
   }
-  if (!known_[target]) {
-    traits_[target] = operator_traits(target_name(target));
-    known_[target] = true;
-  }
+  traits_[target] = operator_traits(target_name(target));
+  known_[target] = true;
   return traits_[target];
 }
 

@@ -36,9 +36,15 @@ struct OperatorTraits {
 // The traits of a table's operators, each found out once.
 class TraitsCache {
  public:
-  [[nodiscard]] const OperatorTraits& of(TargetId target);
+  // Asked of every node: here, so that what is known takes a few instructions.
+  [[nodiscard]] const OperatorTraits& of(TargetId target) {
+    const bool known = target < known_.size() && known_[target];
+    return known ? traits_[target] : find_out(target);
+  }
 
  private:
+  const OperatorTraits& find_out(TargetId target);
+
   std::vector<OperatorTraits> traits_;
   std::vector<bool> known_;
 };
