@@ -12,7 +12,7 @@ import pytest
 import spfast
 from spfast.testing import GraphOptions, TensorParallelCase, copy_graph, seeded_case
 from spfast.testing.brute_force import fewest_gathers, safe_sites
-from tests.trust.checks import config_of
+from tests.trust.checks import TOO_FEW, config_of
 
 LONG = "SPFAST_FUZZ" in os.environ
 COUNT = min(int(os.environ.get("SPFAST_FUZZ", "24")), 1000)
@@ -27,10 +27,6 @@ def rewritten(case: TensorParallelCase) -> tuple[dict[str, str], int]:
     left = {site.node: site.reason for site in result.skipped}
     gathers = sum("all_gather" in str(node.target) for node in graph.nodes)
     return {site.node: left.get(site.node, "") for site in case.sites}, gathers
-
-
-# Of so few tokens torch compiles another graph, and the one for many is left as it is.
-TOO_FEW = "which is one row or none for each"
 
 
 @pytest.mark.timeout(0 if LONG else 300)

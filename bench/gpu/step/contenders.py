@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch._inductor.config as inductor_config
@@ -31,7 +30,6 @@ class Contender:
         fuses: Who makes fused operators of products and collectives: "", "inductor" or "spfast".
         limit: Whether collectives are taken out: the step's results are wrong then.
         every_pair: With our fused operators: whether thresholds are left out of account.
-        settings: Of Inductor, beside those that the others say.
         gather_quantized: With our pass: whether float8 values are gathered where it can be.
     """
 
@@ -42,7 +40,6 @@ class Contender:
     fuses: str = ""
     limit: bool = False
     every_pair: bool = False
-    settings: tuple[tuple[str, Any], ...] = ()
     gather_quantized: bool = True
 
     def suits(self, step: str) -> bool:
@@ -103,7 +100,6 @@ def put_in(contender: Contender) -> Iterator[Put]:
         "force_disable_caches": True,
         "_micro_pipeline_tp": contender.fuses == "inductor",
     }
-    settings |= dict(contender.settings)
     with contextlib.ExitStack() as stack:
         if contender.spfast:
             config = spfast.SequenceParallelConfig(

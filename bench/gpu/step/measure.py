@@ -30,7 +30,6 @@ class _Ready:
     """A contender whose step is compiled.
 
     Attributes:
-        contender: It.
         step: Makes one.
         row: What is known of it so far.
         times: Milliseconds of each step.
@@ -38,7 +37,6 @@ class _Ready:
             the devices wait for.
     """
 
-    contender: Contender
     step: Step
     row: dict[str, Any]
     times: list[float] = field(default_factory=list)
@@ -87,7 +85,7 @@ def measure(
                 row["difference"] = None if plain is None else _far(result, plain)
                 row["error_f64"] = None if exact is None else _far(result, exact)
             row |= found
-            ready.append(_Ready(contender, step, row))
+            ready.append(_Ready(step, row))
         for round_ in range(WARM_ROUNDS + case.iterations):
             for each in ready:
                 milliseconds, host = _time(each.step, case.device)

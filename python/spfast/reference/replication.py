@@ -85,13 +85,12 @@ class Replication:
         self._traits = {node: traits_of(operator_name(node)) for node in graph.nodes}
         self._known = dict.fromkeys(map(self._group, graph.nodes))
         self._known.pop(None, None)
+        names = [group for group in self._known if isinstance(group, str)]
         self._inside = {
-            outer: [each for each in self._known if self._is_inside(each, outer, config)]
-            for outer in self._known
+            outer: [each for each in names if lies_within(each, outer, config)] for outer in names
         }
         self._across = {
-            group: [each for each in self._known if self._are_across(each, group, config)]
-            for group in self._known
+            group: [each for each in names if lies_across(each, group, config)] for group in names
         }
         self.trusts_unknown = config.replicated == "infer"
         # The groups whose ranks all have a value, those of which each rank is shown to have its
@@ -128,16 +127,6 @@ class Replication:
         found.update((each, scattered[each]) for each in scattered if each not in across)
         in_order = [group, *(each for each in self._known if each != group)]
         return next((found[each] for each in in_order if each in found), None)
-
-    @staticmethod
-    def _is_inside(inner: Any, outer: Any, config: SequenceParallelConfig) -> bool:
-        names = isinstance(inner, str) and isinstance(outer, str)
-        return names and lies_within(inner, outer, config)
-
-    @staticmethod
-    def _are_across(one: Any, other: Any, config: SequenceParallelConfig) -> bool:
-        names = isinstance(one, str) and isinstance(other, str)
-        return names and lies_across(one, other, config)
 
     # --- one node -----------------------------------------------------------------------------
 
