@@ -113,4 +113,17 @@ NodeId Effects::writer_before(NodeId value, NodeId reader) const {
   return kNone;
 }
 
+NodeId Effects::written_storage(NodeId value) const {
+  return writers_of(value).empty() ? kNone : base_[value];
+}
+
+std::vector<NodeId> Effects::storages_written_by(NodeId node) const {
+  std::vector<NodeId> found;
+  if (written_.empty()) return found;
+  each_written(node, [&](NodeId value) { found.push_back(base_[value]); });
+  std::sort(found.begin(), found.end());
+  found.erase(std::unique(found.begin(), found.end()), found.end());
+  return found;
+}
+
 }  // namespace spfast

@@ -18,6 +18,11 @@ class Effects {
   [[nodiscard]] NodeId writer_of(NodeId value) const;
   // The first node but the value itself that writes there before a reader; kNone if there is none.
   [[nodiscard]] NodeId writer_before(NodeId value, NodeId reader) const;
+  // A value that stands for the storage of this one, if anything writes there; else kNone.
+  [[nodiscard]] NodeId written_storage(NodeId value) const;
+  // The storages that a node may write to, each once.
+  [[nodiscard]] std::vector<NodeId> storages_written_by(NodeId node) const;
+  [[nodiscard]] bool any_writes() const { return !written_.empty(); }
 
  private:
   void find_bases();

@@ -21,6 +21,8 @@ void each_slot(GroupMask groups, Visit visit) {
   }
 }
 
+constexpr std::string_view kCopy = "aten.copy_.default";
+
 GroupMask slot_bit(uint32_t slot) { return GroupMask{1} << slot; }
 
 }  // namespace
@@ -36,7 +38,9 @@ Replication::Replication(const NodeTable& table, const Effects& effects, const R
       proved_(table.size(), 0),
       own_(table.size(), 0),
       scattered_(table.size(), 0),
-      evidence_(size_t{table.size()} * meetings_.slots(), kNone) {
+      evidence_(size_t{table.size()} * meetings_.slots(), kNone),
+      written_(meetings_.slots()),
+      read_(meetings_.slots()) {
   prove();
   rate();
   blame();
@@ -166,6 +170,70 @@ void Replication::follow_own(NodeId node) {
       own_[node] |= noted & own;
       scattered_[node] |= noted & scattered;
     });
+    if (!written_.empty()) follow_contents(node, effects_.written_storage(value.payload), ended);
+  }
+  keep_written(node);
+}
+
+void Replication::follow_contents(NodeId node, NodeId storage, GroupMask ended) {
+  const Stored::Contents* contents = written_.find(storage);
+  if (contents == nullptr) return;
+  const GroupMask scattered = contents->scattered & ~ended;
+  const GroupMask own = contents->own & ~ended;
+  each_slot(own | scattered, [&](uint32_t slot) {
+    const GroupMask noted = note(node, slot_bit(slot), contents->evidence[slot]);
+    own_[node] |= noted & own;
+    scattered_[node] |= noted & scattered;
+  });
+}
+
+void Replication::keep_written(NodeId node) {
+  if (!effects_.any_writes() || (own_[node] | scattered_[node]) == 0) return;
+  for (const NodeId storage : effects_.storages_written_by(node)) {
+    Stored::Contents& contents = written_.of(storage);
+    contents.own |= own_[node];
+    contents.scattered |= scattered_[node];
+    each_slot(own_[node] | scattered_[node], [&](uint32_t slot) {
+      if (contents.evidence[slot] == kNone) contents.evidence[slot] = evidence_at(node, slot);
+    });
+  }
+}
+
+// An operator in place does what the one that it is named after does; a copy has each row alone.
+bool Replication::writes_rows_alone(NodeId node) const {
+  if ((table_.flags(node) & target_flag::kMutates) == 0) return false;
+  std::string name = target_name(table_.target(node));
+  if (name == kCopy) return true;
+  const size_t end = name.find("_.");
+  if (end == std::string::npos) return false;
+  const RowRule* rule = rows_.find(intern_target(name.erase(end, 1)));
+  return rule != nullptr && !reduces_tokens(node, *rule);
+}
+
+NodeId Replication::overwritten(NodeId node) const {
+  if ((table_.flags(node) & target_flag::kMutates) == 0) return kNone;
+  const auto args = table_.args(node);
+  const bool copies =
+      !args.empty() && args[0].is_node() && target_name(table_.target(node)) == kCopy;
+  return copies ? args[0].payload : kNone;
+}
+
+void Replication::accuse_read(NodeId value, GroupMask groups, NodeId collective) {
+  const GroupMask noted = note(value, groups, collective);
+  own_[value] |= noted;
+  const NodeId storage = effects_.written_storage(value);
+  if (storage == kNone) return;
+  Stored::Contents& contents = read_.of(storage);
+  contents.own |= noted;
+  each_slot(noted, [&](uint32_t slot) { contents.evidence[slot] = collective; });
+}
+
+void Replication::blame_written(NodeId node) {
+  for (const NodeId storage : effects_.storages_written_by(node)) {
+    const Stored::Contents* contents = read_.find(storage);
+    if (contents == nullptr) continue;
+    each_slot(contents->own,
+              [&](uint32_t slot) { give_away(node, slot_bit(slot), contents->evidence[slot]); });
   }
 }
 
@@ -204,8 +272,11 @@ void Replication::rate_call(NodeId node) {
   const bool rows = treats_rows_alone(node);
   conditions_[node] = traits(node).condition ? kAllGroups : rows ? conditions_read(node) : 0;
   conditions_[node] &= ~proved_[node];
+  // What is written to later is not proved by its name, but it began as what all ranks share.
+  const GroupMask born =
+      effects_.any_writes() && is_deterministic(node) ? common_groups(node) : GroupMask{0};
   for (uint32_t slot = 0; slot < meetings_.slots(); ++slot) {
-    if (is_proved(node, slot_bit(slot))) continue;
+    if (((proved_[node] | born) & slot_bit(slot)) != 0) continue;
     uint8_t& suspicion = suspicion_at(node, slot);
     if (!rows && !collective) {
       suspicion = kComputed;
@@ -250,6 +321,7 @@ void Replication::blame() {
       blame_collective(node);
       continue;
     }
+    if (!read_.empty()) blame_written(node);
     each_slot(own_[node], [&](uint32_t slot) {
       if (evidence_at(node, slot) > node) blame_operands(node, slot);
     });
@@ -283,20 +355,22 @@ void Replication::blame_operands(NodeId node, uint32_t slot) {
     return;
   }
   const NodeId evidence = evidence_at(node, slot);
-  const bool rows = treats_rows_alone(node);
+  const bool rows = treats_rows_alone(node) || writes_rows_alone(node);
   if (!rows && !(is_deterministic(node) && meetings_.changes_equals(evidence))) return;
+  const NodeId gone = overwritten(node);
   uint8_t most = kNotAtAll;
   NodeId first = kNone;
   bool several = false;
   for (const Value value : table_.operands(node)) {
-    if (!value.is_node() || is_proved(value.payload, group)) continue;
+    if (!value.is_node() || value.payload == gone) continue;
+    if (suspicion_at(value.payload, slot) == kNotAtAll) continue;
     most = std::max(most, suspicion_at(value.payload, slot));
     several = several || (first != kNone && first != value.payload);
     first = value.payload;
   }
   if (!rows && several) return;
   for (const Value value : table_.operands(node)) {
-    if (value.is_node() && suspicion_at(value.payload, slot) == most) {
+    if (value.is_node() && value.payload != gone && suspicion_at(value.payload, slot) == most) {
       accuse(value.payload, group, evidence);
     }
   }
@@ -315,7 +389,7 @@ void Replication::blame_conditions(NodeId node, uint32_t slot) {
                        args[static_cast<size_t>(position)] == value;
     if (!named && (conditions_[value.payload] & group) == 0) continue;
     if ((own_[value.payload] & group) == 0) selects_[value.payload] |= group;
-    give_away(value.payload, group, evidence_at(node, slot));
+    accuse_read(value.payload, group, evidence_at(node, slot));
   }
 }
 

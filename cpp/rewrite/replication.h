@@ -8,6 +8,7 @@
 #include "rewrite/effects.h"
 #include "rewrite/meetings.h"
 #include "rewrite/rowwise_rules.h"
+#include "rewrite/stored.h"
 #include "table/operators.h"
 
 namespace spfast {
@@ -32,7 +33,8 @@ struct Trust {
 // through operators that treat rows alone and no others. What is computed from a rank's own value
 // is its own as well. What differs within a group does so too in each group around it, and a
 // collective over another group leaves it so. And so is a condition that selects what is reduced:
-// it says which rows, or which part of a table, are the rank's own.
+// it says which rows, or which part of a table, are the rank's own. What is written to memory is
+// followed to those who read it there, by whatever name.
 class Replication {
  public:
   Replication(const NodeTable& table, const Effects& effects, const RowRules& rows,
@@ -104,11 +106,21 @@ class Replication {
   // A rank's own for what it goes into, not for what selects by it.
   void accuse(NodeId value, GroupMask groups, NodeId collective) {
     selects_[value] &= ~groups;
-    give_away(value, groups, collective);
+    accuse_read(value, groups, collective);
   }
+  // Of a value, and of what was written where it lies.
+  void accuse_read(NodeId value, GroupMask groups, NodeId collective);
   void accuse_operands(NodeId node, GroupMask groups, NodeId collective);
   [[nodiscard]] GroupMask conditions_read(NodeId node) const;
   void follow_own(NodeId node);
+  void follow_contents(NodeId node, NodeId storage, GroupMask ended);
+  // Notes that what a node wrote is a rank's own, for whoever reads it by another name.
+  void keep_written(NodeId node);
+  // Of what is read by another name after a node wrote it: it gives the written value away.
+  void blame_written(NodeId node);
+  [[nodiscard]] bool writes_rows_alone(NodeId node) const;
+  // The operand of which nothing is left, as another is copied over it.
+  [[nodiscard]] NodeId overwritten(NodeId node) const;
   // The groups over which all of the node's operands are proved to be the same.
   [[nodiscard]] GroupMask common_groups(NodeId node) const;
   [[nodiscard]] bool reduces_tokens(NodeId node, const RowRule& rule) const;
@@ -131,6 +143,8 @@ class Replication {
   std::vector<uint8_t> suspicion_;     // by node and group
   std::vector<GroupMask> conditions_;  // whether each of its elements says that something holds
   std::vector<GroupMask> selects_;  // a rank's own for what selects by it: what it compares is not
+  Stored written_;                  // forward: what was written so far
+  Stored read_;                     // backward: what is read from here on
 };
 
 }  // namespace spfast

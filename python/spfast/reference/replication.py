@@ -102,6 +102,9 @@ class Replication:
         }
         self._shown: dict[fx.Node, dict[Any, fx.Node]] = {node: {} for node in graph.nodes}
         self._scattered: dict[fx.Node, dict[Any, fx.Node]] = {node: {} for node in graph.nodes}
+        # The same of memory that is written to: what was written so far, and what is read later.
+        self._written: dict[fx.Node, list[dict[Any, fx.Node]]] = {}
+        self._read: dict[fx.Node, dict[Any, fx.Node]] = {}
         self._prove(graph)
         self._suspicion = {group: self._rate(graph, group) for group in self._known}
         self._conditions = {group: self._find_conditions(graph, group) for group in self._known}
@@ -218,17 +221,35 @@ class Replication:
             return
         ended = self._group(node) if traits.collective else None
         for operand in node.all_input_nodes:
-            for group, evidence in self._shown[operand].items():
-                if group != ended:
-                    self._give_away(node, [group], evidence)
-            for group, evidence in self._scattered[operand].items():
-                if group != ended and not self.is_shared(node, group):
-                    self._scattered[node].setdefault(group, evidence)
+            self._follow(node, self._shown[operand], self._scattered[operand], ended)
+            storage = self._memory.written_storage(operand)
+            if storage in self._written:
+                self._follow(node, *self._written[storage], ended)
+        for storage in self._memory.storages_written_by(node):
+            shown, scattered = self._written.setdefault(storage, [{}, {}])
+            for group, evidence in self._shown[node].items():
+                shown.setdefault(group, evidence)
+            for group, evidence in self._scattered[node].items():
+                scattered.setdefault(group, evidence)
+
+    def _follow(
+        self,
+        node: fx.Node,
+        shown: Mapping[Any, fx.Node],
+        scattered: Mapping[Any, fx.Node],
+        ended: Any,
+    ) -> None:
+        for group, evidence in list(shown.items()):
+            if group != ended:
+                self._give_away(node, [group], evidence)
+        for group, evidence in list(scattered.items()):
+            if group != ended and not self.is_shared(node, group):
+                self._scattered[node].setdefault(group, evidence)
 
     def _rate(self, graph: fx.Graph, group: Any) -> dict[fx.Node, int]:
         rated: dict[fx.Node, int] = {}
         for node in graph.nodes:
-            if self.is_shared(node, group):
+            if self.is_shared(node, group) or self._was_born_shared(node, group):
                 rated[node] = _NOT_AT_ALL
             elif node.op != "call_function":
                 rated[node] = _INPUT
@@ -238,6 +259,13 @@ class Replication:
                 operands = [rated[operand] for operand in node.all_input_nodes]
                 rated[node] = max(operands, default=_NOT_AT_ALL)
         return rated
+
+    def _was_born_shared(self, node: fx.Node, group: Any) -> bool:
+        """What is written to later is not proved by its name, but may begin as what all share."""
+        if not self._computes(node):
+            return False
+        groups = self._common(node.all_input_nodes)
+        return groups is _EVERY or group in groups
 
     def _find_conditions(self, graph: fx.Graph, group: Any) -> set[fx.Node]:
         """Comparisons, and what is made of them alone, row by row."""
@@ -270,6 +298,10 @@ class Replication:
         if kind in ("all_reduce", "reduce_scatter", "all_gather") and group is not None:
             for operand in node.all_input_nodes:
                 self._accuse(operand, group, node)
+        elif not kind:
+            for storage in self._memory.storages_written_by(node):
+                for each, evidence in self._read.get(storage, {}).items():
+                    self._give_away(node, [each], evidence)
         position = self._memory.position
         for each, evidence in list(self._shown[node].items()):
             # What comes out of a collective says nothing else of what went in.
@@ -283,21 +315,38 @@ class Replication:
 
     def _accuse(self, value: fx.Node, group: Any, collective: fx.Node) -> None:
         self._selecting.discard((value, group))
+        self._accuse_read(value, group, collective)
+
+    def _accuse_read(self, value: fx.Node, group: Any, collective: fx.Node) -> None:
         self._give_away(value, [group], collective)
+        storage = self._memory.written_storage(value)
+        if storage is not None and not self.is_shared(value, group):
+            self._read.setdefault(storage, {})[group] = collective
+
+    def _writes_rows_alone(self, node: fx.Node) -> bool:
+        """An operator in place does what the one it is named after does; a copy, each row alone."""
+        name = operator_name(node)
+        if not self._memory.storages_written_by(node) or "_." not in name:
+            return False
+        named_after = name.replace("_.", ".", 1) in self._row_wise and not _reduces_tokens(node)
+        return node.target is aten.copy_.default or named_after
 
     def _blame_operands(self, node: fx.Node, group: Any, collective: fx.Node) -> None:
         if (node, group) in self._selecting:
             self._blame_conditions(node, group, collective)
             return
-        rows = self._treats_rows_alone(node)
+        rows = self._treats_rows_alone(node) or self._writes_rows_alone(node)
         if not rows and not (self._computes(node) and _changes_equals(collective)):
             return
-        unproved = [each for each in node.all_input_nodes if not self.is_shared(each, group)]
-        if not rows and len(unproved) > 1:
-            return
         suspicion = self._suspicion[group]
-        most = max((suspicion[each] for each in unproved), default=_NOT_AT_ALL)
-        for operand in node.all_input_nodes:
+        # Of what is copied over nothing is left.
+        gone = node.args[0] if node.target is aten.copy_.default else None
+        operands = [each for each in node.all_input_nodes if each is not gone]
+        suspects = [each for each in operands if suspicion[each] != _NOT_AT_ALL]
+        if not rows and len(suspects) > 1:
+            return
+        most = max((suspicion[each] for each in suspects), default=_NOT_AT_ALL)
+        for operand in operands:
             if suspicion[operand] == most:
                 self._accuse(operand, group, collective)
         if rows:
@@ -313,7 +362,7 @@ class Replication:
             if operand is named or operand in self._conditions[group]:
                 if group not in self._shown[operand]:
                     self._selecting.add((operand, group))
-                self._give_away(operand, [group], collective)
+                self._accuse_read(operand, group, collective)
 
 
 def _reduces_tokens(node: fx.Node) -> bool:

@@ -216,6 +216,15 @@ class Memory:
                 return writer
         return None
 
+    def written_storage(self, value: fx.Node) -> fx.Node | None:
+        """A value that stands for the memory in which this one lies, if anything writes there."""
+        storage = self._storage(value)
+        return storage if storage in self._writers else None
+
+    def storages_written_by(self, node: fx.Node) -> list[fx.Node]:
+        """The memory that a node writes to, likewise."""
+        return list(dict.fromkeys(map(self._storage, _written(node))))
+
     def _storage(self, value: fx.Node) -> fx.Node:
         return _root(self._parents, value)
 

@@ -112,6 +112,7 @@ class Ranks:
     seeds: Mapping[int, Meeting] = field(default_factory=dict)
     known: dict[int, Same] = field(default_factory=dict)
     effects: dict[int, Same] = field(default_factory=dict)
+    written: dict[int, list[int]] = field(default_factory=dict)  # assumed terms that effects write
     # Of a term that is LOCAL, held whole or as a chunk: the node that it is from.
     sources: dict[tuple[int, Kind], str] = field(default_factory=dict)
     # And the groups over which it is apart; None stands for whatever group.
@@ -154,6 +155,8 @@ class Ranks:
                 self._ask(call, call.exchange)
             for effect in call.effects:
                 self.effects[effect] = found
+                if found in (Same.ROWS, Same.WHOLE):
+                    self.written[effect] = self._assumed(call.operands)
             result = call.result
             if result.kind is Kind.FULL:
                 if found is not Same.UNKNOWN or result.term in self.seeds:
@@ -271,7 +274,7 @@ class Ranks:
         return next((name for name in found if name), "")
 
     def _assumed(self, values: Collection[Value]) -> list[int]:
-        """The terms among values, and under what was written to them, that are assumed."""
+        """The terms that are assumed among values, what was written to them and what it lies on."""
         found: list[int] = []
         stack = [part.term for value in values for part in parts_of(value)]
         while stack:
@@ -281,7 +284,10 @@ class Ranks:
             elif term in self.ctx.store.blocks:
                 stack.append(self.ctx.store.blocks[term][0])
             elif term in self.ctx.store.writes:
-                stack.append(self.ctx.store.writes[term].base)
+                write = self.ctx.store.writes[term]
+                found.extend(self.written.get(write.effect, ()))
+                if not write.is_whole:
+                    stack.append(write.base)
         return found
 
     def _ask(self, call: Call, made: Exchange) -> None:

@@ -1,0 +1,111 @@
+"""What is written to memory shows as much of a value as what is computed from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import fx
+
+import spfast
+from spfast import SequenceParallelConfig
+from spfast.testing import copy_graph
+from spfast.verifier import verify
+
+from .test_replication import WIDTH, Build, Writer, on_every_rank
+
+aten, c10d = torch.ops.aten, torch.ops._c10d_functional
+Write = Callable[[Writer, fx.Node, fx.Node], fx.Node]
+
+
+def copied(w: Writer, buffer: fx.Node, value: fx.Node) -> fx.Node:
+    w.call(aten.copy_.default, buffer, value)
+    return buffer
+
+
+def copied_and_read_by_a_view(w: Writer, buffer: fx.Node, value: fx.Node) -> fx.Node:
+    view = w.call(aten.view.default, buffer, [8, WIDTH])
+    w.call(aten.copy_.default, buffer, value)
+    return view
+
+
+def copied_into_a_part(w: Writer, buffer: fx.Node, value: fx.Node) -> fx.Node:
+    w.call(aten.copy_.default, w.call(aten.slice.Tensor, buffer, 0, 0, 8), value)
+    return buffer
+
+
+def added(w: Writer, buffer: fx.Node, value: fx.Node) -> fx.Node:
+    w.call(aten.add_.Tensor, buffer, value)
+    return buffer
+
+
+def copied_and_scaled(w: Writer, buffer: fx.Node, value: fx.Node) -> fx.Node:
+    w.call(aten.copy_.default, buffer, value)
+    w.call(aten.mul_.Tensor, buffer, 2.0)
+    return buffer
+
+
+def residual_that_is_written(write: Write, reduced: bool = True) -> Build:
+    """A residual that is written to a buffer, and the buffer is reduced, or read as it is."""
+
+    def build(w: Writer) -> None:
+        mine = w.stream("mine", "per_rank" if reduced else "replicated")
+        read = write(w, w.call(aten.zeros.default, [8, WIDTH]), mine)
+        total = w.over_ranks(read) if reduced else read
+        partial = w.project(w.stream("attention", "per_rank"), "down")
+        stream = w.call(aten.add.Tensor, w.over_ranks(partial), mine)
+        w.output([w.matched_norm(stream), w.call(aten.relu.default, total)])
+
+    return build
+
+
+WRITES = [copied, copied_and_read_by_a_view, copied_into_a_part, added, copied_and_scaled]
+
+
+@pytest.mark.parametrize("recognise", ["both", "patterns", "rowwise"])
+@pytest.mark.parametrize("write", WRITES)
+def test_what_is_reduced_where_it_was_written_is_a_ranks_own(write: Write, recognise: str) -> None:
+    _, results, _ = on_every_rank(residual_that_is_written(write), recognise=recognise)
+    assert "mine" not in [each.value for each in results[0].assumptions]
+
+
+def test_the_reason_names_the_value_and_the_collective() -> None:
+    _, results, _ = on_every_rank(residual_that_is_written(copied), recognise="patterns")
+    assert (
+        "%mine is this rank's own, as %all_reduce_default = _c10d_functional.all_reduce.default "
+        "over all ranks shows, and would be read beside shards"
+    ) in [each.reason for each in results[0].skipped]
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_what_is_written_and_never_reduced_is_unknown(write: Write) -> None:
+    _, results, _ = on_every_rank(residual_that_is_written(write, reduced=False))
+    assert int(results[0]) == 1
+    assert [each.value for each in results[0].assumptions] == ["mine"]
+
+
+def test_what_is_read_where_a_shard_was_written_is_a_ranks_own() -> None:
+    def build(w: Writer) -> None:
+        rows = w.call(
+            c10d.all_to_all_single.default, w.stream("sent", "per_rank"), [2] * 4, [2] * 4, "0"
+        )
+        buffer = w.call(aten.zeros.default, [8, WIDTH])
+        w.call(aten.copy_.default, buffer, w.call(c10d.wait_tensor.default, rows))
+        read = w.call(aten.relu.default, buffer)
+        partial = w.project(w.stream("attention", "per_rank"), "down")
+        w.output([w.matched_norm(w.call(aten.add.Tensor, w.over_ranks(partial), read))])
+
+    _, results, _ = on_every_rank(build)
+    assert int(results[0]) == 0
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_the_verifier_finds_it_by_itself(write: Write) -> None:
+    writer = Writer()
+    residual_that_is_written(write)(writer)
+    graph = copy_graph(writer.graph)
+    everything = SequenceParallelConfig(tp_size=4, tp_rank=0, replicated=lambda node: True)
+    assert int(spfast.apply(graph, everything)) > 0
+    found = verify(writer.graph, graph, SequenceParallelConfig(tp_size=4, tp_rank=0))
+    assert any("'mine' cannot be the same on every rank" in each.reason for each in found.problems)
