@@ -10,12 +10,10 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from spfast.versions import check_torch
+from spfast.versions import check_torch, found_torch
 
 # Before anything of torch is used that an older one may not have.
-check_torch(torch.__version__)
+check_torch(found_torch())
 
 from spfast._core import version as __version__  # noqa: E402
 from spfast.applicability import Applicability  # noqa: E402
@@ -82,8 +80,8 @@ __all__ = [
     "verify",
 ]
 
-# Imported when first asked for: a process that only rewrites waits for neither most of these nor
-# what they need of torch (Inductor, sympy), and one that loads a plugin that is off for none.
+# Imported when first asked for. torch takes seconds to load, and a command line that says what is
+# wrong with its arguments, or a plugin that is off, needs none of it.
 _LAZY = {
     "AsyncTPPass": "passes",
     "Explanation": "explanation",

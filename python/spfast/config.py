@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from spfast.errors import ConfigError
 from spfast.fields import (
+    MOST_RANKS,
     as_dtype,
     as_groups,
     as_replicated,
@@ -147,12 +148,12 @@ class SequenceParallelConfig:
     thresholds: tuple[Threshold, ...] = DEFAULT_THRESHOLDS
 
     def __post_init__(self) -> None:
-        check_int("tp_size", self.tp_size, minimum=1)
-        check_int("tp_rank", self.tp_rank, minimum=0)
+        check_int("tp_size", self.tp_size, 1, MOST_RANKS)
+        check_int("tp_rank", self.tp_rank, 0, MOST_RANKS)
         check_int("min_token_num", self.min_token_num, minimum=0)
         check_int("max_num_batched_tokens", self.max_num_batched_tokens, minimum=1)
         check_int("hidden_size", self.hidden_size, minimum=1)
-        check_int("collective_cost", self.collective_cost, minimum=0)
+        check_int("collective_cost", self.collective_cost, minimum=0, maximum=2**40)
         if self.tp_size is not None and self.tp_rank is not None and self.tp_rank >= self.tp_size:
             raise ConfigError(
                 f"tp_rank={self.tp_rank} is outside tp_size={self.tp_size}: "

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "MOST_RANKS",
     "as_dtype",
     "as_groups",
     "as_replicated",
@@ -21,6 +22,9 @@ __all__ = [
     "check_int",
     "said",
 ]
+
+# As many as torch.distributed counts.
+MOST_RANKS = 2**31 - 1
 
 
 def as_dtype(value: object) -> torch.dtype:
@@ -57,7 +61,7 @@ def as_groups(value: Any) -> tuple[tuple[str, tuple[int, int]], ...]:
         for part, number, minimum in (("size", size, 1), ("rank", rank, 0)):
             if number is None:
                 raise ConfigError(f"{where} has no {part}: {example}")
-            check_int(f"the {part} of {where}", number, minimum=minimum)
+            check_int(f"the {part} of {where}", number, minimum, MOST_RANKS)
         if rank >= size:
             raise ConfigError(
                 f"{where} has rank {rank} of {size}: pass a rank from 0 to {size - 1}"
@@ -103,7 +107,7 @@ def check_group_name(value: object) -> None:
         )
 
 
-def check_int(name: str, value: object, minimum: int) -> None:
+def check_int(name: str, value: object, minimum: int, maximum: int = 2**63 - 1) -> None:
     """A whole number, or None where a field may be absent."""
     if value is None and name != "collective_cost" and not name.startswith("Range."):
         return
@@ -111,6 +115,8 @@ def check_int(name: str, value: object, minimum: int) -> None:
         raise ConfigError(f"{name}={value!r} is not a whole number: pass an int")
     if value < minimum:
         raise ConfigError(f"{name}={value} is too small: pass {minimum} or more")
+    if value > maximum:
+        raise ConfigError(f"{name}={value} is too large: pass {maximum} or less")
 
 
 def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:

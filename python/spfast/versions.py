@@ -8,14 +8,39 @@ import sys
 import sysconfig
 import warnings
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 from spfast._core import version
 
-__all__ = ["NEWEST", "OLDEST", "Surroundings", "check_torch", "surroundings"]
+__all__ = ["NEWEST", "OLDEST", "Surroundings", "check_torch", "found_torch", "surroundings"]
 
 # The first and the last minor version of torch that was tried; docs/versions.md says how far.
 OLDEST, NEWEST = (2, 11), (2, 15)
+
+
+def found_torch() -> str:
+    """The version of torch: of the one that is loaded, else of the one that would be.
+
+    torch itself is loaded only where it was installed without saying what it is.
+
+    Raises:
+        ImportError: There is no torch.
+
+    Example:
+        >>> import torch
+        >>> found_torch() == torch.__version__
+        True
+    """
+    loaded = getattr(sys.modules.get("torch"), "__version__", None)
+    if loaded is not None:
+        return str(loaded)
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        import torch
+
+        return torch.__version__
 
 
 def check_torch(found: str) -> None:

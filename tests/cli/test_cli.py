@@ -23,6 +23,7 @@ from goldens import load_golden
 import spfast
 from spfast import demo
 from spfast.cli import main
+from spfast.cli.interrupts import interruptible
 
 RANKS = ("--tp-size", "8")
 
@@ -120,6 +121,14 @@ def test_inspect(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["apply", "{other}.pt2", "--tp-size", "8"], "is no exported program: it is no archive"),
         (["report", "{other}.txt", "-o", "x.html"], "is of no kind that is known"),
         (["apply", "{saved}", "--tp-size", "0"], "--tp-size 0 is too small: pass 1 or more"),
+        (
+            ["apply", "{saved}", "--tp-size", "99999999999999999999"],
+            "--tp-size 99999999999999999999 is too large: pass 2147483647 or less",
+        ),
+        (
+            ["apply", "{saved}", "--group", "tp:0=99999999999:0"],
+            "the size of --group tp:0=99999999999 is too large: pass 2147483647 or less",
+        ),
         (["apply", "{saved}"], "pass --tp-size and --tp-rank, or initialise the group first"),
         (
             ["explain", "{saved}", "--group", "tp:0"],
@@ -133,15 +142,37 @@ def test_inspect(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
             ["explain", "{saved}", "--group", "tp:0=8:8"],
             "--group tp:0 has rank 8 of 8: pass a rank from 0 to 7",
         ),
-        (["apply", "{saved}", "--tp-size", "8", "-o", "x.pt2"], "pass a name that ends in .spfx"),
+        (
+            ["apply", "{saved}", "--tp-size", "8", "-o", "x.pt2"],
+            "-o x.pt2 cannot be written: pass a name that ends in .spfx\n",
+        ),
+        (
+            ["apply", "{other}.pt2", "--tp-size", "8", "-o", "x.txt"],
+            "-o x.txt cannot be written: pass a name that ends in .spfx or .pt2\n",
+        ),
+        (
+            ["report", "{saved}", "--tp-size", "8", "-o", "{saved}"],
+            "cannot be written: pass a name that ends in .html or .htm\n",
+        ),
         (
             ["apply", "{saved}", "--tp-size", "8", "-o", "no/such/folder/x.spfx"],
             "-o no/such/folder/x.spfx cannot be written: there is no folder no/such/folder",
         ),
         (["apply", "{saved}", "--tp-size", "8", "-o", "."], "-o . is a folder"),
-        (["report", "-o", "x.html"], "report is of one thing: pass either FILE or --run DIR"),
+        (
+            ["report", "-o", "x.html"],
+            "report is of FILE or of --run DIR, and got neither: pass one of them",
+        ),
+        (
+            ["report", "{saved}", "--run", ".", "-o", "x.html"],
+            "report is of FILE or of --run DIR, and got both: pass one of them",
+        ),
         (
             ["report", "--run", "{saved}", "-o", "x.html"],
+            "graph.spfx is not a folder: pass one that a run has filled",
+        ),
+        (
+            ["report", "--run", "{saved.parent}", "-o", "x.html"],
             "has no *.drawing.json: run the model with SPFAST_DEBUG_DUMP=",
         ),
     ],
@@ -164,6 +195,10 @@ def test_bad_input_ends_with_two(
         (["apply", "x.spfx", "--divisibility", "hope"], "--divisibility: invalid choice: 'hope'"),
         (["explain", "x.spfx", "--recognise", "all"], "--recognise: invalid choice: 'all'"),
         (["explain", "x.spfx", "--tp-size", "eight"], "--tp-size: invalid int value: 'eight'"),
+        (["explain", "x.spfx", "--tp-size", "1.5"], "--tp-size: invalid int value: '1.5'"),
+        (["report", "x.spfx", "-o", ""], "-o/--output: expected a path, got ''"),
+        (["inspect", ""], "FILE: expected a path, got ''"),
+        (["demo", "--tp-size", "8"], "unrecognized arguments: --tp-size 8"),
         ([], "the following arguments are required: COMMAND"),
     ],
 )
@@ -171,7 +206,44 @@ def test_what_the_parser_refuses_ends_with_two(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 2
-    assert message in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.startswith(f"spfast: error: {message}") and err.count("\n") == 1
+    assert re.search(r" \(see spfast( \w+)? --help\)$", err)
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        b"{",
+        b"{}",
+        b"[1]",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"before": {}, "after": {}, "sites": [["all_reduce"]]}',
+    ],
+)
+def test_what_a_run_left_and_is_no_drawing(
+    held: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.drawing.json").write_bytes(held)
+    page = tmp_path / "page.html"
+    assert main(["report", "--run", str(tmp_path), "-o", str(page)]) == 2
+    err = capsys.readouterr().err
+    said = f"spfast: error: {tmp_path}/a.drawing.json: this is no drawing that spfast wrote ("
+    assert err.startswith(said) and err.count("\n") == 1 and not page.exists()
+
+
+def test_torch_is_loaded_by_what_needs_it() -> None:
+    """It takes seconds, in which --help would be waited for and Ctrl-C not understood."""
+    script = (
+        "import sys\n"
+        "from spfast.cli import main\n"
+        "assert main(['--version']) == 0 and main(['apply', '--help']) == 0\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith(f"spfast {spfast.__version__} (torch {torch.__version__}")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -262,6 +334,33 @@ def _wait_until_it_reads(process: subprocess.Popen[bytes]) -> None:
         assert process.poll() is None
         time.sleep(0.05)
         fcntl.ioctl(process.stdin.fileno(), termios.FIONREAD, held)
+
+
+def test_an_interrupt_is_one_whatever_an_import_made_of_it() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise RecursionError("a module is half made") from None
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_error_without_an_interrupt_stays_what_it_is() -> None:
+    with pytest.raises(RecursionError), interruptible():
+        raise RecursionError("of its own")
+
+
+@pytest.mark.parametrize("closed", ["stdin", "stdout"])
+def test_a_closed_stream_is_no_traceback(saved: Path, closed: str) -> None:
+    number, file = {"stdin": (0, "-"), "stdout": (1, str(saved))}[closed]
+    script = f"exec {number}>&-; exec {sys.executable} -m spfast explain {file} --tp-size 8"
+    ended = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=120)
+    if closed == "stdin":
+        assert ended.returncode == 2
+        assert ended.stderr.startswith("spfast: error: standard input is closed: pass a file")
+    else:
+        assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_demo_measures_what_it_shows() -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from spfast.cli.files import check_output, load, save
-from spfast.cli.options import Commands, add_config, add_file, add_json, config_of
-from spfast.cli.output import DONE, NOTHING_REWRITTEN, emit
+from spfast.cli.files import load, save, written_as
+from spfast.cli.options import Commands, a_path, add_config, add_file, add_json, config_of
+from spfast.cli.output import DONE, NOTHING_REWRITTEN, check_output, emit
 
 __all__ = ["add_to"]
 
@@ -15,7 +14,7 @@ __all__ = ["add_to"]
 def add_to(commands: Commands) -> None:
     """Adds the command."""
     parser = commands.add_parser("apply", help="rewrite the graph in FILE")
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="write the result there")
+    parser.add_argument("-o", "--output", type=a_path, metavar="OUT", help="write the result there")
     parser.add_argument("--plan", action="store_true", help="show every edit")
     parser.add_argument(
         "--strict", action="store_true", help="exit with 1 where nothing was rewritten"
@@ -29,7 +28,8 @@ def add_to(commands: Commands) -> None:
 def _apply(arguments: argparse.Namespace) -> int:
     import spfast
 
-    check_output(arguments.file, arguments.output)
+    if arguments.output is not None:
+        check_output(arguments.output, *written_as(arguments.file))
     graph, program = load(arguments.file)
     result = spfast.apply(graph, config_of(arguments), record_plan=arguments.plan)
     if arguments.output is not None:

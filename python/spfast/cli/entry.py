@@ -8,11 +8,14 @@ import platform
 import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from spfast._core import version
 from spfast.cli import apply, completion, doctor, explain, inspect, measure, report
+from spfast.cli.interrupts import interruptible
 from spfast.cli.output import BAD_INPUT, DONE, FAULT, INTERRUPTED
 from spfast.errors import ConfigError, InternalError, SpfastError, VerificationError
+from spfast.versions import found_torch
 
 __all__ = ["main"]
 
@@ -30,14 +33,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         >>> main(["inspect", "no_such_file.spfx"])
         2
     """
+    if sys.stdout is None:  # it was closed before the process began
+        sys.stdout = open(os.devnull, "w")
     try:
-        arguments = _parser().parse_args(argv)
-    except SystemExit as end:  # argparse has said what is wrong, or what was asked for
+        with interruptible():
+            arguments = _parser().parse_args(argv)
+            code = int(arguments.run(arguments))
+            sys.stdout.flush()  # what cannot be written shall not come up after the exit code
+            return code
+    except SystemExit as end:  # the parser has said what is wrong, or what was asked for
         return int(end.code or DONE)
-    try:
-        code = int(arguments.run(arguments))
-        sys.stdout.flush()  # what cannot be written shall not come up after the exit code
-        return code
     except (VerificationError, InternalError) as error:
         return _end(FAULT, f"fault: {error}")
     except ConfigError as error:
@@ -69,8 +74,16 @@ def _with_flags(message: str) -> str:
     return re.sub(rf"(?<![-\w])({fields})(=?)\b", flag, message)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, without the usage before it; its commands do so too."""
+
+    def error(self, message: str) -> NoReturn:
+        message = message.removeprefix("argument ")
+        self.exit(BAD_INPUT, f"spfast: error: {message} (see {self.prog} --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="spfast",
         description="Sequence parallelism for torch.fx graphs, at native speed.",
         epilog="exit codes: 0 done, 1 nothing rewritten with --strict, 2 bad input, 3 a fault, "
@@ -88,7 +101,5 @@ class _Version(argparse.Action):
     """Says the versions, of torch as well: what a bug report needs."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        import torch
-
-        print(f"spfast {version} (torch {torch.__version__}, Python {platform.python_version()})")
+        print(f"spfast {version} (torch {found_torch()}, Python {platform.python_version()})")
         parser.exit()

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spfast.cli.output import check_writable
 from spfast.errors import FileFormatError
 from spfast.files import replaced
 
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from torch import fx
     from torch.export import ExportedProgram
 
-__all__ = ["check_output", "load", "save"]
+__all__ = ["load", "save", "written_as"]
 
 _STDIN = Path("-")
 # What an archive begins with, and torch.export saves programs as one.
@@ -46,6 +45,8 @@ def _load_piped() -> fx.Graph:
     from spfast.table_files import unpack
     from spfast.testing import ops
 
+    if sys.stdin is None:
+        raise FileFormatError("standard input is closed: pass a file, or a table through a pipe")
     ops.declare()
     try:
         return NodeTable.from_bytes(unpack(sys.stdin.buffer)).to_graph()
@@ -73,19 +74,9 @@ def _load_program(path: Path) -> ExportedProgram:
         ) from error
 
 
-def check_output(source: Path, output: Path | None) -> None:
-    """Refuses an impossible -o before any work is done."""
-    if output is None:
-        return
-    check_writable(output)
-    if output.suffix == ".spfx":
-        return
-    if output.suffix == ".pt2" and source.suffix == ".pt2":
-        return
-    raise FileFormatError(
-        f"{output} cannot be written from {source}: pass a name that ends in .spfx"
-        f"{' or .pt2' if source.suffix == '.pt2' else ''}"
-    )
+def written_as(source: Path) -> tuple[str, ...]:
+    """What the name of a file may end in that is written from another: a table is no program."""
+    return (".spfx", ".pt2") if source.suffix == ".pt2" else (".spfx",)
 
 
 def save(output: Path, graph: fx.Graph, program: ExportedProgram | None) -> None:

@@ -13,16 +13,23 @@ from spfast.errors import ConfigError
 if TYPE_CHECKING:
     from spfast.config import SequenceParallelConfig
 
-__all__ = ["Commands", "add_config", "add_file", "add_json", "config_of"]
+__all__ = ["Commands", "a_path", "add_config", "add_file", "add_json", "config_of"]
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def a_path(text: str) -> Path:
+    """A file or a folder as it is named; no name is none, not the folder that one is in."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got ''")
+    return Path(text)
 
 
 def add_file(command: argparse.ArgumentParser, *, optional: bool = False) -> None:
     """Adds the file that a command reads."""
     command.add_argument(
         "file",
-        type=Path,
+        type=a_path,
         metavar="FILE",
         nargs="?" if optional else None,
         help="a .spfx table or a .pt2; - reads a table from standard input",

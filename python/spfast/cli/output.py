@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from spfast.errors import FileFormatError
+
 __all__ = [
     "BAD_INPUT",
     "DONE",
@@ -17,7 +19,7 @@ __all__ = [
     "INTERRUPTED",
     "NOTHING_REWRITTEN",
     "ProgressBar",
-    "check_writable",
+    "check_output",
     "emit",
 ]
 
@@ -25,11 +27,12 @@ DONE, NOTHING_REWRITTEN, BAD_INPUT, FAULT = 0, 1, 2, 3
 INTERRUPTED = 130  # as shells have it: 128 and the signal's number
 
 
-def check_writable(output: Path) -> None:
-    """Refuses a file that cannot be written, before any work is done.
+def check_output(output: Path, *endings: str) -> None:
+    """Refuses a file that cannot be written, or is not named as one of its kind, before any work.
 
     Raises:
         OSError: It is a folder, it may not be written, or its folder is not there.
+        FileFormatError: Its name has none of the endings.
     """
     if output.is_dir():
         raise IsADirectoryError(f"-o {output} is a folder: pass the name of a file")
@@ -39,6 +42,10 @@ def check_writable(output: Path) -> None:
         )
     if not os.access(output if output.exists() else output.parent, os.W_OK):
         raise PermissionError(f"-o {output} cannot be written: permission is denied")
+    if output.suffix not in endings:
+        raise FileFormatError(
+            f"-o {output} cannot be written: pass a name that ends in {' or '.join(endings)}"
+        )
 
 
 def emit(arguments: argparse.Namespace, record: Any, text: str) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spfast.cli.files import load
-from spfast.cli.options import Commands, add_config, add_file, config_of
-from spfast.cli.output import DONE, check_writable
+from spfast.cli.options import Commands, a_path, add_config, add_file, config_of
+from spfast.cli.output import DONE, check_output
 from spfast.errors import ConfigError, FileFormatError
-from spfast.report import Drawing
-from spfast.report.page import write_page
+
+if TYPE_CHECKING:
+    from spfast.report import Drawing
 
 __all__ = ["add_to"]
 
@@ -27,12 +29,12 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--run",
         dest="run_folder",
-        type=Path,
+        type=a_path,
         metavar="DIR",
         help="instead of FILE: the folder that SPFAST_DEBUG_DUMP filled while a model ran",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="OUT", required=True, help="the page, an .html file"
+        "-o", "--output", type=a_path, metavar="OUT", required=True, help="the page, an .html file"
     )
     parser.add_argument("--title", metavar="TEXT", help="what the page is called")
     add_config(parser)
@@ -40,9 +42,12 @@ def add_to(commands: Commands) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    from spfast.report.page import write_page
+
     if (arguments.file is None) == (arguments.run_folder is None):
-        raise ConfigError("report is of one thing: pass either FILE or --run DIR")
-    check_writable(arguments.output)
+        got = "neither" if arguments.file is None else "both"
+        raise ConfigError(f"report is of FILE or of --run DIR, and got {got}: pass one of them")
+    check_output(arguments.output, ".html", ".htm")
     if arguments.run_folder is not None:
         drawing, name = _of_run(arguments.run_folder), arguments.run_folder.name
     else:
@@ -64,13 +69,21 @@ def _of_file(arguments: argparse.Namespace) -> Drawing:
 
 
 def _of_run(folder: Path) -> Drawing:
+    from spfast.report import Drawing
+
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--run {folder} is not a folder: pass one that a run has filled")
     files = sorted(folder.glob(_DRAWINGS))
     if not files:
         raise FileFormatError(
-            f"{folder} has no {_DRAWINGS}: run the model with SPFAST_DEBUG_DUMP={folder} first"
+            f"--run {folder} has no {_DRAWINGS}: "
+            f"run the model with SPFAST_DEBUG_DUMP={folder} first"
         )
     whole = Drawing({}, {}, ())
     for file in files:
         name = file.name.removesuffix(_DRAWINGS[1:])
-        whole = whole.joined(Drawing.from_json(file.read_text("utf-8")), name)
+        try:
+            whole = whole.joined(Drawing.from_json(file.read_bytes()), name)
+        except FileFormatError as error:
+            raise FileFormatError(f"{file}: {error}") from None
     return whole

@@ -62,7 +62,7 @@ class Drawing:
         )
 
     @classmethod
-    def from_json(cls, text: str) -> Drawing:
+    def from_json(cls, text: str | bytes) -> Drawing:
         """Reads what :meth:`to_json` wrote.
 
         Raises:
@@ -74,9 +74,9 @@ class Drawing:
                 {path: tuple(map(_row, rows)) for path, rows in data[side].items()}
                 for side in ("before", "after")
             )
-            return cls(before, after, tuple(tuple(site) for site in data["sites"]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FileFormatError(f"this is no drawing that spfast wrote ({error})") from None
+            return cls(before, after, tuple(map(_site, data["sites"])))
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise FileFormatError(f"this is no drawing that spfast wrote ({error!r})") from None
 
     def joined(self, other: Drawing, at: str) -> Drawing:
         """Returns one drawing of both, the other's graphs and sites under the path ``at``."""
@@ -95,3 +95,8 @@ def _row(fields: Sequence[Any]) -> Row:
     name, op, target, inputs, *rest = fields
     shape, size, role, layer, is_view = rest
     return Row(name, op, target, tuple(inputs), shape, size, role, layer, is_view)
+
+
+def _site(fields: Sequence[Any]) -> Site:
+    name, done, rule, reason, nearest = fields
+    return name, done, rule, reason, nearest
