@@ -5,17 +5,27 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
+from torch._guards import CompileContext, CompileId
 
 from spfast.result import Result
 
-__all__ = ["last_results", "tell"]
+__all__ = ["UNKNOWN", "arrived", "awaited", "expect", "last_results", "tell"]
 
 # A model's worth of graphs; a result is small where no drawing was asked for.
 KEPT = 128
 
 _recent: deque[Result] = deque(maxlen=KEPT)
+# The compiles that asked a pass for its cache key and have not called it since.
+_waiting: WeakKeyDictionary[object, set[CompileId]] = WeakKeyDictionary()
+
+UNKNOWN = (
+    "a compile asked for this pass' cache key and has not called it since: its graph came from a "
+    "cache, or the compile failed, and what was done to it is not known here; set "
+    "TORCHINDUCTOR_FORCE_DISABLE_CACHES=1 to compile it anew"
+)
 
 logger = logging.getLogger("spfast")
 
@@ -23,8 +33,9 @@ logger = logging.getLogger("spfast")
 def last_results() -> tuple[Result, ...]:
     """Returns what the latest calls of :func:`spfast.apply` in this process did, the newest last.
 
-    Those of passes inside torch.compile are among them; a graph that came from a compile cache was
-    not rewritten again, so that none is there for it. At most 128 are kept.
+    Those of passes inside torch.compile are among them. A graph that came from a compile cache was
+    not rewritten again: the last results say so for each such compile, with a ``note`` alone. At
+    most 128 others are kept.
 
     Example:
         >>> import spfast
@@ -32,7 +43,29 @@ def last_results() -> tuple[Result, ...]:
         >>> last_results()[-1] is done
         True
     """
-    return tuple(_recent)
+    unknown = set[CompileId]().union(*_waiting.values())
+    return (*_recent, *(Result(note=UNKNOWN) for _ in unknown))
+
+
+def expect(asked: object) -> None:
+    """Notes that a compile, if one runs, asked a pass for its key; it calls it next, or never."""
+    current = CompileContext.current_compile_id()
+    if current is not None:
+        _waiting.setdefault(asked, set()).add(current)
+
+
+def arrived(called: object) -> None:
+    """Notes that a pass was called, by the compile that runs or by hand."""
+    current = CompileContext.current_compile_id()
+    if current is None:
+        _waiting.pop(called, None)
+    else:
+        _waiting.get(called, set()).discard(current)
+
+
+def awaited(asked: object) -> bool:
+    """Whether a compile asked for the pass' key and has not called it."""
+    return bool(_waiting.get(asked))
 
 
 def tell(result: Result) -> None:

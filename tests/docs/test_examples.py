@@ -135,6 +135,18 @@ def test_links_lead_somewhere() -> None:
     assert not missing
 
 
+def test_programs_that_are_shown_are_included() -> None:
+    """A formatter of code takes the line for code where its fence says Python."""
+    lines = [
+        line
+        for page in PAGES
+        for line in page.read_text().splitlines()
+        if line.startswith(("--8", "-8")) or "8<" in line
+    ]
+    shown = [re.fullmatch(r'--8<-- "(.+)"', line) for line in lines]
+    assert len(shown) >= 3 and all(each and (ROOT / each[1]).is_file() for each in shown), lines
+
+
 def test_files_that_are_named_exist() -> None:
     """A path in backticks is one from the root, or from the package."""
     pattern = re.compile(r"`((?:[\w.]+/)+[\w.]*)`")

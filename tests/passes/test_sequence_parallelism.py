@@ -178,7 +178,7 @@ def test_a_compile_that_did_not_call_the_pass_is_said_to_be_unknown() -> None:
     assert sp.result is None
     with compile_context(context):
         sp.uuid()  # and then the graph is found in the cache
-    assert sp.result is not None
+    assert sp.result is not None and spfast.last_results()[-1] == sp.result
     assert str(sp.result) == f"note: {sp.result.note}"
     assert sp.result.note == (
         "a compile asked for this pass' cache key and has not called it since: its graph came from "
@@ -187,9 +187,27 @@ def test_a_compile_that_did_not_call_the_pass_is_said_to_be_unknown() -> None:
     )
     sp(load_golden("bf16_static_2layer").before)
     assert sp.result.note == "" and int(sp.result) == 5
+    assert spfast.last_results()[-1] is sp.result
     with compile_context(context):
         sp.uuid()
     assert int(sp.result) == sp.matched_count == 5 and "came from a cache" in str(sp.result)
+
+
+def test_each_compile_that_did_not_call_the_pass_is_told() -> None:
+    sp = spfast.SequenceParallelismPass(CONFIG)
+    known = len(spfast.last_results())
+    for number in range(3):
+        with compile_context(CompileContext(CompileId(frame_id=number, frame_compile_id=0))):
+            sp.uuid()
+            sp.uuid()  # each cache asks
+            if number == 1:  # the others' graphs were in the cache
+                sp(load_golden("bf16_static_2layer").before)
+    assert sp.result is not None and "came from a cache" in sp.result.note
+    results = spfast.last_results()[known - KEPT if known == KEPT else known :]
+    assert [bool(each.note) for each in results[-3:]] == [False, True, True]
+    assert int(results[-3]) == 5
+    del sp
+    assert not spfast.last_results()[-1].note
 
 
 def test_the_last_results_are_kept_and_no_more() -> None:

@@ -21,6 +21,7 @@ from spfast.integrations.recompute import GATHER, gather_again, is_tangent, norm
 from spfast.pairing import fuse
 from spfast.passes.sequence_parallelism import SequenceParallelismPass
 from spfast.patterns import Registry
+from spfast.recent import arrived
 
 __all__ = ["Enabled", "enable"]
 
@@ -45,7 +46,7 @@ class _JointPass(SequenceParallelismPass):
         self.recompute_gather = recompute_gather
 
     def __call__(self, graph: fx.Graph) -> None:
-        self._asked = False
+        arrived(self)
         given = graph_of(graph)
         if not any(is_tangent(node) for node in given.nodes):
             return
@@ -75,7 +76,7 @@ class _InferencePass(SequenceParallelismPass):
     """
 
     def __call__(self, graph: fx.Graph) -> None:
-        self._asked = False
+        arrived(self)
         if not any(_DONE in node.meta for node in graph.nodes if node.op == "call_function"):
             super().__call__(graph)
         elif self.config.async_tp:

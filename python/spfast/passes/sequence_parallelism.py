@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 from torch import fx
-from torch._guards import CompileContext
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
 from spfast import _core
@@ -21,15 +20,10 @@ from spfast.errors import ConfigError
 from spfast.groups import known_groups
 from spfast.passes.base import Dump
 from spfast.patterns import Registry, default_registry
+from spfast.recent import UNKNOWN, arrived, awaited, expect
 from spfast.result import Result
 
 __all__ = ["SequenceParallelismPass"]
-
-_CACHED = (
-    "a compile asked for this pass' cache key and has not called it since: its graph came from a "
-    "cache, or the compile failed, and what was done to it is not known here; set "
-    "TORCHINDUCTOR_FORCE_DISABLE_CACHES=1 to compile it anew"
-)
 
 
 class SequenceParallelismPass(CustomGraphPass):
@@ -73,7 +67,6 @@ class SequenceParallelismPass(CustomGraphPass):
                 f"None, got {type(registry).__name__}"
             )
         self._result: Result | None = None
-        self._asked = False  # for the cache key, and not called since
         self._registry = registry
         self._uuid: tuple[Any, str] | None = None
 
@@ -88,13 +81,14 @@ class SequenceParallelismPass(CustomGraphPass):
     @property
     def result(self) -> Result | None:
         """What the latest call did, and whether a compile since then is not known."""
-        if not self._asked:
+        if not awaited(self):
             return self._result
-        return replace(self._result or Result(), note=_CACHED)
+        return replace(self._result or Result(), note=UNKNOWN)
 
     @result.setter
     def result(self, result: Result | None) -> None:
-        self._result, self._asked = result, False
+        self._result = result
+        arrived(self)
 
     @property
     def matched_count(self) -> int:
@@ -122,7 +116,7 @@ class SequenceParallelismPass(CustomGraphPass):
         they keep. What a predicate
         answers cannot be told from its name, so with one no other process gets the same key.
         """
-        self._asked = self._asked or CompileContext.current_compile_id() is not None
+        expect(self)
         registry = self._rules()
         state = (registry.version, known_groups(), enabled_groups())
         if self._uuid is None or self._uuid[0] != state:
