@@ -114,6 +114,8 @@ wheels: $(VENV)/.stamp-tools
 # What is installed is made once; the pages themselves need no network.
 docs: $(VENV)/.stamp-docs
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@! grep -lE '<(script|link|img)[^>]*(src|href)="?(https?:)?//' build/site/*.html || \
+	  { echo "error: these pages ask a network" >&2; exit 1; }
 	@echo "build/site/index.html"
 
 # What `make test` installs; tools: what building needs.
