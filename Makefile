@@ -16,7 +16,8 @@ CPP_BUILD ?= build/cpp
 CMAKE_FLAGS ?=
 
 PY  := $(VENV)/bin/python
-PIP := $(PY) -m pip --disable-pip-version-check install --quiet
+# pip would compile each of torch's files first; Python does so with those that are imported.
+PIP := $(PY) -m pip --disable-pip-version-check install --quiet --no-compile
 # Tools that pip put beside Python come first; what the machine has serves otherwise.
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 

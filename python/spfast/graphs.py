@@ -23,7 +23,7 @@ def graph_of(graph: fx.Graph | fx.GraphModule | ExportedProgram) -> fx.Graph:
         graph: A graph, or a module or an exported program that has one.
 
     Raises:
-        GraphError: It is neither.
+        GraphError: It is none of these.
 
     Example:
         >>> import torch
@@ -34,7 +34,8 @@ def graph_of(graph: fx.Graph | fx.GraphModule | ExportedProgram) -> fx.Graph:
     found = graph.graph if has_one else graph  # type: ignore[union-attr]
     if not isinstance(found, fx.Graph):
         raise GraphError(
-            f"{type(graph).__name__} is not a graph: pass an fx.Graph or an fx.GraphModule"
+            f"{type(graph).__name__} is not a graph: "
+            f"pass an fx.Graph, a GraphModule or an ExportedProgram"
         )
     return found
 

@@ -282,7 +282,8 @@ def test_a_tuple_with_nothing_in_a_place_keeps_it() -> None:
 def test_not_a_graph() -> None:
     with pytest.raises(spfast.GraphError) as error:
         spfast.apply("graph", CONFIG)  # type: ignore[arg-type]
-    assert str(error.value) == "str is not a graph: pass an fx.Graph or an fx.GraphModule"
+    expected = "str is not a graph: pass an fx.Graph, a GraphModule or an ExportedProgram"
+    assert str(error.value) == expected
 
 
 def test_unresolvable_group_names_the_fields_to_pass() -> None:

@@ -112,7 +112,7 @@ def test_verdicts_speak_for_themselves() -> None:
 def test_graph_modules_are_accepted_and_other_things_refused() -> None:
     module = fx.symbolic_trace(torch.nn.ReLU())
     assert verify(module, module).ok
-    with pytest.raises(GraphError, match="list is not a graph: pass an fx.Graph or an fx.Graph"):
+    with pytest.raises(GraphError, match="list is not a graph: pass an fx.Graph, a Graph"):
         verify(module, [])  # type: ignore[arg-type]
 
 
