@@ -16,8 +16,6 @@ from spfast.versions import check_torch, found_torch
 check_torch(found_torch())
 
 from spfast._core import version as __version__  # noqa: E402
-from spfast.applicability import Applicability  # noqa: E402
-from spfast.config import Range, SequenceParallelConfig  # noqa: E402
 from spfast.errors import (  # noqa: E402
     ConfigError,
     FileFormatError,
@@ -28,18 +26,21 @@ from spfast.errors import (  # noqa: E402
     SpfastError,
     VerificationError,
 )
-from spfast.pairs import AsyncTP, FusedPair, LeftPair  # noqa: E402
-from spfast.result import Result, SkippedSite, Timings  # noqa: E402
-from spfast.trust import Assumption  # noqa: E402
 
 if TYPE_CHECKING:
     from spfast.api import apply
+    from spfast.applicability import Applicability
     from spfast.async_tp import enable_async_tp
+    from spfast.config import SequenceParallelConfig
     from spfast.consistency import check_ranks_agree, fingerprint
     from spfast.explanation import Explanation, explain
+    from spfast.pairs import AsyncTP, FusedPair, LeftPair
     from spfast.passes import AsyncTPPass, NoOpEliminationPass, SequenceParallelismPass
+    from spfast.ranges import Range
     from spfast.recent import last_results
+    from spfast.result import Result, SkippedSite, Timings
     from spfast.table import NodeTable
+    from spfast.trust import Assumption
     from spfast.verifier import Problem, Snapshot, Verification, snapshot, verify
 
 __all__ = [
@@ -83,13 +84,23 @@ __all__ = [
 # Imported when first asked for. torch takes seconds to load, and a command line that says what is
 # wrong with its arguments, or a plugin that is off, needs none of it.
 _LAZY = {
+    "Applicability": "applicability",
+    "Assumption": "trust",
+    "AsyncTP": "pairs",
     "AsyncTPPass": "passes",
     "Explanation": "explanation",
+    "FusedPair": "pairs",
+    "LeftPair": "pairs",
     "NoOpEliminationPass": "passes",
     "NodeTable": "table",
     "Problem": "verifier",
+    "Range": "ranges",
+    "Result": "result",
+    "SequenceParallelConfig": "config",
     "SequenceParallelismPass": "passes",
+    "SkippedSite": "result",
     "Snapshot": "verifier",
+    "Timings": "result",
     "Verification": "verifier",
     "apply": "api",
     "check_ranks_agree": "consistency",
@@ -101,7 +112,24 @@ _LAZY = {
     "verify": "verifier",
 }
 # Modules that have always been there after ``import spfast``.
-_MODULES = frozenset({"api", "consistency", "passes", "patterns", "table", "verifier"})
+_MODULES = frozenset(
+    {
+        "api",
+        "applicability",
+        "config",
+        "consistency",
+        "fields",
+        "pairs",
+        "passes",
+        "patterns",
+        "ranges",
+        "result",
+        "table",
+        "thresholds",
+        "trust",
+        "verifier",
+    }
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -482,7 +482,8 @@ from importlib.metadata import entry_points
 plugin.load()()
 added = {name for name in set(sys.modules) - before if name.partition(".")[0] in ("torch", "vllm")}
 assert added == {"vllm", "vllm.version"}, f"loading the plugin imports {added}"
-assert not {"spfast.api", "spfast.patterns", "spfast.integrations.vllm.sp"} & set(sys.modules)
+later = {"api", "config", "patterns", "result", "thresholds", "integrations.vllm.sp"}
+assert not {f"spfast.{name}" for name in later} & set(sys.modules)
 arrived = pickle.loads(bytes.fromhex(sys.argv[1]))
 assert "vllm.compilation" not in sys.modules
 from vllm.compilation.passes.inductor_pass import InductorPass

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from spfast.config import SequenceParallelConfig
 from spfast.errors import ConfigError
 from spfast.integrations.vllm.settings import Settings
-from spfast.thresholds import DeviceKind
 
-__all__ = ["config_from_vllm", "read", "switched_on"]
+if TYPE_CHECKING:
+    from spfast.config import SequenceParallelConfig
+
+__all__ = ["config_from_vllm", "read", "switched_on", "threshold"]
 
 
 def config_from_vllm(vllm_config: Any, *, pads: bool | None = None) -> SequenceParallelConfig:
@@ -39,6 +40,8 @@ def config_from_vllm(vllm_config: Any, *, pads: bool | None = None) -> SequenceP
         ... )).min_token_num
         1024
     """
+    from spfast.config import SequenceParallelConfig
+
     tp_size = read(vllm_config, "parallel_config", "tensor_parallel_size")
     if tp_size is None:
         raise ConfigError(
@@ -65,6 +68,13 @@ def config_from_vllm(vllm_config: Any, *, pads: bool | None = None) -> SequenceP
     )
 
 
+def threshold(vllm_config: Any) -> tuple[int | None, str]:
+    """The smallest number of tokens for which graphs are rewritten (None: unknown), and why."""
+    from spfast.applicability import minimum_tokens
+
+    return minimum_tokens(config_from_vllm(vllm_config))
+
+
 def switched_on(vllm_config: Any) -> bool:
     """Whether vLLM's own switch for sequence parallelism is on (up to 0.31, by either name)."""
     pass_config = read(vllm_config, "compilation_config", "pass_config")
@@ -80,6 +90,8 @@ def read(root: Any, *path: str) -> Any:
 
 def _device(device: Any) -> Any:
     """The device for the threshold: vLLM's platform knows it without starting CUDA."""
+    from spfast.thresholds import DeviceKind
+
     platform = getattr(sys.modules.get("vllm.platforms"), "current_platform", None)
     if platform is not None and platform.is_cuda():
         capability = platform.get_device_capability()

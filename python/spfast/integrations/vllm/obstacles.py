@@ -6,9 +6,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from spfast.applicability import minimum_tokens
 from spfast.integrations.vllm.changes import missing, refusals
-from spfast.integrations.vllm.host_config import config_from_vllm, read
+from spfast.integrations.vllm.host_config import read, threshold
 from spfast.integrations.vllm.hosts import Host
 from spfast.integrations.vllm.settings import Settings
 
@@ -73,7 +72,7 @@ def in_the_config(vllm_config: Any, host: Host) -> Obstacle | None:
         return Obstacle(
             f"vLLM {host} pads no batch in model runner V2", "unset VLLM_USE_V2_MODEL_RUNNER"
         )
-    tokens, reason = minimum_tokens(config_from_vllm(vllm_config))
+    tokens, reason = threshold(vllm_config)
     if tokens is None:
         return Obstacle(reason, 'set "min_token_num" beside "enable"')
     return None

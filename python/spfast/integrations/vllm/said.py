@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from spfast._core import version
-from spfast.applicability import minimum_tokens
-from spfast.config import SequenceParallelConfig
 from spfast.integrations.vllm.hosts import vllm_version
 
 if TYPE_CHECKING:
+    from spfast.config import SequenceParallelConfig
     from spfast.result import Result
 
 __all__ = ["fused", "off", "on", "rewritten"]
@@ -63,6 +62,8 @@ def _where() -> str:
 
 
 def _extent(config: SequenceParallelConfig, ends: Sequence[int]) -> str:
+    from spfast.applicability import minimum_tokens
+
     tokens, reason = minimum_tokens(config)
     starts = [1, *(end + 1 for end in ends)]
     ranges = ", ".join(f"[{start}, {end}]" for start, end in zip(starts, ends, strict=False))

@@ -11,10 +11,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from spfast.applicability import minimum_tokens
 from spfast.integrations.vllm import encoder
 from spfast.integrations.vllm.changes import Change, is_made
-from spfast.integrations.vllm.host_config import config_from_vllm
+from spfast.integrations.vllm.host_config import threshold
 from spfast.integrations.vllm.hosts import HOSTS
 from spfast.integrations.vllm.switch import followed
 from spfast.integrations.vllm.takeover import keyed, takes_over
@@ -26,7 +25,7 @@ _PASS = "SequenceParallelismPass"
 
 
 def _switch_on(vllm_config: Any) -> None:
-    tokens, _ = minimum_tokens(config_from_vllm(vllm_config))
+    tokens, _ = threshold(vllm_config)
     pass_config = vllm_config.compilation_config.pass_config
     pass_config.enable_sp = True
     pass_config.sp_min_token_num = tokens
@@ -80,13 +79,13 @@ def _scattered(original: Callable[..., Any]) -> Callable[..., Any]:
     def is_residual_scattered_for_sp(vllm_config: Any, num_input_tokens: int) -> bool:
         found = bool(original(vllm_config, num_input_tokens))
         if found and takes_over(vllm_config):
-            return is_made(*_GATHERS) and num_input_tokens >= _threshold(vllm_config)
+            return is_made(*_GATHERS) and num_input_tokens >= _scattered_from(vllm_config)
         return found
 
     return is_residual_scattered_for_sp
 
 
-def _threshold(vllm_config: Any) -> int:
+def _scattered_from(vllm_config: Any) -> int:
     """The smallest number of tokens for which vLLM compiles with the pass."""
     tokens = vllm_config.compilation_config.pass_config.sp_min_token_num or 1
     return int(min(tokens, vllm_config.scheduler_config.max_num_batched_tokens))

@@ -10,10 +10,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from spfast.applicability import minimum_tokens
 from spfast.integrations.vllm import encoder
 from spfast.integrations.vllm.changes import Change, is_made
-from spfast.integrations.vllm.host_config import config_from_vllm
+from spfast.integrations.vllm.host_config import threshold
 from spfast.integrations.vllm.hosts import HOSTS
 from spfast.integrations.vllm.obstacles import is_split
 from spfast.integrations.vllm.settings import Settings, is_enabled
@@ -67,7 +66,7 @@ def _from_the_threshold(original: Callable[..., Any]) -> Callable[..., Any]:
         compilation = self.compilation_config
         if not is_enabled(self) or is_split(compilation):
             return
-        tokens, _ = minimum_tokens(config_from_vllm(self))
+        tokens, _ = threshold(self)
         ends = set(compilation.compile_ranges_endpoints)
         if tokens is not None and 1 < tokens <= max(ends, default=0):
             compilation.compile_ranges_endpoints = sorted(ends | {tokens - 1})

@@ -11,12 +11,10 @@ import sys
 from pathlib import Path
 
 from models import make_model
-
-SINGLES = (6, 5, 32, 31, 15, 16, 17, 2, 1)
-BATCH = (1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 33, 63, 64, 101)
+from prompts import BATCH, SERVED, SINGLES, TOKENS
 
 
-def generate(folder: Path, arguments: dict) -> dict:
+def generate(folder: Path, arguments: dict) -> list[dict]:
     from vllm import LLM, SamplingParams, TokensPrompt
 
     llm = LLM(
@@ -34,7 +32,7 @@ def generate(folder: Path, arguments: dict) -> dict:
     )
     draw = random.Random(0)
     sampling = SamplingParams(
-        temperature=0, max_tokens=4, logprobs=3, ignore_eos=True, detokenize=False
+        temperature=0, max_tokens=TOKENS, logprobs=3, ignore_eos=True, detokenize=False
     )
 
     def prompt(length: int) -> TokensPrompt:
@@ -43,7 +41,7 @@ def generate(folder: Path, arguments: dict) -> dict:
     def pack(request) -> dict:
         said = request.outputs[0]
         return {
-            "length": len(request.prompt_token_ids),
+            "prompt": list(request.prompt_token_ids),
             "ids": list(said.token_ids),
             "logprobs": [
                 {str(token): found.logprob for token, found in step.items()}
@@ -51,9 +49,10 @@ def generate(folder: Path, arguments: dict) -> dict:
             ],
         }
 
-    singles = [llm.generate([prompt(n)], sampling, use_tqdm=False)[0] for n in SINGLES]
+    alone = [*(prompt(n) for n in SINGLES), TokensPrompt(prompt_token_ids=SERVED)]
+    singles = [llm.generate([each], sampling, use_tqdm=False)[0] for each in alone]
     batch = llm.generate([prompt(n) for n in BATCH], sampling, use_tqdm=False)
-    return {"requests": [pack(each) for each in (*singles, *batch)]}
+    return [pack(each) for each in (*singles, *batch)]
 
 
 if __name__ == "__main__":

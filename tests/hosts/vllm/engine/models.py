@@ -52,6 +52,9 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
             "qk_rope_head_dim": 16,
             "v_head_dim": 32,
             "topk_method": "greedy",
+            # One group: vLLM's experts on a CPU ask for groups, and the config has none by default.
+            "n_group": 1,
+            "topk_group": 1,
         },
     ),
 }

@@ -2,14 +2,15 @@
 
     python run.py FOLDER PYTHON [SCENARIO...]
 
-PYTHON is that of an environment with vLLM and spfast. Each scenario is an engine with vLLM's own
-multiprocess executor and spawned workers; the first of a model runs with the plugin off, and the
-others are compared with it, token by token. The models are tiny and random; their graphs are those
-that a GPU would compile (``like_gpu/``).
+PYTHON is that of an environment with vLLM and spfast. A SCENARIO is "start-up" or one of SCENARIOS:
+an engine with vLLM's own multiprocess executor and spawned workers; the first of a model runs with
+the plugin off, and the others are compared with it, token by token. The models are tiny and random;
+their graphs are those that a GPU would compile (``like_gpu/``).
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -24,10 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from models import KINDS
+from prompts import SERVED, TOKENS
 
 HERE = Path(__file__).parent
 LIMIT = 1e-5  # of a logprob
+START_UP = 50  # milliseconds that the plugin may cost a process while it is off
 TIMEOUT = int(os.environ.get("SPFAST_VLLM_TIMEOUT", "1200"))
+# Else each process would compile all of vLLM anew.
+BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
 
 # What the CPU needs on top of the flag: one fusion is on by default that only CUDA has.
 COMPILATION = {"compile_sizes": [], "pass_config": {"fuse_rope_kvcache_cat_mla": False}}
@@ -105,13 +110,24 @@ class Engines:
         self.folder = folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.python = python
-        self.version = self._ask("import vllm.version as v; print(v.__version__)")
+        self.version = self._ask(
+            "import importlib.metadata as packages;"
+            "print(packages.version(packages.packages_distributions()['vllm'][0]))"
+        )
 
     def _ask(self, source: str) -> str:
-        done = subprocess.run([self.python, "-c", source], check=True, capture_output=True)
+        done = subprocess.run(
+            [self.python, "-c", source],
+            env={**os.environ, **BYTECODE},
+            check=True,
+            capture_output=True,
+        )
         return done.stdout.decode().strip().splitlines()[-1] if done.stdout.strip() else ""
 
-    def environment(self, cache: str) -> dict[str, str]:
+    def environment(self, name: str) -> dict[str, str]:
+        scenario = SCENARIOS[name]
+        # Inductor's command lines take no spaces in a path.
+        cache = re.sub(r"\W+", "_", f"{self.version} {scenario.cache or name}")
         return {
             **os.environ,
             "LIKE_GPU": "1",
@@ -119,8 +135,9 @@ class Engines:
                 filter(None, [str(HERE / "like_gpu"), os.environ.get("PYTHONPATH")])
             ),
             "CXX": str(HERE / "c++"),
-            # Inductor's command lines take no spaces in a path.
-            "VLLM_CACHE_ROOT": str(self.folder / re.sub(r"\W+", "_", f"{self.version} {cache}")),
+            "KERNELS": str(self._made("kernels")),
+            **BYTECODE,
+            "VLLM_CACHE_ROOT": str(self._cache(cache)),
             "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "inductor"),
             "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -131,7 +148,20 @@ class Engines:
             "ATEN_CPU_CAPABILITY": "default",
             "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",
             "TORCHINDUCTOR_COMPILE_THREADS": "1",
+            **scenario.environment,
         }
+
+    def _made(self, name: str) -> Path:
+        path = self.folder / name
+        path.mkdir(exist_ok=True)
+        return path
+
+    def _cache(self, name: str) -> Path:
+        """The folder for what vLLM keeps; what it knows of a model's class is for all engines."""
+        known, cache = self._made(f"{self.version}_modelinfos"), self._made(name)
+        if not (cache / "modelinfos").exists():
+            (cache / "modelinfos").symlink_to(known)
+        return cache
 
     def arguments(self, scenario: Scenario) -> dict[str, Any]:
         return {
@@ -158,7 +188,7 @@ class Engines:
         with log.open("w") as stream:
             subprocess.run(
                 command,
-                env={**self.environment(scenario.cache or name), **scenario.environment},
+                env=self.environment(name),
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 timeout=TIMEOUT,
@@ -167,8 +197,20 @@ class Engines:
         said = self._rewritten(scenario, log.read_text(errors="replace"))
         if name == scenario.base:
             return said
-        base = json.loads((self.folder / f"{self.version} {scenario.base}.json").read_text())
-        return f"{said}; {compare(base, json.loads(out.read_text()))}"
+        return f"{said}; {compare(self._said(scenario.base), self._said(name))}"
+
+    def start_up(self) -> str:
+        """Measures what the plugin costs while it is off: the least of three fresh processes."""
+        source = f"import runpy; runpy.run_path({str(HERE / 'startup.py')!r}, run_name='__main__')"
+        took = [json.loads(self._ask(source)) for _ in range(3)]
+        least = {name: min(each[name] for each in took) for name in took[0]}
+        said = f"{least['spfast']:.0f} ms, beside {least['vllm']:.0f} ms of vLLM's own imports"
+        assert least["spfast"] < START_UP, said
+        return said
+
+    def _said(self, name: str) -> list[dict[str, Any]]:
+        """What the engine of a scenario answered to each prompt."""
+        return list(json.loads((self.folder / f"{self.version} {name}.json").read_text()))
 
     def _rewritten(self, scenario: Scenario, log: str) -> str:
         lines = re.findall(r"(\d+) of (\d+) all_reduces rewritten in the graph", log)
@@ -208,15 +250,17 @@ class Engines:
             server.terminate()
             server.wait()
         said = self._rewritten(scenario, log.read_text(errors="replace"))
-        return f"{said}; {len(answer)} tokens served"
+        alone = [each["ids"] for each in self._said("off") if each["prompt"] == SERVED]
+        assert alone == [answer], f"{alone} without the pass, {answer} served"
+        return f"{said}; {len(answer)} tokens served, equal"
 
 
 def _ask_server(server: subprocess.Popen[bytes], port: int, model: str) -> list[int]:
     url = f"http://127.0.0.1:{port}/v1/completions"
     body = {
         "model": model,
-        "prompt": list(range(3, 40)),
-        "max_tokens": 4,
+        "prompt": SERVED,
+        "max_tokens": TOKENS,
         "temperature": 0,
         "ignore_eos": True,
         "return_token_ids": True,
@@ -239,28 +283,34 @@ def _ask_server(server: subprocess.Popen[bytes], port: int, model: str) -> list[
             time.sleep(2)
 
 
-def compare(base: dict[str, Any], found: dict[str, Any]) -> str:
+def compare(base: list[dict[str, Any]], found: list[dict[str, Any]]) -> str:
     """Asserts that two engines said the same."""
     worst = 0.0
-    for one, other in zip(base["requests"], found["requests"], strict=True):
-        assert one["ids"] == other["ids"], f"{one['length']} tokens: {one['ids']} {other['ids']}"
+    for one, other in zip(base, found, strict=True):
+        assert one["prompt"] == other["prompt"]
+        assert one["ids"] == other["ids"], (
+            f"{len(one['prompt'])} tokens: {one['ids']} {other['ids']}"
+        )
         for step, same in zip(one["logprobs"], other["logprobs"], strict=True):
             assert step.keys() == same.keys()
             worst = max([worst, *(abs(step[token] - same[token]) for token in step)])
     assert worst <= LIMIT, f"logprobs differ by {worst}"
-    return f"{len(base['requests'])} requests equal, logprobs to {worst:.1g}"
+    return f"{len(base)} requests equal, logprobs to {worst:.1g}"
 
 
 def main(folder: str, python: str, *names: str) -> int:
     engines = Engines(Path(folder), python)
+    checks = {"start-up": engines.start_up}
+    for name in SCENARIOS:
+        checks[name] = functools.partial(engines.run, name)
+    assert set(names) <= set(checks), f"there are: {', '.join(checks)}"
     failed = 0
-    for name, scenario in SCENARIOS.items():
-        wanted = not names or name in names
-        if not wanted or not engines.version.startswith(scenario.versions):
+    for name in names or checks:
+        if name in SCENARIOS and not engines.version.startswith(SCENARIOS[name].versions):
             continue
         start = time.monotonic()
         try:
-            said = engines.run(name)
+            said = checks[name]()
         except (AssertionError, subprocess.SubprocessError) as error:
             failed, said = failed + 1, f"FAILED: {error}"
         seconds = time.monotonic() - start
