@@ -4,6 +4,7 @@
 #include <string>
 
 #include "base/work.h"
+#include "rewrite/size_reads.h"
 
 namespace spfast {
 
@@ -15,7 +16,7 @@ Gatherer::Names Gatherer::collect_names(const Site& site, NodeId value) {
     for (const NodeId user : table_.users(name)) {
       SPFAST_WORK(1);
       if (uses_.use_of(user, name) == Use::kLocal) continue;
-      if (asks_for_size(site, user, name)) {
+      if (is_told(site, user, name)) {
         names.sizes.emplace_back(user, name);
         continue;
       }
@@ -33,17 +34,13 @@ Gatherer::Names Gatherer::collect_names(const Site& site, NodeId value) {
   return names;
 }
 
-// A size of a value is a size of what was reduced: nothing is gathered to know it.
-bool Gatherer::asks_for_size(const Site& site, NodeId user, NodeId name) {
-  if (table_.target(user) != draft_.sym_size || !site.scatters) return false;
-  const NodeId all_reduce = draft_.anchor_of(site).all_reduce;
-  const NodeId input = draft_.anchor_of(site).input;
-  if (draft_.site_of[draft_.look_of(site).root(input)] != kNone) return false;
-  const Meta* meta = draft_.need(site, name);
-  if (meta == nullptr) return false;
-  const auto dims = table_.dims(*meta);
-  const auto reduced = table_.dims(table_.meta(all_reduce));
-  return std::equal(dims.begin(), dims.end(), reduced.begin(), reduced.end());
+// What was reduced tells the size, unless it is a shard itself.
+bool Gatherer::is_told(const Site& site, NodeId user, NodeId name) {
+  if (table_.target(user) != draft_.sym_size) return false;
+  const Anchor& anchor = draft_.anchor_of(site);
+  if (anchor.input == kNone) return false;
+  if (draft_.site_of[draft_.look_of(site).root(anchor.input)] != kNone) return false;
+  return draft_.need(site, name) != nullptr && asks_for_size(table_, anchor, user, name);
 }
 
 bool Gatherer::is_name_of(const Site& site, NodeId user, NodeId name, NodeId value) const {

@@ -42,8 +42,8 @@ class Gatherer {
 
   Names collect_names(const Site& site, NodeId value);
   [[nodiscard]] bool is_name_of(const Site& site, NodeId user, NodeId name, NodeId value) const;
-  // A size of a value is a size of what was reduced: nothing is gathered to know it.
-  [[nodiscard]] bool asks_for_size(const Site& site, NodeId user, NodeId name);
+  // Whether the user asks for a size alone that is known without the value.
+  [[nodiscard]] bool is_told(const Site& site, NodeId user, NodeId name);
   // Nothing where the value's size is not known.
   std::optional<Reads> collect_reads(const Site& site, NodeId value, const Names& names);
   [[nodiscard]] bool is_flat_view(NodeId node, size_t features) const;

@@ -136,7 +136,7 @@ class Cutter {
     }
     if (members_.empty()) return;
     costs_.limit(MaxFlow::kUncut / (2 * static_cast<int64_t>(members_.size()) + 2) / 4);
-    find_gathered();
+    find_gathered(token_class);
     unsure_.clear();
     const int64_t fixed = costs_.fixed(token_class, sites_of_[token_class]);
     if (!any && each_site_pays(token_class, fixed)) return;
@@ -156,12 +156,16 @@ class Cutter {
   }
 
   // Whether each member is gathered if it is sharded, whatever the cut says.
-  void find_gathered() {
+  void find_gathered(uint32_t token_class) {
     gathered_.assign(members_.size(), false);
+    const auto& sites = sites_of_[token_class];
     for (uint32_t i = 0; i < members_.size(); ++i) {
       // The parts of a matched site's tuple are gathered, never the tuple.
       const bool parts_alone = is_tuple(members_[i]) && state_[members_[i]] == State::kSharded;
-      gathered_[i] = !parts_alone && uses_.is_read_outside(members_[i]);
+      const uint32_t own = site_of_[members_[i]];
+      const uint32_t site = own != kNone || sites.empty() ? own : sites.front();
+      const Anchor anchor = site == kNone ? Anchor{} : matches_.anchors[sites_.sites[site].anchor];
+      gathered_[i] = !parts_alone && uses_.is_read_outside(members_[i], anchor);
     }
   }
 

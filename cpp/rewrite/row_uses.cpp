@@ -5,6 +5,7 @@
 
 #include "base/work.h"
 #include "match/look_through.h"
+#include "rewrite/size_reads.h"
 
 namespace spfast {
 namespace {
@@ -48,7 +49,8 @@ Reason RowUses::strided_reader(NodeId root) const {
   return {};
 }
 
-bool RowUses::is_read_outside(NodeId root) const {
+bool RowUses::is_read_outside(NodeId root, const Anchor& anchor) const {
+  const bool tells_sizes = anchor.input != kNone && !layout_.is_row(layout_.root(anchor.input));
   const auto uses = of(root);
   const auto dims = table_.dims(table_.meta(root));
   const int64_t width = dims.empty() || dims.back().is_expr() ? 0 : dims.back().raw;
@@ -63,6 +65,7 @@ bool RowUses::is_read_outside(NodeId root) const {
         continue;
       }
       if (names[i] == root && sites_.leaves_as_rows(user, root)) continue;
+      if (tells_sizes && asks_for_size(table_, anchor, user, names[i])) continue;
       // A buffer like the value is made anew, like its shard.
       if (buffers_.contains(user)) continue;
       const auto use =

@@ -30,8 +30,9 @@ class RowUses {
   [[nodiscard]] std::span<const Use> of(NodeId root) const;
   // Whether every reader takes a fresh tensor for a value that lies otherwise.
   [[nodiscard]] bool may_gather(NodeId root) const;
-  // Whether somebody under any name of the value needs it full whatever is cut.
-  [[nodiscard]] bool is_read_outside(NodeId root) const;
+  // Whether somebody under any name of the value needs it full whatever is cut. Sizes of it are
+  // told by what the anchor reduces.
+  [[nodiscard]] bool is_read_outside(NodeId root, const Anchor& anchor) const;
   // Why the all_reduce of a value stays that is better full.
   [[nodiscard]] Reason why_kept(NodeId reduced) const;
 

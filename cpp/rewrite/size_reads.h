@@ -1,0 +1,15 @@
+// Who asks for a size of a value alone: it is a size of what was reduced, too, so that nothing is
+// gathered to know it.
+#pragma once
+
+#include "match/match.h"
+#include "table/node_table.h"
+
+namespace spfast {
+
+// Whether the user asks for a size of the value under this name that the anchor's input has as
+// well, and stands after that input. Both values' meta has to be known.
+[[nodiscard]] bool asks_for_size(const NodeTable& table, const Anchor& anchor, NodeId user,
+                                 NodeId name);
+
+}  // namespace spfast
