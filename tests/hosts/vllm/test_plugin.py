@@ -445,9 +445,15 @@ def test_install_whatever_was_imported_before(
     switched = {"enable_sp": True, "sp_min_token_num": 512}
     config = stub.config(pass_config=switched)
     assert OURS in stub.passes(config)
+    assert "spfast.AsyncTPPass" not in stub.passes(config)
     theirs = stub.config().compute_hash()
     assert config.compute_hash() != theirs
     assert OURS not in stub.passes(stub.config())
+    manager = stub.module("vllm.compilation.passes.pass_manager")
+    classes = manager.SequenceParallelismPass, manager.AsyncTPPass
+    config.compilation_config.pass_config.fuse_gemm_comms = True
+    assert stub.passes(config)[1:3] == [OURS, "spfast.AsyncTPPass"]
+    assert (manager.SequenceParallelismPass, manager.AsyncTPPass) == classes
 
 
 @pytest.mark.parametrize("version", OLD)

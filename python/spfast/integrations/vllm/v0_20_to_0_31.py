@@ -15,13 +15,13 @@ from spfast.integrations.vllm import encoder
 from spfast.integrations.vllm.changes import Change, is_made
 from spfast.integrations.vllm.host_config import threshold
 from spfast.integrations.vllm.hosts import HOSTS
+from spfast.integrations.vllm.settings import is_enabled
 from spfast.integrations.vllm.switch import followed
 from spfast.integrations.vllm.takeover import keyed, takes_over
 
 __all__ = ["CHANGES", "MANAGER"]
 
 MANAGER = "vllm.compilation.passes.pass_manager"
-_PASS = "SequenceParallelismPass"
 
 
 def _switch_on(vllm_config: Any) -> None:
@@ -36,30 +36,41 @@ def _switch_off(vllm_config: Any) -> None:
 
 
 def _with_our_pass(original: Callable[..., Any]) -> Callable[..., Any]:
-    """vLLM's manager looks the class up by name in its module, where some platforms lack it."""
+    """vLLM's manager looks its classes up by name in its module, where some platforms lack them."""
 
     def configure(self: Any, config: Any) -> None:
         if not takes_over(config):
             original(self, config)
             return
-        from spfast.integrations.vllm.sp import SequenceParallelismPass
-
         names = vars(sys.modules[MANAGER])
-        absent = object()
-        theirs = names.get(_PASS, absent)
-        pads = not encoder.is_compiled()
-        names[_PASS] = functools.partial(
-            SequenceParallelismPass, pads=pads, keeps_residual=pads and is_made(*_GATHERS)
-        )
+        ours = _our_classes(config)
+        theirs = {name: names[name] for name in ours if name in names}
+        names.update(ours)
         try:
             original(self, config)
         finally:
-            if theirs is absent:
-                del names[_PASS]
-            else:
-                names[_PASS] = theirs
+            for name in ours:
+                del names[name]
+            names.update(theirs)
 
     return configure
+
+
+def _our_classes(vllm_config: Any) -> dict[str, Callable[..., Any]]:
+    """What is built in whose place; the flag has a setting of its own for async TP."""
+    from spfast.integrations.vllm.async_tp import AsyncTPPass
+    from spfast.integrations.vllm.sp import SequenceParallelismPass
+
+    pads = not encoder.is_compiled()
+    keeps = pads and is_made(*_GATHERS)
+    ours: dict[str, Callable[..., Any]] = {
+        "SequenceParallelismPass": functools.partial(
+            SequenceParallelismPass, pads=pads, keeps_residual=keeps
+        )
+    }
+    if not is_enabled(vllm_config):
+        ours["AsyncTPPass"] = functools.partial(AsyncTPPass, pads=pads)
+    return ours
 
 
 # Where a stage gathers what the one before it sent as rows.

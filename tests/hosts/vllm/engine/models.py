@@ -42,14 +42,15 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "num_key_value_heads": 4,
             "first_k_dense_replace": 1,
-            "kv_lora_rank": 64,
+            # vLLM's attention on a CPU knows this width of a latent and its rotated key alone.
+            "kv_lora_rank": 512,
             "q_lora_rank": None,
             "n_routed_experts": 4,
             "num_experts_per_tok": 2,
             "n_shared_experts": 1,
             "moe_intermediate_size": 64,
             "qk_nope_head_dim": 32,
-            "qk_rope_head_dim": 16,
+            "qk_rope_head_dim": 64,
             "v_head_dim": 32,
             "topk_method": "greedy",
             # One group: vLLM's experts on a CPU ask for groups, and the config has none by default.
