@@ -66,13 +66,13 @@ void Job::set_groups(const py::sequence& infos) {
 }
 
 void Job::match(bool patterns, bool rowwise, bool gather_bytes, bool trust_unknown,
-                std::vector<NodeId> replicated, int64_t collective_cost,
+                std::vector<NodeId> replicated, std::vector<NodeId> own, int64_t collective_cost,
                 std::vector<size_t> local_outputs) {
   const py::gil_scoped_release released;
   run_.match({.patterns = patterns,
               .rowwise = rowwise,
               .gather_bytes = gather_bytes,
-              .trust = {trust_unknown, std::move(replicated)},
+              .trust = {trust_unknown, std::move(replicated), std::move(own)},
               .collective_cost = collective_cost,
               .local_outputs = std::move(local_outputs)});
 }
@@ -176,9 +176,11 @@ void bind_job(py::module_& module) {
       .def("set_groups", &Job::set_groups, py::arg("infos"))
       .def("match", &Job::match, py::arg("patterns") = true, py::arg("rowwise") = false,
            py::arg("gather_bytes") = false, py::arg("trust_unknown") = true,
-           py::arg("replicated") = std::vector<NodeId>(),
+           py::arg("replicated") = std::vector<NodeId>(), py::arg("own") = std::vector<NodeId>(),
            py::arg("collective_cost") = Costs{}.collective,
            py::arg("local_outputs") = std::vector<size_t>())
+      .def("is_own", &Job::is_own, py::arg("place"))
+      .def("is_given_away", &Job::is_given_away, py::arg("place"))
       .def("plan", &Job::plan, py::arg("decide"))
       .def("classes", &Job::classes)
       .def("value_specs", &Job::value_specs)

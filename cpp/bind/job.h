@@ -32,11 +32,16 @@ class Job {
   // sites alone. The last two are places of groups; the other groups may follow.
   void set_groups(const py::sequence& infos);
   // With the rules, and whether plan() follows row-wise operators too. `replicated`: inputs, by
-  // their place in the graph, that all ranks have the same. `local_outputs`: which of the values
-  // that the graph returns it may return as this rank's rows.
+  // their place in the graph, that all ranks have the same. `own`: values, likewise, that other
+  // graphs show to be each rank's own. `local_outputs`: which of the values that the graph returns
+  // it may return as this rank's rows.
   void match(bool patterns, bool rowwise, bool gather_bytes, bool trust_unknown,
-             std::vector<NodeId> replicated, int64_t collective_cost,
+             std::vector<NodeId> replicated, std::vector<NodeId> own, int64_t collective_cost,
              std::vector<size_t> local_outputs);
+  // Whether the value at a place of the graph is shown to be each rank's own, once it is matched.
+  [[nodiscard]] bool is_own(NodeId place) const { return run_.is_own(place); }
+  // Likewise, by what reads the value.
+  [[nodiscard]] bool is_given_away(NodeId place) const { return run_.is_given_away(place); }
   // `decide`, of tokens as an int or SymInt and the index of a group, says why they cannot be
   // shared ("": they can), and whether they are padded for it.
   void plan(const py::object& decide);

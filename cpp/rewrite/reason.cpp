@@ -1,5 +1,6 @@
 #include "rewrite/reason.h"
 
+#include "table/operators.h"
 #include "table/targets.h"
 
 namespace spfast {
@@ -11,6 +12,17 @@ bool asks_too_much(Reason::Kind kind) {
          kind == Kind::kRankOwn || kind == Kind::kNotProved || kind == Kind::kFormat ||
          kind == Kind::kStrides || kind == Kind::kNoGain;
 }
+
+namespace {
+
+// A collective, or what asks for the rank.
+bool tells_ranks_apart(const NodeTable& table, NodeId node) {
+  if (table.op(node) != Op::kCallFunction) return false;
+  const OperatorTraits traits = operator_traits(target_name(table.target(node)));
+  return traits.rank || traits.collective != Collective::kNone;
+}
+
+}  // namespace
 
 std::string format_reason(const NodeTable& table, std::span<const GroupInfo> groups,
                           std::span<const TokenClass> classes, const Reason& reason) {
@@ -84,6 +96,10 @@ std::string format_reason(const NodeTable& table, std::span<const GroupInfo> gro
     case Reason::Kind::kUnread:
       return "nobody reads " + label(reason.node);
     case Reason::Kind::kRankOwn:
+      if (!tells_ranks_apart(table, reason.other)) {
+        return label(reason.node) + " is this rank's own, as a graph that calls this one or that " +
+               "this one calls shows, and would be read beside shards";
+      }
       return label(reason.node) + " is this rank's own, as " + call(reason.other) +
              (reason.other < reason.node || reason.other == reason.node
                   ? " gives each rank another one"

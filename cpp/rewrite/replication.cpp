@@ -111,6 +111,7 @@ void Replication::prove() {
   // The groups in which only its own rank knows the size of a value.
   std::vector<GroupMask> ragged(table_.size(), 0);
   for (const NodeId node : trust_.replicated) proved_[node] = kAllGroups;
+  for (const NodeId node : trust_.own) give_away(node, kAllGroups, node);
   for (NodeId node = 0; node < table_.size(); ++node) {
     SPFAST_WORK(1);
     if (table_.op(node) != Op::kCallFunction) {
@@ -312,6 +313,15 @@ NodeId Replication::evidence(NodeId value, uint32_t group) const {
   return evidence_[size_t{value} * meetings_.slots() + slot];
 }
 
+bool Replication::is_given_away(NodeId value) const {
+  bool later = false;
+  each_slot(own_[value], [&](uint32_t slot) {
+    const NodeId shows = evidence_[size_t{value} * meetings_.slots() + slot];
+    later = later || (shows > value && shows != kNone);
+  });
+  return later;
+}
+
 // Backward: what a collective would be for nothing on, were it the same on every rank.
 void Replication::blame() {
   for (NodeId node = table_.size(); node-- > 0;) {
@@ -322,8 +332,9 @@ void Replication::blame() {
       continue;
     }
     if (!read_.empty()) blame_written(node);
+    const bool told = std::binary_search(trust_.own.begin(), trust_.own.end(), node);
     each_slot(own_[node], [&](uint32_t slot) {
-      if (evidence_at(node, slot) > node) blame_operands(node, slot);
+      if (evidence_at(node, slot) > node || told) blame_operands(node, slot);
     });
   }
 }

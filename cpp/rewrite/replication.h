@@ -23,6 +23,7 @@ enum class Sharing : uint8_t {
 struct Trust {
   bool unknown = true;             // values of which nothing is known
   std::vector<NodeId> replicated;  // inputs that somebody vouches for
+  std::vector<NodeId> own;         // sorted: what other graphs show to be each rank's own
 };
 
 // An all_reduce, a gather or a scatter of a value that all ranks share would be for nothing. So
@@ -58,7 +59,14 @@ class Replication {
   [[nodiscard]] NodeId changed_before(NodeId value, NodeId reader) const {
     return effects_.writer_before(value, reader);
   }
-  // The collective that gives away that a value is a rank's own in a group.
+  // Whether a value is each rank's own in some group.
+  [[nodiscard]] bool is_own_anywhere(NodeId value) const {
+    return (own_[value] | scattered_[value]) != 0;
+  }
+  // Whether that is shown by what reads it, not by what it is computed from.
+  [[nodiscard]] bool is_given_away(NodeId value) const;
+  // The collective that gives away that a value is a rank's own in a group, or the value of which
+  // another graph shows it.
   [[nodiscard]] NodeId evidence(NodeId value, uint32_t group) const;
   // Nothing that is not proved meets a shard from now on.
   void trust_nothing() { trust_.unknown = false; }

@@ -54,10 +54,8 @@ Run::Run(NodeTable& table, const Rules& rules, MetaSource& source, std::vector<N
     groups_.push_back({anchor.group, 0, 0, {}});
     group_examples_.push_back(anchor.call);
   }
-  if (!groups_.empty()) {
-    for (const NodeId other : find_other_groups(table_, rules_.families, groups_)) {
-      groups_.push_back({group_of(table_, rules_.families, other), 0, 0, {}});
-    }
+  for (const NodeId other : find_other_groups(table_, rules_.families, groups_)) {
+    groups_.push_back({group_of(table_, rules_.families, other), 0, 0, {}});
   }
   source_.read_metas(table_, parts);
 }
@@ -82,6 +80,7 @@ void Run::set_groups(std::span<const GroupInfo> infos) {
 void Run::match(RunOptions options) {
   options_ = std::move(options);
   for (const NodeId input : options_.trust.replicated) SPFAST_CHECK(input < table_.size());
+  for (const NodeId value : options_.trust.own) SPFAST_CHECK(value < table_.size());
   static const ProgramSet kNoPrograms;
   matches_ = find_matches(table_, options_.patterns ? rules_.programs : kNoPrograms, rules_.anchors,
                           listed_);

@@ -43,6 +43,16 @@ class Run {
   [[nodiscard]] const std::vector<NodeId>& group_examples() const { return group_examples_; }
   // The names of the groups that other collectives name, and no all_reduce.
   [[nodiscard]] std::vector<std::string> other_groups() const;
+  // Whether a value is shown to be each rank's own in some group, once it is matched.
+  [[nodiscard]] bool is_own(NodeId value) const {
+    SPFAST_CHECK(replication_.has_value() && value < table_.size());
+    return replication_->is_own_anywhere(value);
+  }
+  // Likewise, by what reads the value.
+  [[nodiscard]] bool is_given_away(NodeId value) const {
+    SPFAST_CHECK(replication_.has_value() && value < table_.size());
+    return replication_->is_given_away(value);
+  }
   // Size, rank and problem of each group, and how it lies to others; the name is the graph's. The
   // other groups may follow: of those only the latter counts.
   void set_groups(std::span<const GroupInfo> infos);

@@ -14,6 +14,7 @@ from torch import fx
 from spfast.all_reduces import AllReduces, find_all_reduces
 from spfast.async_tp import has_collectives
 from spfast.config import SequenceParallelConfig, as_config
+from spfast.crossings import crossings
 from spfast.graphs import called_graphs, graph_of
 from spfast.groups import resolve_groups
 from spfast.journal import undo_all
@@ -233,6 +234,7 @@ class _Begun:
         found: The graphs with all_reduces, or with reduce_scatters whose sum may be read, or with
             pairs that may be fused, this one and those that it calls, by path; with the module of
             each but the first.
+        others: The other graphs, where there are several: values go through them.
     """
 
     graph: fx.Graph
@@ -240,6 +242,7 @@ class _Begun:
     config: SequenceParallelConfig
     registry: Registry
     found: Mapping[str, tuple[fx.Graph, fx.GraphModule | None, AllReduces]]
+    others: Mapping[str, tuple[fx.Graph, AllReduces]]
 
     def merge(self) -> Sums:
         """Merges the sums of reductions in all graphs, if it shall be."""
@@ -261,16 +264,53 @@ class _Begun:
             Run(graph, self.config, self.registry, found, path, module)
             for path, (graph, module, found) in self.found.items()
         ]
-        groups = [group for run in runs for group in run.job.groups()]
-        others = [name for run in runs for name in run.job.other_groups()]
+        # What goes through them is followed; there is nothing in them to rewrite.
+        passed = [
+            Run(graph, self.config, self.registry, found, path)
+            for path, (graph, found) in self.others.items()
+        ]
+        everywhere = [*runs, *passed]
+        groups = [group for run in everywhere for group in run.job.groups()]
+        others = [name for run in everywhere for name in run.job.other_groups()]
         resolved = resolve_groups(groups, self.config, others)
         reduced, rest = iter(resolved), iter(resolved[len(groups) :])
-        for run in runs:
+        for run in everywhere:
             here = [next(reduced) for _ in run.job.groups()]
             run.set_groups(here + [next(rest) for _ in run.job.other_groups()])
+        if len(everywhere) > 1:
+            _tell_across(everywhere)
         for run in runs:
             run.plan()
         return runs
+
+
+def _tell_across(runs: Sequence[Run]) -> None:
+    """Tells each graph which of its values another one shows to be each rank's own."""
+    by_path = {run.path: run for run in runs}
+    graphs = {path: run.graph for path, run in by_path.items() if path}
+    places = {
+        path: {node: place for place, node in enumerate(run.graph.nodes)}
+        for path, run in by_path.items()
+    }
+    pairs = [
+        ((source, places[source][one]), (sink, places[sink][other]))
+        for run in runs
+        for (source, one), (sink, other) in crossings(run.graph, run.path, graphs)
+    ]
+    while pairs:
+        told: dict[str, set[int]] = {}
+        for pair in pairs:
+            (source, one), (sink, other) = pair
+            own = by_path[source].is_own(one)
+            if own and not by_path[sink].is_own(other):
+                told.setdefault(sink, set()).add(other)
+            # What comes from one source says nothing of another one: those who read it do.
+            elif not own and by_path[sink].is_given_away(other):
+                told.setdefault(source, set()).add(one)
+        if not told:
+            return
+        for path, found in told.items():
+            by_path[path].tell_own(found)
 
 
 def preview(
@@ -318,6 +358,7 @@ def _begin(
         config = replace(config, divisibility="prove")
     forms, merger = forms_of(registry), merger_of(registry)
     found: dict[str, tuple[fx.Graph, fx.GraphModule | None, AllReduces]] = {}
+    others: dict[str, tuple[fx.Graph, AllReduces]] = {}
     modules = called_graphs(given)
     for path, each in {"": given, **{path: one.graph for path, one in modules.items()}}.items():
         here = find_all_reduces(each, forms)
@@ -327,7 +368,9 @@ def _begin(
             or (config.async_tp and has_collectives(each, registry))
         ):
             found[path] = (each, modules.get(path), here)
-    return _Begun(given, exported, config, registry, found) if found else None
+        else:
+            others[path] = (each, here)
+    return _Begun(given, exported, config, registry, found, others) if found else None
 
 
 def _result(runs: Sequence[Run], reports: Sequence[Report], record_plan: bool) -> Result:

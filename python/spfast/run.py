@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -60,6 +60,7 @@ class Run:
         self._left: list[Report] = [
             (node.name, False, "", reason, "") for node, reason in found.left.items()
         ]
+        self._own: set[int] = set()
         self._encode()
         self._groups: list[Group] = []
         self._decisions: list[Decision] = []
@@ -69,6 +70,7 @@ class Run:
     def _encode(self) -> None:
         clock = time.perf_counter()
         self.job = _core.Job(self._graph, self._rules, list(self._listed))
+        self._is_matched = False
         self._count("encode", clock)
 
     @property
@@ -97,6 +99,21 @@ class Run:
                 for group in groups
             ]
         )
+
+    def is_own(self, place: int) -> bool:
+        """Whether the value at a place of the graph is shown to be each rank's own."""
+        if not self._is_matched:
+            self._match()
+        return self.job.is_own(place)
+
+    def is_given_away(self, place: int) -> bool:
+        """Whether it is shown by what reads the value in this graph."""
+        return self.is_own(place) and self.job.is_given_away(place)
+
+    def tell_own(self, places: Collection[int]) -> None:
+        """Takes values that other graphs show to be each rank's own, by place."""
+        self._own.update(places)
+        self._is_matched = False
 
     def plan(self) -> None:
         """Matches, plans and makes the new values; nothing in the graph is changed."""
@@ -132,22 +149,28 @@ class Run:
             del self._listed[call]
         return bool(why)
 
-    def _plan(self) -> None:
-        job = self.job
+    def _match(self) -> None:
         clock = time.perf_counter()
         recognise, as_bytes = self._config.recognise, self._config.gather_bytes
         if as_bytes is None:
             as_bytes = not all(group.takes_float8 for group in self._groups)
-        job.match(
+        self.job.match(
             patterns=recognise != "rowwise",
             rowwise=recognise != "patterns",
             gather_bytes=as_bytes,
             trust_unknown=self._config.replicated == "infer",
             replicated=_vouched_for(self._graph, self._inside),
+            own=sorted(self._own),
             collective_cost=self._config.collective_cost,
             local_outputs=() if self.path else self._config.local_outputs,
         )
         self._count("match", clock)
+        self._is_matched = True
+
+    def _plan(self) -> None:
+        job = self.job
+        if not self._is_matched:
+            self._match()
         self._decide(hoping=True)
         odd = [decision for decision in self._decisions if decision.odd]
         if odd:

@@ -21,17 +21,26 @@ def config(**fields: Any) -> spfast.SequenceParallelConfig:
 
 
 def body(returns_sum: bool = False) -> fx.GraphModule:
-    """all_reduce of x, added to the residual and normed; or the sum alone."""
+    """all_reduce of x times a weight, added to the residual and normed; or the sum alone."""
     build = GraphBuilder(tokens=8, dynamic=False)
     x = build.placeholder("x", (TOKENS, 16), torch.float32, kind="per_rank")
     residual = build.placeholder("residual", (TOKENS, 16), torch.float32)
     build.output([_layer(build, x, residual, returns_sum)])
-    return fx.GraphModule({}, build.graph)
+    return module_of(build)
+
+
+def module_of(build: GraphBuilder, **children: fx.GraphModule) -> fx.GraphModule:
+    """A module with the weight of each layer."""
+    return fx.GraphModule({"weight": torch.zeros(16, 16), **children}, build.graph)
 
 
 def _layer(build: GraphBuilder, x: fx.Node, residual: fx.Node, returns_sum: bool) -> fx.Node:
+    weight = build.graph.get_attr("weight")
+    with x.meta["val"].fake_mode:
+        weight.meta["val"] = torch.empty(16, 16)
+    part = build.call(aten.mm.default, x, weight)
     reduced = build.call(
-        c10d.wait_tensor.default, build.call(c10d.all_reduce.default, x, "sum", "tp")
+        c10d.wait_tensor.default, build.call(c10d.all_reduce.default, part, "sum", "tp")
     )
     if returns_sum:
         return reduced
@@ -52,7 +61,7 @@ def split(**children: fx.GraphModule) -> fx.GraphModule:
         x, value = build.graph.call_function(operator.getitem, (called, 0)), x.meta["val"]
         x.meta["val"] = value
     build.output([_layer(build, x, residual, returns_sum=False)])
-    return fx.GraphModule(children, build.graph)
+    return module_of(build, **children)
 
 
 def collectives(graph: fx.Graph) -> list[str]:
@@ -173,7 +182,7 @@ def sums() -> fx.GraphModule:
     y = build.placeholder("residual", (TOKENS, 16), torch.float32, kind="per_rank")
     left, right = (_layer(build, each, each, returns_sum=True) for each in (x, y))
     build.output([build.call(aten.add.Tensor, left, right)])
-    return fx.GraphModule({}, build.graph)
+    return module_of(build)
 
 
 def test_sums_of_a_called_graph_are_taken_back_with_its_code(

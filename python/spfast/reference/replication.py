@@ -224,7 +224,8 @@ class Replication:
             self._follow(node, self._shown[operand], self._scattered[operand], ended)
             storage = self._memory.written_storage(operand)
             if storage in self._written:
-                self._follow(node, *self._written[storage], ended)
+                shown, scattered = self._written[storage]
+                self._follow(node, shown, scattered, ended)
         for storage in self._memory.storages_written_by(node):
             shown, scattered = self._written.setdefault(storage, [{}, {}])
             for group, evidence in self._shown[node].items():

@@ -20,6 +20,7 @@ from spfast.config import Replicated, SequenceParallelConfig, as_config
 from spfast.groups import group_name
 from spfast.verifier.blame import Blame
 from spfast.verifier.context import Context
+from spfast.verifier.crossing import own_across
 from spfast.verifier.dims import Dims
 from spfast.verifier.groups import Groups
 from spfast.verifier.kinds import COLLECTIVES, operator_name, writes_of
@@ -103,7 +104,13 @@ def verify(
             if path not in alone
         ]
     reduced = {name for _, old, _ in pairs for name in _reduced_over(old)}
-    harmless = _harmless(was.called or {})
+    harmless = {
+        path: [
+            name.removeprefix(path) for name in _harmless(was.called or {}) if name.startswith(path)
+        ]
+        for path, _, _ in pairs
+    }
+    own = own_across(was, Groups(config, reduced), said, harmless) if was.crossings else {}
     verdicts = [
         (
             path,
@@ -112,7 +119,8 @@ def verify(
                 new,
                 Groups(config, reduced),
                 said.inside(path),
-                [name.removeprefix(path) for name in harmless if name.startswith(path)],
+                harmless[path],
+                own.get(path, ()),
             ),
         )
         for path, old, new in pairs
@@ -154,6 +162,7 @@ def _verify(
     groups: Groups,
     said: SequenceParallelConfig,
     harmless: Collection[str],
+    own: Collection[fx.Node],
 ) -> Verification:
     """Of one graph; what it calls is the same by its name."""
     store, dims = Store(), Dims()
@@ -164,7 +173,8 @@ def _verify(
     rewritten = Context(store, dims, groups, is_after=True, harmless=harmless)
     walk(rewritten, new)
     found = dict(rewritten.problems)
-    trust = judge(original, old, {**original.met, **rewritten.met}, said.names_replicated, infers)
+    met = {**original.met, **rewritten.met}
+    trust = judge(original, old, met, said.names_replicated, infers, own)
     for node, reason in trust.problems:
         found.setdefault(node, reason)
     blame = Blame(original, rewritten, old, new)

@@ -109,6 +109,7 @@ class Ranks:
     ctx: Context
     group: str
     is_named: Callable[[fx.Node], bool]
+    own: Collection[fx.Node] = ()  # what other graphs show to be another value on each rank
     seeds: Mapping[int, Meeting] = field(default_factory=dict)
     known: dict[int, Same] = field(default_factory=dict)
     effects: dict[int, Same] = field(default_factory=dict)
@@ -204,6 +205,8 @@ class Ranks:
 
     def _result(self, call: Call) -> Same:
         does = call.what.does
+        if call.node in self.own:
+            return Same.LOCAL
         if call.op in ("placeholder", "get_attr"):
             return Same.PROVED if self.is_named(call.node) else Same.UNKNOWN
         if does is Does.RANK:
@@ -229,7 +232,7 @@ class Ranks:
     def _apart_after(self, call: Call) -> frozenset[str | None]:
         """The groups over which what a call yields is apart."""
         does = call.what.does
-        if does is Does.RANK:
+        if does is Does.RANK or call.node in self.own:
             return frozenset([None])
         before = frozenset[str | None]().union(*(self._apart(value) for value in call.operands))
         if does in SAME_AFTER:

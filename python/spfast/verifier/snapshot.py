@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import fx
 
+from spfast.crossings import crossings
 from spfast.graphs import called_graphs, graph_of
 
 __all__ = ["Entry", "Snapshot", "snapshot"]
@@ -23,13 +24,21 @@ class Snapshot:
     Attributes:
         entries: The nodes.
         called: Likewise the graphs that it calls, by path; None where no module tells which.
+        crossings: The values that go from one of all these graphs into another: the path and the
+            node from which, and to which.
     """
 
-    __slots__ = ("called", "entries")
+    __slots__ = ("called", "crossings", "entries")
 
-    def __init__(self, entries: list[Entry], called: dict[str, Snapshot] | None) -> None:
+    def __init__(
+        self,
+        entries: list[Entry],
+        called: dict[str, Snapshot] | None,
+        crossings: tuple[tuple[tuple[str, fx.Node], tuple[str, fx.Node]], ...] = (),
+    ) -> None:
         self.entries = entries
         self.called = called
+        self.crossings = crossings
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -60,7 +69,13 @@ def snapshot(graph: fx.Graph | fx.GraphModule) -> Snapshot:
         return Snapshot(_entries(found), None)
     inner = called_graphs(found)
     called = {path: Snapshot(_entries(each.graph), {}) for path, each in inner.items()}
-    return Snapshot(_entries(found), called)
+    graphs = {path: each.graph for path, each in inner.items()}
+    crossed = (
+        pair
+        for path, graph in {"": found, **graphs}.items()
+        for pair in crossings(graph, path, graphs)
+    )
+    return Snapshot(_entries(found), called, tuple(crossed) if graphs else ())
 
 
 def _entries(graph: fx.Graph) -> list[Entry]:

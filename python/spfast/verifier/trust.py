@@ -9,7 +9,7 @@ the graph contradicts the assumption.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx
@@ -42,6 +42,7 @@ def judge(
     meetings: Mapping[tuple[str, int], Meeting],
     is_named: Callable[[fx.Node], bool],
     may_assume: bool,
+    own: Collection[fx.Node] = (),
 ) -> Trust:
     """Judges every full value that meets rows of one rank.
 
@@ -51,6 +52,7 @@ def judge(
         meetings: What meets rows of a group, by the group and the term.
         is_named: Whether the caller says that an input is the same on every rank.
         may_assume: Whether what is unknown may be assumed.
+        own: Nodes of it that other graphs show to be another value on each rank.
     """
     problems: list[tuple[fx.Node, str]] = []
     assumed: dict[str, Assumption] = {}
@@ -61,7 +63,7 @@ def judge(
     for group in dict.fromkeys(group for group, _ in meetings):
         met = {term: meeting for (other, term), meeting in meetings.items() if other == group}
         # What is proved, and what is local, is so whatever is assumed besides.
-        ranks = Ranks(original, group, is_named, met if may_assume else {})
+        ranks = Ranks(original, group, is_named, own, met if may_assume else {})
         ranks.read(calls)
         seeds: dict[int, Meeting] = {}
         for term, meeting in met.items():

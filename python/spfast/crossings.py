@@ -1,0 +1,109 @@
+"""Where a value goes from one graph into another: into what is called, and back."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import fx
+
+__all__ = ["crossings"]
+
+# A graph's path, and a value of it.
+Place = tuple[str, fx.Node]
+
+# They hand what a turn yields to the next one.
+_LOOPS = ("while_loop", "scan")
+
+
+def crossings(
+    graph: fx.Graph, path: str, graphs: Mapping[str, fx.Graph]
+) -> Iterator[tuple[Place, Place]]:
+    """Yields where values come from and where they go, on the two sides of each call.
+
+    Args:
+        graph: The graph that calls.
+        path: Where it is called itself; empty for the outermost.
+        graphs: The graphs that are called, by path. One that is called by several paths is there
+            under one of them.
+
+    Example:
+        >>> import torch
+        >>> inner = torch.fx.symbolic_trace(torch.nn.ReLU())
+        >>> outer = fx.Graph()
+        >>> called = outer.call_module("inner", (outer.placeholder("value"),))
+        >>> module = fx.GraphModule({"inner": inner}, outer)
+        >>> list(crossings(module.graph, "", {"inner": inner.graph}))
+        [(('', value), ('inner', input_1)), (('inner', relu), ('', inner))]
+    """
+    module = graph.owning_module
+    if module is None:
+        return
+    paths = {id(each): where for where, each in graphs.items()}
+    passed: dict[fx.Node, str] = {}
+    for node in graph.nodes:
+        if node.op not in ("get_attr", "call_module"):
+            continue
+        where = paths.get(id(getattr(_attribute(module, str(node.target)), "graph", None)))
+        if where is None:
+            continue
+        if node.op == "get_attr":
+            passed[node] = where
+        else:
+            yield from _call(node, path, where, graphs[where], {})
+    for node in graph.nodes:
+        for operand in node.all_input_nodes:
+            if operand in passed and node.op == "call_function":
+                where = passed[operand]
+                yield from _call(node, path, where, graphs[where], passed)
+
+
+def _attribute(module: Any, target: str) -> Any:
+    for name in target.split("."):
+        module = getattr(module, name, None)
+    return module
+
+
+def _call(
+    node: fx.Node, path: str, where: str, called: fx.Graph, passed: Mapping[fx.Node, str]
+) -> Iterator[tuple[Place, Place]]:
+    inputs = [each for each in called.nodes if each.op == "placeholder"]
+    given = _operands(node, passed)
+    # A condition comes before what its branches read.
+    if len(given) > len(inputs) and "cond" in str(node.target):
+        given = given[len(given) - len(inputs) :]
+    if len(given) == len(inputs):
+        pairs = list(zip(given, inputs, strict=True))
+    else:  # which operand is which input is not known
+        pairs = [(operand, each) for operand in given for each in inputs]
+    for operand, each in pairs:
+        if isinstance(operand, fx.Node):
+            yield (path, operand), (where, each)
+    returned = next((each.args[0] for each in called.nodes if each.op == "output"), None)
+    if isinstance(returned, fx.Node):
+        yield (where, returned), (path, node)
+        return
+    items: Sequence[Any] = returned if isinstance(returned, (list, tuple)) else ()
+    for user in node.users:
+        if user.target is operator.getitem and type(user.args[1]) is int:
+            place = user.args[1]
+            if place < len(items) and isinstance(items[place], fx.Node):
+                yield (where, items[place]), (path, user)
+    if any(name in str(node.target) for name in _LOOPS):
+        for each, item in zip(inputs, items, strict=False):
+            if isinstance(item, fx.Node):
+                yield (where, item), (where, each)
+
+
+def _operands(node: fx.Node, passed: Mapping[fx.Node, str]) -> list[Any]:
+    """What a call hands on, in order: without the graphs, and the names of an operator's own."""
+    found: list[Any] = []
+    stack: list[Any] = [*reversed((*node.args, *node.kwargs.values()))]
+    while stack:
+        each = stack.pop()
+        if isinstance(each, (list, tuple)):
+            stack.extend(reversed(each))
+        elif not isinstance(each, str) and each not in passed:
+            found.append(each)
+    return found
