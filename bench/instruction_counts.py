@@ -32,7 +32,7 @@ BUILD = ROOT / "build" / "instruction-counts"
 TOLERANCE = 0.05
 NODES = 10_000
 LAYERS = 40
-CALLS = 100
+CALLS = 20
 
 # Inclusive counts of what these functions do.
 NATIVE = {
