@@ -2,6 +2,7 @@
 // other.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <span>
 #include <unordered_map>
@@ -17,6 +18,16 @@ namespace spfast {
 using GroupMask = uint64_t;
 
 inline constexpr GroupMask kAllGroups = ~GroupMask{0};
+
+// The places of the bits of a mask.
+template <typename Visit>
+void each_slot(GroupMask groups, Visit visit) {
+  for (; groups != 0; groups &= groups - 1) {
+    visit(static_cast<uint32_t>(std::countr_zero(groups)));
+  }
+}
+
+[[nodiscard]] inline GroupMask slot_bit(uint32_t slot) { return GroupMask{1} << slot; }
 
 class Meetings {
  public:

@@ -14,12 +14,13 @@ from torch import fx
 from spfast.all_reduces import AllReduces, find_all_reduces
 from spfast.async_tp import has_collectives
 from spfast.config import SequenceParallelConfig, as_config
-from spfast.crossings import crossings
 from spfast.graphs import called_graphs, graph_of
 from spfast.groups import resolve_groups
 from spfast.journal import undo_all
 from spfast.levels import without_all_reduces
 from spfast.merging import Sums, merge_edited, merge_sums
+from spfast.outlook import Outlook
+from spfast.own_values import tell_across
 from spfast.pairing import foresee, fuse_all
 from spfast.pairs import AsyncTP
 from spfast.patterns import Registry, default_registry
@@ -29,7 +30,6 @@ from spfast.result import Merged, Result, SkippedSite, Timings
 from spfast.rules import forms_of
 from spfast.run import STAGES, Report, Run, collector_off
 from spfast.sums import merger_of
-from spfast.trust import Assumption
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -170,31 +170,6 @@ def _rewrite(begun: _Begun, record_plan: bool) -> tuple[Result, list[Run], list[
     return replace(result, merged=(*sums.merged, *later), async_tp=pairs), runs, reports
 
 
-@dataclass(frozen=True)
-class Outlook:
-    """What :func:`apply` would do.
-
-    Attributes:
-        reports: One for each all_reduce, in graph order.
-        assumptions: What would be taken to be the same on every rank.
-        plan: Every edit, one a line.
-        merged: The reductions that would be merged.
-        totals: The sums over tokens that each rank would compute of its own rows.
-        note: Where there are none, what is wrong with the graph.
-        async_tp: The pairs that would be fused then; None where that is not asked for.
-        padded: The numbers of tokens that would be padded, each with what it becomes.
-    """
-
-    reports: tuple[Report, ...] = ()
-    assumptions: tuple[Assumption, ...] = ()
-    plan: str = ""
-    merged: tuple[Merged, ...] = ()
-    totals: tuple[str, ...] = ()
-    note: str = ""
-    async_tp: AsyncTP | None = None
-    padded: tuple[str, ...] = ()
-
-
 def plan_graph(
     graph: fx.Graph | fx.GraphModule | ExportedProgram,
     config: SequenceParallelConfig | None = None,
@@ -278,39 +253,10 @@ class _Begun:
             here = [next(reduced) for _ in run.job.groups()]
             run.set_groups(here + [next(rest) for _ in run.job.other_groups()])
         if len(everywhere) > 1:
-            _tell_across(everywhere)
+            tell_across(everywhere)
         for run in runs:
             run.plan()
         return runs
-
-
-def _tell_across(runs: Sequence[Run]) -> None:
-    """Tells each graph which of its values another one shows to be each rank's own."""
-    by_path = {run.path: run for run in runs}
-    graphs = {path: run.graph for path, run in by_path.items() if path}
-    places = {
-        path: {node: place for place, node in enumerate(run.graph.nodes)}
-        for path, run in by_path.items()
-    }
-    pairs = [
-        ((source, places[source][one]), (sink, places[sink][other]))
-        for run in runs
-        for (source, one), (sink, other) in crossings(run.graph, run.path, graphs)
-    ]
-    while pairs:
-        told: dict[str, set[int]] = {}
-        for pair in pairs:
-            (source, one), (sink, other) = pair
-            own = by_path[source].is_own(one)
-            if own and not by_path[sink].is_own(other):
-                told.setdefault(sink, set()).add(other)
-            # What comes from one source says nothing of another one: those who read it do.
-            elif not own and by_path[sink].is_given_away(other):
-                told.setdefault(source, set()).add(one)
-        if not told:
-            return
-        for path, found in told.items():
-            by_path[path].tell_own(found)
 
 
 def preview(

@@ -169,7 +169,7 @@ def test_what_no_graph_shows_is_taken_on_trust(build: Callable[[bool], fx.GraphM
 def test_the_verifier_finds_it_by_itself(
     build: Callable[[bool], fx.GraphModule], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("spfast.api._tell_across", lambda runs: None)
+    monkeypatch.setattr("spfast.api.tell_across", lambda runs: None)
     for shown in (True, False):
         module = build(shown)
         before = spfast.snapshot(module)
