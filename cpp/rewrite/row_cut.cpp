@@ -161,16 +161,13 @@ class Cutter {
     const auto& sites = sites_of_[token_class];
     for (uint32_t i = 0; i < members_.size(); ++i) {
       // The parts of a matched site's tuple are gathered, never the tuple.
-      const bool parts_alone = is_tuple(members_[i]) && state_[members_[i]] == State::kSharded;
+      const bool parts_alone =
+          table_.is_tuple(members_[i]) && state_[members_[i]] == State::kSharded;
       const uint32_t own = site_of_[members_[i]];
       const uint32_t site = own != kNone || sites.empty() ? own : sites.front();
       const Anchor anchor = site == kNone ? Anchor{} : matches_.anchors[sites_.sites[site].anchor];
       gathered_[i] = !parts_alone && uses_.is_read_outside(members_[i], anchor);
     }
-  }
-
-  [[nodiscard]] bool is_tuple(NodeId node) const {
-    return table_.meta(node).kind == MetaKind::kTuple;
   }
 
   // Where each matched site by itself costs no more than its all_reduce, nothing is cheaper than
@@ -215,7 +212,7 @@ class Cutter {
         flow.add_edge(2 * i, 2 * index_[sum.root], MaxFlow::kUncut);
         continue;
       }
-      const bool tuple = is_tuple(node);
+      const bool tuple = table_.is_tuple(node);
       const bool whole = tuple || (state_[node] != State::kSharded && !uses_.may_gather(node));
       flow.add_edge(2 * i, 2 * i + 1, whole ? MaxFlow::kUncut : bytes_of(node) + fixed);
       for (const RowUses::Use& use : uses_.of(node)) {
@@ -236,23 +233,22 @@ class Cutter {
   // Whether what would be gathered is more than what the all_reduces move beside their
   // reduce_scatters.
   [[nodiscard]] bool moves_more(uint32_t token_class, const std::vector<bool>& sharded) {
-    int64_t before = 0;
-    int64_t after = 0;
-    for (const uint32_t of_class : sites_of_[token_class]) {
-      const Site& site = sites_.sites[of_class];
-      const Anchor& anchor = matches_.anchors[site.anchor];
-      if (sharded[index_[anchor.reduced]]) before += costs_.bytes_of(anchor);
+    int64_t more = 0;
+    for (const uint32_t site : sites_of_[token_class]) {
+      const Anchor& anchor = matches_.anchors[sites_.sites[site].anchor];
+      if (sharded[index_[anchor.reduced]]) more -= costs_.bytes_of(anchor);
     }
     for (uint32_t i = 0; i < members_.size(); ++i) {
-      if (!sharded[i] || is_tuple(members_[i]) || state_[members_[i]] == State::kSum) continue;
+      if (!sharded[i] || table_.is_tuple(members_[i]) || state_[members_[i]] == State::kSum)
+        continue;
       const auto uses = uses_.of(members_[i]);
       const bool full =
           gathered_[i] || std::any_of(uses.begin(), uses.end(), [&](const RowUses::Use& use) {
             return !sharded[index_[use.user]];
           });
-      if (full) after += bytes_of(members_[i]);
+      if (full) more += bytes_of(members_[i]);
     }
-    return after > before;
+    return more > 0;
   }
 
   // An all_reduce whose shard nobody would read stays: so does all that only it would feed.

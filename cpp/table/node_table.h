@@ -106,6 +106,7 @@ class NodeTable {
   [[nodiscard]] const std::string& expr(uint32_t id) const { return exprs_.at(id); }
   [[nodiscard]] uint32_t expr_count() const { return exprs_.size(); }
   [[nodiscard]] const Meta& meta(NodeId node) const;
+  [[nodiscard]] bool is_tuple(NodeId node) const { return meta(node).kind == MetaKind::kTuple; }
   [[nodiscard]] const Meta& meta_at(uint32_t id) const { return metas_[id]; }
   [[nodiscard]] uint32_t meta_id(NodeId node) const { return meta_of_[node]; }
   [[nodiscard]] std::span<const Dim> dims(const Meta& meta) const {
