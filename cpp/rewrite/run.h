@@ -8,6 +8,7 @@
 #include <variant>
 #include <vector>
 
+#include "base/check.h"
 #include "match/finder.h"
 #include "rewrite/assumptions.h"
 #include "rewrite/effects.h"
