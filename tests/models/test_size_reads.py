@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import pytest
 import torch
@@ -44,10 +45,10 @@ def layer(sized: str) -> GraphBuilder:
     return build
 
 
-def rewritten(build: GraphBuilder, recognise: str) -> list[fx.Graph]:
+def rewritten(build: GraphBuilder, **options: Any) -> list[fx.Graph]:
     graphs = [copy_graph(build.graph) for _ in range(RANKS)]
     for rank, graph in enumerate(graphs):
-        config = SequenceParallelConfig(tp_size=RANKS, tp_rank=rank, recognise=recognise)
+        config = SequenceParallelConfig(tp_size=RANKS, tp_rank=rank, **options)
         result = spfast.apply(graph, config)
         assert result.matched_count == 2, result
         graph.lint()
@@ -57,18 +58,21 @@ def rewritten(build: GraphBuilder, recognise: str) -> list[fx.Graph]:
 
 
 @pytest.mark.parametrize("recognise", ["both", "rowwise", "patterns"])
+@pytest.mark.parametrize(("tokens", "divisibility"), [(8, "guard"), (6, "pad")])
 @pytest.mark.parametrize("sized", VALUES)
-def test_a_size_is_right_and_gathers_nothing(sized: str, recognise: str) -> None:
+def test_a_size_is_right_and_gathers_nothing(
+    sized: str, tokens: int, divisibility: str, recognise: str
+) -> None:
     build = layer(sized)
-    graphs = rewritten(build, recognise)
-    plain = rewritten(layer("input"), recognise)
+    graphs = rewritten(build, recognise=recognise, divisibility=divisibility)
+    plain = rewritten(layer("input"), recognise=recognise, divisibility=divisibility)
     for one, other in zip(graphs, plain, strict=True):
         kind = {"op": "call_function", "target": GATHER}
         assert len(one.find_nodes(**kind)) == len(other.find_nodes(**kind))
-    inputs = [[spec.make(rank, 8, 0) for spec in build.inputs] for rank in range(RANKS)]
+    inputs = [[spec.make(rank, tokens, 0) for spec in build.inputs] for rank in range(RANKS)]
     groups = {"tp:0": tuple(range(RANKS))}
     before = run_lockstep([build.graph] * RANKS, [clone_inputs(g) for g in inputs], groups=groups)
     after = run_lockstep(graphs, [clone_inputs(g) for g in inputs], groups=groups)
     for expected, found in zip(before, after, strict=True):
-        assert found[1].shape == (8, WIDTH)
+        assert found[1].shape == (tokens, WIDTH)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
