@@ -140,7 +140,7 @@ def _memory(record: Record) -> Any:
         marker="o",
         label="growth of the process in encode + match + plan",
     )
-    axis.loglog(x, [n * 160 / 1e6 for n in x], ls=":", color="grey", label="160 bytes a node")
+    axis.loglog(x, [n * 96 / 1e6 for n in x], ls=":", color="grey", label="96 bytes a node")
     axis.set(xlabel="nodes", ylabel="MB")
     axis.grid(True, which="both", alpha=0.2)
     axis.legend()

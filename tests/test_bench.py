@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+import spfast
 from bench import experiments, growth, harness, report
 from bench.agreement import assert_agreement
 from bench.contenders import HAND, SPFAST, contenders
@@ -148,6 +149,12 @@ def traced_graph() -> torch.fx.Graph:
     ):
         torch.compile(Model(), fullgraph=True, dynamic=True)(torch.randn(4, 16))
     return graphs[0]
+
+
+def test_a_node_takes_few_bytes_in_a_table() -> None:
+    graph = WORKLOADS["vLLM IR bf16, static"].fresh(40)
+    table = spfast.NodeTable.from_graph(graph)
+    assert table.memory_bytes() / len(graph.nodes) <= 96
 
 
 def keys_by_kind(graph: torch.fx.Graph) -> dict[str, set[str]]:

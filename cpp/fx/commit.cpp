@@ -309,17 +309,17 @@ class Committer {
   std::unordered_map<uint32_t, py::str> texts_;
   std::unordered_map<std::string, py::str> keywords_;
   bool sets_operands_ = false;  // after a node is created, not while
-  py::str set_operands_{"_update_args_kwargs"};
-  py::str val_{"val"};
-  py::str tensor_meta_{"tensor_meta"};
-  py::str eager_{"eager_input_vals"};
-  py::str bindings_{"unbacked_bindings"};
-  py::str create_{"create"};
-  py::str erase_{"erase"};
-  py::str move_{"move"};
-  py::str operands_{"operands"};
-  py::str users_{"users"};
-  py::str meta_{"meta"};
+  py::str set_operands_ = interned("_update_args_kwargs");
+  py::str val_ = interned("val");
+  py::str tensor_meta_ = interned("tensor_meta");
+  py::str eager_ = interned("eager_input_vals");
+  py::str bindings_ = interned("unbacked_bindings");
+  py::str create_ = interned("create");
+  py::str erase_ = interned("erase");
+  py::str move_ = interned("move");
+  py::str operands_ = interned("operands");
+  py::str users_ = interned("users");
+  py::str meta_ = interned("meta");
 };
 
 }  // namespace

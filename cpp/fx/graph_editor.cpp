@@ -189,7 +189,7 @@ py::object GraphEditor::create_call(py::handle target, const py::str& base, py::
   auto* base_type = reinterpret_cast<PyTypeObject*>(fx.base_type.ptr());
   const py::tuple none;
   py::object node = stolen(type->tp_new(type, none.ptr(), nullptr));
-  static const auto& kCall = *new py::str(stolen(PyUnicode_InternFromString("call_function")));
+  static const auto& kCall = *new py::str(interned("call_function"));
   const py::tuple args = py::make_tuple(graph_, name, kCall, target, py::none());
   done(base_type->tp_init(node.ptr(), args.ptr(), nullptr));
   set_operands(node, operands, named);
@@ -221,7 +221,7 @@ void GraphEditor::set_operands(py::handle node, py::handle args, py::handle kwar
 }
 
 void GraphEditor::set_meta(py::handle node, py::handle meta) const {
-  static const auto& key = *new py::str("meta");
+  static const auto& key = *new py::str(interned("meta"));
   // FX moves a node to the end of its tables whenever one of its attributes is assigned to.
   done(PyObject_GenericSetAttr(node.ptr(), key.ptr(), meta.ptr()));
 }
@@ -251,7 +251,7 @@ void GraphEditor::erase(py::handle node) {
   done(PyDict_DelItem(calls_of(access.read(node, Field::kTarget)).ptr(), node.ptr()));
   PyObject* self[] = {node.ptr()};
   (void)stolen(PyObject_Vectorcall(fx.remove.ptr(), self, 1, nullptr));
-  static const auto& erased = *new py::str("_erased");
+  static const auto& erased = *new py::str(interned("_erased"));
   done(PyObject_GenericSetAttr(node.ptr(), erased.ptr(), Py_True));
   --added_;
   const auto without_nodes = [&](Field which) {

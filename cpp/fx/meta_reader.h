@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "fx/node_access.h"
 #include "table/node_table.h"
 
 namespace spfast::fx {
@@ -40,6 +41,7 @@ class MetaReader {
   template <typename SizeAt>
   [[nodiscard]] Dim product(NodeTable& table, const SizeAt& size_at, std::span<const Dim> dims,
                             size_t first, bool at_least_one);
+  [[nodiscard]] bool is_plainly_contiguous(py::handle tensor, const std::vector<Dim>& dims) const;
   [[nodiscard]] bool is_contiguous(NodeTable& table, py::handle sizes, const std::vector<Dim>& dims,
                                    const std::vector<Dim>& strides);
   uint32_t text_of(NodeTable& table, py::handle object);
@@ -47,13 +49,14 @@ class MetaReader {
   bool layout_;
   py::object tensor_type_;
   py::object symint_type_;
-  py::str val_{"val"};
-  py::str shape_{"shape"};
-  py::str dtype_{"dtype"};
-  py::str device_{"device"};
-  py::str stride_{"stride"};
-  py::str node_{"node"};
-  py::str own_expr_{"_expr"};
+  py::str val_ = interned("val");
+  py::str shape_ = interned("shape");
+  py::str dtype_ = interned("dtype");
+  py::str device_ = interned("device");
+  py::str stride_ = interned("stride");
+  py::str contiguous_ = interned("is_contiguous");
+  py::str node_ = interned("node");
+  py::str own_expr_ = interned("_expr");
   py::dict exprs_;                                                  // sympy expression -> raw dim
   std::unordered_map<PyObject*, std::pair<py::object, Dim>> seen_;  // the same by address
   std::vector<py::object> symbols_;

@@ -24,6 +24,11 @@ inline constexpr size_t kFieldCount = 9;
   return py::reinterpret_steal<py::object>(object);
 }
 
+// A name as Python's own code has it: a dictionary finds it by its address, and compares no text.
+[[nodiscard]] inline py::str interned(const char* name) {
+  return py::str(stolen(PyUnicode_InternFromString(name)));
+}
+
 [[nodiscard]] inline bool has_type(py::handle value, const py::object& type) {
   return PyObject_TypeCheck(value.ptr(), reinterpret_cast<PyTypeObject*>(type.ptr())) != 0;
 }

@@ -75,7 +75,7 @@ class Maker {
   const NodeAccess& access_;
   const py::object& make_;
   const py::list& made_;
-  py::str val_{"val"};
+  py::str val_ = interned("val");
 };
 
 }  // namespace

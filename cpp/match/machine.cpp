@@ -1,6 +1,8 @@
 #include "match/machine.h"
 
 #include <algorithm>
+#include <optional>
+#include <string_view>
 #include <tuple>
 #include <utility>
 
@@ -223,11 +225,11 @@ bool Machine::check_fixed(const Form& form, NodeId node, size_t named) {
     }
     if (!literal_equals(table_, value, fixed.value, 0)) return refuse(value);
   }
-  const auto covers = [](const Location& where, size_t position, const std::string* keyword) {
-    return keyword == nullptr ? where.position == static_cast<int32_t>(position)
-                              : where.keyword == *keyword;
+  const auto covers = [](const Location& where, size_t position,
+                         std::optional<std::string_view> keyword) {
+    return !keyword ? where.position == static_cast<int32_t>(position) : where.keyword == *keyword;
   };
-  const auto is_named = [&](size_t position, const std::string* keyword) {
+  const auto is_named = [&](size_t position, std::optional<std::string_view> keyword) {
     for (const Location& where : form.where) {
       if (covers(where, position, keyword)) return true;
     }
@@ -236,11 +238,11 @@ bool Machine::check_fixed(const Form& form, NodeId node, size_t named) {
   };
   const auto args = table_.args(node);
   for (size_t i = 0; i < args.size(); ++i) {
-    if (!is_named(i, nullptr)) return refuse(args[i]);
+    if (!is_named(i, std::nullopt)) return refuse(args[i]);
   }
   const auto pairs = table_.kwargs(node);
   for (size_t i = 0; i < pairs.size(); i += 2) {
-    if (!is_named(0, &table_.string(pairs[i].payload))) return refuse(pairs[i + 1]);
+    if (!is_named(0, table_.string(pairs[i].payload))) return refuse(pairs[i + 1]);
   }
   for (const Location& where : form.where) {
     if (where.item < 0) continue;

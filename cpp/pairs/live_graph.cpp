@@ -46,7 +46,7 @@ Dim LiveGraph::rows(NodeId node) {
   return found.dims.count < 2 ? Dim::of(1) : found.tokens;
 }
 
-const std::string& LiveGraph::dtype(NodeId node) { return table_.string(meta(node).dtype); }
+std::string_view LiveGraph::dtype(NodeId node) { return table_.string(meta(node).dtype); }
 
 int64_t LiveGraph::item_bytes(NodeId node) { return dtype_bytes(dtype(node)); }
 

@@ -37,7 +37,7 @@ class LiveGraph {
   [[nodiscard]] Dim last_dim(NodeId node) { return dims(node).back(); }
   // The product of all dims but the last; 1 for a vector.
   [[nodiscard]] Dim rows(NodeId node);
-  [[nodiscard]] const std::string& dtype(NodeId node);
+  [[nodiscard]] std::string_view dtype(NodeId node);
   [[nodiscard]] int64_t item_bytes(NodeId node);
   // Whether the elements lie one after the other; dims of size 1 may have any stride.
   [[nodiscard]] bool is_row_major(NodeId node);

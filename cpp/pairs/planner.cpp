@@ -145,7 +145,7 @@ class PairPlanner {
     for (const NodeId node : reads) {
       if (effects_.writer_of(node) == kNone) continue;
       graph_.read_names();
-      return "'" + table_.string(table_.name(node)) + "', which it reads, is written to in place";
+      return "'" + table_.node_label(node) + "', which it reads, is written to in place";
     }
     return {};
   }

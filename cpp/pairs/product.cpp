@@ -131,11 +131,11 @@ class ProductReader {
   [[nodiscard]] static bool is_true(Value value) {
     return value.tag == Tag::kBool && value.payload;
   }
-  [[nodiscard]] static std::string name_of(const std::string& dtype) {
+  [[nodiscard]] static std::string name_of(std::string_view dtype) {
     constexpr std::string_view kModule = "torch.";
-    return dtype.starts_with(kModule) ? dtype.substr(kModule.size()) : dtype;
+    return std::string(dtype.starts_with(kModule) ? dtype.substr(kModule.size()) : dtype);
   }
-  [[nodiscard]] static bool is_float8(const std::string& dtype) {
+  [[nodiscard]] static bool is_float8(std::string_view dtype) {
     return dtype == "torch.float8_e4m3fn" || dtype == "torch.float8_e5m2";
   }
   [[nodiscard]] bool is_one(NodeId node) const {
@@ -156,7 +156,7 @@ class ProductReader {
     if (found.left == kNone || found.right == kNone || !is_tensor(found.value)) {
       return kUnknownProduct;
     }
-    const std::string out = graph_.dtype(found.value);
+    const std::string_view out = graph_.dtype(found.value);
     if (!found.scales) {
       // mm and addmm multiply matrices of one dtype and yield it: nothing else need be read.
       if (out.find("float") != std::string::npos) return found;
@@ -164,8 +164,8 @@ class ProductReader {
     }
     if (!is_tensor(found.left) || !is_tensor(found.right)) return kUnknownProduct;
     if (graph_.rank(found.right) != 2 || graph_.rank(found.left) < 2) return kUnknownProduct;
-    const std::string left = graph_.dtype(found.left);
-    const std::string right = graph_.dtype(found.right);
+    const std::string_view left = graph_.dtype(found.left);
+    const std::string_view right = graph_.dtype(found.right);
     if (!is_float8(left) || !is_float8(right)) {
       return "its matrix product is of " + name_of(left) + ", not of float8";
     }

@@ -39,7 +39,7 @@ Value group_of(const NodeTable& table, std::span<const CollectiveFamily> familie
   // By torch's and vLLM's convention the group comes last.
   const auto pairs = table.kwargs(node);
   for (size_t i = 0; i < pairs.size(); i += 2) {
-    const std::string& key = table.string(pairs[i].payload);
+    const std::string_view key = table.string(pairs[i].payload);
     if (key == "group_name" || key == "group") return pairs[i + 1];
   }
   return args.empty() ? Value{} : args.back();
@@ -129,7 +129,7 @@ Value Meetings::reduce_op_of(NodeId node) const {
 bool Meetings::keeps_equals(NodeId collective) const {
   const Value op = reduce_op_of(collective);
   if (op.tag != Tag::kString) return false;
-  const std::string& name = table_.string(op.payload);
+  const std::string_view name = table_.string(op.payload);
   return name == "max" || name == "min" || name == "avg";
 }
 

@@ -65,7 +65,7 @@ class Formatter {
       case PlanArg::Kind::kGiven:
         return "given " + std::to_string(value.value);
       case PlanArg::Kind::kText:
-        return "'" + table_.string(static_cast<uint32_t>(value.value)) + "'";
+        return "'" + std::string(table_.string(static_cast<uint32_t>(value.value))) + "'";
     }
     return {};
   }

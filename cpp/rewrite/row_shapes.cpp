@@ -12,7 +12,7 @@ int64_t element_count(std::span<const Dim> dims) {
   return count;
 }
 
-int64_t dtype_bytes(const std::string& dtype) {
+int64_t dtype_bytes(std::string_view dtype) {
   const auto has = [&](const char* part) { return dtype.find(part) != std::string::npos; };
   if (has("complex128")) return 16;
   if (has("float8") || has("int8") || has("bool")) return 1;

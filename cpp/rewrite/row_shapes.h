@@ -2,6 +2,7 @@
 #pragma once
 
 #include <span>
+#include <string_view>
 
 #include "table/node_table.h"
 
@@ -30,6 +31,6 @@ class RowShapes {
 // The product of sizes; -1 if one is symbolic or it is too large to be counted.
 [[nodiscard]] int64_t element_count(std::span<const Dim> dims);
 // Bytes of one element of a dtype such as "torch.bfloat16"; 8 for one that is not known.
-[[nodiscard]] int64_t dtype_bytes(const std::string& dtype);
+[[nodiscard]] int64_t dtype_bytes(std::string_view dtype);
 
 }  // namespace spfast

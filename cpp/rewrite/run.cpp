@@ -63,7 +63,7 @@ Run::Run(NodeTable& table, const Rules& rules, MetaSource& source, std::vector<N
 std::vector<std::string> Run::other_groups() const {
   std::vector<std::string> names;
   for (size_t i = group_examples_.size(); i < groups_.size(); ++i) {
-    names.push_back(table_.string(groups_[i].group.payload));
+    names.emplace_back(table_.string(groups_[i].group.payload));
   }
   return names;
 }

@@ -65,7 +65,7 @@ std::string NodeTable::format_value(Value value) const {
         out += format_float(floats_.at(leaf.payload));
         break;
       case Tag::kString:
-        out += "'" + strings_.at(leaf.payload) + "'";
+        out.append("'").append(strings_.at(leaf.payload)).append("'");
         break;
       case Tag::kNode:
         out += "%" + node_label(leaf.payload);
@@ -108,7 +108,7 @@ std::string NodeTable::format_value(Value value) const {
 }
 
 std::string NodeTable::node_label(NodeId node) const {
-  if (names_[node] != kNone) return strings_.at(names_[node]);
+  if (names_[node] != kNone) return std::string(strings_.at(names_[node]));
   return std::to_string(node);
 }
 
@@ -116,7 +116,11 @@ std::string NodeTable::format_dims(std::span<const Dim> dims) const {
   std::string out = "[";
   for (const Dim dim : dims) {
     if (out.size() > 1) out += ", ";
-    out += dim.is_expr() ? exprs_.at(dim.expr_id()) : std::to_string(dim.raw);
+    if (dim.is_expr()) {
+      out += exprs_.at(dim.expr_id());
+    } else {
+      out += std::to_string(dim.raw);
+    }
   }
   return out + "]";
 }

@@ -158,6 +158,7 @@ void NodeTable::shrink_to_fit() {
   spans_.shrink_to_fit();
   metas_.shrink_to_fit();
   dim_pool_.shrink_to_fit();
+  strings_.shrink_to_fit();
 }
 
 Value NodeTable::kwarg(NodeId node, uint32_t key) const {
@@ -208,13 +209,7 @@ size_t NodeTable::memory_bytes() const {
   bytes += values_.capacity() * sizeof(Value) + spans_.capacity() * sizeof(Span);
   bytes += ints_.capacity() * sizeof(int64_t) + floats_.capacity() * sizeof(double);
   bytes += metas_.capacity() * sizeof(Meta) + dim_pool_.capacity() * sizeof(Dim);
-  // A string costs its object, its map node and what does not fit in the object.
-  for (const StringInterner* interner : {&strings_, &exprs_}) {
-    for (uint32_t id = 0; id < interner->size(); ++id) {
-      const size_t capacity = interner->at(id).capacity();
-      bytes += sizeof(std::string) + 40 + (capacity > 15 ? capacity + 1 : 0);
-    }
-  }
+  bytes += strings_.memory_bytes() + exprs_.memory_bytes();
   return bytes + 32 * (int_ids_.size() + float_ids_.size() + meta_ids_.size());
 }
 

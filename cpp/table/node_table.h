@@ -102,8 +102,8 @@ class NodeTable {
   [[nodiscard]] std::span<const Value> items(Value container) const;
   [[nodiscard]] int64_t as_int(Value value) const;
   [[nodiscard]] double as_float(Value value) const;
-  [[nodiscard]] const std::string& string(uint32_t id) const { return strings_.at(id); }
-  [[nodiscard]] const std::string& expr(uint32_t id) const { return exprs_.at(id); }
+  [[nodiscard]] std::string_view string(uint32_t id) const { return strings_.at(id); }
+  [[nodiscard]] std::string_view expr(uint32_t id) const { return exprs_.at(id); }
   [[nodiscard]] uint32_t expr_count() const { return exprs_.size(); }
   [[nodiscard]] const Meta& meta(NodeId node) const;
   [[nodiscard]] bool is_tuple(NodeId node) const { return meta(node).kind == MetaKind::kTuple; }

@@ -1,5 +1,5 @@
 #include <bit>
-#include <string>
+#include <string_view>
 #include <unordered_map>
 
 #include "table/file_format.h"
@@ -36,7 +36,7 @@ class TableWriter {
   void put_signed(int64_t value) {  // zigzag
     put((static_cast<uint64_t>(value) << 1) ^ static_cast<uint64_t>(value >> 63));
   }
-  void put_text(const std::string& text) {
+  void put_text(std::string_view text) {
     put(text.size());
     out_.insert(out_.end(), text.begin(), text.end());
   }

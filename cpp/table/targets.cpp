@@ -44,7 +44,7 @@ class Registry {
     }
     return id;
   }
-  [[nodiscard]] const std::string& name(TargetId id) const { return names_.at(id); }
+  [[nodiscard]] std::string_view name(TargetId id) const { return names_.at(id); }
   [[nodiscard]] uint8_t flags(TargetId id) const { return flags_.at(id); }
   [[nodiscard]] uint32_t writes(TargetId id) const { return writes_.at(id); }
   void describe(TargetId id, uint8_t flags, uint32_t writes) {
@@ -78,7 +78,7 @@ TargetId intern_target(std::string_view name) {
 
 std::string target_name(TargetId id) {
   const std::lock_guard lock(locked().mutex);
-  return locked().registry.name(id);
+  return std::string(locked().registry.name(id));
 }
 
 uint8_t target_flags(TargetId id) {

@@ -57,12 +57,12 @@ std::string describe(const NodeTable& t) {
       text += " part " + t.format_dims(t.dims(t.meta_at(part)));
     }
     for (const uint32_t id : {meta.dtype, meta.device}) {
-      if (id != kNone) text += " " + t.string(id);
+      if (id != kNone) text.append(" ").append(t.string(id));
     }
     text += "\n";
   }
   for (const auto& [name, hint] : t.symbols()) {
-    text += t.string(name) + " = " + std::to_string(hint) + "\n";
+    text.append(t.string(name)).append(" = " + std::to_string(hint) + "\n");
   }
   return text;
 }

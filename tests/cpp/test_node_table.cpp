@@ -132,10 +132,42 @@ TEST(targets_are_known_by_name) {
 
 TEST(interner_keeps_views_valid) {
   StringInterner strings;
-  for (int i = 0; i < 10000; ++i) (void)strings.intern(std::to_string(i));
+  (void)strings.intern("0");
+  const std::string_view early = strings.at(0);
+  for (int i = 0; i < 10000; ++i) EXPECT_EQ(strings.intern(std::to_string(i)), uint32_t(i));
   const StringInterner moved = std::move(strings);
   EXPECT_EQ(moved.size(), 10000U);
   EXPECT_EQ(moved.at(1234), "1234");
+  EXPECT(early.data() == moved.at(0).data());
+}
+
+TEST(interner_takes_texts_of_any_length) {
+  StringInterner strings;
+  const std::string long_text(100'000, 'x');
+  const std::string_view with_zero("a\0b", 3);
+  EXPECT_EQ(strings.intern(""), 0U);
+  EXPECT_EQ(strings.intern(long_text), 1U);
+  EXPECT_EQ(strings.intern("a"), 2U);
+  EXPECT_EQ(strings.intern(with_zero), 3U);
+  EXPECT_EQ(strings.intern(long_text), 1U);
+  EXPECT_EQ(strings.intern(""), 0U);
+  EXPECT_EQ(strings.at(0), "");
+  EXPECT_EQ(strings.at(1), long_text);
+  EXPECT_EQ(strings.at(3), with_zero);
+  EXPECT_EQ(strings.size(), 4U);
+}
+
+// A table has a name for each node: what a name costs beside its characters is most of a table.
+TEST(interner_costs_little_beside_the_characters) {
+  StringInterner strings;
+  size_t characters = 0;
+  for (int i = 0; i < 30'000; ++i) {
+    const std::string name = "fused_add_rms_norm_" + std::to_string(i);
+    characters += name.size();
+    (void)strings.intern(name);
+  }
+  strings.shrink_to_fit();
+  EXPECT(strings.memory_bytes() <= characters + 30 * 30'000);
 }
 
 }  // namespace
