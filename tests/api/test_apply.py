@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -322,6 +326,29 @@ def test_one_line_a_graph(caplog: pytest.LogCaptureFixture) -> None:
         "sequence parallelism: 2 all_reduces, 0 rewritten, "
         "2 left: 9 tokens are not divisible by tp_size 4, "
     )
+
+
+def test_torch_logs_and_torch_trace_show_it(tmp_path: Path) -> None:
+    script = (
+        "import torch, spfast\n"
+        "graph = torch.fx.Graph()\n"
+        "node = graph.placeholder('x')\n"
+        "graph.output(graph.call_function(torch.ops._c10d_functional.all_reduce.default,"
+        " (node, 'sum', '0')))\n"
+        "spfast.apply(graph, spfast.SequenceParallelConfig(tp_size=2, tp_rank=0))\n"
+    )
+    for asked in ({"TORCH_LOGS": "spfast", "TORCH_TRACE": str(tmp_path)}, {}):
+        ended = subprocess.run(
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            env={**os.environ, **asked},
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert ("] sequence parallelism: 1 all_reduces, " in ended.stderr) == bool(asked)
+    (trace,) = tmp_path.iterdir()
+    assert '"artifact": {"name": "spfast_sequence_parallelism"' in trace.read_text()
 
 
 # --- the process ----------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -46,6 +48,15 @@ def _sleep(rank: int, world_size: int) -> None:
     time.sleep(600 if rank == 1 else 0)
 
 
+_KEPT: list[object] = []
+
+
+def _lock(rank: int, world_size: int) -> str:
+    lock = multiprocessing.get_context("spawn").Lock()
+    _KEPT.append(lock)
+    return str(lock._semlock.name)  # type: ignore[attr-defined]
+
+
 def test_lockstep_agrees_with_gloo() -> None:
     by_rank = run_ranks(_run_cases, 2)
     for seed in SEEDS:
@@ -66,6 +77,12 @@ def test_a_rank_that_does_not_end_is_ended() -> None:
     with pytest.raises(RankError, match="did not end in time"):
         run_ranks(_sleep, 2, timeout=15)
     assert time.monotonic() - started < 60
+
+
+def test_a_rank_gives_its_locks_back() -> None:
+    names = run_ranks(_lock, 2)
+    assert len({*names}) == 2
+    assert not [name for name in names if Path(f"/dev/shm/sem.{name.strip('/')}").exists()]
 
 
 def test_no_ranks_is_refused() -> None:

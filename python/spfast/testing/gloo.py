@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing.context
+import multiprocessing.util
 import pickle
 import sys
 import tempfile
@@ -145,6 +146,8 @@ def _rank_main(
         pending.rename(home / f"result-{rank}.pkl")
         # What the process holds by now (compilers' workers, backends' threads) may abort when the
         # interpreter is torn down in some order. The result is there: it is not torn down at all.
+        # Locks alone are given back, of whose loss multiprocessing would warn.
+        multiprocessing.util._run_finalizers(0)  # type: ignore[attr-defined]
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
