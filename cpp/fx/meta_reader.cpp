@@ -1,7 +1,6 @@
 #include "fx/meta_reader.h"
 
 #include <algorithm>
-#include <array>
 #include <charconv>
 
 #include "fx/node_access.h"
@@ -73,7 +72,6 @@ void MetaReader::read_all(NodeTable& table, std::span<const NodeId> wanted,
     PyObject* meta = i < wanted.size() ? meta_of(i) : nullptr;
     return meta != nullptr && PyDict_Check(meta) != 0 ? meta : nullptr;
   };
-  std::array<PyObject*, 3> ahead{};  // values that are found already; their nodes hold them
   for (size_t i = 0; i < wanted.size(); ++i) {
     if (i + 8 < wanted.size()) __builtin_prefetch(nodes[wanted[i + 8]].ptr());
     if (i + 6 < wanted.size()) __builtin_prefetch(meta_of(i + 6));
@@ -83,19 +81,11 @@ void MetaReader::read_all(NodeTable& table, std::span<const NodeId> wanted,
       __builtin_prefetch(keys);
       __builtin_prefetch(keys + 64);
     }
-    PyObject*& early = ahead[(i + 2) % ahead.size()];
-    early = nullptr;
     if (PyObject* meta = dict_at(i + 2)) {
-      early = PyDict_GetItemWithError(meta, val_.ptr());
-      __builtin_prefetch(early);
+      __builtin_prefetch(PyDict_GetItemWithError(meta, val_.ptr()));
       PyErr_Clear();  // whoever reads it in its turn will meet the error again
     }
-    if (table.meta(wanted[i]).kind != MetaKind::kUnknown) continue;
-    if (PyObject* value = ahead[i % ahead.size()]) {
-      table.set_meta(wanted[i], read_value(table, value));
-    } else {
-      read(table, wanted[i], nodes[wanted[i]]);
-    }
+    if (table.meta(wanted[i]).kind == MetaKind::kUnknown) read(table, wanted[i], nodes[wanted[i]]);
   }
 }
 
@@ -156,25 +146,14 @@ uint32_t MetaReader::read_tensor(NodeTable& table, py::handle tensor) {
   if (layout_) {
     meta.device = table.intern_string(py::str(attribute(tensor, device_)).cast<std::string>());
   }
-  if (!is_plainly_contiguous(tensor, dims)) {
-    std::vector<Dim>& strides = strides_;
-    strides.clear();
-    const py::object steps = stolen(PyObject_CallMethodNoArgs(tensor.ptr(), stride_.ptr()));
-    for (Py_ssize_t i = 0; i < rank; ++i) {
-      strides.push_back(dim_of(table, PyTuple_GET_ITEM(steps.ptr(), i)));
-    }
-    if (!is_contiguous(table, sizes, dims, strides)) meta.strides = table.add_dims(strides);
+  std::vector<Dim>& strides = strides_;
+  strides.clear();
+  const py::object steps = stolen(PyObject_CallMethodNoArgs(tensor.ptr(), stride_.ptr()));
+  for (Py_ssize_t i = 0; i < rank; ++i) {
+    strides.push_back(dim_of(table, PyTuple_GET_ITEM(steps.ptr(), i)));
   }
+  if (!is_contiguous(table, sizes, dims, strides)) meta.strides = table.add_dims(strides);
   return table.add_meta(meta);
-}
-
-// Torch's own answer, in half the time that reading the strides takes. It passes over the strides
-// of dims of size 1 or 0, and would guard on symbols: of tensors with either it is not asked.
-bool MetaReader::is_plainly_contiguous(py::handle tensor, const std::vector<Dim>& dims) const {
-  for (const Dim dim : dims) {
-    if (dim.is_expr() || dim.raw < 2) return false;
-  }
-  return stolen(PyObject_CallMethodNoArgs(tensor.ptr(), contiguous_.ptr())).is(py::bool_(true));
 }
 
 // Whether the strides are those of a fresh tensor, to the last one: who reads strides sees those of
@@ -214,11 +193,7 @@ uint32_t MetaReader::text_of(NodeTable& table, py::handle object) {
 }
 
 Dim MetaReader::dim_of(NodeTable& table, py::handle size) {
-  if (PyLong_Check(size.ptr()) != 0) {
-    const long long number = PyLong_AsLongLong(size.ptr());
-    if (number == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
-    return Dim::of(number);
-  }
+  if (PyLong_Check(size.ptr()) != 0) return Dim::of(size.cast<int64_t>());
   const py::object node = attribute(size, node_);
   // The expression as it was made; what replacements made of it since is asked for only once. Few
   // are made anew: nearly all are found by where they are, without comparing any.

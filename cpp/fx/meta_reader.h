@@ -41,7 +41,6 @@ class MetaReader {
   template <typename SizeAt>
   [[nodiscard]] Dim product(NodeTable& table, const SizeAt& size_at, std::span<const Dim> dims,
                             size_t first, bool at_least_one);
-  [[nodiscard]] bool is_plainly_contiguous(py::handle tensor, const std::vector<Dim>& dims) const;
   [[nodiscard]] bool is_contiguous(NodeTable& table, py::handle sizes, const std::vector<Dim>& dims,
                                    const std::vector<Dim>& strides);
   uint32_t text_of(NodeTable& table, py::handle object);
@@ -54,7 +53,6 @@ class MetaReader {
   py::str dtype_ = interned("dtype");
   py::str device_ = interned("device");
   py::str stride_ = interned("stride");
-  py::str contiguous_ = interned("is_contiguous");
   py::str node_ = interned("node");
   py::str own_expr_ = interned("_expr");
   py::dict exprs_;                                                  // sympy expression -> raw dim

@@ -9,6 +9,8 @@ import pytest
 import torch
 from shape_graphs import ShapeGraph, rewritten, targets
 from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 import spfast
 
@@ -332,3 +334,24 @@ def test_a_true_reason_for_what_broadcasts_otherwise() -> None:
     assert result.skipped[0].reason == (
         "operand %rows has shape [3, 8, 4] and is not the same for every token"
     )
+
+
+def test_reading_a_graph_guards_on_no_stride() -> None:
+    """Rows of a wider value: numbers for sizes, a symbol for a stride."""
+    env = ShapeEnv()
+    mode = FakeTensorMode(shape_env=env)
+    sizes = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.STATIC, DimDynamic.DYNAMIC])
+    wide = mode.from_tensor(torch.empty(4, 16), symbolic_context=sizes)
+    graph = fx.Graph()
+    node = graph.placeholder("wide")
+    node.meta["val"] = wide
+    for target, rest in [
+        (torch.ops.aten.slice.Tensor, (1, 0, 8)),
+        (torch.ops._c10d_functional.all_reduce.default, ("sum", "0")),
+    ]:
+        node = graph.call_function(target, (node, *rest))
+        node.meta["val"] = wide[:, :8]
+    graph.output(node)
+    before = len(env.guards)
+    spfast.explain(graph, spfast.SequenceParallelConfig(tp_size=2, tp_rank=0))
+    assert len(env.guards) == before
