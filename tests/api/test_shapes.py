@@ -300,8 +300,26 @@ def test_a_gate_that_is_the_same_for_all(gate: tuple[int, ...], batch: int, symb
 @pytest.mark.parametrize(("batch", "ranks"), [(2, 2), (2, 4), (4, 2), (3, 2), (6, 4)])
 def test_a_gate_a_sample(batch: int, ranks: int, symbolic: bool) -> None:
     """All of a rank's tokens are of one sample, or the gate is spread over the tokens and cut."""
-    graph, _ = rewritten(gated(batch, (batch, 1, 4), symbolic), 1, ranks=ranks)
+    graph, _ = rewritten(gated(batch, (batch, 1, 4), symbolic), 1, ranks=ranks, validate=True)
     assert ("aten.expand.default" in targets(graph)) == (ranks % batch != 0)
+
+
+@pytest.mark.parametrize("width", [1, 4])
+@pytest.mark.parametrize("rank", range(4))
+def test_the_gate_of_another_sample_is_not_proved(rank: int, width: int) -> None:
+    graph = gated(2, (2, 1, width))().graph
+    before = spfast.snapshot(graph)
+    config = spfast.SequenceParallelConfig(tp_size=4, tp_rank=rank)
+    spfast.apply(graph, config)
+    assert spfast.verify(before, graph, config).ok
+    scale = next(node for node in graph.nodes if node.name == "scale")
+    cut = next(iter(scale.users))
+    assert cut.args[2:] == (rank // 2, rank // 2 + 1)
+    cut.args = (scale, 0, 1 - rank // 2, 2 - rank // 2)
+    found = spfast.verify(before, graph, config)
+    assert [each.reason for each in found.problems] == [
+        "reads 'reshape_1', which holds nothing that the original graph has, where it read 'scale'"
+    ]
 
 
 @pytest.mark.parametrize("recognise", ["both", "rowwise"])

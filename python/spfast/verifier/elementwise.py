@@ -175,6 +175,10 @@ def _align_chunks(ctx: Context, operands: Sequence[Operand], first: Value) -> _A
             if _row_of(ctx.dims, [*shards, value], shape) == row:
                 ctx.meet(node, base, group, has_rows=True)
                 term, is_cut = base, True
+        elif not is_cut and (sample := _of_one_sample(ctx, value, share, shape, row)):
+            ctx.meet(node, blocks[term][0], group)
+            keys.append(sample)
+            continue
         elif not is_cut and is_shared:
             ctx.meet(node, term, group)
         elif not is_cut and _is_repeated(ctx, value, shape, row):
@@ -243,10 +247,37 @@ def _is_repeated(ctx: Context, value: Value, shape: Shape, row: int) -> bool:
     return ctx.dims.equal(inner, period)
 
 
+def _of_one_sample(
+    ctx: Context, value: Value, share: Share, shape: Shape, row: int
+) -> Hashable | None:
+    """The key of a value with a row for each sample, of which one is beside all of our rows.
+
+    None where it is no such row, or not that of the sample which our rows are of.
+    """
+    block, dims = ctx.store.blocks.get(value.term), ctx.dims
+    rank = ctx.groups.rank(share.group)
+    if block is None or rank is None or share.tokens or value.shape is None:
+        return None
+    base, samples, start, end, added = block
+    if not isinstance(samples, int) or samples < 2 or added or share.tp % samples:
+        return None
+    if end != start + 1 or rank // (share.tp // samples) != start:
+        return None
+    own, inner = value.shape, shape[row + 1 :]
+    if len(own) != len(inner) + 1 or own[0] != 1:
+        return None
+    length = dims.divide(dims.multiply(shape[row], share.tp), samples)
+    spread = Value(Kind.FULL, base, (samples, 1, *own[1:]))
+    return _key(ctx, base, spread, (samples, length, *inner))
+
+
 def _key(
     ctx: Context, term: int, value: Value, shape: Shape, row: int = -1, *, is_cut: bool = False
 ) -> Hashable:
-    key: Hashable = broadcast_key(ctx.dims, term, value.shape or (), shape, row, is_cut=is_cut)
+    key = broadcast_key(ctx.dims, term, value.shape or (), shape, row, is_cut=is_cut)
+    if isinstance(key, tuple) and key[1] and key[2]:
+        # As if it were expanded first: each of its rows stands for several.
+        return ctx.store.term(("expanded", key))
     return key
 
 
