@@ -101,13 +101,19 @@ void Replication::blame_written(NodeId node) {
   for (const NodeId storage : effects_.storages_written_by(node)) {
     const Stored::Contents* contents = read_.find(storage);
     if (contents == nullptr) continue;
-    each_slot(contents->own,
-              [&](uint32_t slot) { give_away(node, slot_bit(slot), contents->evidence[slot]); });
+    each_slot(contents->own, [&](uint32_t slot) {
+      give_away(node, slot_bit(slot), contents->evidence[slot]);
+      // What another graph says of a buffer it says of what is written, not of what was there.
+      NodeId& known = evidence_at(node, slot);
+      if (is_told(known)) known = contents->evidence[slot];
+    });
   }
 }
 
 // Backward: what a collective would be for nothing on, were it the same on every rank.
 void Replication::blame() {
+  // Another graph reads it after all that is written here.
+  for (const NodeId told : trust_.own) accuse_read(told, kAllGroups, table_.size() - 1);
   for (NodeId node = table_.size(); node-- > 0;) {
     SPFAST_WORK(1);
     if (table_.op(node) != Op::kCallFunction) continue;
@@ -116,7 +122,7 @@ void Replication::blame() {
       continue;
     }
     if (!read_.empty()) blame_written(node);
-    const bool told = std::binary_search(trust_.own.begin(), trust_.own.end(), node);
+    const bool told = is_told(node);
     each_slot(own_[node], [&](uint32_t slot) {
       if (evidence_at(node, slot) > node || told) blame_operands(node, slot);
     });

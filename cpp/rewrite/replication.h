@@ -2,6 +2,7 @@
 // or as it is, only if every rank holds the same: else each rank would finish another value.
 #pragma once
 
+#include <algorithm>
 #include <span>
 #include <vector>
 
@@ -21,9 +22,9 @@ enum class Sharing : uint8_t {
 
 // What may be taken on trust.
 struct Trust {
-  bool unknown = true;             // values of which nothing is known
-  std::vector<NodeId> replicated;  // inputs that somebody vouches for
-  std::vector<NodeId> own;         // sorted: what other graphs show to be each rank's own
+  bool unknown = true;                  // values of which nothing is known
+  std::vector<NodeId> replicated = {};  // inputs that somebody vouches for
+  std::vector<NodeId> own = {};         // sorted: what other graphs show to be each rank's own
 };
 
 // An all_reduce, a gather or a scatter of a value that all ranks share would be for nothing. So
@@ -126,6 +127,9 @@ class Replication {
   void keep_written(NodeId node);
   // Of what is read by another name after a node wrote it: it gives the written value away.
   void blame_written(NodeId node);
+  [[nodiscard]] bool is_told(NodeId value) const {
+    return std::binary_search(trust_.own.begin(), trust_.own.end(), value);
+  }
   [[nodiscard]] bool writes_rows_alone(NodeId node) const;
   // The operand of which nothing is left, as another is copied over it.
   [[nodiscard]] NodeId overwritten(NodeId node) const;

@@ -13,9 +13,6 @@ __all__ = ["crossings"]
 # A graph's path, and a value of it.
 Place = tuple[str, fx.Node]
 
-# They hand what a turn yields to the next one.
-_LOOPS = ("while_loop", "scan")
-
 
 def crossings(
     graph: fx.Graph, path: str, graphs: Mapping[str, fx.Graph]
@@ -70,13 +67,11 @@ def _call(
 ) -> Iterator[tuple[Place, Place]]:
     inputs = [each for each in called.nodes if each.op == "placeholder"]
     given = _operands(node, passed)
-    # A condition comes before what its branches read.
-    if len(given) > len(inputs) and "cond" in str(node.target):
-        given = given[len(given) - len(inputs) :]
     if len(given) == len(inputs):
         pairs = list(zip(given, inputs, strict=True))
     else:  # which operand is which input is not known
-        pairs = [(operand, each) for operand in given for each in inputs]
+        operands = [each for each in node.all_input_nodes if each not in passed]
+        pairs = [(operand, each) for operand in operands for each in inputs]
     for operand, each in pairs:
         if isinstance(operand, fx.Node):
             yield (path, operand), (where, each)
@@ -90,20 +85,42 @@ def _call(
             place = user.args[1]
             if place < len(items) and isinstance(items[place], fx.Node):
                 yield (where, items[place]), (path, user)
-    if any(name in str(node.target) for name in _LOOPS):
-        for each, item in zip(inputs, items, strict=False):
-            if isinstance(item, fx.Node):
-                yield (where, item), (where, each)
+    # A loop hands what a turn carries to the next one.
+    for each, item in zip(inputs[: _carried(node, len(items))], items, strict=False):
+        if isinstance(item, fx.Node):
+            yield (where, item), (where, each)
 
 
 def _operands(node: fx.Node, passed: Mapping[fx.Node, str]) -> list[Any]:
-    """What a call hands on, in order: without the graphs, and the names of an operator's own."""
+    """What a call hands on, in order: an operator, what follows the graphs that it is given."""
+    if node.op == "call_module":
+        return [*node.args, *node.kwargs.values()]
+    graphs = [place for place, each in enumerate(node.args) if _is_graph(each, passed)]
+    rest = node.args[graphs[-1] + 1 :] if graphs else ()
+    return [each for each in _flat(rest) if not isinstance(each, str)]
+
+
+def _is_graph(operand: Any, passed: Mapping[fx.Node, str]) -> bool:
+    return isinstance(operand, fx.Node) and operand in passed
+
+
+def _carried(node: fx.Node, returned: int) -> int:
+    """How many of the values that a loop's body returns are its next turn's first inputs."""
+    name = getattr(node.target, "__name__", "") if node.op == "call_function" else ""
+    if name == "scan" and len(node.args) > 1:
+        return len(_flat((node.args[1],)))
+    return returned if name == "while_loop" else 0
+
+
+def _flat(values: Any) -> list[Any]:
     found: list[Any] = []
-    stack: list[Any] = [*reversed((*node.args, *node.kwargs.values()))]
+    stack: list[Any] = [*reversed(values)]
     while stack:
         each = stack.pop()
         if isinstance(each, (list, tuple)):
             stack.extend(reversed(each))
-        elif not isinstance(each, str) and each not in passed:
+        elif isinstance(each, dict):
+            stack.extend(reversed(each.values()))
+        else:
             found.append(each)
     return found
