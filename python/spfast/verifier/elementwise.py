@@ -274,7 +274,7 @@ def _of_one_sample(
 def _key(
     ctx: Context, term: int, value: Value, shape: Shape, row: int = -1, *, is_cut: bool = False
 ) -> Hashable:
-    key = broadcast_key(ctx.dims, term, value.shape or (), shape, row, is_cut=is_cut)
+    key: Hashable = broadcast_key(ctx.dims, term, value.shape or (), shape, row, is_cut=is_cut)
     if isinstance(key, tuple) and key[1] and key[2]:
         # As if it were expanded first: each of its rows stands for several.
         return ctx.store.term(("expanded", key))
