@@ -22,6 +22,7 @@ constexpr std::string_view kDeterministicNamespaces[] = {
 constexpr std::string_view kRandom[] = {
     "_cudnn_rnn",
     "_fused_dropout",
+    "_lstm_mps",
     "_sample_dirichlet",
     "_standard_gamma",
     "alpha_dropout",
@@ -98,6 +99,13 @@ struct Dropout {
 };
 constexpr Dropout kAttention[] = {
     {"scaled_dot_product_attention", 4},
+    {"_cudnn_attention_forward", 9},
+    {"_efficient_attention_forward", 8},
+    {"_flash_attention_forward", 7},
+    {"_flash_attention_forward_no_dropout_inplace", 8},
+    {"_scaled_dot_product_attention_math", 4},
+    {"_scaled_dot_product_attention_math_for_mps", 4},
+    {"_triton_scaled_dot_attention", 3},
     {"_scaled_dot_product_flash_attention", 3},
     {"_scaled_dot_product_flash_attention_for_cpu", 3},
     {"_scaled_dot_product_efficient_attention", 5},

@@ -45,11 +45,12 @@ _KINDS = ("all_reduce", "reduce_scatter", "all_gather", "all_to_all")
 # Without the underscore of their forms in place.
 _RANDOM = frozenset(
     """
-    _cudnn_rnn _fused_dropout _sample_dirichlet _standard_gamma alpha_dropout bernoulli binomial
-    cauchy dropout exponential feature_alpha_dropout feature_dropout geometric gru inductor_randint
-    inductor_random inductor_seed inductor_seeds log_normal lstm miopen_rnn multinomial
-    native_dropout normal normal_functional poisson rand rand_like randint randint_like randn
-    randn_like random randperm rnn_relu rnn_tanh rrelu rrelu_with_noise rrelu_with_noise_functional
+    _cudnn_rnn _fused_dropout _lstm_mps _sample_dirichlet _standard_gamma alpha_dropout bernoulli
+    binomial cauchy dropout exponential feature_alpha_dropout feature_dropout geometric gru
+    inductor_randint inductor_random inductor_seed inductor_seeds log_normal lstm miopen_rnn
+    multinomial native_dropout normal normal_functional poisson rand rand_like randint randint_like
+    randn randn_like random randperm rnn_relu rnn_tanh rrelu rrelu_with_noise
+    rrelu_with_noise_functional
     uniform
     """.split()
 )
@@ -79,6 +80,13 @@ _CONDITIONS = frozenset(
 _SELECTS_BY = {"where": 0, "masked_fill": 1}
 _DROPOUT = {
     "scaled_dot_product_attention": 4,
+    "_cudnn_attention_forward": 9,
+    "_efficient_attention_forward": 8,
+    "_flash_attention_forward": 7,
+    "_flash_attention_forward_no_dropout_inplace": 8,
+    "_scaled_dot_product_attention_math": 4,
+    "_scaled_dot_product_attention_math_for_mps": 4,
+    "_triton_scaled_dot_attention": 3,
     "_scaled_dot_product_flash_attention": 3,
     "_scaled_dot_product_flash_attention_for_cpu": 3,
     "_scaled_dot_product_efficient_attention": 5,
