@@ -153,6 +153,8 @@ class Metadata:
             return _RUNS.tensor(self._describe(value))
         if isinstance(value, (tuple, list)):
             return type(value)([self._stand_in(item) for item in value])
+        if isinstance(value, torch.SymFloat):
+            return 0.5  # no shape depends on it
         return self._sample(value) if isinstance(value, torch.SymInt) else value
 
     def _key(self, argument: Any, values: Mapping[fx.Node, Any] | None = None) -> Hashable:
@@ -170,6 +172,9 @@ class Metadata:
             return (type(argument), argument)
         if isinstance(argument, torch.SymInt):
             return (int, self._sample(argument))
+        if isinstance(argument, (torch.SymFloat, torch.SymBool)):
+            # By how it is spelled: to hash it would ask for its value, and guard on it.
+            return (type(argument), str(argument.node.expr))
         try:
             hash(argument)
         except TypeError:
