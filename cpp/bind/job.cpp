@@ -66,13 +66,14 @@ void Job::set_groups(const py::sequence& infos) {
 }
 
 void Job::match(bool patterns, bool rowwise, bool gather_bytes, bool trust_unknown,
-                std::vector<NodeId> replicated, std::vector<NodeId> own, int64_t collective_cost,
-                std::vector<size_t> local_outputs) {
+                std::vector<NodeId> replicated, int64_t collective_cost,
+                std::vector<size_t> local_outputs, const Across& across) {
   const py::gil_scoped_release released;
   run_.match({.patterns = patterns,
               .rowwise = rowwise,
               .gather_bytes = gather_bytes,
-              .trust = {trust_unknown, std::move(replicated), std::move(own)},
+              .trust = {trust_unknown, std::move(replicated), across.own, across.writers},
+              .calls = across.calls,
               .collective_cost = collective_cost,
               .local_outputs = std::move(local_outputs)});
 }
@@ -168,6 +169,17 @@ std::string Job::plan_text() {
 void bind_job(py::module_& module) {
   module.def("make_values", &fx::make_values, py::arg("maker"), py::arg("created"),
              py::arg("resized"));
+  using Pairs = std::vector<std::pair<NodeId, NodeId>>;
+  py::class_<Job::Across>(
+      module, "Across", "What the graphs that call this one, or that it calls, say of its values.")
+      .def(py::init([](std::vector<NodeId> own, std::vector<NodeId> writers,
+                       std::vector<NodeId> known, Pairs written, Pairs shown) {
+             return Job::Across{std::move(own),
+                                std::move(writers),
+                                {std::move(known), std::move(written), std::move(shown)}};
+           }),
+           py::arg("own"), py::arg("writers"), py::arg("known"), py::arg("written"),
+           py::arg("shown"));
   py::class_<Job>(module, "Job", "One run of the pass over one graph, step by step.")
       .def(py::init<py::object, std::shared_ptr<Rules>, const std::vector<py::object>&>(),
            py::arg("graph"), py::arg("rules"), py::arg("listed") = std::vector<py::object>())
@@ -176,11 +188,13 @@ void bind_job(py::module_& module) {
       .def("set_groups", &Job::set_groups, py::arg("infos"))
       .def("match", &Job::match, py::arg("patterns") = true, py::arg("rowwise") = false,
            py::arg("gather_bytes") = false, py::arg("trust_unknown") = true,
-           py::arg("replicated") = std::vector<NodeId>(), py::arg("own") = std::vector<NodeId>(),
+           py::arg("replicated") = std::vector<NodeId>(),
            py::arg("collective_cost") = Costs{}.collective,
-           py::arg("local_outputs") = std::vector<size_t>())
+           py::arg("local_outputs") = std::vector<size_t>(), py::arg("across") = Job::Across{})
       .def("is_own", &Job::is_own, py::arg("place"))
       .def("is_given_away", &Job::is_given_away, py::arg("place"))
+      .def("is_written", &Job::is_written, py::arg("place"))
+      .def("is_written_own", &Job::is_written_own, py::arg("place"))
       .def("plan", &Job::plan, py::arg("decide"))
       .def("classes", &Job::classes)
       .def("value_specs", &Job::value_specs)

@@ -31,17 +31,25 @@ class Job {
   // For each of them (size, rank, problem, within, crosses); a problem that is not empty leaves its
   // sites alone. The last two are places of groups; the other groups may follow.
   void set_groups(const py::sequence& infos);
+  // What other graphs say, by place; all are sorted.
+  struct Across {
+    std::vector<NodeId> own;      // values that they show to be each rank's own
+    std::vector<NodeId> writers;  // calls that write such values
+    CallEffects calls;            // what is known of the calls
+  };
   // With the rules, and whether plan() follows row-wise operators too. `replicated`: inputs, by
-  // their place in the graph, that all ranks have the same. `own`: values, likewise, that other
-  // graphs show to be each rank's own. `local_outputs`: which of the values that the graph returns
-  // it may return as this rank's rows.
+  // their place in the graph, that all ranks have the same. `local_outputs`: which of the values
+  // that the graph returns it may return as this rank's rows.
   void match(bool patterns, bool rowwise, bool gather_bytes, bool trust_unknown,
-             std::vector<NodeId> replicated, std::vector<NodeId> own, int64_t collective_cost,
-             std::vector<size_t> local_outputs);
+             std::vector<NodeId> replicated, int64_t collective_cost,
+             std::vector<size_t> local_outputs, const Across& across);
   // Whether the value at a place of the graph is shown to be each rank's own, once it is matched.
   [[nodiscard]] bool is_own(NodeId place) const { return run_.is_own(place); }
   // Likewise, by what reads the value.
   [[nodiscard]] bool is_given_away(NodeId place) const { return run_.is_given_away(place); }
+  // Whether the graph writes to the memory of the value at a place, and a rank's own value.
+  [[nodiscard]] bool is_written(NodeId place) const { return run_.is_written(place); }
+  [[nodiscard]] bool is_written_own(NodeId place) const { return run_.is_written_own(place); }
   // `decide`, of tokens as an int or SymInt and the index of a group, says why they cannot be
   // shared ("": they can), and whether they are padded for it.
   void plan(const py::object& decide);

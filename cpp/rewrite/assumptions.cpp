@@ -1,6 +1,7 @@
 #include "rewrite/assumptions.h"
 
 #include <bit>
+#include <unordered_map>
 #include <unordered_set>
 
 #include "base/work.h"
@@ -17,6 +18,7 @@ class Consequences {
       : table_(table),
         replication_(replication),
         meetings_(replication.meetings()),
+        effects_(replication.effects()),
         // Only a collective that leaves equal values as they are asks for rows.
         follows_rows_(!meetings_.all_change_equals()) {
     for (const Site& site : sites.sites) {
@@ -46,9 +48,10 @@ class Consequences {
   bool refute(Replication& replication) {
     if (assumptions_.empty()) return false;
     bool any = false;
+    contents_.clear();
     for (NodeId node = 0; node < table_.size(); ++node) {
       // What was computed of an assumed value before the shard that reads it.
-      if (shards_of_[node] == kNone && shared_[node] != kAllGroups) share(node);
+      if (shards_of_[node] == kNone) share(node);
       if (follows_rows_) follow_rows(node);
       const auto [kind, group] = meetings_.of(node);
       if (kind == Collective::kAllReduce || kind == Collective::kReduceScatter ||
@@ -111,9 +114,20 @@ class Consequences {
   void share(NodeId node) {
     GroupMask common = ~shared_[node];
     for (const Value value : table_.operands(node)) {
-      if (value.is_node()) common &= shared_[value.payload];
+      if (value.is_node()) common &= shared_[value.payload] & contents(value.payload);
     }
     if (common != 0) shared_[node] |= common & replication_.kept(node);
+    if (!effects_.any_writes()) return;
+    for (const NodeId storage : effects_.storages_written_by(node)) {
+      contents_.try_emplace(storage, kAllGroups).first->second &= shared_[node];
+    }
+  }
+
+  // The groups that share all that was written to a value's memory so far.
+  [[nodiscard]] GroupMask contents(NodeId value) const {
+    if (contents_.empty()) return kAllGroups;
+    const auto found = contents_.find(effects_.written_storage(value));
+    return found == contents_.end() ? kAllGroups : found->second;
   }
 
   void meet(NodeId name, NodeId reader, uint32_t group) {
@@ -163,13 +177,15 @@ class Consequences {
   const NodeTable& table_;
   const Replication& replication_;
   const Meetings& meetings_;
+  const Effects& effects_;
   bool follows_rows_;
   std::vector<uint32_t> shards_of_;  // by node: the group among whose ranks its rows are shared out
   std::vector<GroupMask> shared_;    // by node: the groups whose ranks share it, if all is true
   std::vector<bool> has_rows_;       // by node: assumed row by row, or computed so from such
-  std::unordered_set<uint64_t> given_;   // value and group: an assumption
-  std::unordered_set<uint64_t> filled_;  // reader and buffer: only written to
-  std::unordered_set<uint64_t> cut_;     // reader and value: read row by row
+  std::unordered_map<NodeId, GroupMask> contents_;  // by storage that was written to so far
+  std::unordered_set<uint64_t> given_;              // value and group: an assumption
+  std::unordered_set<uint64_t> filled_;             // reader and buffer: only written to
+  std::unordered_set<uint64_t> cut_;                // reader and value: read row by row
   std::unordered_set<uint64_t> blamed_;
   std::vector<Assumption> assumptions_;
 };

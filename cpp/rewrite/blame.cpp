@@ -98,6 +98,8 @@ void Replication::accuse_read(NodeId value, GroupMask groups, NodeId collective)
 }
 
 void Replication::blame_written(NodeId node) {
+  // What a graph that is called writes, its own nodes are blamed for.
+  if (effects_.is_known_call(node)) return;
   for (const NodeId storage : effects_.storages_written_by(node)) {
     const Stored::Contents* contents = read_.find(storage);
     if (contents == nullptr) continue;

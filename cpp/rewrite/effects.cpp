@@ -3,18 +3,33 @@
 #include <algorithm>
 #include <numeric>
 #include <span>
+#include <utility>
 
 #include "base/work.h"
 #include "table/targets.h"
 
 namespace spfast {
+namespace {
 
-Effects::Effects(const NodeTable& table) : table_(table) {
+using Pairs = std::vector<std::pair<NodeId, NodeId>>;
+
+// Those that begin with a node.
+std::span<const Pairs::value_type> pairs_of(const Pairs& pairs, NodeId node) {
+  const auto [begin, end] =
+      std::equal_range(pairs.begin(), pairs.end(), std::pair{node, kNone},
+                       [](const auto& a, const auto& b) { return a.first < b.first; });
+  return {begin, end};
+}
+
+}  // namespace
+
+Effects::Effects(const NodeTable& table, CallEffects calls)
+    : table_(table), calls_(std::move(calls)) {
   std::vector<NodeId> writers;
   for (NodeId node = 0; node < table.size(); ++node) {
     const uint8_t flags = table.flags(node);
     if ((flags & target_flag::kFence) != 0) changes_.push_back(node);
-    if ((flags & target_flag::kMutates) != 0) writers.push_back(node);
+    if (may_write(node)) writers.push_back(node);
   }
   if (writers.empty()) return;
   find_bases();
@@ -25,9 +40,22 @@ Effects::Effects(const NodeTable& table) : table_(table) {
                    [](const auto& a, const auto& b) { return a.first < b.first; });
 }
 
+bool Effects::is_known_call(NodeId node) const {
+  return std::binary_search(calls_.known.begin(), calls_.known.end(), node);
+}
+
+bool Effects::may_write(NodeId node) const {
+  if (is_known_call(node)) return !pairs_of(calls_.written, node).empty();
+  return (table_.flags(node) & target_flag::kMutates) != 0;
+}
+
 // Calls `note` with every value that the node may write to.
 template <typename Note>
 void Effects::each_written(NodeId node, Note&& note) const {
+  if (is_known_call(node)) {
+    for (const auto& [call, value] : pairs_of(calls_.written, node)) note(value);
+    return;
+  }
   if ((table_.flags(node) & target_flag::kMutates) == 0) return;
   const auto each_node = [&](std::span<const Value> values) {
     for (const Value value : values) {
@@ -71,7 +99,8 @@ void Effects::find_bases() {
     SPFAST_WORK(1);
     const auto join = [&](NodeId other) { base_[root(node)] = root(other); };
     // What an operator that writes returns is, as a rule, what it wrote to.
-    each_written(node, join);
+    if (!is_known_call(node)) each_written(node, join);
+    for (const auto& [call, value] : pairs_of(calls_.shown, node)) join(value);
     if ((table_.flags(node) & target_flag::kAliases) == 0) continue;
     const auto args = table_.args(node);
     if (!args.empty() && args[0].is_node()) {
@@ -92,10 +121,7 @@ NodeId Effects::change_between(NodeId first, NodeId last) const {
 
 std::span<const std::pair<NodeId, NodeId>> Effects::writers_of(NodeId value) const {
   if (written_.empty()) return {};
-  const auto [begin, end] =
-      std::equal_range(written_.begin(), written_.end(), std::pair{base_[value], kNone},
-                       [](const auto& a, const auto& b) { return a.first < b.first; });
-  return {begin, end};
+  return pairs_of(written_, base_[value]);
 }
 
 NodeId Effects::writer_of(NodeId value) const {
@@ -107,8 +133,9 @@ NodeId Effects::writer_before(NodeId value, NodeId reader) const {
   for (const auto& [storage, writer] : writers_of(value)) {
     SPFAST_WORK(1);
     if (writer >= reader) break;
+    if (writer == value) continue;
     // A module that is called may write, as far as anybody can tell: that is no sign that it does.
-    if (writer != value && table_.op(writer) != Op::kCallModule) return writer;
+    if (table_.op(writer) != Op::kCallModule || is_known_call(writer)) return writer;
   }
   return kNone;
 }

@@ -44,6 +44,7 @@ class Meetings {
   [[nodiscard]] Meeting of(NodeId node) const;
   // Bits that tell groups apart.
   [[nodiscard]] uint32_t slots() const { return slots_; }
+  [[nodiscard]] GroupMask all() const { return slots_ < 64 ? slot_bit(slots_) - 1 : ~GroupMask{0}; }
   [[nodiscard]] uint32_t slot(uint32_t group) const { return group < kLast ? group : kLast; }
   [[nodiscard]] GroupMask bit(uint32_t group) const {
     return group == kNone ? 0 : GroupMask{1} << slot(group);

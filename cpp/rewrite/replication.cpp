@@ -97,6 +97,7 @@ void Replication::prove() {
     SPFAST_WORK(1);
     if (table_.op(node) != Op::kCallFunction) {
       if (table_.meta(node).kind == MetaKind::kSym) proved_[node] = kAllGroups;
+      keep_written(node);
       continue;
     }
     const OperatorTraits& known = traits(node);
@@ -170,21 +171,26 @@ void Replication::follow_contents(NodeId node, NodeId storage, GroupMask ended) 
 }
 
 void Replication::keep_written(NodeId node) {
-  if (!effects_.any_writes() || (own_[node] | scattered_[node]) == 0) return;
+  if (!effects_.any_writes()) return;
+  GroupMask own = own_[node];
+  const bool told = std::binary_search(trust_.writers.begin(), trust_.writers.end(), node);
+  if (told) own = meetings_.all();
+  if ((own | scattered_[node]) == 0) return;
   for (const NodeId storage : effects_.storages_written_by(node)) {
     Stored::Contents& contents = written_.of(storage);
-    contents.own |= own_[node];
+    contents.own |= own;
     contents.scattered |= scattered_[node];
-    each_slot(own_[node] | scattered_[node], [&](uint32_t slot) {
-      if (contents.evidence[slot] == kNone) contents.evidence[slot] = evidence_at(node, slot);
+    each_slot(own | scattered_[node], [&](uint32_t slot) {
+      if (contents.evidence[slot] == kNone) {
+        contents.evidence[slot] = told ? node : evidence_at(node, slot);
+      }
     });
   }
 }
 
 // Notes what gives a value away; returns the groups of which that is no contradiction.
 GroupMask Replication::note(NodeId value, GroupMask groups, NodeId collective) {
-  groups &= ~proved_[value];
-  if (meetings_.slots() < 64) groups &= slot_bit(meetings_.slots()) - 1;
+  groups &= ~proved_[value] & meetings_.all();
   each_slot(groups, [&](uint32_t slot) {
     NodeId& known = evidence_at(value, slot);
     if (known == kNone) {

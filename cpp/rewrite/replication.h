@@ -25,6 +25,7 @@ struct Trust {
   bool unknown = true;                  // values of which nothing is known
   std::vector<NodeId> replicated = {};  // inputs that somebody vouches for
   std::vector<NodeId> own = {};         // sorted: what other graphs show to be each rank's own
+  std::vector<NodeId> writers = {};     // sorted: calls of graphs that write such values
 };
 
 // An all_reduce, a gather or a scatter of a value that all ranks share would be for nothing. So
@@ -64,6 +65,11 @@ class Replication {
   [[nodiscard]] bool is_own_anywhere(NodeId value) const {
     return (own_[value] | scattered_[value]) != 0;
   }
+  // Whether what is written to the memory of a value is each rank's own.
+  [[nodiscard]] bool is_written_own(NodeId value) const {
+    const Stored::Contents* contents = written_.find(effects_.written_storage(value));
+    return contents != nullptr && (contents->own | contents->scattered) != 0;
+  }
   // Whether that is shown by what reads it, not by what it is computed from.
   [[nodiscard]] bool is_given_away(NodeId value) const;
   // The collective that gives away that a value is a rank's own in a group, or the value of which
@@ -77,6 +83,7 @@ class Replication {
   void spread();
 
   [[nodiscard]] const Meetings& meetings() const { return meetings_; }
+  [[nodiscard]] const Effects& effects() const { return effects_; }
   // Of the groups whose ranks share a node's operands, those that may share what it yields.
   [[nodiscard]] GroupMask kept(NodeId node) const;
   // Ranks that have the same operands have the same result.

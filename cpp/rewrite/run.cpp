@@ -81,6 +81,13 @@ void Run::match(RunOptions options) {
   options_ = std::move(options);
   for (const NodeId input : options_.trust.replicated) SPFAST_CHECK(input < table_.size());
   for (const NodeId value : options_.trust.own) SPFAST_CHECK(value < table_.size());
+  for (const NodeId call : options_.trust.writers) SPFAST_CHECK(call < table_.size());
+  for (const NodeId call : options_.calls.known) SPFAST_CHECK(call < table_.size());
+  for (const auto* pairs : {&options_.calls.written, &options_.calls.shown}) {
+    for (const auto& [call, value] : *pairs) {
+      SPFAST_CHECK(call < table_.size() && value < table_.size());
+    }
+  }
   static const ProgramSet kNoPrograms;
   matches_ = find_matches(table_, options_.patterns ? rules_.programs : kNoPrograms, rules_.anchors,
                           listed_);
@@ -91,7 +98,7 @@ void Run::match(RunOptions options) {
         return table_.dims(table_.meta(anchor.all_reduce)).size() == 2;
       });
   if (flat) costs_.local_outputs = returned(table_, options_.local_outputs);
-  effects_.emplace(table_);
+  effects_.emplace(table_, options_.calls);
   replication_.emplace(table_, *effects_, rules_.rows, rules_.families, groups_, options_.trust);
 }
 

@@ -27,6 +27,7 @@ struct RunOptions {
   bool rowwise = false;       // row-wise operators are followed too
   bool gather_bytes = false;  // collectives take no float8
   Trust trust = {};
+  CallEffects calls = {};
   int64_t collective_cost = Costs{}.collective;
   // Which of the values that the graph returns it may return as this rank's rows, by place.
   std::vector<size_t> local_outputs = {};
@@ -49,7 +50,17 @@ class Run {
     SPFAST_CHECK(replication_.has_value() && value < table_.size());
     return replication_->is_own_anywhere(value);
   }
-  // Likewise, by what reads the value.
+  // Whether the graph writes to the memory of a value, once it is matched, and what is a rank's
+  // own.
+  [[nodiscard]] bool is_written(NodeId value) const {
+    SPFAST_CHECK(effects_.has_value() && value < table_.size());
+    return effects_->is_written(value);
+  }
+  [[nodiscard]] bool is_written_own(NodeId value) const {
+    SPFAST_CHECK(replication_.has_value() && value < table_.size());
+    return replication_->is_written_own(value);
+  }
+  // Whether a value is a rank's own by what reads it.
   [[nodiscard]] bool is_given_away(NodeId value) const {
     SPFAST_CHECK(replication_.has_value() && value < table_.size());
     return replication_->is_given_away(value);

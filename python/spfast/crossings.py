@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import fx
 
-__all__ = ["crossings"]
+__all__ = ["Crossing", "crossings"]
 
 # A graph's path, and a value of it.
 Place = tuple[str, fx.Node]
 
 
-def crossings(
-    graph: fx.Graph, path: str, graphs: Mapping[str, fx.Graph]
-) -> Iterator[tuple[Place, Place]]:
+class Crossing(NamedTuple):
+    """A value that is in two graphs.
+
+    Attributes:
+        source: Where it comes from: the path of a graph, and a node of it.
+        sink: Likewise, where it goes.
+        call: The node of the calling graph that calls the other one.
+    """
+
+    source: Place
+    sink: Place
+    call: fx.Node
+
+    @property
+    def is_operand(self) -> bool:
+        """Whether it is handed to the graph that is called, and not returned by it."""
+        return self.sink[1].op == "placeholder" and self.source[1].graph is self.call.graph
+
+
+def crossings(graph: fx.Graph, path: str, graphs: Mapping[str, fx.Graph]) -> Iterator[Crossing]:
     """Yields where values come from and where they go, on the two sides of each call.
 
     Args:
@@ -31,8 +48,10 @@ def crossings(
         >>> outer = fx.Graph()
         >>> called = outer.call_module("inner", (outer.placeholder("value"),))
         >>> module = fx.GraphModule({"inner": inner}, outer)
-        >>> list(crossings(module.graph, "", {"inner": inner.graph}))
-        [(('', value), ('inner', input_1)), (('inner', relu), ('', inner))]
+        >>> for source, sink, _ in crossings(module.graph, "", {"inner": inner.graph}):
+        ...     print(source, sink)
+        ('', value) ('inner', input_1)
+        ('inner', relu) ('', inner)
     """
     module = graph.owning_module
     if module is None:
@@ -64,7 +83,7 @@ def _attribute(module: Any, target: str) -> Any:
 
 def _call(
     node: fx.Node, path: str, where: str, called: fx.Graph, passed: Mapping[fx.Node, str]
-) -> Iterator[tuple[Place, Place]]:
+) -> Iterator[Crossing]:
     inputs = [each for each in called.nodes if each.op == "placeholder"]
     given = _operands(node, passed)
     if len(given) == len(inputs):
@@ -74,21 +93,21 @@ def _call(
         pairs = [(operand, each) for operand in operands for each in inputs]
     for operand, each in pairs:
         if isinstance(operand, fx.Node):
-            yield (path, operand), (where, each)
+            yield Crossing((path, operand), (where, each), node)
     returned = next((each.args[0] for each in called.nodes if each.op == "output"), None)
     if isinstance(returned, fx.Node):
-        yield (where, returned), (path, node)
+        yield Crossing((where, returned), (path, node), node)
         return
     items: Sequence[Any] = returned if isinstance(returned, (list, tuple)) else ()
     for user in node.users:
         if user.target is operator.getitem and type(user.args[1]) is int:
             place = user.args[1]
             if place < len(items) and isinstance(items[place], fx.Node):
-                yield (where, items[place]), (path, user)
+                yield Crossing((where, items[place]), (path, user), node)
     # A loop hands what a turn carries to the next one.
     for each, item in zip(inputs[: _carried(node, len(items))], items, strict=False):
         if isinstance(item, fx.Node):
-            yield (where, item), (where, each)
+            yield Crossing((where, item), (where, each), node)
 
 
 def _operands(node: fx.Node, passed: Mapping[fx.Node, str]) -> list[Any]:

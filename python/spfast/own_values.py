@@ -2,38 +2,109 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from spfast.crossings import crossings
+from torch import fx
+
+from spfast.crossings import Crossing, crossings
 from spfast.run import Run
+from spfast.told import Told
+from spfast.writes import root_of
 
 __all__ = ["tell_across"]
 
 
 def tell_across(runs: Sequence[Run]) -> None:
-    """Tells each graph which of its values another one shows to be each rank's own."""
+    """Tells each graph what others do to its values, and which they show to be each rank's own."""
     by_path = {run.path: run for run in runs}
     graphs = {path: run.graph for path, run in by_path.items() if path}
     places = {
         path: {node: place for place, node in enumerate(run.graph.nodes)}
         for path, run in by_path.items()
     }
-    pairs = [
-        ((source, places[source][one]), (sink, places[sink][other]))
-        for run in runs
-        for (source, one), (sink, other) in crossings(run.graph, run.path, graphs)
-    ]
-    while pairs:
-        told: dict[str, set[int]] = {}
-        for pair in pairs:
-            (source, one), (sink, other) = pair
-            own = by_path[source].is_own(one)
-            if own and not by_path[sink].is_own(other):
-                told.setdefault(sink, set()).add(other)
-            # What comes from one source says nothing of another one: those who read it do.
-            elif not own and by_path[sink].is_given_away(other):
-                told.setdefault(source, set()).add(one)
-        if not told:
-            return
-        for path, found in told.items():
-            by_path[path].tell_own(found)
+    found = [each for run in runs for each in crossings(run.graph, run.path, graphs)]
+    if not found:
+        return
+    _tell_calls(by_path, places, found)
+    while _tell_writes(by_path, places, found):
+        pass
+    while _tell_own(by_path, places, found):
+        pass
+
+
+_Runs = Mapping[str, Run]
+_Places = Mapping[str, Mapping[fx.Node, int]]
+
+
+def _tell_calls(runs: _Runs, places: _Places, found: Sequence[Crossing]) -> None:
+    """All that is called is followed; what it returns may lie where something that it was given."""
+    shown = _shown(runs, found)
+    for path, run in runs.items():
+        place = places[path]
+        calls = {each.call for each in found if each.call in place}
+        run.tell(
+            Told(
+                known=frozenset(place[call] for call in calls),
+                shown=frozenset(
+                    (place[call], place[operand])
+                    for call in calls
+                    for operand in shown.get(call, ())
+                ),
+            )
+        )
+
+
+def _shown(runs: _Runs, found: Sequence[Crossing]) -> Mapping[fx.Node, set[fx.Node]]:
+    """By call: the operands whose memory its results may share."""
+    shown: dict[fx.Node, set[fx.Node]] = {}
+    returned = {path: _returned(run.graph) for path, run in runs.items()}
+    changed = True
+    while changed:
+        changed = False
+        for each in found:
+            operand, (path, value) = each.source[1], each.sink
+            if not each.is_operand or operand in shown.get(each.call, ()):
+                continue
+            roots = returned[path]
+            inner = {root_of(one) for root in roots for one in shown.get(root, ())}
+            if value in roots or value in inner:
+                shown.setdefault(each.call, set()).add(operand)
+                changed = True
+    return shown
+
+
+def _returned(graph: fx.Graph) -> set[fx.Node]:
+    """The values whose memory a graph returns."""
+    output = next((node for node in reversed(graph.nodes) if node.op == "output"), None)
+    return set() if output is None else {root_of(each) for each in output.all_input_nodes}
+
+
+def _tell_writes(runs: _Runs, places: _Places, found: Sequence[Crossing]) -> bool:
+    """What a graph writes to what it is given, its call writes to."""
+    any_new = False
+    for each in found:
+        (caller, operand), (called, value), call = each
+        if each.is_operand and runs[called].is_written(places[called][value]):
+            pair = (places[caller][call], places[caller][operand])
+            any_new |= runs[caller].tell(Told(written=frozenset({pair})))
+    return any_new
+
+
+def _tell_own(runs: _Runs, places: _Places, found: Sequence[Crossing]) -> bool:
+    """A value that one graph shows to be each rank's own is so in the other."""
+    told: dict[str, Told] = {}
+    for each in found:
+        (source, one), (sink, other) = each.source, each.sink
+        at, to = places[source][one], places[sink][other]
+        if runs[source].is_own(at) or runs[source].is_written_own(at):
+            told[sink] = told.get(sink, Told()) | Told(own=frozenset({to}))
+        # What comes from one source says nothing of another one: those who read it do.
+        elif runs[sink].is_given_away(to):
+            told[source] = told.get(source, Told()) | Told(own=frozenset({at}))
+        if each.is_operand and runs[sink].is_written_own(to):
+            call = places[source][each.call]
+            told[source] = told.get(source, Told()) | Told(writers=frozenset({call}))
+    any_new = False
+    for path, more in told.items():
+        any_new |= runs[path].tell(more)
+    return any_new

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from spfast.levels import WITHOUT_VALUES, has_values
 from spfast.meta import PADDED, TokenShare, Values, make_values
 from spfast.patterns import Registry
 from spfast.rules import rules_of
+from spfast.told import Told
 from spfast.trust import Assumption
 
 __all__ = ["STAGES", "Report", "Run", "collector_off"]
@@ -60,7 +61,7 @@ class Run:
         self._left: list[Report] = [
             (node.name, False, "", reason, "") for node, reason in found.left.items()
         ]
-        self._own: set[int] = set()
+        self._told = Told()
         self._encode()
         self._groups: list[Group] = []
         self._decisions: list[Decision] = []
@@ -110,10 +111,23 @@ class Run:
         """Whether it is shown by what reads the value in this graph."""
         return self.is_own(place) and self.job.is_given_away(place)
 
-    def tell_own(self, places: Collection[int]) -> None:
-        """Takes values that other graphs show to be each rank's own, by place."""
-        self._own.update(places)
-        self._is_matched = False
+    def is_written(self, place: int) -> bool:
+        """Whether the graph writes to the memory of a value."""
+        if not self._is_matched:
+            self._match()
+        return self.job.is_written(place)
+
+    def is_written_own(self, place: int) -> bool:
+        """Whether what it writes there is each rank's own."""
+        return self.is_written(place) and self.job.is_written_own(place)
+
+    def tell(self, more: Told) -> bool:
+        """Takes what other graphs say; returns whether any of it is new."""
+        told = self._told | more
+        if told == self._told:
+            return False
+        self._told, self._is_matched = told, False
+        return True
 
     def plan(self) -> None:
         """Matches, plans and makes the new values; nothing in the graph is changed."""
@@ -160,9 +174,9 @@ class Run:
             gather_bytes=as_bytes,
             trust_unknown=self._config.replicated == "infer",
             replicated=_vouched_for(self._graph, self._inside),
-            own=sorted(self._own),
             collective_cost=self._config.collective_cost,
             local_outputs=() if self.path else self._config.local_outputs,
+            across=self._told.as_native(),
         )
         self._count("match", clock)
         self._is_matched = True

@@ -150,7 +150,38 @@ def buffer_that_a_piece_reduces(shown: bool) -> fx.GraphModule:
     return model(build, second=made(lambda w, y: relu(w, w.reduced(y))))
 
 
+def piece_that_reduces_what_is_computed(shown: bool) -> fx.GraphModule:
+    def build(w: Writer, x: fx.Node, residual: fx.Node) -> fx.Node:
+        total = w.piece("second", x, relu(w, residual))
+        normed = w.norm(w.call(aten.add.Tensor, w.reduced(x), residual))
+        return w.call(aten.add.Tensor, normed, total)
+
+    reducing = made(lambda w, y: relu(w, w.reduced(y) if shown else y))
+    return model(build, second=reducing)
+
+
+def result_that_the_caller_reduces(shown: bool) -> fx.GraphModule:
+    inner = Writer()
+    x, residual = inner.stream("x"), inner.stream("residual")
+    normed = inner.norm(inner.call(aten.add.Tensor, inner.reduced(x), residual))
+    inner.output([inner.call(aten.mul.Tensor, normed, 2.0), relu(inner, residual)])
+
+    def build(w: Writer, x: fx.Node, residual: fx.Node) -> fx.Node:
+        called = w.graph.call_module("first", (x, residual))
+        called.meta["val"] = (x.meta["val"], x.meta["val"])
+        results = [w.graph.call_function(operator.getitem, (called, at)) for at in (0, 1)]
+        for each in results:
+            each.meta["val"] = x.meta["val"]
+        total = w.reduced(results[1]) if shown else relu(w, results[1])
+        return w.call(aten.add.Tensor, relu(w, results[0]), total)
+
+    return model(build, first=fx.GraphModule({}, inner.graph))
+
+
 MODELS = [
+    piece_that_reduces_what_is_computed,
+    result_that_the_caller_reduces,
+    buffer_that_a_piece_reduces,
     piece_of_what_the_caller_reduces,
     branch_of_what_the_caller_reduces,
     piece_beside_one_that_reduces,
@@ -159,7 +190,7 @@ MODELS = [
 ]
 
 
-@pytest.mark.parametrize("build", [*MODELS, buffer_that_a_piece_reduces])
+@pytest.mark.parametrize("build", MODELS)
 def test_a_value_that_another_graph_shows_to_be_a_ranks_own_stays(
     build: Callable[[bool], fx.GraphModule],
 ) -> None:
@@ -170,7 +201,7 @@ def test_a_value_that_another_graph_shows_to_be_a_ranks_own_stays(
     assert any(said in each for each in reasons), reasons
 
 
-@pytest.mark.parametrize("build", [*MODELS, buffer_that_a_piece_reduces])
+@pytest.mark.parametrize("build", MODELS)
 def test_what_no_graph_shows_is_taken_on_trust(build: Callable[[bool], fx.GraphModule]) -> None:
     result = spfast.apply(build(False), config(validate=True))
     assert int(result) > 0 and result.assumptions
@@ -191,7 +222,7 @@ def test_the_verifier_finds_it_by_itself(
 def test_operands_meet_inputs_and_results_what_is_returned() -> None:
     module = branch_of_what_the_caller_reduces(shown=False)
     graphs = {"first": module.first.graph, "other": module.other.graph}
-    met = [f"{one} -> {other}" for one, other in crossings(module.graph, "", graphs)]
+    met = [f"{one} -> {other}" for one, other, _ in crossings(module.graph, "", graphs)]
     assert met == [
         "('', x) -> ('first', x)",
         "('', residual) -> ('first', residual)",
@@ -213,7 +244,7 @@ def test_what_one_turn_of_a_loop_returns_is_what_the_next_one_is_given() -> None
     w.output([called])
     module = fx.GraphModule({"cond_fn": made(relu), "body": body}, w.graph)
     graphs = {"cond_fn": module.cond_fn.graph, "body": module.body.graph}
-    met = [f"{one} -> {other}" for one, other in crossings(w.graph, "", graphs)]
+    met = [f"{one} -> {other}" for one, other, _ in crossings(w.graph, "", graphs)]
     met = [each for each in met if "cond_fn" not in each]
     assert met == ["('', x) -> ('body', y)", "('body', relu_default) -> ('body', y)"]
 
@@ -243,7 +274,7 @@ def test_a_piece_is_no_loop_whatever_its_name() -> None:
     piece = made(relu)
     module = fx.GraphModule({"scan_while_loop": piece}, w.graph)
     met = list(crossings(module.graph, "", {"scan_while_loop": piece.graph}))
-    assert [(one[0], other[0]) for one, other in met] == [
+    assert [(one[0], other[0]) for one, other, _ in met] == [
         ("", "scan_while_loop"),
         ("scan_while_loop", ""),
     ]

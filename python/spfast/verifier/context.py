@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import fx
 
 from spfast.verifier.dims import Dims
 from spfast.verifier.groups import Groups
+from spfast.verifier.kinds import Writes
 from spfast.verifier.values import Kind, Store, Value, Write
 
 __all__ = ["Context", "Meeting", "Rule"]
@@ -52,7 +53,7 @@ class Context:
         met: What meets rows of a group, by the group and its term.
         opaque: Nodes that were compared as they are.
         reads: What nodes read, where something had been written before.
-        harmless: The graphs that this one calls and that write to nothing.
+        called: By the name of a graph that this one calls: what it writes to.
         node: The node that is looked at now.
         vals: meta["val"] of each node of this graph.
         why: The reason of the rule that runs now.
@@ -69,7 +70,7 @@ class Context:
     met: dict[tuple[str, int], Meeting] = field(default_factory=dict)
     opaque: set[fx.Node] = field(default_factory=set)
     reads: dict[fx.Node, dict[fx.Node, Value]] = field(default_factory=dict)
-    harmless: Collection[str] = ()
+    called: Mapping[str, Writes] = field(default_factory=dict)
     node: fx.Node | None = None
     why: str | None = None
     # Of graphs that write to tensors: the storage each node shares, each storage's last write (its

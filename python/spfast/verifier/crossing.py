@@ -2,93 +2,129 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import fx
 
 from spfast.config import SequenceParallelConfig
+from spfast.verifier.called import written_inside
 from spfast.verifier.context import Context, Meeting
 from spfast.verifier.dims import Dims
 from spfast.verifier.groups import Groups
-from spfast.verifier.ranks import Call, Ranks, Same, calls_of, parts_of
+from spfast.verifier.kinds import Writes
+from spfast.verifier.ranks import Call, Contradiction, Ranks, Same, Shown, Told, calls_of, parts_of
 from spfast.verifier.snapshot import Entry, Snapshot
-from spfast.verifier.values import Kind, Store
+from spfast.verifier.values import Kind, Store, Value
 from spfast.verifier.walk import walk
 
-__all__ = ["own_across"]
+__all__ = ["shown_across"]
 
 
-@dataclass
-class _Walked:
-    """One graph, and the values of it of which others show that each rank has its own."""
-
-    said: SequenceParallelConfig
-    ctx: Context
-    calls: Sequence[Call]
-    own: set[fx.Node] = field(default_factory=set)
-
-    def is_own(self, node: fx.Node) -> bool:
-        """Whether each rank has its own of a value, by what it is computed from or read by."""
-        if node in self.own:
-            return True
-        value = self.ctx.values[node]
-        return any(
-            ranks.of(value) is Same.LOCAL or ranks.contradictions for ranks in self._read(node)
-        )
-
-    def is_given_away(self, node: fx.Node) -> bool:
-        """Whether some collective would be for nothing, were a value the same on every rank."""
-        return any(ranks.contradictions for ranks in self._read(node))
-
-    def _read(self, node: fx.Node) -> Iterator[Ranks]:
-        """The graph on the ranks of each group, if they all had a value."""
-        parts = [part for part in parts_of(self.ctx.values[node]) if part.kind is Kind.FULL]
-        seeds = {part.term: Meeting(node, node.name, True) for part in parts}
-        for group in {call.group for call in self.calls if call.group is not None} or {""}:
-            ranks = Ranks(self.ctx, group, self.said.names_replicated, self.own, seeds)
-            ranks.read(self.calls)
-            yield ranks
-
-
-def own_across(
-    was: Snapshot,
-    groups: Groups,
-    said: SequenceParallelConfig,
-    harmless: Mapping[str, Collection[str]],
-) -> dict[str, set[fx.Node]]:
-    """Returns the values that one graph shows to be another on each rank, for the others.
+def shown_across(
+    was: Snapshot, groups: Groups, said: SequenceParallelConfig, writes: Mapping[str, Writes]
+) -> dict[str, Shown]:
+    """Returns what each graph is shown by the others of its values.
 
     Args:
         was: The original graph, with those that it calls.
         groups: Their groups.
         said: What the caller says.
-        harmless: By path, as :func:`spfast.verifier.verify` gives it: the graphs that write to
-            nothing.
+        writes: By path, what each called graph writes to.
 
     Returns:
-        By path, with a dot at its end but for the outermost: nodes of that graph.
+        By path, with a dot at its end but for the outermost.
     """
     walked: dict[str, _Walked] = {}
     for path, entries in _graphs(was):
         at = f"{path}." if path else ""
-        ctx = Context(Store(), Dims(), groups, is_after=False, harmless=harmless.get(at, ()))
+        called = written_inside(writes, at)
+        ctx = Context(Store(), Dims(), groups, is_after=False, called=called)
         walk(ctx, entries)
-        walked[path] = _Walked(said.inside(at), ctx, list(calls_of(ctx, entries)))
+        calls = list(calls_of(ctx, entries))
+        walked[path] = _Walked(at, said.inside(at), ctx, calls, output=entries[-1][0])
     changed = True
     while changed:
         changed = False
-        for pair in was.crossings:
-            (source, one), (sink, other) = pair
-            own = walked[source].is_own(one)
-            if own and not walked[sink].is_own(other):
-                walked[sink].own.add(other)
-                changed = True
+        for each in was.crossings:
+            (source, one), (sink, other) = each.source, each.sink
+            if walked[source].is_own(one) or walked[source].is_own_at_last(one):
+                changed |= walked[sink].tell_own(other)
             # What comes from one source says nothing of another one: those who read it do.
-            elif not own and walked[sink].is_given_away(other):
-                walked[source].own.add(one)
-                changed = True
-    return {f"{path}." if path else "": each.own for path, each in walked.items()}
+            elif (shows := walked[sink].gives_away(other)) is not None:
+                name = f"{walked[sink].at}{shows.node}"
+                told = Told(one, shows.exchange, name)
+                changed |= walked[source].tell_given(each.call if each.is_operand else None, told)
+            if each.is_operand and walked[sink].is_own_at_last(other):
+                changed |= walked[source].tell_own(each.call)
+    return {each.at: each.shown for each in walked.values()}
+
+
+@dataclass
+class _Walked:
+    """One graph, and what others show of its values."""
+
+    at: str
+    said: SequenceParallelConfig
+    ctx: Context
+    calls: Sequence[Call]
+    output: fx.Node
+    shown: Shown = field(default_factory=Shown)
+    # What was found with what is shown so far.
+    _read: list[Ranks] = field(default_factory=list)
+    _given: dict[fx.Node, Contradiction | None] = field(default_factory=dict)
+
+    def tell_own(self, node: fx.Node) -> bool:
+        """Takes that a value is another one on each rank; returns whether that is new."""
+        if node in self.shown.own:
+            return False
+        self.shown.own.add(node)
+        self._forget()
+        return True
+
+    def tell_given(self, call: fx.Node | None, told: Told) -> bool:
+        """Takes that another graph gives away what a call, or the output, hands on to it."""
+        known = self.shown.given.setdefault(self.output if call is None else call, set())
+        if told in known:
+            return False
+        known.add(told)
+        self._forget()
+        return self.tell_own(told.operand) or True
+
+    def is_own(self, node: fx.Node) -> bool:
+        """Whether each rank has its own of a value, by what it is computed from or read by."""
+        return self._is_local(self.ctx.values[node]) or self.gives_away(node) is not None
+
+    def is_own_at_last(self, node: fx.Node) -> bool:
+        """Whether what was written to its memory is."""
+        last = self.ctx.read(node)
+        return last is not self.ctx.values[node] and self._is_local(last)
+
+    def gives_away(self, node: fx.Node) -> Contradiction | None:
+        """The collective that would be for nothing, were a value the same on every rank."""
+        if node not in self._given:
+            parts = [part for part in parts_of(self.ctx.values[node]) if part.kind is Kind.FULL]
+            seeds = {part.term: Meeting(node, node.name, True) for part in parts}
+            found = (each for ranks in self._ranks(seeds) for each in ranks.contradictions)
+            self._given[node] = next(found, None)
+        return self._given[node]
+
+    def _is_local(self, value: Value) -> bool:
+        self._read = self._read or list(self._ranks({}))
+        return any(ranks.of(value) is Same.LOCAL for ranks in self._read)
+
+    def _ranks(self, seeds: Mapping[int, Meeting]) -> Iterator[Ranks]:
+        """The graph on the ranks of each group, if they all had some values."""
+        told = (each.exchange.group for given in self.shown.given.values() for each in given)
+        groups = {call.group for call in self.calls if call.group is not None} | set(told)
+        for group in sorted(groups) or [""]:
+            ranks = Ranks(self.ctx, group, self.said.names_replicated, self.shown, seeds)
+            ranks.read(self.calls)
+            yield ranks
+
+    def _forget(self) -> None:
+        self._read.clear()
+        self._given.clear()
 
 
 def _graphs(was: Snapshot) -> list[tuple[str, Sequence[Entry]]]:

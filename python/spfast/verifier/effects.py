@@ -26,6 +26,7 @@ __all__ = [
     "perform",
     "share_storage",
     "shared_operand",
+    "written_operands",
 ]
 
 
@@ -42,7 +43,7 @@ def perform(
     key = ("effect", place, node.target, ctx.key(args), ctx.key(kwargs))
     term = ctx.store.term(key)
     ctx.effects.append((term, node))
-    written = _written(node, writes, args, kwargs)
+    written = written_operands(node, writes, args, kwargs)
     if what_it_does(node.op, node.target).overwrites:
         whole = (ctx.values[operand].term for operand in written)
         ctx.overwritten[term] = frozenset(whole)
@@ -125,9 +126,10 @@ def _shared_argument(target: Any) -> tuple[int, str] | None:
     return None
 
 
-def _written(
+def written_operands(
     node: fx.Node, writes: Writes, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Sequence[fx.Node]:
+    """What a node writes to, of what it is given."""
     if writes.arguments is None:
         return node.all_input_nodes
     given = [

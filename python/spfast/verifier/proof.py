@@ -19,12 +19,14 @@ from torch import fx
 from spfast.config import Replicated, SequenceParallelConfig, as_config
 from spfast.groups import group_name
 from spfast.verifier.blame import Blame
+from spfast.verifier.called import writes_of_graphs, written_inside
 from spfast.verifier.context import Context
-from spfast.verifier.crossing import own_across
+from spfast.verifier.crossing import shown_across
 from spfast.verifier.dims import Dims
 from spfast.verifier.groups import Groups
-from spfast.verifier.kinds import COLLECTIVES, operator_name, writes_of
+from spfast.verifier.kinds import COLLECTIVES, Writes, operator_name
 from spfast.verifier.metadata import Metadata
+from spfast.verifier.ranks import Shown
 from spfast.verifier.report import Problem, Verification
 from spfast.verifier.snapshot import Entry, Snapshot, snapshot
 from spfast.verifier.trust import judge
@@ -104,13 +106,8 @@ def verify(
             if path not in alone
         ]
     reduced = {name for _, old, _ in pairs for name in _reduced_over(old)}
-    harmless = {
-        path: [
-            name.removeprefix(path) for name in _harmless(was.called or {}) if name.startswith(path)
-        ]
-        for path, _, _ in pairs
-    }
-    own = own_across(was, Groups(config, reduced), said, harmless) if was.crossings else {}
+    writes = writes_of_graphs(was.called or {})
+    shown = shown_across(was, Groups(config, reduced), said, writes) if was.crossings else {}
     verdicts = [
         (
             path,
@@ -119,8 +116,8 @@ def verify(
                 new,
                 Groups(config, reduced),
                 said.inside(path),
-                harmless[path],
-                own.get(path, ()),
+                written_inside(writes, path),
+                shown.get(path, Shown()),
             ),
         )
         for path, old, new in pairs
@@ -143,38 +140,25 @@ def verify(
     )
 
 
-def _harmless(called: Mapping[str, Snapshot]) -> set[str]:
-    """The called graphs that write to nothing, and call none that may."""
-    harmless: set[str] = set()
-    for path in sorted(called, key=lambda path: path.count("."), reverse=True):
-        writing = (
-            writes_of(op, target).any and f"{path}.{target}" not in harmless
-            for _, op, target, _, _, _ in called[path].entries
-        )
-        if not any(writing):
-            harmless.add(path)
-    return harmless
-
-
 def _verify(
     old: Sequence[Entry],
     new: Sequence[Entry],
     groups: Groups,
     said: SequenceParallelConfig,
-    harmless: Collection[str],
-    own: Collection[fx.Node],
+    called: Mapping[str, Writes],
+    shown: Shown,
 ) -> Verification:
     """Of one graph; what it calls is the same by its name."""
     store, dims = Store(), Dims()
     infers = said.replicated == "infer"
-    original = Context(store, dims, groups, is_after=False, harmless=harmless)
+    original = Context(store, dims, groups, is_after=False, called=called)
     walk(original, old)
     store.known = len(store.terms)
-    rewritten = Context(store, dims, groups, is_after=True, harmless=harmless)
+    rewritten = Context(store, dims, groups, is_after=True, called=called)
     walk(rewritten, new)
     found = dict(rewritten.problems)
     met = {**original.met, **rewritten.met}
-    trust = judge(original, old, met, said.names_replicated, infers, own)
+    trust = judge(original, old, met, said.names_replicated, infers, shown)
     for node, reason in trust.problems:
         found.setdefault(node, reason)
     blame = Blame(original, rewritten, old, new)

@@ -29,7 +29,7 @@ from spfast.verifier.dims import is_data
 from spfast.verifier.snapshot import Entry
 from spfast.verifier.values import Kind, Value
 
-__all__ = ["Contradiction", "Ranks", "Same", "calls_of", "parts_of"]
+__all__ = ["Contradiction", "Ranks", "Same", "Shown", "Told", "calls_of", "parts_of"]
 
 
 class Same(Enum):
@@ -102,6 +102,27 @@ class Contradiction:
     terms: tuple[int, ...]
 
 
+class Told(NamedTuple):
+    """That another graph gives a value away: what it is passed as would be for nothing there."""
+
+    operand: fx.Node
+    exchange: Exchange
+    name: str  # of the collective, after the path of its graph
+
+
+@dataclass
+class Shown:
+    """What other graphs show of the values of one.
+
+    Attributes:
+        own: Those that are another value on each rank; of a call, what it writes is.
+        given: By the node that hands it on, a call or the output, what another graph gives away.
+    """
+
+    own: set[fx.Node] = field(default_factory=set)
+    given: dict[fx.Node, set[Told]] = field(default_factory=dict)
+
+
 @dataclass
 class Ranks:
     """What each term of the original graph is on the ranks of one group, given assumptions."""
@@ -109,7 +130,7 @@ class Ranks:
     ctx: Context
     group: str
     is_named: Callable[[fx.Node], bool]
-    own: Collection[fx.Node] = ()  # what other graphs show to be another value on each rank
+    shown: Shown = field(default_factory=Shown)
     seeds: Mapping[int, Meeting] = field(default_factory=dict)
     known: dict[int, Same] = field(default_factory=dict)
     effects: dict[int, Same] = field(default_factory=dict)
@@ -120,6 +141,8 @@ class Ranks:
     apart: dict[tuple[int, Kind], frozenset[str | None]] = field(default_factory=dict)
     parents: dict[int, list[int]] = field(default_factory=dict)  # of an assumed term
     contradictions: list[Contradiction] = field(default_factory=list)
+    # Of a value that others show to be a rank's own: what it would be, and by which terms.
+    unshown: dict[fx.Node, tuple[Same, list[int]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._inside: dict[str, bool] = {self.group: True}
@@ -152,8 +175,13 @@ class Ranks:
         """Takes in the graph's nodes in their order."""
         for call in calls:
             found = self._result(call)
+            if call.node in self.shown.own:
+                self.unshown[call.node] = (found, self._assumed(call.operands))
+                found = Same.LOCAL
             if call.exchange is not None and self._is_among(call.exchange.group):
-                self._ask(call, call.exchange)
+                self._ask(call.node.name, call.exchange, call.operands)
+            if call.node in self.shown.given:
+                self._ask_others(call.node, self.ctx.reads.get(call.node, self.ctx.values))
             for effect in call.effects:
                 self.effects[effect] = found
                 if found in (Same.ROWS, Same.WHOLE):
@@ -165,6 +193,10 @@ class Ranks:
                 continue
             for part in parts_of(result):
                 self._set(call, part, found)
+        for node in self.shown.given:
+            if node.op == "output":
+                told = self.shown.given[node]
+                self._ask_others(node, {each.operand: self.ctx.read(each.operand) for each in told})
 
     def of(self, value: Value) -> Same:
         """What is known of a value."""
@@ -205,8 +237,6 @@ class Ranks:
 
     def _result(self, call: Call) -> Same:
         does = call.what.does
-        if call.node in self.own:
-            return Same.LOCAL
         if call.op in ("placeholder", "get_attr"):
             return Same.PROVED if self.is_named(call.node) else Same.UNKNOWN
         if does is Does.RANK:
@@ -232,7 +262,7 @@ class Ranks:
     def _apart_after(self, call: Call) -> frozenset[str | None]:
         """The groups over which what a call yields is apart."""
         does = call.what.does
-        if does is Does.RANK or call.node in self.own:
+        if does is Does.RANK or call.node in self.shown.own:
             return frozenset([None])
         before = frozenset[str | None]().union(*(self._apart(value) for value in call.operands))
         if does in SAME_AFTER:
@@ -293,21 +323,33 @@ class Ranks:
                     stack.append(write.base)
         return found
 
-    def _ask(self, call: Call, made: Exchange) -> None:
+    def _ask_others(self, node: fx.Node, values: Mapping[fx.Node, Value]) -> None:
+        """The same of what it hands on to other graphs, of their collectives."""
+        for told in sorted(self.shown.given[node], key=lambda each: each.name):
+            if not self._is_among(told.exchange.group):
+                continue
+            if told.operand in self.unshown:
+                self._contradict(told.name, told.exchange, *self.unshown[told.operand])
+            self._ask(told.name, told.exchange, [values[told.operand]])
+
+    def _ask(self, name: str, made: Exchange, operands: Collection[Value]) -> None:
         """Notes a contradiction if a collective's operand would be the same on every rank."""
-        for value in call.operands:
+        for value in operands:
             for part in parts_of(value):
                 same = self.of(part)
-                if same is Same.ROWS or (same is Same.WHOLE and made.changes_equal_values):
-                    roots = self._roots(part)
-                    if roots:
-                        name = call.node.name
-                        self.contradictions.append(Contradiction(name, made, roots))
+                if same in (Same.ROWS, Same.WHOLE):
+                    self._contradict(name, made, same, self._assumed([part]))
 
-    def _roots(self, value: Value) -> tuple[int, ...]:
-        """The assumptions that a value follows from."""
+    def _contradict(self, name: str, made: Exchange, same: Same, terms: list[int]) -> None:
+        if same is Same.ROWS or (same is Same.WHOLE and made.changes_equal_values):
+            roots = self._roots(terms)
+            if roots:
+                self.contradictions.append(Contradiction(name, made, roots))
+
+    def _roots(self, terms: Collection[int]) -> tuple[int, ...]:
+        """The assumptions that terms follow from."""
         seen: dict[int, None] = {}
-        stack = self._assumed([value])
+        stack = list(terms)
         while stack:
             term = stack.pop()
             if term in seen:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import fx
 
-from spfast.crossings import crossings
+from spfast.crossings import Crossing, crossings
 from spfast.graphs import called_graphs, graph_of
 
 __all__ = ["Entry", "Snapshot", "snapshot"]
@@ -24,8 +24,7 @@ class Snapshot:
     Attributes:
         entries: The nodes.
         called: Likewise the graphs that it calls, by path; None where no module tells which.
-        crossings: The values that go from one of all these graphs into another: the path and the
-            node from which, and to which.
+        crossings: The values that go from one of all these graphs into another.
     """
 
     __slots__ = ("called", "crossings", "entries")
@@ -34,7 +33,7 @@ class Snapshot:
         self,
         entries: list[Entry],
         called: dict[str, Snapshot] | None,
-        crossings: tuple[tuple[tuple[str, fx.Node], tuple[str, fx.Node]], ...] = (),
+        crossings: tuple[Crossing, ...] = (),
     ) -> None:
         self.entries = entries
         self.called = called

@@ -9,14 +9,14 @@ the graph contradicts the assumption.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx
 
 from spfast.trust import Assumption
 from spfast.verifier.context import Context, Meeting
-from spfast.verifier.ranks import Contradiction, Ranks, Same, calls_of, parts_of
+from spfast.verifier.ranks import Contradiction, Ranks, Same, Shown, calls_of, parts_of
 from spfast.verifier.snapshot import Entry
 from spfast.verifier.values import Kind
 
@@ -42,7 +42,7 @@ def judge(
     meetings: Mapping[tuple[str, int], Meeting],
     is_named: Callable[[fx.Node], bool],
     may_assume: bool,
-    own: Collection[fx.Node] = (),
+    shown: Shown,
 ) -> Trust:
     """Judges every full value that meets rows of one rank.
 
@@ -52,7 +52,7 @@ def judge(
         meetings: What meets rows of a group, by the group and the term.
         is_named: Whether the caller says that an input is the same on every rank.
         may_assume: Whether what is unknown may be assumed.
-        own: Nodes of it that other graphs show to be another value on each rank.
+        shown: What other graphs show of its values.
     """
     problems: list[tuple[fx.Node, str]] = []
     assumed: dict[str, Assumption] = {}
@@ -63,7 +63,7 @@ def judge(
     for group in dict.fromkeys(group for group, _ in meetings):
         met = {term: meeting for (other, term), meeting in meetings.items() if other == group}
         # What is proved, and what is local, is so whatever is assumed besides.
-        ranks = Ranks(original, group, is_named, own, met if may_assume else {})
+        ranks = Ranks(original, group, is_named, shown, met if may_assume else {})
         ranks.read(calls)
         seeds: dict[int, Meeting] = {}
         for term, meeting in met.items():

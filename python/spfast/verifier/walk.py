@@ -12,6 +12,7 @@ from torch import fx
 
 from spfast.verifier import moves, norms, products
 from spfast.verifier.along import along
+from spfast.verifier.called import writes_at
 from spfast.verifier.context import Context, Rule
 from spfast.verifier.dims import SYMBOLIC_OPERATORS, is_data
 from spfast.verifier.effects import perform, share_storage
@@ -82,10 +83,6 @@ _BY_NAME: dict[str, Rule] = {
 }
 
 
-# Whatever else a graph that is called may do, it happens where it happened.
-_IN_ORDER = Writes((), ordered=True)
-
-
 def _rule_of(target: Any) -> Rule | None:
     if target is operator.getitem:
         return moves.getitem
@@ -118,6 +115,7 @@ def walk(ctx: Context, entries: Iterable[Entry]) -> None:
     is_written = any(writes.any for _, writes in looked_up.values()) or any(
         op in ("call_module", "call_method") for _, op, _, _, _, _ in entries
     )
+    is_written |= any(writes.arguments for writes in ctx.called.values())
     values, vals, is_after = ctx.values, ctx.vals, ctx.is_after
     inputs = 0
     for node, op, target, args, kwargs, val in entries:
@@ -133,10 +131,12 @@ def walk(ctx: Context, entries: Iterable[Entry]) -> None:
         elif op == "get_attr":
             values[node] = _made(ctx, ("attribute", target), val)
             continue
-        elif op == "call_module" and target in ctx.harmless:
-            rule, writes = None, _IN_ORDER
         else:
             rule, writes = _look_up(op, target)
+        if ctx.called:
+            of_graphs = writes_at(op, target, args, ctx.called)
+            if of_graphs is not None:
+                rule, writes = None, of_graphs
         ctx.why, ctx.node = None, node
         if ctx.written and not is_after:
             _note_reads(ctx, node, args, kwargs)
