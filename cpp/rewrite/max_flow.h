@@ -18,6 +18,8 @@ class MaxFlow {
   void add_edge(uint32_t from, uint32_t to, int64_t capacity);
   // Whether there is a cut between two nodes at all.
   [[nodiscard]] bool run(uint32_t source, uint32_t sink);
+  // What the minimum cut costs, after a run() that found one.
+  [[nodiscard]] int64_t cost(uint32_t sink) const { return static_cast<int64_t>(excess_[sink]); }
   // Of all minimum cuts, the one with the most nodes on the source's side: true for those.
   // After a run() that found one.
   [[nodiscard]] std::vector<bool> source_side(uint32_t sink) const;

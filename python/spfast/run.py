@@ -81,8 +81,9 @@ class Run:
 
     @property
     def makes_sums(self) -> bool:
-        """Whether its edits leave reductions to merge: of calls in place, of several, or padded."""
-        return bool(self._listed) or any(share and share.padded for share in self._shares)
+        """Whether its edits leave reductions to merge: in place, of several, padded or strided."""
+        padded = any(share and share.padded for share in self._shares)
+        return bool(self._listed or self._values.strided or padded)
 
     def set_groups(self, groups: Sequence[Group]) -> None:
         """Takes the answers to ``job.groups()``, and then to ``job.other_groups()``."""
