@@ -19,6 +19,7 @@ class Consequences {
         replication_(replication),
         meetings_(replication.meetings()),
         effects_(replication.effects()),
+        writes_(effects_.any_writes()),
         // Only a collective that leaves equal values as they are asks for rows.
         follows_rows_(!meetings_.all_change_equals()) {
     for (const Site& site : sites.sites) {
@@ -51,7 +52,7 @@ class Consequences {
     contents_.clear();
     for (NodeId node = 0; node < table_.size(); ++node) {
       // What was computed of an assumed value before the shard that reads it.
-      if (shards_of_[node] == kNone) share(node);
+      if (shards_of_[node] == kNone && (writes_ || shared_[node] != kAllGroups)) share(node);
       if (follows_rows_) follow_rows(node);
       const auto [kind, group] = meetings_.of(node);
       if (kind == Collective::kAllReduce || kind == Collective::kReduceScatter ||
@@ -112,12 +113,21 @@ class Consequences {
 
   // What all operands share, the result does where the ranks compute it alike.
   void share(NodeId node) {
+    if (writes_) return share_contents(node);
+    GroupMask common = ~shared_[node];
+    for (const Value value : table_.operands(node)) {
+      if (value.is_node()) common &= shared_[value.payload];
+    }
+    if (common != 0) shared_[node] |= common & replication_.kept(node);
+  }
+
+  // The same where an operand may be what was written to its memory since.
+  void share_contents(NodeId node) {
     GroupMask common = ~shared_[node];
     for (const Value value : table_.operands(node)) {
       if (value.is_node()) common &= shared_[value.payload] & contents(value.payload);
     }
     if (common != 0) shared_[node] |= common & replication_.kept(node);
-    if (!effects_.any_writes()) return;
     for (const NodeId storage : effects_.storages_written_by(node)) {
       contents_.try_emplace(storage, kAllGroups).first->second &= shared_[node];
     }
@@ -125,7 +135,6 @@ class Consequences {
 
   // The groups that share all that was written to a value's memory so far.
   [[nodiscard]] GroupMask contents(NodeId value) const {
-    if (contents_.empty()) return kAllGroups;
     const auto found = contents_.find(effects_.written_storage(value));
     return found == contents_.end() ? kAllGroups : found->second;
   }
@@ -178,6 +187,7 @@ class Consequences {
   const Replication& replication_;
   const Meetings& meetings_;
   const Effects& effects_;
+  bool writes_;
   bool follows_rows_;
   std::vector<uint32_t> shards_of_;  // by node: the group among whose ranks its rows are shared out
   std::vector<GroupMask> shared_;    // by node: the groups whose ranks share it, if all is true
