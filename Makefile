@@ -18,6 +18,8 @@ CMAKE_FLAGS ?=
 PY  := $(VENV)/bin/python
 # pip would compile each of torch's files first; Python does so with those that are imported.
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet --no-compile
+# Where an environment keeps Python from that, every process would compile them anew.
+unexport PYTHONDONTWRITEBYTECODE
 # Tools that pip put beside Python come first; what the machine has serves otherwise.
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
