@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def _fail_on_one(rank: int, world_size: int) -> int:
 
 
 def _sleep(rank: int, world_size: int) -> None:
-    time.sleep(600 if rank == 1 else 0)
+    time.sleep(600)
 
 
 _KEPT: list[object] = []
@@ -55,6 +56,14 @@ def _lock(rank: int, world_size: int) -> str:
     lock = multiprocessing.get_context("spawn").Lock()
     _KEPT.append(lock)
     return str(lock._semlock.name)  # type: ignore[attr-defined]
+
+
+def _variable(rank: int, world_size: int) -> str | None:
+    return os.environ.get("A_VARIABLE")
+
+
+def _parent(rank: int, world_size: int) -> int:
+    return os.getppid()
 
 
 def test_lockstep_agrees_with_gloo() -> None:
@@ -74,8 +83,8 @@ def test_the_traceback_of_a_failing_rank_is_reported() -> None:
 
 def test_a_rank_that_does_not_end_is_ended() -> None:
     started = time.monotonic()
-    with pytest.raises(RankError, match="did not end in time"):
-        run_ranks(_sleep, 2, timeout=15)
+    with pytest.raises(RankError, match=r"ranks \[0, 1\] did not end in time"):
+        run_ranks(_sleep, 2, timeout=3)
     assert time.monotonic() - started < 60
 
 
@@ -83,6 +92,26 @@ def test_a_rank_gives_its_locks_back() -> None:
     names = run_ranks(_lock, 2)
     assert len({*names}) == 2
     assert not [name for name in names if Path(f"/dev/shm/sem.{name.strip('/')}").exists()]
+
+
+def test_ranks_have_the_variables_of_their_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_VARIABLE", "one")
+    assert run_ranks(_variable, 1) == ["one"]
+    assert run_ranks(_variable, 1, environment={"A_VARIABLE": "another"}) == ["another"]
+    monkeypatch.delenv("A_VARIABLE")
+    assert run_ranks(_variable, 1) == [None]
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="ranks are spawned beside a device")
+def test_ranks_are_forked_from_one_process_that_has_torch() -> None:
+    first, second = run_ranks(_parent, 2)
+    assert first == second != os.getpid()
+    assert run_ranks(_parent, 1) == [first]
+
+
+def test_beside_a_device_ranks_are_spawned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert run_ranks(_parent, 1) == [os.getpid()]
 
 
 def test_no_ranks_is_refused() -> None:
