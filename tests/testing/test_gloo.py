@@ -66,6 +66,10 @@ def _parent(rank: int, world_size: int) -> int:
     return os.getppid()
 
 
+def _hash(rank: int, world_size: int) -> int:
+    return hash("a string")
+
+
 def test_lockstep_agrees_with_gloo() -> None:
     by_rank = run_ranks(_run_cases, 2)
     for seed in SEEDS:
@@ -103,10 +107,14 @@ def test_ranks_have_the_variables_of_their_call(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="ranks are spawned beside a device")
-def test_ranks_are_forked_from_one_process_that_has_torch() -> None:
-    first, second = run_ranks(_parent, 2)
-    assert first == second != os.getpid()
-    assert run_ranks(_parent, 1) == [first]
+def test_a_rank_is_forked_from_a_process_of_its_own_that_has_torch() -> None:
+    parents = run_ranks(_parent, 2)
+    assert len({*parents, os.getpid()}) == 3
+    assert run_ranks(_parent, 1) == parents[:1]
+
+
+def test_ranks_hash_strings_differently() -> None:
+    assert len({*run_ranks(_hash, 2)}) == (1 if os.environ.get("PYTHONHASHSEED") else 2)
 
 
 def test_beside_a_device_ranks_are_spawned(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,12 +16,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 
 from spfast.errors import SpfastError
-
-# What ranks need before they do anything, imported once for all of them.
-_PRELOADED = ["spfast.testing.gloo", "torch._inductor.compile_fx"]
+from spfast.testing.forks import start_ranks
 
 
 class RankError(SpfastError, RuntimeError):
@@ -38,7 +35,7 @@ def run_ranks(
     """Calls ``function(rank, world_size, *args)`` on processes joined in one gloo group.
 
     The processes meet through a file in a private folder (no port is taken) and run one thread
-    each. They are spawned; on Linux without an accelerator, they are forked from one process that
+    each. They are spawned; on Linux without an accelerator, they are forked from processes that
     imported torch at the first call, which takes a fraction of the time.
 
     Args:
@@ -61,21 +58,16 @@ def run_ranks(
     """
     if world_size < 1:
         raise ValueError(f"world_size is {world_size}: at least one rank is needed")
-    context = _context()
+    deadline = time.monotonic() + timeout
     variables = {**os.environ, **(environment or {})}
     with tempfile.TemporaryDirectory(prefix="spfast-gloo-") as folder:
         payload = pickle.dumps((function, tuple(args)))
-        processes: list[Any] = []
-        for rank in range(world_size):
-            process = context.Process(
-                target=_rank_main,
-                args=(payload, rank, world_size, folder, timeout, variables),
-                daemon=False,
-            )
-            process.start()
-            processes.append(process)
+        processes = start_ranks(
+            _rank_main,
+            [(payload, rank, world_size, folder, timeout, variables) for rank in range(world_size)],
+        )
         try:
-            _wait(processes, Path(folder), time.monotonic() + timeout)
+            _wait(processes, Path(folder), deadline)
         finally:
             for process in processes:
                 if process.is_alive():
@@ -84,15 +76,6 @@ def run_ranks(
         return [
             _read(Path(folder), rank, process.exitcode) for rank, process in enumerate(processes)
         ]
-
-
-def _context() -> Any:
-    """How processes are started. A device's driver may not outlive a fork, nor may macOS's own."""
-    if sys.platform != "linux" or torch.accelerator.is_available():
-        return torch.multiprocessing.get_context("spawn")
-    context = torch.multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
-    return context
 
 
 def _wait(processes: Sequence[Any], folder: Path, deadline: float) -> None:
