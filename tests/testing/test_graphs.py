@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -50,20 +48,21 @@ def test_ranks_compute_the_same_where_the_output_is_reduced() -> None:
 
 
 def test_everything_that_can_be_drawn_is_drawn() -> None:
-    seen: Counter[str] = Counter()
-    for seed in range(150):
-        case = seeded_case(seed)
-        seen.update(note.split(" ")[0] for note in case.notes)
-        seen.update(["long"] if len(case.sites) > 8 else [])
-        seen.update(["odd"] if not case.divisible else [])
-        seen.update(["two groups"] if len({site.group for site in case.sites}) > 1 else [])
-        seen.update(["bare"] if any(not site.has_norm for site in case.sites) else [])
-        seen.update(["fp8"] if any(site.quantised for site in case.sites) else [])
-        seen.update(["mixed"] if len({site.quantised for site in case.sites}) > 1 else [])
     wanted = {*TAPS, "clone", "alias", "detach", "view", "slice", "there_and_back"}
     wanted |= {"odd", "two groups", "bare", "fp8", "mixed", "3D", "dynamic", "no"}
     wanted |= {"vllm_ir", "vllm_custom_ops", "functional", "dead", "avg", "max", "long"}
-    assert wanted <= set(seen), wanted - set(seen)
+    for seed in range(150):
+        case = seeded_case(seed)
+        wanted -= {note.split(" ")[0] for note in case.notes}
+        wanted -= {"long"} if len(case.sites) > 8 else set()
+        wanted -= {"odd"} if not case.divisible else set()
+        wanted -= {"two groups"} if len({site.group for site in case.sites}) > 1 else set()
+        wanted -= {"bare"} if any(not site.has_norm for site in case.sites) else set()
+        wanted -= {"fp8"} if any(site.quantised for site in case.sites) else set()
+        wanted -= {"mixed"} if len({site.quantised for site in case.sites}) > 1 else set()
+        if not wanted:
+            break
+    assert not wanted
 
 
 def test_a_dynamic_graph_runs_at_other_sizes() -> None:
