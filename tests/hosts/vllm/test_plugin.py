@@ -89,6 +89,18 @@ def test_up_to_0_31_ours_takes_the_place_of_vllms_pass(vllm: Any, version: str) 
     assert stub.passes(config)[2] == "vllm.AsyncTPPass"
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_fuses_pairs_runs_as_part_of_ours(vllm: Any, version: str) -> None:
+    """Before vLLM's fusions; its own AsyncTPPass stays what its own switch says."""
+    stub = vllm(version)
+    fusing = stub.config({**ON, "async_tp": True})
+    assert stub.passes(fusing) == ["vllm.NoOpEliminationPass", OURS, "vllm.AllReduceFusionPass"]
+    for settings, fuses in ((fusing, True), (stub.config(ON), False)):
+        (ours,) = [each for each in stub.manager(settings).passes if hasattr(each, "config")]
+        assert ours.config.async_tp is fuses
+    assert fusing.compute_hash() != stub.config(ON).compute_hash()
+
+
 RUNNER = "vllm.v1.worker.gpu_model_runner"
 
 
