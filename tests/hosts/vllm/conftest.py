@@ -39,13 +39,13 @@ class Stub:
                 get_hidden_size=lambda: 8192,
             ),
             "parallel_config": self.module("vllm.config.parallel").ParallelConfig(
-                tensor_parallel_size=given.pop("tp_size", 4)
+                tensor_parallel_size=given.pop("tp_size", 4), **given.pop("parallel", {})
             ),
             "scheduler_config": self.module("vllm.config.scheduler").SchedulerConfig(
                 max_num_batched_tokens=given.pop("max_num_batched_tokens", 8190)
             ),
             "compilation_config": compilation.CompilationConfig(
-                pass_config=pass_config, backend="inductor", **given.pop("compilation", {})
+                pass_config=pass_config, **{"backend": "inductor", **given.pop("compilation", {})}
             ),
             "additional_config": {} if settings is None else {"spfast": settings},
         }

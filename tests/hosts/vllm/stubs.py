@@ -51,6 +51,7 @@ BODIES = {
     "VllmConfig.uniform_decode_query_len": """
         return 1 + getattr(self.speculative_config, "num_speculative_tokens", 0)
         """,
+    "ParallelConfig.use_ubatching": "return bool(self.enable_dbo)",
     "VllmConfig.use_v2_model_runner": "return False",
     "CompilationConfig.set_splitting_ops_for_v1": """
         whole = getattr(self.pass_config, "enable_sp", False)

@@ -266,6 +266,28 @@ MODE = "compilation mode NONE runs no pass: pass -O2, and no --compilation-confi
             "a reduce_scatter's order is not batch invariant: unset VLLM_BATCH_INVARIANT",
         ),
         ({"compilation": {"mode": "NONE"}}, {}, MODE),
+        (
+            {"compilation": {"mode": "NONE"}},
+            {"VLLM_USE_BREAKABLE_CUDAGRAPH": "1"},  # vLLM sets it itself, for some architectures
+            "compilation mode NONE runs no pass: set VLLM_USE_BREAKABLE_CUDAGRAPH=0",
+        ),
+        (
+            {"compilation": {"backend": "eager"}},
+            {},
+            "backend 'eager' runs no pass: leave backend out of --compilation-config",
+        ),
+        (
+            {"parallel": {"enable_dbo": True}},
+            {},
+            "microbatches are cut at token counts that not every rank can share: "
+            "leave --enable-dbo out",
+        ),
+        (
+            {"speculative_config": Speculative(num_speculative_tokens_per_batch_size=[(1, 2)])},
+            {},
+            "dynamic speculative decoding captures token counts that not every rank can share: "
+            "leave num_speculative_tokens_per_batch_size out of --speculative-config",
+        ),
     ],
 )
 def test_where_it_cannot_apply_the_reason_is_said_once(
@@ -289,6 +311,18 @@ def test_where_it_cannot_apply_the_reason_is_said_once(
     assert config.additional_config["spfast"]["enable"] is False
     assert users == ON
     assert OURS not in stub.passes(config)
+
+
+@pytest.mark.parametrize(("version", "off"), [("0.31.0", True), ("0.32.0", False)])
+def test_model_runner_v2_pads_only_where_the_plugin_makes_it(
+    vllm: Any, version: str, off: bool, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
+    vllm(version).config(ON)
+    assert (
+        "off, because vLLM 0.20 to 0.31 pads no batch in model runner V2: "
+        "unset VLLM_USE_V2_MODEL_RUNNER" in caplog.text
+    ) is off
 
 
 @pytest.mark.parametrize("version", NEW)
