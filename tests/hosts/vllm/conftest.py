@@ -37,12 +37,14 @@ class Stub:
                 enforce_eager=given.pop("enforce_eager", False),
                 dtype=torch.bfloat16,
                 get_hidden_size=lambda: 8192,
+                **given.pop("model", {}),
             ),
             "parallel_config": self.module("vllm.config.parallel").ParallelConfig(
                 tensor_parallel_size=given.pop("tp_size", 4), **given.pop("parallel", {})
             ),
             "scheduler_config": self.module("vllm.config.scheduler").SchedulerConfig(
-                max_num_batched_tokens=given.pop("max_num_batched_tokens", 8190)
+                max_num_batched_tokens=given.pop("max_num_batched_tokens", 8190),
+                **given.pop("scheduler", {}),
             ),
             "compilation_config": compilation.CompilationConfig(
                 pass_config=pass_config, **{"backend": "inductor", **given.pop("compilation", {})}

@@ -14,6 +14,11 @@ from typing import Any
 
 FACTS = {path.stem: path for path in sorted((Path(__file__).parent / "facts").glob("*.json"))}
 VERSIONS = tuple(sorted(FACTS, key=lambda version: [int(part) for part in version.split(".")]))
+OLD = [version for version in VERSIONS if version < "0.32"]  # which have a pass of their own
+NEW = [version for version in VERSIONS if version >= "0.32"]
+
+ON = {"enable": True, "min_token_num": 1024}
+OURS = "spfast.SequenceParallelismPass"  # as the stub names the passes that it runs
 
 # What runs of each function; what is not here does nothing.
 BODIES = {
@@ -52,7 +57,16 @@ BODIES = {
         return 1 + getattr(self.speculative_config, "num_speculative_tokens", 0)
         """,
     "ParallelConfig.use_ubatching": "return bool(self.enable_dbo)",
-    "VllmConfig.use_v2_model_runner": "return False",
+    "VllmConfig.use_v2_model_runner": """
+        if getattr(self.model_config, "is_diffusion", False):
+            return True
+        rows = getattr(self.compilation_config.pass_config, "enable_sp", False)
+        return getattr(self.model_config, "is_newer", False) and not rows
+        """,
+    "VllmConfig._get_v1_model_runner_unsupported_features": """
+        late = self.scheduler_config.async_scheduling
+        return ["pipeline parallelism with async scheduling"] if late else []
+        """,
     "CompilationConfig.set_splitting_ops_for_v1": """
         whole = getattr(self.pass_config, "enable_sp", False)
         if getattr(self.mode, "name", self.mode) != "VLLM_COMPILE" or whole:

@@ -68,14 +68,38 @@ def in_the_config(vllm_config: Any, host: Host) -> Obstacle | None:
             f"{tp_size} ranks",
             "change num_speculative_tokens in --speculative-config",
         )
-    if host.own_pass and _is_set("VLLM_USE_V2_MODEL_RUNNER"):
-        return Obstacle(
-            f"vLLM {host} pads no batch in model runner V2", "unset VLLM_USE_V2_MODEL_RUNNER"
-        )
+    obstacle = _in_the_runner(vllm_config, host) if host.own_pass else None
+    if obstacle is not None:
+        return obstacle
     tokens, reason = threshold(vllm_config)
     if tokens is None:
         return Obstacle(reason, 'set "min_token_num" beside "enable"')
     return None
+
+
+def _in_the_runner(vllm_config: Any, host: Host) -> Obstacle | None:
+    """What asks for model runner V2, which pads no batch: vLLM itself then refuses to start."""
+    v2 = f"vLLM {host} pads no batch in model runner V2"
+    if _is_set("VLLM_USE_V2_MODEL_RUNNER"):
+        return Obstacle(v2, "unset VLLM_USE_V2_MODEL_RUNNER")
+    pass_config = vllm_config.compilation_config.pass_config
+    given = pass_config.enable_sp
+    pass_config.enable_sp = True  # with its own switch on, vLLM takes V1 wherever it can
+    try:
+        if read(vllm_config, "use_v2_model_runner"):
+            return Obstacle(f"{v2}, and this model or its options need it", _NEWER)
+        unsupported = read(vllm_config, "_get_v1_model_runner_unsupported_features")
+        missing_in_v1 = unsupported() if unsupported is not None else ()
+    except Exception:
+        return None  # vLLM asks the same, and says itself what is wrong
+    finally:
+        pass_config.enable_sp = given
+    if missing_in_v1:
+        return Obstacle(f"{v2}, and V1 does not support {', '.join(missing_in_v1)}", _NEWER)
+    return None
+
+
+_NEWER = "take vLLM 0.32 or 0.33"
 
 
 def in_the_environment() -> tuple[Obstacle, ...]:
