@@ -20,7 +20,7 @@ from torch import fx
 from spfast.config import SequenceParallelConfig
 from spfast.groups import lies_across, lies_within
 from spfast.reference.traits import Traits, traits_of
-from spfast.reference.values import Memory, operator_name
+from spfast.reference.values import IDENTITIES, VIEWS, Memory, operator_name
 
 __all__ = ["Replication"]
 
@@ -29,16 +29,6 @@ aten = torch.ops.aten
 # In place of groups: whatever the group.
 _EVERY: Any = object()
 _Shared = Any  # a set of groups, or _EVERY
-
-_NAMES = (
-    aten.view.default,
-    aten.reshape.default,
-    aten._unsafe_view.default,
-    aten.clone.default,
-    aten.alias.default,
-    aten.detach.default,
-    aten.lift_fresh_copy.default,
-)
 
 _REDUCTIONS = (
     aten.sum,
@@ -160,7 +150,7 @@ class Replication:
     def _treats_rows_alone(self, node: fx.Node) -> bool:
         is_part = node.target is operator.getitem and type(node.args[1]) is int
         row_wise = operator_name(node) in self._row_wise and not _reduces_tokens(node)
-        return row_wise or node.target in _NAMES or is_part
+        return row_wise or node.target in (*VIEWS, *IDENTITIES) or is_part
 
     # --- forward: what is proved --------------------------------------------------------------
 

@@ -29,8 +29,8 @@ __all__ = [
 
 aten = torch.ops.aten
 
-_VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
-_IDENTITIES = (
+VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
+IDENTITIES = (
     aten.clone.default,
     aten.alias.default,
     aten.detach.default,
@@ -72,7 +72,7 @@ def is_view(node: fx.Node) -> bool:
     """Whether the node is the same elements in the same order, in other dims."""
     return (
         node.op == "call_function"
-        and node.target in _VIEWS
+        and node.target in VIEWS
         and len(node.args) == 2
         and isinstance(node.args[0], fx.Node)
         and isinstance(node.args[1], (list, tuple))
@@ -92,7 +92,7 @@ def source(node: fx.Node, width: int) -> fx.Node | None:
         sizes: Any = node.args[1]
         last = sizes[-1] if len(sizes) >= 2 else None
         named = node.args[0] if type(last) is int and last == width else None
-    elif node.target in _IDENTITIES:
+    elif node.target in IDENTITIES:
         named = node.args[0] if node.args and not wants_format(node) else None
     elif node.target is aten.copy.default:
         named = node.args[1] if len(node.args) > 1 else None
@@ -255,7 +255,7 @@ def _root(parents: dict[fx.Node, fx.Node], node: fx.Node) -> fx.Node:
 def _may_alias(node: fx.Node) -> bool:
     if node.op != "call_function":
         return False
-    if node.target in _VIEWS or node.target is operator.getitem:
+    if node.target in VIEWS or node.target is operator.getitem:
         return True
     return targets.describe(node.target).aliases
 
