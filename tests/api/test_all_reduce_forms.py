@@ -1,100 +1,27 @@
-"""Every all_reduce has a line: in place, of several tensors, raw, wrapped, unknown."""
+"""Every all_reduce has a line: in place, raw, wrapped, unknown."""
 
 from __future__ import annotations
 
 import operator
-import sys
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from api.layers import RANKS, Layers, aten, c10d, of_rank, reasons, run_as, targets
+from counted import calls_of
 from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import spfast
 from spfast.patterns import Registry
-from spfast.testing import clone_inputs, copy_graph, run_lockstep
-from spfast.testing.builder import TOKENS, GraphBuilder
 
-aten = torch.ops.aten
-c10d = torch.ops._c10d_functional
-RANKS = 4
 LIBRARY = torch.library.Library("spfast_forms", "FRAGMENT")
 LIBRARY.define("shm_allreduce(int handle, Tensor(a!) data) -> ()")
 LIBRARY.define("all_reduce_max(Tensor x) -> Tensor")
 LIBRARY.impl("shm_allreduce", lambda handle, data: None, "Meta")
 LIBRARY.impl("all_reduce_max", torch.empty_like, "Meta")
-
-
-def of_rank(rank: int, **fields: Any) -> spfast.SequenceParallelConfig:
-    return spfast.SequenceParallelConfig(tp_size=RANKS, tp_rank=rank, validate=True, **fields)
-
-
-class Layers(GraphBuilder):
-    """Partial sums of two products, and what is made of their sums."""
-
-    def __init__(self) -> None:
-        super().__init__(tokens=8, dynamic=False)
-        self.x = self.placeholder("x", (TOKENS, 16), torch.float32, kind="per_rank")
-        self.weight = self.placeholder("weight", (16, 16), torch.float32)
-        self.residual = self.placeholder("residual", (TOKENS, 16), torch.float32)
-
-    def partial(self) -> fx.Node:
-        return self.call(aten.mm.default, self.x, self.weight)
-
-    def wait(self, started: fx.Node) -> fx.Node:
-        return self.call(c10d.wait_tensor.default, started)
-
-    def several(self, operator_: Any, *tensors: fx.Node) -> list[fx.Node]:
-        started = self.call(operator_, list(tensors), "sum", "tp")
-        parts = [self.call(operator.getitem, started, at) for at in range(len(tensors))]
-        return [self.wait(part) for part in parts]
-
-    def norm(self, reduced: fx.Node) -> fx.Node:
-        total = self.call(aten.add.Tensor, reduced, self.residual)
-        mean = self.call(aten.mean.dim, self.call(aten.pow.Tensor_Scalar, total, 2), [-1], True)
-        scale = self.call(aten.rsqrt.default, self.call(aten.add.Tensor, mean, 1e-6))
-        return self.call(aten.mul.Tensor, total, scale)
-
-    def largest(self, value: fx.Node) -> fx.Node:
-        return self.call(aten.amax.default, value, [-1], True)
-
-    def product(self, value: fx.Node) -> fx.Node:
-        return self.call(aten.mm.default, value, self.weight)
-
-
-def reasons(graph: fx.Graph, **fields: Any) -> dict[str, str]:
-    """Of what stays; explain() and apply() say the same, and the graph is as it was."""
-    before = str(graph)
-    entries = spfast.explain(graph, of_rank(1, **fields)).entries
-    result = spfast.apply(graph, of_rank(1, **fields))
-    assert int(result) == 0 and str(graph) == before
-    assert [entry.node for entry in entries] == [site.node for site in result.skipped]
-    assert [entry.reason for entry in entries] == [site.reason for site in result.skipped]
-    return {site.node: site.reason for site in result.skipped}
-
-
-def run_as(expected: Layers, built: Layers) -> list[spfast.Result]:
-    """Rewrites on every rank, and compares with another graph that computes the same."""
-    inputs = [[spec.make(rank, 8, 0) for spec in built.inputs] for rank in range(RANKS)]
-    want = run_lockstep([expected.graph] * RANKS, [clone_inputs(row) for row in inputs])
-    after, results = [], []
-    for rank in range(RANKS):
-        graph = copy_graph(built.graph)
-        results.append(spfast.apply(graph, of_rank(rank)))
-        graph.lint()
-        after.append(graph)
-    for ours, theirs in zip(run_lockstep(after, inputs), want, strict=True):
-        for left, right in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(left, right)
-    return results
-
-
-def targets(graph: fx.Graph) -> list[str]:
-    return [str(node.target) for node in graph.nodes if "c10d" in str(node.target)]
 
 
 # --- in place -------------------------------------------------------------------------------------
@@ -207,107 +134,6 @@ def test_in_place_that_stays_is_a_write_to_all_others() -> None:
         "no rule matches what reads it, and %mm_default_2 = aten.mm.default reads it and needs all "
         "tokens"
     )
-
-
-# --- of several tensors ---------------------------------------------------------------------------
-
-COALESCED = [c10d.all_reduce_coalesced.default, c10d.all_reduce_coalesced_.default]
-
-
-def two(operator_: Any | None, largest: bool = True) -> Layers:
-    """Two sums, normed: a number a token of each is returned, or the whole norm."""
-    build = Layers()
-    first, second = build.partial(), build.product(build.partial())
-    if operator_ is None:
-        sums = [
-            build.wait(build.call(c10d.all_reduce.default, x, "sum", "tp")) for x in (first, second)
-        ]
-    else:
-        sums = build.several(operator_, first, second)
-    normed = [build.norm(each) for each in sums]
-    build.output([build.largest(each) for each in normed] if largest else normed)
-    return build
-
-
-@pytest.mark.parametrize("operator_", COALESCED)
-def test_each_tensor_of_a_coalesced_one_is_rewritten(operator_: Any) -> None:
-    build = two(operator_)
-    results = run_as(two(None), build)
-    assert [int(result) for result in results] == [2] * RANKS
-    explanation = spfast.explain(build.graph, of_rank(0))
-    assert [entry.node for entry in explanation.entries] == ["getitem", "getitem_1"]
-    spfast.apply(build.graph, of_rank(0))
-    assert not [name for name in targets(build.graph) if "all_reduce" in name]
-
-
-# Collectives that are said to cost nothing are not made for nothing either.
-@pytest.mark.parametrize("fields", [{}, {"collective_cost": 0}], ids=["", "free"])
-@pytest.mark.parametrize("operator_", COALESCED)
-def test_one_call_of_several_stays_where_more_calls_would_move_the_same(
-    operator_: Any, fields: dict[str, Any]
-) -> None:
-    said = reasons(two(operator_, largest=False).graph, **fields)
-    assert (
-        list(said.values())
-        == [
-            "gathering what is computed from it would move more bytes than its all_reduce does, "
-            "or as many in more collectives"
-        ]
-        * 2
-    )
-
-
-@pytest.mark.parametrize("operator_", COALESCED)
-def test_a_coalesced_one_is_rewritten_whole_or_not_at_all(operator_: Any) -> None:
-    build = Layers()
-    first, second = build.several(operator_, build.partial(), build.product(build.partial()))
-    build.output([build.largest(build.norm(first)), build.product(second)])
-    assert reasons(build.graph) == {
-        "getitem": "it is reduced in one call with %getitem_1, which stays",
-        "getitem_1": "no rule matches what reads it, and %mm_default_3 = aten.mm.default reads it "
-        "and needs all tokens",
-    }
-
-
-def test_a_tensor_that_nobody_takes_holds_nothing_up() -> None:
-    build = Layers()
-    started = build.call(
-        c10d.all_reduce_coalesced.default, [build.weight, build.partial()], "sum", "tp"
-    )
-    build.output([build.norm(build.wait(build.call(operator.getitem, started, 1)))])
-    assert int(spfast.apply(build.graph, of_rank(0))) == 1
-    assert not [name for name in targets(build.graph) if "all_reduce" in name]
-
-
-def test_a_list_that_is_read_whole_stays() -> None:
-    build = Layers()
-    started = build.call(c10d.all_reduce_coalesced.default, [build.partial()], "sum", "tp")
-    taken = build.call(operator.getitem, started, 0)
-    build.output([build.norm(build.wait(taken)), started])
-    assert reasons(build.graph) == {
-        "all_reduce_coalesced_default": "%output reads its list of results whole"
-    }
-
-
-def test_a_result_that_is_taken_twice_stays() -> None:
-    build = Layers()
-    started = build.call(c10d.all_reduce_coalesced.default, [build.partial()], "sum", "tp")
-    sums = [build.wait(build.call(operator.getitem, started, 0)) for _ in range(2)]
-    build.output([build.norm(each) for each in sums])
-    assert reasons(build.graph) == {
-        "all_reduce_coalesced_default": "%getitem_1 takes a result that another node has taken"
-    }
-
-
-def test_in_place_of_several_stays_where_one_is_seen() -> None:
-    build = Layers()
-    first, second = build.partial(), build.product(build.partial())
-    sums = build.several(c10d.all_reduce_coalesced_.default, first, second)
-    build.output([*map(build.norm, sums), second])
-    assert reasons(build.graph) == {
-        "all_reduce_coalesced__default": "it writes to memory of %mm_default_2, "
-        "which %output reads afterwards"
-    }
 
 
 # --- others ---------------------------------------------------------------------------------------
@@ -425,22 +251,7 @@ def test_many_writes_to_one_memory_are_looked_at_once() -> None:
         for _ in range(count):
             build.call(c10d.all_reduce_.default, partial, "sum", "tp")
         build.output([partial])
-        return _calls(lambda: spfast.apply(build.graph, of_rank(0)))
+        return calls_of(lambda: spfast.apply(build.graph, of_rank(0)))
 
     few, many = steps(50), steps(200)
     assert many < 5 * few
-
-
-def _calls(act: Callable[[], object]) -> int:
-    calls = 0
-
-    def count(frame: object, event: str, argument: object) -> None:
-        nonlocal calls
-        calls += event in ("call", "c_call")
-
-    sys.setprofile(count)
-    try:
-        act()
-    finally:
-        sys.setprofile(None)
-    return calls

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from async_tp.forms import RANKS, Body, Pairs, build, gathered, scattered
 from async_tp.test_forms import CONFIG, fuse
+from faults import at_each_edit
 from torch import fx
 
 import spfast
-from spfast import _core
 from spfast.testing import async_tp_stand_in
 from spfast.thresholds import DEFAULT_PAIR_THRESHOLDS, DeviceKind, PairThreshold, pair_obstacle
 
@@ -251,19 +252,7 @@ def test_a_fault_at_each_edit_leaves_the_graph_as_it_was() -> None:
 
     for body in (several_readers, through_views, scales_by_row):
         graph = build(body).graph
-        before, turn = picture(graph), 0
-        while True:
-            _core.break_after(turn)
-            try:
-                fuse(graph)
-                break
-            except ValueError as error:
-                assert "an edit fails, for a test" in str(error)
-                assert picture(graph) == before, turn
-                turn += 1
-            finally:
-                _core.break_after(-1)
-        assert turn > 5
+        assert at_each_edit(partial(fuse, graph), partial(picture, graph)) > 5
 
 
 def test_a_product_between_two_collectives_hides_the_gather() -> None:

@@ -7,6 +7,7 @@ from importlib import resources
 from typing import Any
 
 import pytest
+from faults import at_each_edit
 from torch import fx
 
 import spfast
@@ -81,20 +82,7 @@ def test_a_subclass_of_graphs_edits_itself() -> None:
 
 def test_a_fault_at_each_native_edit_leaves_the_graph_as_it_was() -> None:
     graph, config = bundled()
-    before = picture(graph)
-    turn = 0
-    while True:
-        _core.break_after(turn)
-        try:
-            spfast.apply(graph, config)
-            break
-        except ValueError as error:
-            assert "an edit fails, for a test" in str(error)
-            assert picture(graph) == before, turn
-            turn += 1
-        finally:
-            _core.break_after(-1)
-    assert turn > 20
+    assert at_each_edit(lambda: spfast.apply(graph, config), lambda: picture(graph)) > 20
     graph.lint()
 
 

@@ -22,27 +22,25 @@ def test_no_file_is_too_long_to_read_in_one_sitting(folder: str) -> None:
     assert not too_long
 
 
-def test_no_path_of_one_machine() -> None:
-    # A path into somebody's home, a scratch folder, or a drive.
-    pattern = re.compile(r"(?<![\w.])/(?:home|root|Users|mnt|work|tmp|scratch)/\w")
-    found = [
+def lines_with(pattern: re.Pattern[str]) -> list[str]:
+    """The lines of all files that a pattern is found in, each with its file."""
+    return [
         f"{path.relative_to(ROOT)}: {line.strip()}"
         for path in text_files()
         for line in path.read_text().splitlines()
         if pattern.search(line)
     ]
-    assert not found
+
+
+def test_no_path_of_one_machine() -> None:
+    # A path into somebody's home, a scratch folder, or a drive.
+    pattern = re.compile(r"(?<![\w.])/(?:home|root|Users|mnt|work|tmp|scratch)/\w")
+    assert not lines_with(pattern)
 
 
 def test_nothing_is_left_to_do_in_comments() -> None:
     pattern = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|X" + r"XX|HA" + r"CK)\b|@@[A-Z]+@@")
-    found = [
-        f"{path.relative_to(ROOT)}: {line.strip()}"
-        for path in text_files()
-        for line in path.read_text().splitlines()
-        if pattern.search(line)
-    ]
-    assert not found
+    assert not lines_with(pattern)
 
 
 def test_the_library_prints_nothing() -> None:

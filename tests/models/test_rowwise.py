@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -17,81 +16,22 @@ from spfast.errors import PatternError
 from spfast.patterns import RowRule, default_registry
 from spfast.testing.builder import TOKENS as TOKEN_DIM
 from spfast.testing.builder import GraphBuilder
-from spfast.testing.gloo import run_ranks
 from spfast.testing.lockstep import assert_equivalent, run_lockstep
 from spfast.verifier import snapshot, verify
 
-RANKS, TOKENS, WIDTH = 4, 8, 6
-aten = torch.ops.aten
-c10d: Any = torch.ops._c10d_functional
-Body = Callable[[fx.Graph, fx.Node, fx.Node, fx.Node], fx.Node]
-
-
-def make(body: Body, shape: tuple[int, ...] = (TOKENS, WIDTH)) -> fx.Graph:
-    """x -> all_reduce -> wait -> body(graph, reduced, weight, full rows) -> output."""
-    graph = fx.Graph()
-    x, weight, rows = (graph.placeholder(name) for name in ("x", "weight", "rows"))
-    mode = FakeTensorMode()
-    with mode:
-        x.meta["val"], rows.meta["val"] = torch.empty(shape), torch.empty(shape)
-        weight.meta["val"] = torch.empty(WIDTH)
-    started = graph.call_function(c10d.all_reduce.default, (x, "sum", "0"))
-    reduced = graph.call_function(c10d.wait_tensor.default, (started,))
-    graph.output((body(graph, reduced, weight, rows),))
-    with mode:
-        for node in graph.nodes:
-            if node.op != "call_function":
-                continue
-            args = fx.node.map_arg(node.args, lambda n: n.meta["val"])
-            kwargs = fx.node.map_arg(node.kwargs, lambda n: n.meta["val"])
-            is_collective = "c10d" in str(node.target)
-            if is_collective:
-                node.meta["val"] = torch.empty_like(args[0])
-            else:
-                node.meta["val"] = node.target(*args, **kwargs)
-    return graph
-
-
-def rewrite(body: Body, **options: Any) -> tuple[Any, list[fx.Graph], fx.Graph]:
-    shape = options.pop("shape", (TOKENS, WIDTH))
-    graphs = [make(body, shape) for _ in range(RANKS)]
-    for rank, graph in enumerate(graphs):
-        config = SequenceParallelConfig(tp_size=RANKS, tp_rank=rank, recognise="rowwise", **options)
-        result = spfast.apply(graph, config)
-        graph.lint()
-    return result, graphs, make(body, shape)
-
-
-def check_same(body: Body, shape: tuple[int, ...] = (TOKENS, WIDTH), **options: Any) -> fx.Graph:
-    """Every rank's rewritten graph computes what it computed before, and is proved to."""
-    result, graphs, original = rewrite(body, shape=shape, **options)
-    assert int(result) == 1, result
-    inputs = [
-        [torch.randn(shape) for _ in range(1)] + shared
-        for shared in [[torch.rand(WIDTH), torch.randn(shape)]] * RANKS
-    ]
-    before = run_lockstep([original] * RANKS, inputs)
-    after = run_lockstep(graphs, inputs)
-    for a, b in zip(before, after, strict=True):
-        torch.testing.assert_close(b[0], a[0])
-    config = SequenceParallelConfig(tp_size=RANKS, tp_rank=RANKS - 1)
-    assert verify(snapshot(original), graphs[-1], config)
-    return graphs[-1]
-
-
-def gathered_dtypes(graph: fx.Graph) -> list[torch.dtype]:
-    target = c10d.all_gather_into_tensor.default
-    return [
-        n.args[0].meta["val"].dtype for n in graph.find_nodes(op="call_function", target=target)
-    ]
-
-
-def norm(graph: fx.Graph, x: fx.Node, dim: int = -1) -> fx.Node:
-    square = graph.call_function(aten.pow.Tensor_Scalar, (x, 2))
-    mean = graph.call_function(aten.mean.dim, (square, [dim], True))
-    return graph.call_function(
-        aten.mul.Tensor, (x, graph.call_function(aten.rsqrt.default, (mean,)))
-    )
+from .rowwise_graphs import (
+    RANKS,
+    TOKENS,
+    WIDTH,
+    Body,
+    aten,
+    c10d,
+    check_same,
+    gathered_dtypes,
+    make,
+    norm,
+    rewrite,
+)
 
 
 @pytest.mark.parametrize("shape", [(TOKENS, WIDTH), (1, TOKENS, WIDTH), (2, TOKENS, WIDTH)])
@@ -128,77 +68,6 @@ def test_groups_of_features_are_views_of_a_shard() -> None:
 
     graph = check_same(body)
     assert len(gathered_dtypes(graph)) == 1
-
-
-def test_per_token_quantisation_is_gathered_quantised() -> None:
-    def body(g: fx.Graph, x: fx.Node, weight: fx.Node, rows: fx.Node) -> fx.Node:
-        top = g.call_function(aten.amax.default, (x, [-1], True))
-        quantised = g.call_function(
-            torch.ops.prims.convert_element_type.default,
-            (g.call_function(aten.div.Tensor, (x, top)), torch.int8),
-        )
-        return g.call_function(aten.t.default, (quantised,))
-
-    assert gathered_dtypes(check_same(body)) == [torch.int8]
-
-
-def through_float8(g: fx.Graph, x: fx.Node, weight: fx.Node, rows: fx.Node) -> fx.Node:
-    """Quantised, read by what needs all tokens, and back."""
-    cast = torch.ops.prims.convert_element_type.default
-    low = g.call_function(cast, (x, torch.float8_e4m3fn))
-    flipped = g.call_function(aten.t.default, (low,))
-    return g.call_function(cast, (flipped, torch.float32))
-
-
-def test_float8_as_bytes() -> None:
-    _, graphs, _ = rewrite(through_float8)
-    assert gathered_dtypes(graphs[0]) == [torch.float8_e4m3fn]
-    result, graphs, original = rewrite(through_float8, gather_bytes=True)
-    assert int(result) == 1
-    assert gathered_dtypes(graphs[0]) == [torch.uint8]
-    inputs = [[torch.randn(TOKENS, WIDTH), torch.ones(WIDTH), torch.ones(TOKENS, WIDTH)]] * RANKS
-    before, after = run_lockstep([original] * RANKS, inputs), run_lockstep(graphs, inputs)
-    for a, b in zip(before, after, strict=True):
-        assert torch.equal(a[0], b[0])
-
-
-def test_quantisations_stay_outside_where_the_gather_shall_stand_before_them() -> None:
-    def body(g: fx.Graph, x: fx.Node, weight: fx.Node, rows: fx.Node) -> fx.Node:
-        return through_float8(g, norm(g, x), weight, rows)
-
-    _, graphs, _ = rewrite(body)
-    assert gathered_dtypes(graphs[0]) == [torch.float8_e4m3fn]
-    assert gathered_dtypes(check_same(body, gather_quantized=False)) == [torch.float32]
-
-
-def _gathered_on_gloo(rank: int, world_size: int) -> dict[bool | None, list[torch.dtype]]:
-    """By `gather_bytes`: what is gathered; the graph runs where gloo can run it."""
-    x = torch.arange(TOKENS * WIDTH).reshape(TOKENS, WIDTH) * (rank + 1.0)
-    inputs = (x, torch.ones(WIDTH), torch.ones(TOKENS, WIDTH))
-    seen = {}
-    for gather_bytes in (None, True, False):
-        graph, original = make(through_float8), make(through_float8)
-        config = SequenceParallelConfig(
-            recognise="rowwise", gather_bytes=gather_bytes, validate=True
-        )
-        assert int(spfast.apply(graph, config)) == 1
-        seen[gather_bytes] = gathered_dtypes(graph)
-        if gather_bytes is not False:
-            before, after = (
-                fx.Interpreter(fx.GraphModule(torch.nn.Module(), g)).run(*inputs)[0]
-                for g in (original, graph)
-            )
-            assert torch.equal(before, after)
-    return seen
-
-
-def test_float8_is_gathered_as_bytes_where_the_backend_is_gloo() -> None:
-    for seen in run_ranks(_gathered_on_gloo, 2):
-        assert seen == {
-            None: [torch.uint8],
-            True: [torch.uint8],
-            False: [torch.float8_e4m3fn],
-        }
 
 
 MIXING: dict[str, Callable[[fx.Graph, fx.Node], fx.Node]] = {

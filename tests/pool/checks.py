@@ -13,7 +13,7 @@ from torch import fx
 import spfast
 from tests.pool import metas
 from tests.pool.costs import cost, kind_of, value_of
-from tests.pool.draw import hint
+from tests.pool.kept import hint
 from tests.pool.lockstep import is_collective, tensors
 from tests.pool.program import Program, build, build_all
 from tests.pool.results import guards_hold, right_numbers

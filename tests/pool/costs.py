@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from tests.pool.draw import hint
+from tests.pool.kept import hint
 from tests.pool.lockstep import is_collective, tensors
 from tests.pool.world import World
 

@@ -10,20 +10,22 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import sympy
 import torch
 
+from tests.pool.kept import (
+    Rejected,
+    agree,
+    dim_of,
+    fits,
+    narrows,
+    put_back,
+    useful,
+    writable,
+    writes,
+)
 from tests.pool.lockstep import group_of, is_collective, perform, random_states, tensors, with_state
-from tests.pool.program import Dim, Fakes, Input, Op, PerRank, Step, V, leaves, mapped, resolve
+from tests.pool.program import Dim, Fakes, Input, Op, PerRank, Step, V, mapped, resolve
 from tests.pool.world import World
-
-LARGEST = 1e4
-"""Values beyond this are not kept: differences of rows would drown in rounding."""
-MOST_ELEMENTS = 3000
-
-
-class Rejected(Exception):
-    """A call that was tried and is not kept."""
 
 
 class Draw:
@@ -131,7 +133,7 @@ class Draw:
         except AttributeError as error:
             raise Rejected(str(error)) from None
         step = Step(self._name("v"), target, args, kwargs, only)
-        changes = _writes(operator, args)
+        changes = writes(operator, args)
         before = [
             [each.untyped_storage().clone() for each in tensors(self._operands(args, rank))]
             if changes
@@ -142,14 +144,14 @@ class Draw:
         try:
             values = self._run(operator, step)
             for value in values:
-                _useful(value)
+                useful(value)
             fake = self._fake_call(operator, step)
-            _agree(fake, values[0])
+            agree(fake, values[0])
         except Exception as error:
             self._states = states
             self._clean = self._clean and self._guards == guards
             for rank, kept in enumerate(before if changes else ()):
-                _put_back(list(tensors(self._operands(args, rank))), kept)
+                put_back(list(tensors(self._operands(args, rank))), kept)
             if isinstance(error, Rejected):
                 raise
             raise Rejected(f"{target}: {type(error).__name__}: {error}") from None
@@ -265,7 +267,7 @@ class Draw:
         ]
         if found and self.chance(0.8):
             return V(self.choose(found))
-        return self.keep(self.input(_writable(shape), self.dtype(name)))
+        return self.keep(self.input(writable(shape), self.dtype(name)))
 
     def broadcasts(self, name: str) -> V:
         """A float value that broadcasts against another: of its shape, or fewer or single dims."""
@@ -275,14 +277,14 @@ class Draw:
         found = [
             other
             for other in self.pool
-            if self.is_float(other) and other != name and _fits(self.shape(other), shape)
+            if self.is_float(other) and other != name and fits(self.shape(other), shape)
         ]
         if found and self.chance(0.7):
             return V(self.choose(found))
         dims = list(shape[self.random.randrange(len(shape)) :])
         if self.chance(0.4):
             dims[self.random.randrange(len(dims))] = 1
-        return self.keep(self.input(_writable(dims), self.dtype(name), layout="dense"))
+        return self.keep(self.input(writable(dims), self.dtype(name), layout="dense"))
 
     def a_dim(self, name: str) -> int:
         """A dim of a value, from the front or from the back."""
@@ -350,7 +352,7 @@ class Draw:
         finally:
             guards = self._fakes.env.guards[self._guards :]
             self._guards += len(guards)
-            if any(_narrows(guard.expr) for guard in guards):
+            if any(narrows(guard.expr) for guard in guards):
                 self.start_anew()
                 raise Rejected("it holds for one size only")
 
@@ -365,91 +367,3 @@ class Draw:
         self.fake = {spec.name: self._fakes.input(spec) for spec in self.inputs}
         for step in self.steps:
             self.fake[step.name] = self._fake_call(resolve(step.target), step)
-
-
-def hint(value: Any) -> int | None:
-    """The example value of a size, None if it has none."""
-    if not isinstance(value, torch.SymInt):
-        return int(value)
-    return int(value.node.hint) if value.node.has_hint() else None
-
-
-def dim_of(size: Any, fakes: Fakes) -> Dim:
-    """A size as a program writes it; one that no program can write begins with "~"."""
-    if not isinstance(size, torch.SymInt):
-        return int(size)
-    expr = size.node.expr
-    if expr.is_number:
-        return int(expr)
-    names = {fakes.sizes[name].node.expr: name for name in fakes.sizes}
-    parts = []
-    for factor, power in expr.as_powers_dict().items():
-        if factor not in names and not factor.is_Integer or not power.is_Integer or power < 0:
-            return f"~{expr}"
-        parts += [names.get(factor, str(factor))] * int(power)
-    return "*".join(sorted(parts))
-
-
-def _writable(shape: Sequence[Dim]) -> Sequence[Dim]:
-    if any(isinstance(size, str) and size.startswith("~") for size in shape):
-        raise Rejected("no input has such a size")
-    return shape
-
-
-def _fits(small: Sequence[Dim], large: Sequence[Dim]) -> bool:
-    return len(small) <= len(large) and all(
-        a in (1, b) for a, b in zip(reversed(small), reversed(large), strict=False)
-    )
-
-
-def _writes(operator: Any, args: Sequence[Any]) -> bool:
-    schema = getattr(operator, "_schema", None)
-    return bool(schema is not None and schema.is_mutable)
-
-
-def _put_back(now: Sequence[torch.Tensor], kept: Sequence[torch.UntypedStorage]) -> None:
-    # Whole storages: an expanded tensor cannot be written to by itself.
-    for tensor, old in zip(now, kept, strict=True):
-        tensor.untyped_storage().copy_(old)
-
-
-def _narrows(guard: Any) -> bool:
-    """Whether a guard says which size it is, rather than in what range or a multiple of what."""
-    return isinstance(guard, sympy.Eq) and not any(
-        "Mod" in type(each).__name__ for each in sympy.preorder_traversal(guard)
-    )
-
-
-def _useful(value: Any) -> None:
-    for tensor in tensors(value):
-        if tensor.numel() > MOST_ELEMENTS:
-            raise Rejected("too large")
-        if tensor.dtype.is_complex:
-            raise Rejected("complex")
-        if tensor.numel() and tensor.dtype.is_floating_point:
-            wide = tensor if tensor.dtype.itemsize > 1 else tensor.to(torch.float32)
-            if not bool(wide.abs().max() < LARGEST):
-                raise Rejected("not finite, or large")
-    for each in leaves(value):
-        if isinstance(each, (int, float)) and not abs(each) < LARGEST:
-            raise Rejected("a large number")
-
-
-def _agree(fake: Any, real: Any) -> None:
-    """FakeTensorMode says of each result what the operator does, or the call is of no use."""
-    fakes, reals = list(leaves(fake)), list(leaves(real))
-    if len(fakes) != len(reals):
-        raise Rejected("the fake run yields another number of results")
-    for said, is_ in zip(fakes, reals, strict=True):
-        if not isinstance(said, torch.Tensor):
-            continue
-        if said.dtype != is_.dtype or said.dim() != is_.dim():
-            raise Rejected("the fake run yields another type")
-        for a, b in zip(said.shape, is_.shape, strict=True):
-            if hint(a) not in (None, b):
-                raise Rejected("the fake run yields another shape")
-        for a, b, size in zip(said.stride(), is_.stride(), is_.shape, strict=True):
-            if size > 1 and is_.numel() and hint(a) not in (None, b):
-                raise Rejected("the fake run yields other strides")
-        if hint(said.storage_offset()) not in (None, is_.storage_offset()) and is_.numel():
-            raise Rejected("the fake run yields another offset")

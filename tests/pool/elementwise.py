@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from tests.pool.draw import Draw, Rejected
+from tests.pool.draw import Draw
+from tests.pool.kept import Rejected
 from tests.pool.program import V
 
 Maker = Callable[[Draw], V]

@@ -7,8 +7,9 @@ import random
 from typing import Any
 
 from tests.pool import elementwise, joins, shapes
-from tests.pool.draw import Draw, Rejected
+from tests.pool.draw import Draw
 from tests.pool.elementwise import Maker
+from tests.pool.kept import Rejected
 from tests.pool.lockstep import is_collective
 from tests.pool.program import Dim, Program, Step, V, reads, resolve
 from tests.pool.world import World

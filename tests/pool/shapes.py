@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from tests.pool.draw import Draw, Rejected
+from tests.pool.draw import Draw
 from tests.pool.elementwise import F64, I64, Maker
+from tests.pool.kept import Rejected
 from tests.pool.program import V
 
 MEMORY_FORMATS = (torch.contiguous_format, torch.preserve_format, torch.channels_last)

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from tests.pool.checks import check
-from tests.pool.draw import dim_of
 from tests.pool.generate import pruned
+from tests.pool.kept import dim_of
 from tests.pool.program import Fakes, Input, PerRank, Program, Step, V, mapped, reads, resolve
 from tests.pool.world import World
 

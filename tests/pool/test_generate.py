@@ -6,8 +6,9 @@ import random
 
 import torch
 
-from tests.pool.draw import Draw, Rejected
+from tests.pool.draw import Draw
 from tests.pool.generate import MAKERS, generate
+from tests.pool.kept import Rejected
 from tests.pool.lockstep import run
 from tests.pool.program import Input, Op, PerRank, Program, Step, V, build_all
 from tests.pool.world import World

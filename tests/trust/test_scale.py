@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from counted import calls_of
 from torch import fx
 
 import spfast
@@ -136,23 +137,10 @@ def test_deeply_nested_argument_is_encoded() -> None:
 
 @pytest.mark.parametrize("make", [chain, fan, groups, sites_with_taps, noise])
 def test_calls_grow_with_the_graph(make: Callable[[int], fx.Graph]) -> None:
-    # Four times the graph: linear work makes four times the calls, quadratic work sixteen times.
+    def calls(graph: fx.Graph, config: spfast.SequenceParallelConfig) -> int:
+        return calls_of(lambda: spfast.apply(graph, config))
+
     spfast.apply(make(10), config_of(make, 10))  # what is made once in a process
-    few, many = (calls_of(make(size), config_of(make, size)) for size in (500, 2000))
+    # Four times the graph: linear work makes four times the calls, quadratic work sixteen times.
+    few, many = (calls(make(size), config_of(make, size)) for size in (500, 2000))
     assert many < 5 * few, f"four times the graph took {many / few:.1f} times the calls"
-
-
-def calls_of(graph: fx.Graph, config: spfast.SequenceParallelConfig) -> int:
-    """How many functions a run calls, those of FX and torch included."""
-    calls = 0
-
-    def count(frame: object, event: str, argument: object) -> None:
-        nonlocal calls
-        calls += event in ("call", "c_call")
-
-    sys.setprofile(count)
-    try:
-        spfast.apply(graph, config)
-    finally:
-        sys.setprofile(None)
-    return calls

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -100,3 +101,39 @@ def verdict(
     config = SequenceParallelConfig(tp_size=tp, tp_rank=rank, group_name=G)
     after = sharded(site.graph, readers, rank, tp)
     return verify(site.graph, after, config, replicated)
+
+
+# --- values ---
+
+Value = Callable[[Site], fx.Node]
+
+
+def y(s: Site) -> fx.Node:
+    return s.stream("y")
+
+
+def z(s: Site) -> fx.Node:
+    return s.stream("z", "per_rank")
+
+
+def weight(s: Site) -> fx.Node:
+    return s.stream("w", "per_rank", WIDTH)
+
+
+def number(s: Site) -> fx.Node:
+    n = s.placeholder("n", (), torch.int64, "constant", 3)
+    return s.call(aten._local_scalar_dense.default, n)
+
+
+def written(s: Site, what: Callable[[Site, fx.Node], Any], start: Value = y) -> fx.Node:
+    copy = s.call(aten.clone.default, start(s))
+    what(s, copy)
+    return copy
+
+
+def part_of(s: Site, node: fx.Node) -> fx.Node:
+    return s.call(aten.slice.Tensor, node, 0, 0, 2)
+
+
+def functional(s: Site, op: Any, *args: Any) -> fx.Node:
+    return s.wait(s.call(op, *args))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import fx
-from verifier.test_small_graphs import Body, Maker, aten, pair
+from verifier.pairs import Body, Maker, aten, pair
 
 sums, tanh, mul = aten.sum.dim_IntList, aten.tanh.default, aten.mul.Tensor
 
