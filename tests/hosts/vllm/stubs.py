@@ -219,3 +219,12 @@ def _pass_classes(names: list[str]) -> str:
         if name not in ("InductorPass", "CustomGraphPass")
     )
     return "from vllm.compilation.passes.inductor_pass import InductorPass\n\n" + made
+
+
+class Group:
+    """What vLLM's parallel_state has as _TP."""
+
+    unique_name = "tp:0"
+
+    def __init__(self, rank: int) -> None:
+        self.rank_in_group = rank
