@@ -119,4 +119,13 @@ inline Planned plan_of_both(NodeTable table, Ranks ranks = {}) {
   return plan_with(std::move(table), all_rules(), {.ranks = ranks, .options = {.rowwise = true}});
 }
 
+// One fused site; the norm and its input have names.
+inline Node site(GraphBuilder& b, Node x, Node weight, const Shape& shape = kShape) {
+  const Node reduced = b.call(kIrReduce, {x, "tp"}, shape);
+  const Node normed = b.call(kIrNorm, {reduced, weight, 1e-5}, shape);
+  b.name(reduced, "reduced");
+  b.name(normed, "normed");
+  return normed;
+}
+
 }  // namespace spfast::testing

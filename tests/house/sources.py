@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +47,8 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path, *, lazy: bool, checked: bool = False) -> Iterator[str]:
+@functools.cache
+def imports(path: Path, *, lazy: bool, checked: bool = False) -> tuple[str, ...]:
     """The modules of spfast that a file imports, or names in one.
 
     Args:
@@ -56,6 +57,7 @@ def imports(path: Path, *, lazy: bool, checked: bool = False) -> Iterator[str]:
         checked: whether those for type checkers alone count.
     """
     tree = ast.parse(path.read_text())
+    found: list[str] = []
     skipped: set[int] = set()
     for node in ast.walk(tree):
         for_checkers = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
@@ -66,6 +68,7 @@ def imports(path: Path, *, lazy: bool, checked: bool = False) -> Iterator[str]:
             continue
         if isinstance(node, ast.ImportFrom) and node.module is not None:
             if node.module.partition(".")[0] == "spfast":
-                yield from (f"{node.module}.{each.name}" for each in node.names)
+                found += (f"{node.module}.{each.name}" for each in node.names)
         elif isinstance(node, ast.Import):
-            yield from (each.name for each in node.names if each.name.startswith("spfast"))
+            found += (each.name for each in node.names if each.name.startswith("spfast"))
+    return tuple(found)
