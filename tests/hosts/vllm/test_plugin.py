@@ -104,8 +104,8 @@ def test_up_to_0_31_stages_exchange_the_residual_as_vllm_gathers_it(
         stub.module(RUNNER)  # it imports the function by name
     plugin.load()
     scattered = stub.module(RUNNER).is_residual_scattered_for_sp
-    # 0.31 gathers the rows in the next stage; before, they are handed on whole.
-    gathers = version == "0.31.0"
+    # 0.20 has the next stage take its rows; later ones gather those of all ranks there.
+    gathers = version != "0.20.2"
     assert scattered(stub.config(ON), 2048) is gathers
     assert scattered(stub.config(ON), 1024) is gathers
     assert scattered(stub.config(ON), 1023) is False
@@ -121,14 +121,20 @@ class Received:
         self.tensors = tensors
 
 
+@pytest.mark.parametrize("version", OLD[1:])
 @pytest.mark.parametrize(
     ("tokens", "sent", "gathered"),
     [(2048, 512, True), (2048, 2048, True), (8, 8, False)],
 )
 def test_a_residual_that_came_whole_is_gathered_from_its_rows(
-    vllm: Any, monkeypatch: pytest.MonkeyPatch, tokens: int, sent: int, gathered: bool
+    vllm: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
+    tokens: int,
+    sent: int,
+    gathered: bool,
 ) -> None:
-    stub = vllm("0.31.0")
+    stub = vllm(version)
     runner = stub.module(RUNNER).GPUModelRunner()
     runner.vllm_config = stub.config(ON)
     whole = torch.arange(float(tokens)).unsqueeze(1)
