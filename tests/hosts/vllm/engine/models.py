@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,6 @@ _EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_
 # By name: transformers' prefix, and what differs.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
-    "llama_int8": ("Llama", {}),
     "qwen3": ("Qwen3", {}),
     "gemma2": ("Gemma2", _GEMMA),
     "gemma3": ("Gemma3", _GEMMA),
@@ -62,27 +60,6 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
-# What a checkpoint says of itself where its linear layers are int8: their inputs are quantised by
-# vLLM, each token with a scale and a zero of its own.
-_INT8 = {
-    "quant_method": "compressed-tensors",
-    "format": "int-quantized",
-    "ignore": ["lm_head"],
-    "config_groups": {
-        "group_0": {
-            "targets": ["Linear"],
-            "weights": {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": True},
-            "input_activations": {
-                "num_bits": 8,
-                "type": "int",
-                "strategy": "token",
-                "dynamic": True,
-                "symmetric": False,
-            },
-        }
-    },
-}
-
 
 def make_model(folder: Path, kind: str) -> str:
     """Writes the checkpoint, and a tokenizer of one word a token, where it is not there yet."""
@@ -105,26 +82,7 @@ def make_model(folder: Path, kind: str) -> str:
         elif "expert" in name or "gate" in name:  # whose own initialisation is not always random
             parameter.data.normal_(std=COMMON["initializer_range"])
     model.save_pretrained(path)
-    if kind.endswith("_int8"):
-        _quantise(path)
     words = {f"w{number}": number for number in range(COMMON["vocab_size"])}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0"))
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(path)
     return str(path)
-
-
-def _quantise(path: Path) -> None:
-    """Makes the matrices of a checkpoint's layers int8, with a scale for each row."""
-    import safetensors.torch
-    import torch
-
-    file, config = path / "model.safetensors", path / "config.json"
-    made = {}
-    for name, value in safetensors.torch.load_file(file).items():
-        made[name] = value
-        if name.endswith("_proj.weight"):
-            scale = value.abs().amax(dim=1, keepdim=True) / 127
-            made[name] = (value / scale).round().to(torch.int8)
-            made[f"{name}_scale"] = scale
-    safetensors.torch.save_file(made, file, {"format": "pt"})
-    config.write_text(json.dumps({**json.loads(config.read_text()), "quantization_config": _INT8}))

@@ -96,19 +96,6 @@ SCENARIOS = {
         rewritten=2,
         versions=("0.31",),
     ),
-    # Gloo has no symmetric memory: the pairs are found, and each says so.
-    "pairs": Scenario(on(async_tp=True)),
-    # Of a graph that is cut at each attention, the last piece alone gets no more collectives.
-    "in pieces": Scenario(
-        {**on(full_graph=False), "compilation_config": {**COMPILATION, "compile_sizes": [32]}},
-        rewritten=1,
-        left=2,
-        versions=("0.32",),
-    ),
-    "partitioned": Scenario(
-        {**on(), "compilation_config": {**COMPILATION, "use_inductor_graph_partition": True}},
-        versions=("0.32",),
-    ),
     "served": Scenario(on()),
 }
 for kind in KINDS:
