@@ -31,6 +31,7 @@ class Contender:
         limit: Whether collectives are taken out: the step's results are wrong then.
         every_pair: With our fused operators: whether thresholds are left out of account.
         gather_quantized: With our pass: whether float8 values are gathered where it can be.
+        kernels: Whose kernels the fused operators have.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Contender:
     limit: bool = False
     every_pair: bool = False
     gather_quantized: bool = True
+    kernels: str = "torch"
 
     def suits(self, step: str) -> bool:
         """Whether it can do such a step, and is another there than without its settings."""
@@ -57,8 +59,15 @@ CONTENDERS = (
     Contender("sequence parallel by hand", by_hand=True),
     Contender("by hand + Inductor's async TP", by_hand=True, fuses="inductor"),
     Contender("spfast", spfast=True),
-    Contender("spfast + its async TP", spfast=True, fuses="spfast"),
-    Contender("spfast + its async TP, every pair", spfast=True, fuses="spfast", every_pair=True),
+    Contender("spfast + its async TP", spfast=True, fuses="spfast", kernels="spfast"),
+    Contender(
+        "spfast + its async TP, every pair",
+        spfast=True,
+        fuses="spfast",
+        every_pair=True,
+        kernels="spfast",
+    ),
+    Contender("spfast + its async TP, torch's kernels", spfast=True, fuses="spfast"),
     Contender("spfast + Inductor's async TP", spfast=True, fuses="inductor"),
     Contender("spfast, gathers again", spfast=True, recompute_gather=True),
     Contender(
@@ -67,6 +76,7 @@ CONTENDERS = (
         fuses="spfast",
         every_pair=True,
         gather_quantized=False,
+        kernels="spfast",
     ),
     Contender("limit: no collectives", limit=True),
 )

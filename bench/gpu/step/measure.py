@@ -15,6 +15,9 @@ import torch._inductor.config as inductor_config
 import torch.distributed as dist
 from torch import fx
 
+import spfast
+
+from ..clock import timed
 from .cases import Case
 from .contenders import CONTENDERS, Contender, put_in
 from .exposed import exposed
@@ -31,6 +34,7 @@ class _Ready:
 
     Attributes:
         step: Makes one.
+        contender: Who it is.
         row: What is known of it so far.
         times: Milliseconds of each step.
         host: Milliseconds that the host took to ask for it; near the step's own, the host is what
@@ -38,6 +42,7 @@ class _Ready:
     """
 
     step: Step
+    contender: Contender
     row: dict[str, Any]
     times: list[float] = field(default_factory=list)
     host: list[float] = field(default_factory=list)
@@ -85,20 +90,24 @@ def measure(
                 row["difference"] = None if plain is None else _far(result, plain)
                 row["error_f64"] = None if exact is None else _far(result, exact)
             row |= found
-            ready.append(_Ready(step, row))
+            ready.append(_Ready(step, contender, row))
         for round_ in range(WARM_ROUNDS + case.iterations):
             for each in ready:
+                _prepare(each.contender, case.device)
                 milliseconds, host = _time(each.step, case.device)
                 if round_ >= WARM_ROUNDS:
                     each.times.append(milliseconds)
                     each.host.append(host)
         for each in ready:
+            _prepare(each.contender, case.device)
             each.row["median_ms"] = statistics.median(each.times)
             each.row["least_ms"] = min(each.times)
             each.row["host_ms"] = statistics.median(each.host)
             each.row["peak_gib"] = _peak(each.step) if case.device == "cuda" else None
             if profile:
                 each.row["profile"] = exposed(each.step)
+        if case.device == "cuda" and case.step != "training":
+            _time_graphs(ready, case.iterations)
     return {"case": asdict(case), "ranks": mesh.size(), "contenders": rows}
 
 
@@ -113,6 +122,7 @@ def _compile(
     """The compiled step, what its compilation says, and what it yields."""
     counter = _Counter()
     kept: list[fx.GraphModule] = []
+    _prepare(contender, case.device)
     with put_in(contender) as put, inductor_config.patch(post_grad_custom_post_pass=counter):
         chosen = "inductor" if backend is None else backend(kept)
         step = make_step(case, mesh, contender.by_hand, chosen)
@@ -177,6 +187,35 @@ def _time(step: Step, device: str) -> tuple[float, float]:
     torch.cuda.synchronize()
     step.forget()
     return begin.elapsed_time(end), host
+
+
+def _prepare(contender: Contender, device: str) -> None:
+    """Puts a contender's kernels behind the fused operators."""
+    if device == "cuda":
+        spfast.enable_async_tp(kernels=contender.kernels)
+
+
+def _time_graphs(ready: Sequence[_Ready], iterations: int) -> None:
+    """Times the steps as CUDA graphs, in turn: what is left where the host asks for nothing."""
+    graphs = []
+    for each in ready:
+        _prepare(each.contender, "cuda")
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        try:
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                each.step()
+        except Exception as error:  # of all ranks alike: the others are timed all the same
+            each.row["graph_error"] = f"{type(error).__name__}: {error}"[:300]
+        else:
+            graphs.append((each.row, graph, list[float]()))
+    for round_ in range(WARM_ROUNDS + iterations):
+        for _, graph, times in graphs:
+            milliseconds = timed(graph.replay, 1, 1) / 1e3
+            if round_ >= WARM_ROUNDS:
+                times.append(milliseconds)
+    for row, _, times in graphs:
+        row["graph_ms"] = statistics.median(times)
 
 
 def _peak(step: Step) -> float:

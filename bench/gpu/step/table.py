@@ -13,6 +13,8 @@ HEADER = (
     "host",
     "of plain",
     "hidden",
+    "as a graph",
+    "hidden so",
     "peak GiB",
     "compile s",
     "pass ms",
@@ -25,8 +27,9 @@ HEADER = (
 def markdown(record: Record) -> str:
     """One table a case.
 
-    Ratios are to the first contender; hidden is the share of its collectives' time that is gone;
-    difference is from the first contender, error from float64.
+    Ratios are to the first contender; hidden is the share of its collectives' time that is gone,
+    also where all steps are replayed as CUDA graphs; difference is from the first contender, error
+    from float64.
     """
     where = record["where"]
     lines = ["# One step of a tensor-parallel decoder", ""]
@@ -59,9 +62,6 @@ def _row(row: Record, first: Record | None, limit: Record | None) -> str:
         failed = [row["name"], f"failed: {row.get('error', '')}"]
         return _line(failed + [""] * (len(HEADER) - len(failed)))
     ms, plain = row["median_ms"], first["median_ms"]
-    hidden = ""
-    if limit is not None and limit["median_ms"] != plain:
-        hidden = f"{(plain - ms) / (plain - limit['median_ms']):.0%}"
     return _line(
         (
             row["name"],
@@ -69,7 +69,9 @@ def _row(row: Record, first: Record | None, limit: Record | None) -> str:
             f"{row['least_ms']:.2f}",
             f"{row['host_ms']:.2f}",
             f"{ms / plain:.3f}",
-            hidden,
+            _hidden(row, first, limit, "median_ms"),
+            _number(row.get("graph_ms"), ".2f"),
+            _hidden(row, first, limit, "graph_ms"),
             _number(row["peak_gib"], ".2f"),
             f"{row['compile_s']:.1f}",
             f"{row['pass_ms']:.0f}",
@@ -78,6 +80,15 @@ def _row(row: Record, first: Record | None, limit: Record | None) -> str:
             ", ".join(f"{n} {name}" for name, n in row["collectives"].items()) or "none",
         )
     )
+
+
+def _hidden(row: Record, first: Record, limit: Record | None, key: str) -> str:
+    """The share of the first's collectives that is gone; empty where it cannot be told."""
+    if limit is None or not all(key in each for each in (row, first, limit)):
+        return ""
+    if limit[key] == first[key]:
+        return ""
+    return f"{(first[key] - row[key]) / (first[key] - limit[key]):.0%}"
 
 
 def _number(value: float | None, form: str) -> str:

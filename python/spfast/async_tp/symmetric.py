@@ -27,7 +27,7 @@ _enabled: set[str] = set()
 _stood_in = 0
 
 
-def enable_async_tp(group: Any = None) -> None:
+def enable_async_tp(group: Any = None, *, kernels: str = "spfast") -> None:
     """Allows fused operators for a process group; call it once a process, on each rank.
 
     Call it after ``init_process_group`` and before anything is compiled, in each process that runs
@@ -36,9 +36,11 @@ def enable_async_tp(group: Any = None) -> None:
     Args:
         group: A ProcessGroup, its name as torch or vLLM knows it, or a one-dimensional DeviceMesh;
             None takes the default group.
+        kernels: Whose kernels the group's fused operators have on CUDA, whoever made them:
+            ``"spfast"``, or ``"torch"``. Another call changes it.
 
     Raises:
-        ConfigError: There is no such group.
+        ConfigError: There is no such group, or there are no such kernels.
 
     Example:
         >>> enable_async_tp("no such group")
@@ -47,6 +49,8 @@ def enable_async_tp(group: Any = None) -> None:
     """
     import torch.distributed as dist
 
+    if kernels not in ("spfast", "torch"):
+        raise ConfigError(f"kernels={kernels!r} is none of them: pass 'spfast' or 'torch'")
     if group is None and dist.is_initialized():
         group = dist.group.WORLD
     elif hasattr(group, "get_group"):
@@ -61,6 +65,10 @@ def enable_async_tp(group: Any = None) -> None:
             warnings.simplefilter("ignore", FutureWarning)
             enable(name)
     _enabled.add(name)
+    if _module() is not None:
+        from spfast.async_tp.kernels import use_kernels
+
+        use_kernels(name, kernels == "spfast")
 
 
 def enabled_groups() -> tuple[str, ...]:

@@ -1,0 +1,141 @@
+"""How products and what moves between ranks take turns; what a product is, the caller says.
+
+Both push: a rank writes into the other's memory as soon as it has something. torch's own kernels
+pull, for which rows are copied to where the others may read them, and let two streams race for
+which product is first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+
+__all__ = ["Memory", "aligned", "gather_and_multiply", "multiply_and_scatter"]
+
+_ALIGNMENT = 16  # bytes; what a copy and a product of matrices read fastest
+
+
+def aligned(size: int) -> int:
+    """So many bytes, or a few more, so that what comes after lies well.
+
+    Example:
+        >>> aligned(16), aligned(17)
+        (16, 32)
+    """
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+class Memory(Protocol):
+    """What :class:`spfast.async_tp.exchange.Exchange` is."""
+
+    ranks: int
+    rank: int
+
+    def slot(
+        self, owner: int, writer: int, shape: Sequence[int], dtype: torch.dtype, offset: int = 0
+    ) -> torch.Tensor:
+        """What ``writer`` writes for ``owner``, ``offset`` bytes into its slot."""
+
+    def slots(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """All slots of this rank as one tensor, its own part last."""
+
+    def barrier(self, channel: int) -> None:
+        """Waits until all ranks are here."""
+
+    def aside(self, waits: bool = True) -> Any:
+        """What is asked for inside is done beside the rest, after it if it waits."""
+
+    def mark(self) -> Any:
+        """Remembers what was asked for aside so far."""
+
+    def wait(self, mark: Any) -> None:
+        """Waits for what was remembered."""
+
+    def join(self) -> None:
+        """Waits for all that was asked for aside."""
+
+
+def gather_and_multiply(
+    memory: Memory,
+    mine: Sequence[torch.Tensor],
+    multiply: Callable[[Sequence[torch.Tensor], int], None],
+    whole: torch.Tensor | None = None,
+) -> None:
+    """Multiplies this rank's rows while the others' arrive, then those.
+
+    Args:
+        memory: With slots that hold ``mine``, one tensor after the other.
+        mine: This rank's rows, and whatever goes with them, each one after the other in memory.
+        multiply: Is called with the rows of a rank, and which it is; once for each.
+        whole: Where all ranks' rows, the first of ``mine``, are put in order; None if nobody asks.
+    """
+    ranks, rank = memory.ranks, memory.rank
+
+    def slots(owner: int, writer: int) -> list[torch.Tensor]:
+        found, offset = [], 0
+        for each in mine:
+            found.append(memory.slot(owner, writer, each.shape, each.dtype, offset))
+            offset += aligned(each.nbytes)
+        return found
+
+    arrived = []
+    with memory.aside():
+        memory.barrier(0)
+        for step in range(1, ranks):
+            for theirs, each in zip(slots((rank + step) % ranks, rank), mine, strict=True):
+                theirs.copy_(each)
+            memory.barrier(1)  # what all wrote in this step is there
+            arrived.append(memory.mark())
+        if whole is not None:
+            whole.chunk(ranks)[rank].copy_(mine[0])
+    multiply(mine, rank)
+    for step in range(1, ranks):
+        source = (rank - step) % ranks
+        rows = slots(rank, source)
+        memory.wait(arrived[step - 1])
+        if whole is not None:
+            with memory.aside(waits=False):
+                whole.chunk(ranks)[source].copy_(rows[0])
+        multiply(rows, source)
+    memory.join()
+
+
+def multiply_and_scatter(
+    memory: Memory,
+    multiply: Callable[[int, torch.Tensor], None],
+    like: torch.Tensor,
+    mean: bool = False,
+) -> torch.Tensor:
+    """Multiplies the others' rows, sends each while the next is made, and adds up what arrived.
+
+    Args:
+        memory: With slots of ``like``, this rank's own too.
+        multiply: Is called with a rank and where the product of its rows goes; once for each.
+        like: Has the shape and dtype of one rank's rows; it is overwritten with the result.
+        mean: Whether the sum is divided by the number of ranks.
+
+    Returns:
+        This rank's rows of the sum.
+    """
+    ranks, rank = memory.ranks, memory.rank
+    with memory.aside():
+        memory.barrier(0)
+    sent = []
+    for step in range(1, ranks):
+        to = (rank + step) % ranks
+        sent.append(torch.empty_like(like))
+        multiply(to, sent[-1])
+        with memory.aside():
+            memory.slot(to, rank, like.shape, like.dtype).copy_(sent[-1])
+            if step == ranks - 1:
+                memory.barrier(1)
+    parts = memory.slots(like.shape, like.dtype)
+    multiply(rank, parts[ranks - 1])
+    memory.join()
+    if mean:
+        return torch.mean(parts, 0, out=like)
+    if ranks == 2:  # rounds as a sum does, and takes a third of its time
+        return torch.add(parts[0], parts[1], out=like)
+    return torch.sum(parts, 0, out=like)
