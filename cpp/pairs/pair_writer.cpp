@@ -174,12 +174,17 @@ void PairWriter::write(const ScatterPair& pair, uint32_t group) {
   const auto sizes = graph_.dims(like);
   const bool same =
       sizes.size() == graph_.rank(pair.result) && sizes.back() == graph_.last_dim(pair.result);
-  PairValue mine = same ? value_of(pair.result) : made(MadeForm::kScattered, product);
+  const auto kept = [&] {
+    return pair.each ? made(MadeForm::kFresh, pair.result) : value_of(pair.result);
+  };
+  PairValue mine = same ? kept() : made(MadeForm::kScattered, product);
   mine.like = like;
   mine.number = static_cast<int64_t>(scatter.dim);
   mine.count = scatter.size;
-  const Arguments given = arguments_of(pair, group);
-  const NodeRef fused = create_fused(*pair.layout, given, product, std::move(mine));
+  const size_t first = out_.plan.created.size();
+  const NodeRef fused =
+      pair.each ? sum_of_fused(pair, group, mine)
+                : create_fused(*pair.layout, arguments_of(pair, group), product, std::move(mine));
   NodeRef now = fused;
   if (!same) now = reshape(fused, pair.result, pair.result, value_of(pair.result));
   take_place(pair.result, now);
@@ -191,10 +196,35 @@ void PairWriter::write(const ScatterPair& pair, uint32_t group) {
   if (saved && scatter.call != pair.result) take_place(scatter.call, now);
   std::vector<Product> products{pair.product};
   products.insert(products.end(), pair.added.begin(), pair.added.end());
-  note(scatter.call, products, fused);
+  note(scatter.call, products, first_fused(first, *pair.layout));
   std::vector<NodeId> inside = pair.inside;
   inside.insert(inside.end(), pair.product.buffers.begin(), pair.product.buffers.end());
   settle(std::move(inside));
+}
+
+// One operator for each product; each hides its own collective, and this rank's rows are added.
+NodeRef PairWriter::sum_of_fused(const ScatterPair& pair, uint32_t group, const PairValue& mine) {
+  NodeRef sum = kNone;
+  ScatterPair one = pair;
+  one.added.clear();
+  const auto add = [&](const Product& product) {
+    one.product = product;
+    const NodeRef fused =
+        create_fused(*pair.layout, arguments_of(one, group), product.value, PairValue(mine));
+    sum = sum == kNone ? fused
+                       : create(new_targets().add, {PlanArg::of(sum), PlanArg::of(fused)},
+                                product.value, PairValue(mine));
+  };
+  add(pair.product);
+  for (const Product& each : pair.added) add(each);
+  return sum;
+}
+
+// The first node made since that calls an operator.
+NodeRef PairWriter::first_fused(size_t since, const FusedLayout& layout) const {
+  const auto& created = out_.plan.created;
+  while (created.at(since).target != layout.target) ++since;
+  return graph_.table().size() + since;
 }
 
 // Over so many a product sums.

@@ -48,6 +48,8 @@ class PairWriter {
   [[nodiscard]] Dim features_of(const ScatterPair& pair);
   [[nodiscard]] Operands operands_of(const ScatterPair& pair);
   [[nodiscard]] Arguments arguments_of(const ScatterPair& pair, uint32_t group);
+  [[nodiscard]] NodeRef first_fused(size_t since, const FusedLayout& layout) const;
+  NodeRef sum_of_fused(const ScatterPair& pair, uint32_t group, const PairValue& mine);
   NodeRef finished(const GatherPair& pair, const Product& one, NodeRef out);
   void take_place(NodeId node, NodeRef now);
   void settle(std::vector<NodeId> inside);

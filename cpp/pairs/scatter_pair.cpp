@@ -98,9 +98,15 @@ class ScatterPairFinder {
       products.push_back(*found);
     }
     if (!can_join(products)) return kNoProducts;
-    if (Why why = too_wide(products); !why.empty()) return why;
+    const bool each = is_too_wide(products);
+    // Each result would be rounded before they are added.
+    if (each && wide != kNone) return kCastBefore;
+    if (each && !hide_each(products)) {
+      return "joining its products would copy more than it hides, and one is too small to hide one";
+    }
     std::variant<ScatterPair, Why> placed_pair = placed(products[0], between, wide);
     if (ScatterPair* pair = std::get_if<ScatterPair>(&placed_pair)) {
+      pair->each = each;
       for (size_t i = 1; i < products.size(); ++i) {
         pair->inside.insert(pair->inside.end(), products[i].inside.begin(),
                             products[i].inside.end());
@@ -122,13 +128,19 @@ class ScatterPairFinder {
 
   // Joining copies all operands. That takes less than it hides only while they are small: on two
   // H200, products over 28,672 and 14,336 features whose sum has half or less gained nothing.
-  Why too_wide(const std::vector<Product>& products) {
+  bool is_too_wide(const std::vector<Product>& products) {
     int64_t joined = 0;
     for (const Product& one : products) joined += graph_.last_dim(one.left).raw;
     const Dim out = graph_.last_dim(products[0].value);
-    if (out.is_expr() || joined <= out.raw) return {};
-    return "joining its products would copy " + std::to_string(joined) +
-           " features a token to hide the sum of " + std::to_string(out.raw);
+    return !out.is_expr() && joined > out.raw;
+  }
+
+  // Whether each product sums over enough to hide a reduce_scatter of its own.
+  bool hide_each(const std::vector<Product>& products) {
+    const int64_t out = graph_.last_dim(products[0].value).raw;
+    return std::all_of(products.begin(), products.end(), [&](const Product& one) {
+      return 2 * graph_.last_dim(one.left).raw >= out;
+    });
   }
 
   // Whether a value comes out of a fused operator that gathers: of this run, or of an earlier one.

@@ -150,6 +150,18 @@ def scatter_of_sum(b: Pairs) -> Any:
     return b.scatter(b.call(aten.add.Tensor, b.call(aten.add.Tensor, q, k), v))
 
 
+def scatter_of_wide_sum(b: Pairs) -> Any:
+    """The gradient of what gate and up read: joined they would be copied, so each is fused."""
+    gate, up = (_gradient(b, name, 32) for name in ("gate", "up"))
+    return b.scatter(b.call(aten.add.Tensor, gate, up))
+
+
+def scatter_of_viewed_wide_sum(b: Pairs) -> Any:
+    gate, up = (_viewed(b, _gradient(b, name, 32)) for name in ("gate", "up"))
+    total = b.call(aten.add.Tensor, gate, up)
+    return b.scatter(b.call(aten.reshape.default, total, [-1, 48]))
+
+
 def scatter_of_viewed_sum(b: Pairs) -> Any:
     gate, up = (_viewed(b, _gradient(b, name, 16)) for name in ("gate", "up"))
     total = b.call(aten.add.Tensor, gate, up)
@@ -289,6 +301,8 @@ FORMS: dict[Body, int] = {
     backward: 1,
     scatter_of_transposed: 1,
     scatter_of_sum: 1,
+    scatter_of_wide_sum: 1,
+    scatter_of_viewed_wide_sum: 1,
     scatter_of_viewed_sum: 1,
     through_views: 2,
     scattered_and_gathered: 2,

@@ -46,9 +46,17 @@ def _two_products(b: Pairs) -> tuple[fx.Node, ...]:
     return tuple(b.mm(b.whole(x, 24), b.weight(w, 24)) for x, w in (("x", "w"), ("y", "u")))
 
 
-def sum_of_wide_products(b: Pairs) -> Any:
-    one, other = (b.mm(b.whole(x), b.weight(w)) for x, w in (("x", "w"), ("y", "u")))
+def sum_of_wide_and_narrow_products(b: Pairs) -> Any:
+    one = b.mm(b.whole("x", 48), b.weight("w", 48))
+    other = b.mm(b.whole("y", 16), b.weight("u", 16))
     return b.scatter(b.call(aten.add.Tensor, one, other))
+
+
+def wide_sum_of_wide_products(b: Pairs) -> Any:
+    cast = torch.ops.prims.convert_element_type.default
+    one, other = (b.mm(b.whole(x), b.weight(w)) for x, w in (("x", "w"), ("y", "u")))
+    total = b.call(cast, b.call(aten.add.Tensor, one, other), torch.float64)
+    return b.call(cast, b.scatter(total), b.dtype)
 
 
 def sum_with_a_residual(b: Pairs) -> Any:
@@ -123,9 +131,10 @@ LEFT: dict[Body, str] = {
     sum_of_what_is_made_of_a_product: "what it sums is no matrix product",
     sum_of_more_rows_than_a_product_has: "what it sums is no matrix product",
     product_read_twice: "its product is read elsewhere, too",
-    sum_of_wide_products: (
-        "joining its products would copy 64 features a token to hide the sum of 48"
+    sum_of_wide_and_narrow_products: (
+        "joining its products would copy more than it hides, and one is too small to hide one"
     ),
+    wide_sum_of_wide_products: "its product is cast before it is summed",
     sum_with_a_residual: "what it sums is no sum of plain matrix products",
     sum_scaled: "what it sums is no matrix product",
     sum_read_twice: "its product is read elsewhere, too",
