@@ -191,12 +191,15 @@ DEFAULT_THRESHOLDS: tuple[Threshold, ...] = (
 )
 
 
-# What two H200 were measured to gain by, 8,192 tokens at once (docs/async_tp.md has the figures).
-# Float8 products of a hidden size of 4,096 lost a third there, so what is smaller, what is on
-# another device and what has another dtype stays: nobody knows yet.
+# From which shapes on both pairs of an MLP were faster than their parts on two H200, with the
+# kernels here (bench/results/gpu_pairs.json): what is smaller lost, or gained less than its noise.
+# What is on another device or has another dtype stays: nobody knows yet.
 DEFAULT_PAIR_THRESHOLDS: tuple[PairThreshold, ...] = (
-    PairThreshold("cuda", 2, min_tokens=8192, min_hidden_size=4096, major=9, minor=0),
-    PairThreshold("cuda", 1, min_tokens=8192, min_hidden_size=8192, major=9, minor=0),
+    PairThreshold("cuda", 2, min_tokens=16384, min_hidden_size=2048, major=9, minor=0),
+    PairThreshold("cuda", 2, min_tokens=4096, min_hidden_size=4096, major=9, minor=0),
+    PairThreshold("cuda", 2, min_tokens=2048, min_hidden_size=8192, major=9, minor=0),
+    PairThreshold("cuda", 1, min_tokens=16384, min_hidden_size=4096, major=9, minor=0),
+    PairThreshold("cuda", 1, min_tokens=4096, min_hidden_size=8192, major=9, minor=0),
 )
 
 
@@ -261,30 +264,29 @@ def pair_obstacle(
         itemsize: Bytes of an element of the product's operands.
         tokens: Tokens over all ranks; of a symbolic number the least, or the example.
         hidden_size: Features of the stream.
-        table: Rows to look in, the first that covers device and dtype counts; an empty table takes
-            every pair.
+        table: Rows to look in, of which those that cover device and dtype count: a shape that one
+            of them allows pays. An empty table takes every pair.
 
     Example:
-        >>> pair_obstacle(DeviceKind("cuda", (9, 0)), 1, 8192, 4096)
-        'a hidden size of 4096 is below 8192, from which on 1-byte products gain on cuda 9.0'
+        >>> pair_obstacle(DeviceKind("cuda", (9, 0)), 1, 8192, 2048)
+        'a hidden size of 2048 is below 4096, from which on 1-byte products gain on cuda 9.0'
+        >>> pair_obstacle(DeviceKind("cuda", (9, 0)), 2, 2048, 8192)
+        ''
         >>> pair_obstacle(DeviceKind("cpu"), 2, 1, 1, table=())
         ''
     """
     if not table:
         return ""
-    row = next((row for row in table if row.covers(kind, itemsize)), None)
-    if row is None:
+    rows = [row for row in table if row.covers(kind, itemsize)]
+    if not rows:
         return (
             f"nobody measured whether {itemsize}-byte products gain on {kind}: "
             f"pass async_tp_thresholds, or () to fuse every pair"
         )
-    for what, value, least in (
-        ("a hidden size of", hidden_size, row.min_hidden_size),
-        ("a token count of", tokens, row.min_tokens),
-    ):
-        if value < least:
-            return (
-                f"{what} {value} is below {least}, from which on {itemsize}-byte products gain "
-                f"on {kind}"
-            )
-    return ""
+    gain = f"from which on {itemsize}-byte products gain on {kind}"
+    wide = [row for row in rows if hidden_size >= row.min_hidden_size]
+    if not wide:
+        width = min(row.min_hidden_size for row in rows)
+        return f"a hidden size of {hidden_size} is below {width}, {gain}"
+    least = min(row.min_tokens for row in wide)
+    return f"a token count of {tokens} is below {least}, {gain}" if tokens < least else ""
