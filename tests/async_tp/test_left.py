@@ -241,8 +241,12 @@ def test_thresholds_say_what_was_measured() -> None:
     hopper = DeviceKind("cuda", (9, 0))
     assert pair_obstacle(hopper, 2, 8192, 4096) == ""
     assert pair_obstacle(hopper, 1, 8192, 8192) == ""
-    assert "below 8192" in pair_obstacle(hopper, 1, 8192, 4096)  # a third slower there
-    assert "below 8192" in pair_obstacle(hopper, 2, 4096, 4096)
+    assert pair_obstacle(hopper, 2, 2048, 8192) == ""
+    assert pair_obstacle(hopper, 1, 16384, 4096) == ""
+    # The more features, the fewer tokens: the row that allows least says why.
+    assert "8192 is below 16384" in pair_obstacle(hopper, 1, 8192, 4096)
+    assert "2048 is below 4096" in pair_obstacle(hopper, 2, 2048, 4096)
+    assert "hidden size of 2048 is below 4096" in pair_obstacle(hopper, 1, 16384, 2048)
     assert "nobody measured" in pair_obstacle(DeviceKind("cuda", (10, 0)), 2, 8192, 8192)
     assert pair_obstacle(DeviceKind("cpu"), 2, 1, 1, ()) == ""
     assert all(row.device == "cuda" for row in DEFAULT_PAIR_THRESHOLDS)
