@@ -94,11 +94,12 @@ ClassCut::Cut ClassCut::cheapest(int64_t fixed, std::span<const uint32_t> loose)
     const Site& site = sites_.sites[of_class];
     const Anchor& anchor = matches_.anchors[site.anchor];
     const uint32_t reduced = 2 * index[anchor.reduced];
-    // What is matched is sharded as a whole or not at all.
+    // What is matched is sharded as a whole or not at all; of a loose site, the parts of a tuple.
     for (const NodeId node : site.interior) {
-      if (is_loose(of_class)) break;
-      flow.add_edge(reduced, 2 * index[node], MaxFlow::kUncut);
-      flow.add_edge(2 * index[node], reduced, MaxFlow::kUncut);
+      const NodeId whole = is_loose(of_class) ? table_.whole_of(node) : anchor.reduced;
+      if (whole == kNone) continue;
+      flow.add_edge(2 * index[whole], 2 * index[node], MaxFlow::kUncut);
+      flow.add_edge(2 * index[node], 2 * index[whole], MaxFlow::kUncut);
     }
     const int few = site.match == kNone && costs_.is_few(anchor) ? 1 : 0;
     const int64_t saved = costs_.bytes_of(anchor) + costs_.calls(anchor, fixed) - few;
@@ -142,7 +143,7 @@ std::vector<uint32_t> ClassCut::loose_sites() const {
     return gathered_[nodes_.index[node]] && !uses_.of(node).empty();
   };
   const auto is_row_wise = [&](NodeId node) {
-    return rules_.find(table_.target(node)) != nullptr && !table_.is_tuple(node);
+    return table_.whole_of(node) != kNone || rules_.find(table_.target(node)) != nullptr;
   };
   std::vector<uint32_t> loose;
   for (const uint32_t of_class : of_class_) {

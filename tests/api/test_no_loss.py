@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 
 import pytest
@@ -41,7 +42,20 @@ def read_on_after_the_norm(w: Writer) -> None:
     w.output([w.call(aten.relu.default, w.matched_norm(total)), total])
 
 
-@pytest.mark.parametrize("build", [sum_and_norm_of_two, read_on_after_the_norm])
+def norm_that_is_a_part_of_a_tuple(w: Writer) -> None:
+    total = w.call(
+        aten.add.Tensor,
+        w.over_ranks(partial(w, "a")),
+        w.over_ranks(partial(w, "b"), "avg"),
+    )
+    gain = w.placeholder("gain", (16,), torch.float32)
+    both = w.call(aten._fused_rms_norm.default, total, [16], gain, 1e-6)
+    w.output([w.call(operator.getitem, both, 0), total])
+
+
+@pytest.mark.parametrize(
+    "build", [sum_and_norm_of_two, read_on_after_the_norm, norm_that_is_a_part_of_a_tuple]
+)
 def test_a_matched_site_gives_way_where_its_stream_is_gathered_anyway(build: Build) -> None:
     after = {}
     for recognise in ("both", "rowwise", "patterns"):
