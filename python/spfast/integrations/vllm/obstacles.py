@@ -68,9 +68,9 @@ def in_the_config(vllm_config: Any, host: Host) -> Obstacle | None:
             f"{tp_size} ranks",
             "change num_speculative_tokens in --speculative-config",
         )
-    obstacle = _in_the_runner(vllm_config, host) if host.own_pass else None
-    if obstacle is not None:
-        return obstacle
+    in_the_runner = _in_the_runner(vllm_config, host) if host.own_pass else None
+    if in_the_runner is not None:
+        return in_the_runner
     tokens, reason = threshold(vllm_config)
     if tokens is None:
         return Obstacle(reason, 'set "min_token_num" beside "enable"')
