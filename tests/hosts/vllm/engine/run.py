@@ -2,11 +2,10 @@
 
     python run.py FOLDER PYTHON [SCENARIO...]
 
-PYTHON is that of an environment with vLLM and spfast. A SCENARIO is "start-up" or "float8", neither
-of which starts an engine, or one of SCENARIOS: an engine with vLLM's own multiprocess executor and
-spawned workers; the first of a model runs with the plugin off, and the others are compared with it,
-token by token. The models are tiny and random; their graphs are those that a GPU would compile
-(``like_gpu/``).
+PYTHON is that of an environment with vLLM and spfast. A SCENARIO is "start-up" or one of SCENARIOS:
+an engine with vLLM's own multiprocess executor and spawned workers; the first of a model runs with
+the plugin off, and the others are compared with it, token by token. The models are tiny and random;
+their graphs are those that a GPU would compile (``like_gpu/``).
 """
 
 from __future__ import annotations
@@ -205,15 +204,6 @@ class Engines:
         source = f"import runpy; runpy.run_path({str(HERE / script)!r}, run_name='__main__')"
         return dict(json.loads(self._ask(source)))
 
-    def float8(self) -> str:
-        """Looks at how this vLLM's own float8 is compiled, and at what ranks gather of it."""
-        found = self._asked("quantised.py")
-        # A scale of all tokens is no rank's to make: there the norm is gathered.
-        as_norm = {name for name, dtype in found.items() if dtype == "bfloat16"}
-        assert as_norm == {name for name in found if name.startswith("per tensor")}, found
-        assert set(found.values()) == {"bfloat16", "float8_e4m3fn"}, found
-        return f"{len(found) - len(as_norm)} of {len(found)} gathered as float8"
-
     def start_up(self) -> str:
         """Measures what the plugin costs while it is off: the least of three fresh processes."""
         took = [self._asked("startup.py") for _ in range(3)]
@@ -314,7 +304,7 @@ def compare(base: list[dict[str, Any]], found: list[dict[str, Any]]) -> str:
 
 def main(folder: str, python: str, *names: str) -> int:
     engines = Engines(Path(folder), python)
-    checks = {"start-up": engines.start_up, "float8": engines.float8}
+    checks = {"start-up": engines.start_up}
     for name in SCENARIOS:
         checks[name] = functools.partial(engines.run, name)
     assert set(names) <= set(checks), f"there are: {', '.join(checks)}"
