@@ -66,13 +66,14 @@ void Job::set_groups(const py::sequence& infos) {
 }
 
 void Job::match(bool patterns, bool rowwise, bool gather_bytes, bool trust_unknown,
-                std::vector<NodeId> replicated, int64_t collective_cost,
-                std::vector<size_t> local_outputs, const Across& across) {
+                std::vector<NodeId> replicated, std::vector<NodeId> numbers,
+                int64_t collective_cost, std::vector<size_t> local_outputs, const Across& across) {
   const py::gil_scoped_release released;
   run_.match({.patterns = patterns,
               .rowwise = rowwise,
               .gather_bytes = gather_bytes,
-              .trust = {trust_unknown, std::move(replicated), across.own, across.writers},
+              .trust = {trust_unknown, std::move(replicated), across.own, across.writers,
+                        std::move(numbers)},
               .calls = across.calls,
               .collective_cost = collective_cost,
               .local_outputs = std::move(local_outputs)});
@@ -189,8 +190,10 @@ void bind_job(py::module_& module) {
       .def("match", &Job::match, py::arg("patterns") = true, py::arg("rowwise") = false,
            py::arg("gather_bytes") = false, py::arg("trust_unknown") = true,
            py::arg("replicated") = std::vector<NodeId>(),
+           py::arg("numbers") = std::vector<NodeId>(),
            py::arg("collective_cost") = Costs{}.collective,
-           py::arg("local_outputs") = std::vector<size_t>(), py::arg("across") = Job::Across{})
+           py::arg("local_outputs") = std::vector<size_t>(),
+           py::arg_v("across", Job::Across{}, "..."))
       .def("is_own", &Job::is_own, py::arg("place"))
       .def("is_given_away", &Job::is_given_away, py::arg("place"))
       .def("is_written", &Job::is_written, py::arg("place"))

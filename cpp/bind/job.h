@@ -39,9 +39,10 @@ class Job {
   };
   // With the rules, and whether plan() follows row-wise operators too. `replicated`: inputs, by
   // their place in the graph, that all ranks have the same. `local_outputs`: which of the values
-  // that the graph returns it may return as this rank's rows.
+  // that the graph returns it may return as this rank's rows. `numbers`: inputs, by place, that are
+  // numbers and no input's size.
   void match(bool patterns, bool rowwise, bool gather_bytes, bool trust_unknown,
-             std::vector<NodeId> replicated, int64_t collective_cost,
+             std::vector<NodeId> replicated, std::vector<NodeId> numbers, int64_t collective_cost,
              std::vector<size_t> local_outputs, const Across& across);
   // Whether the value at a place of the graph is shown to be each rank's own, once it is matched.
   [[nodiscard]] bool is_own(NodeId place) const { return run_.is_own(place); }

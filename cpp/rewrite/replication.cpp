@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <bit>
+#include <cctype>
+#include <string_view>
 
 #include "base/work.h"
 #include "table/targets.h"
@@ -96,7 +98,11 @@ void Replication::prove() {
   for (NodeId node = 0; node < table_.size(); ++node) {
     SPFAST_WORK(1);
     if (table_.op(node) != Op::kCallFunction) {
-      if (table_.meta(node).kind == MetaKind::kSym) proved_[node] = kAllGroups;
+      const auto& data = trust_.numbers;
+      if (table_.meta(node).kind == MetaKind::kSym &&
+          !std::binary_search(data.begin(), data.end(), node)) {
+        proved_[node] = kAllGroups;
+      }
       keep_written(node);
       continue;
     }
@@ -113,7 +119,7 @@ void Replication::prove() {
       proved_[node] = effects_.writer_of(node) == kNone ? common_groups(node) : 0;
       if (proved_[node] == kAllGroups) continue;
     }
-    if (known.data_sized) ragged[node] = kAllGroups;
+    if (known.data_sized || (known.sizes && is_data(node))) ragged[node] = kAllGroups;
     for (const Value value : table_.operands(node)) {
       if (value.is_node()) ragged[node] |= ragged[value.payload];
     }
@@ -121,6 +127,22 @@ void Replication::prove() {
     if (known.sizes) proved_[node] |= ~ragged[node];
     follow_own(node);
   }
+}
+
+// torch calls such a number u0, u1 and so on.
+bool Replication::is_data(NodeId size) const {
+  const Meta& meta = table_.meta(size);
+  if (meta.kind != MetaKind::kSym) return false;
+  const Dim number = table_.dims(meta)[0];
+  if (!number.is_expr()) return false;
+  const std::string_view text = table_.expr(number.expr_id());
+  const auto is_word = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0; };
+  const auto is_digit = [](char c) { return std::isdigit(static_cast<unsigned char>(c)) != 0; };
+  for (size_t at = 0; at + 1 < text.size(); ++at) {
+    const bool begins = at == 0 || (!is_word(text[at - 1]) && text[at - 1] != '_');
+    if (begins && text[at] == 'u' && is_digit(text[at + 1])) return true;
+  }
+  return false;
 }
 
 void Replication::prove_after(NodeId collective) {

@@ -26,6 +26,7 @@ struct Trust {
   std::vector<NodeId> replicated = {};  // inputs that somebody vouches for
   std::vector<NodeId> own = {};         // sorted: what other graphs show to be each rank's own
   std::vector<NodeId> writers = {};     // sorted: calls of graphs that write such values
+  std::vector<NodeId> numbers = {};     // sorted: inputs that are numbers, and no input's size
 };
 
 // An all_reduce, a gather or a scatter of a value that all ranks share would be for nothing. So
@@ -134,6 +135,8 @@ class Replication {
   void keep_written(NodeId node);
   // Of what is read by another name after a node wrote it: it gives the written value away.
   void blame_written(NodeId node);
+  // Whether a size depends on data: how many elements were selected, say.
+  [[nodiscard]] bool is_data(NodeId size) const;
   [[nodiscard]] bool is_told(NodeId value) const {
     return std::binary_search(trust_.own.begin(), trust_.own.end(), value);
   }

@@ -82,6 +82,7 @@ void Run::match(RunOptions options) {
   for (const NodeId input : options_.trust.replicated) SPFAST_CHECK(input < table_.size());
   for (const NodeId value : options_.trust.own) SPFAST_CHECK(value < table_.size());
   for (const NodeId call : options_.trust.writers) SPFAST_CHECK(call < table_.size());
+  for (const NodeId input : options_.trust.numbers) SPFAST_CHECK(input < table_.size());
   for (const NodeId call : options_.calls.known) SPFAST_CHECK(call < table_.size());
   for (const auto* pairs : {&options_.calls.written, &options_.calls.shown}) {
     for (const auto& [call, value] : *pairs) {
@@ -98,8 +99,21 @@ void Run::match(RunOptions options) {
         return table_.dims(table_.meta(anchor.all_reduce)).size() == 2;
       });
   if (flat) costs_.local_outputs = returned(table_, options_.local_outputs);
+  read_sizes();
   effects_.emplace(table_, options_.calls);
   replication_.emplace(table_, *effects_, rules_.rows, rules_.families, groups_, options_.trust);
+}
+
+// Whether a size that the graph reads depends on data, its value tells.
+void Run::read_sizes() {
+  TraitsCache traits;
+  std::vector<NodeId> sizes;
+  for (NodeId node = 0; node < table_.size(); ++node) {
+    if (table_.op(node) == Op::kCallFunction && traits.of(table_.target(node)).sizes) {
+      sizes.push_back(node);
+    }
+  }
+  source_.read_metas(table_, sizes);
 }
 
 void Run::plan(const Decide& decide) {

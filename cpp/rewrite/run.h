@@ -87,6 +87,7 @@ class Run {
   [[nodiscard]] bool judge_classes(const Decide& decide);
   [[nodiscard]] Unknown unknown_values(const Plan& plan);
   void learn(const Unknown& unknown);
+  void read_sizes();
 
   NodeTable& table_;
   const Rules& rules_;

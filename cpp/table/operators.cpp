@@ -35,6 +35,8 @@ constexpr std::string_view kRandom[] = {
     "feature_alpha_dropout",
     "geometric",
     "gru",
+    "inductor_rand_eager_offset",
+    "inductor_rand_eager_offsets",
     "inductor_random",
     "inductor_randint",
     "inductor_seed",

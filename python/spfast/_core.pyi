@@ -57,6 +57,7 @@ class Job:
         gather_bytes: bool = ...,
         trust_unknown: bool = ...,
         replicated: Sequence[int] = ...,
+        numbers: Sequence[int] = ...,
         collective_cost: int = ...,
         local_outputs: Sequence[int] = ...,
         across: Across = ...,

@@ -19,6 +19,7 @@ from spfast.groups import Group, group_name
 from spfast.journal import Journal
 from spfast.levels import WITHOUT_VALUES, has_values
 from spfast.meta import PADDED, TokenShare, Values, make_values
+from spfast.numbers import own_numbers
 from spfast.patterns import Registry
 from spfast.rules import rules_of
 from spfast.told import Told
@@ -175,6 +176,7 @@ class Run:
             gather_bytes=as_bytes,
             trust_unknown=self._config.replicated == "infer",
             replicated=_vouched_for(self._graph, self._inside),
+            numbers=own_numbers(self._graph),
             collective_cost=self._config.collective_cost,
             local_outputs=() if self.path else self._config.local_outputs,
             across=self._told.as_native(),

@@ -20,7 +20,14 @@ from torch import fx
 from spfast.config import SequenceParallelConfig
 from spfast.groups import lies_across, lies_within
 from spfast.reference.traits import Traits, traits_of
-from spfast.reference.values import IDENTITIES, VIEWS, Memory, operator_name
+from spfast.reference.values import (
+    IDENTITIES,
+    VIEWS,
+    Memory,
+    is_read,
+    operator_name,
+    symbols_of_inputs,
+)
 
 __all__ = ["Replication"]
 
@@ -155,11 +162,13 @@ class Replication:
     # --- forward: what is proved --------------------------------------------------------------
 
     def _prove(self, graph: fx.Graph) -> None:
+        sizes = symbols_of_inputs(graph)
         ragged: set[tuple[fx.Node, Any]] = set()  # of a size that only its own rank knows
         for node in graph.nodes:
             traits, operands = self._of(node), node.all_input_nodes
             if node.op != "call_function":
-                if isinstance(node.meta.get("val"), torch.SymInt):
+                val = node.meta.get("val")
+                if isinstance(val, torch.SymInt) and val.node.expr.free_symbols <= sizes:
                     self._shared[node] = _EVERY
             elif traits.collective:
                 self._prove_collective(node, traits.collective)
@@ -173,7 +182,8 @@ class Replication:
                 for group in self._known:
                     if self.is_shared(node, group):
                         continue
-                    if traits.data_sized or any((each, group) in ragged for each in operands):
+                    is_data = traits.data_sized or (traits.sizes and is_read(node))
+                    if is_data or any((each, group) in ragged for each in operands):
                         ragged.add((node, group))
                 if traits.sizes:
                     even = {each for each in self._known if (node, each) not in ragged}

@@ -47,11 +47,10 @@ _RANDOM = frozenset(
     """
     _cudnn_rnn _fused_dropout _lstm_mps _sample_dirichlet _standard_gamma alpha_dropout bernoulli
     binomial cauchy dropout exponential feature_alpha_dropout feature_dropout geometric gru
-    inductor_randint inductor_random inductor_seed inductor_seeds log_normal lstm miopen_rnn
-    multinomial native_dropout normal normal_functional poisson rand rand_like randint randint_like
-    randn randn_like random randperm rnn_relu rnn_tanh rrelu rrelu_with_noise
-    rrelu_with_noise_functional
-    uniform
+    inductor_randint inductor_rand_eager_offset inductor_rand_eager_offsets inductor_random
+    inductor_seed inductor_seeds log_normal lstm miopen_rnn multinomial native_dropout normal
+    normal_functional poisson rand rand_like randint randint_like randn randn_like random randperm
+    rnn_relu rnn_tanh rrelu rrelu_with_noise rrelu_with_noise_functional uniform
     """.split()
 )
 _UNINITIALISED = frozenset(

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from spfast import targets
 
@@ -17,12 +18,14 @@ __all__ = [
     "is_dense",
     "is_view",
     "may_read_fresh",
+    "is_read",
     "operator_name",
     "root",
     "rows_of",
     "shape_of",
     "size_key",
     "source",
+    "symbols_of_inputs",
     "users_by_any_name",
     "wants_format",
 ]
@@ -289,3 +292,23 @@ def _changes_stream(node: fx.Node) -> bool:
     if node.op == "call_function":
         return targets.describe(node.target).fences
     return node.op == "call_module"
+
+
+def symbols_of_inputs(graph: fx.Graph) -> set[Any]:
+    """The symbols that the sizes of the inputs consist of."""
+    found: set[Any] = set()
+    for node in graph.find_nodes(op="placeholder"):
+        val = node.meta.get("val")
+        if isinstance(val, torch.Tensor):
+            for number in (*val.shape, *val.stride(), val.storage_offset()):
+                if isinstance(number, torch.SymInt):
+                    found |= number.node.expr.free_symbols
+    return found
+
+
+def is_read(node: fx.Node) -> bool:
+    """Whether a number depends on what some tensor holds: torch calls its symbol u0, or so."""
+    val = node.meta.get("val")
+    return isinstance(val, torch.SymInt) and any(
+        symbol_is_type(symbol, SymT.UNBACKED_INT) for symbol in val.node.expr.free_symbols
+    )

@@ -219,7 +219,7 @@ def operands_that_count(
 def _operands_of_functionalised(
     args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> list[fx.Node] | None:
-    norm = NORMS.get(operator_name(args[0]))
+    norm = NORMS.get(operator_name(args[0])) if args else None
     if norm is None:
         return None
     buffers = [name for name in norm.writes if name not in norm.rows]

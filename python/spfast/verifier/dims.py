@@ -18,11 +18,10 @@ import sympy
 import torch
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.utils._sympy.functions import FloorDiv, Mod, PythonMod
-from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from spfast.verifier.values import Shape
 
-__all__ = ["SYMBOLIC_OPERATORS", "Dims", "is_data", "strip_leading"]
+__all__ = ["SYMBOLIC_OPERATORS", "Dims", "strip_leading"]
 
 SYMBOLIC_OPERATORS: dict[Callable[..., Any], Callable[[Any, Any], Any]] = {
     operator.add: operator.add,
@@ -217,16 +216,6 @@ def _follows(size: torch.SymInt, parts: int) -> bool:
     counted = {symbol: step * sympy.Dummy(integer=True) for symbol, step in steps.items()}
     share = sympy.expand(size.node.expr.xreplace(counted) / parts)
     return all(term.is_integer for term in sympy.Add.make_args(share))
-
-
-_DATA = (SymT.UNBACKED_INT, SymT.UNBACKED_FLOAT)
-
-
-def is_data(number: Any) -> bool:
-    """Says whether a number was read out of a tensor; all others are sizes and literals."""
-    if isinstance(number, int):
-        return False
-    return any(symbol_is_type(symbol, _DATA) for symbol in number.free_symbols)
 
 
 def strip_leading(lead: Shape) -> Shape:

@@ -40,10 +40,11 @@ def perform(
         that.
     """
     place = len(ctx.effects)
-    key = ("effect", place, node.target, ctx.key(args), ctx.key(kwargs))
+    written = written_operands(node, writes, args, kwargs)
+    memory = tuple([_memory(ctx, operand) for operand in written])
+    key = ("effect", place, node.target, ctx.key(args), ctx.key(kwargs), memory)
     term = ctx.store.term(key)
     ctx.effects.append((term, node))
-    written = written_operands(node, writes, args, kwargs)
     if what_it_does(node.op, node.target).overwrites:
         whole = (ctx.values[operand].term for operand in written)
         ctx.overwritten[term] = frozenset(whole)
@@ -55,6 +56,17 @@ def perform(
         ctx.roots[node] = ctx.roots.get(returned, returned)
         return key, ctx.read(returned)
     return key, None
+
+
+def _memory(ctx: Context, operand: fx.Node) -> int | None:
+    """Tells the memory of one input from another's, and from what the graph makes itself.
+
+    A copy is the value that it is a copy of, but who writes to it leaves that one alone.
+    """
+    root = ctx.roots.get(operand, operand)
+    if isinstance(root, fx.Node) and root.op in ("placeholder", "get_attr"):
+        return ctx.values[root].term
+    return None
 
 
 def is_made_here(ctx: Context, node: fx.Node) -> bool:

@@ -18,10 +18,11 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 
-from spfast.verifier.dims import Dims, is_data
+from spfast.verifier.dims import Dims
 from spfast.verifier.effects import shared_operand
 from spfast.verifier.fake_runs import FakeRuns
 from spfast.verifier.kinds import operator_name, writes_of
+from spfast.verifier.numbers import is_read
 from spfast.verifier.products import FUSED
 from spfast.verifier.snapshot import Entry
 
@@ -243,7 +244,7 @@ class Metadata:
 
 def _is_data(val: Any) -> bool:
     """Whether a value was read out of a tensor, so that no shape rule tells it."""
-    return isinstance(val, torch.SymInt) and is_data(val.node.expr)
+    return isinstance(val, torch.SymInt) and is_read(val.node.expr)
 
 
 def _operands(entry: Entry) -> list[fx.Node]:

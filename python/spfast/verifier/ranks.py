@@ -25,7 +25,6 @@ from spfast.verifier.across import (
     what_it_does,
 )
 from spfast.verifier.context import Context, Meeting
-from spfast.verifier.dims import is_data
 from spfast.verifier.snapshot import Entry
 from spfast.verifier.values import Kind, Value
 
@@ -203,7 +202,7 @@ class Ranks:
         if value.kind is Kind.FULL:
             return self.of_term(value.term)
         if value.kind is Kind.SCALAR:
-            if not is_data(value.number):
+            if not self.ctx.store.is_data(value.number):
                 return Same.PROVED
             return self.known.get(value.term, Same.UNKNOWN)
         if value.kind in (Kind.SHARD, Kind.PART):

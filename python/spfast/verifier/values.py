@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
+from spfast.verifier.numbers import is_read
+
 __all__ = ["Kind", "Shape", "Share", "Store", "Value", "Write"]
 
 # Each dim is an int or a sympy expression.
@@ -143,7 +145,9 @@ class Store:
         # Terms below this were in the original graph.
         self.known = 0
         # Whether there are numbers that were read out of tensors.
+        # Whether some number was read out of a tensor, or is an input that is no input's size.
         self.has_data = False
+        self.given: set[Any] = set()  # the symbols of such inputs
         # term of some rows of a value -> (the value's term, its rows, first row, end row, how many
         # of its rows are its own where some were added)
         self.blocks: dict[int, tuple[int, Any, Any, Any, Any]] = {}
@@ -230,7 +234,14 @@ class Store:
         if found is None:
             found = Value(Kind.SCALAR, self.term(key), None, number=number)
             self._values[key] = found
+            self.has_data = self.has_data or self.is_data(number)
         return found
+
+    def is_data(self, number: Any) -> bool:
+        """Whether a number may be another one on each rank: all others are sizes and literals."""
+        if isinstance(number, int):
+            return False
+        return is_read(number) or not self.given.isdisjoint(number.free_symbols)
 
     def block(self, base: int, rows: Any, start: Any, end: Any, tokens: Any, shape: Shape) -> Value:
         """Returns rows start to end of ``base``, whose first dim is ``rows`` long.

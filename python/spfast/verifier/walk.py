@@ -14,7 +14,7 @@ from spfast.verifier import moves, norms, products
 from spfast.verifier.along import along
 from spfast.verifier.called import writes_at
 from spfast.verifier.context import Context, Rule
-from spfast.verifier.dims import SYMBOLIC_OPERATORS, is_data
+from spfast.verifier.dims import SYMBOLIC_OPERATORS
 from spfast.verifier.effects import perform, share_storage
 from spfast.verifier.elementwise import elementwise
 from spfast.verifier.expand import expand
@@ -116,6 +116,7 @@ def walk(ctx: Context, entries: Iterable[Entry]) -> None:
         op in ("call_module", "call_method") for _, op, _, _, _, _ in entries
     )
     is_written |= any(writes.arguments for writes in ctx.called.values())
+    _note_given(ctx, entries)
     values, vals, is_after = ctx.values, ctx.vals, ctx.is_after
     inputs = 0
     for node, op, target, args, kwargs, val in entries:
@@ -159,6 +160,22 @@ def walk(ctx: Context, entries: Iterable[Entry]) -> None:
         if ctx.store.has_data:
             _meet_numbers(ctx, node, args, kwargs, value)
         values[node] = value
+
+
+def _note_given(ctx: Context, entries: Iterable[Entry]) -> None:
+    """Notes the numbers among the inputs that are no input's size: a rank may have its own."""
+    inputs = [val for _, op, _, _, _, val in entries if op == "placeholder"]
+    numbers = [val for val in inputs if isinstance(val, torch.SymInt)]
+    if not numbers:
+        return
+    sizes: set[Any] = set()
+    for val in inputs:
+        if isinstance(val, torch.Tensor):
+            for size in (*val.shape, *val.stride(), val.storage_offset()):
+                if isinstance(size, torch.SymInt):
+                    sizes |= size.node.expr.free_symbols
+    for number in numbers:
+        ctx.store.given |= number.node.expr.free_symbols - sizes
 
 
 def _opaque(
@@ -217,7 +234,6 @@ def _made(ctx: Context, key: Hashable, val: Any) -> Value:
         )
     if isinstance(val, torch.SymInt) or type(val) is int:
         number = ctx.dims.of(val)
-        ctx.store.has_data = ctx.store.has_data or is_data(number)
         return ctx.store.scalar(number)
     return ctx.store.full(ctx.store.term(key), ctx.dims.shape_of(val))
 
@@ -245,5 +261,5 @@ def _meet_numbers(
         return
     for operand in _operands(args, kwargs):
         value = ctx.values[operand]
-        if value.kind is Kind.SCALAR and is_data(value.number):
+        if value.kind is Kind.SCALAR and ctx.store.is_data(value.number):
             ctx.meet(operand, value.term, group)
