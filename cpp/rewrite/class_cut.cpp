@@ -80,23 +80,21 @@ bool ClassCut::each_site_pays(int64_t fixed) {
 }
 
 // By member: whether it is sharded in the cheapest cut; of several, the one with the most shards.
-// A loose site may be sharded in part.
+// A loose site may be sharded in part; they are sorted.
 ClassCut::Cut ClassCut::cheapest(int64_t fixed, std::span<const uint32_t> loose) {
   const auto count = static_cast<uint32_t>(members_.size());
   const uint32_t source = 2 * count;
   const uint32_t sink = source + 1;
   const auto& index = nodes_.index;
-  const auto is_loose = [&](uint32_t site) {
-    return std::find(loose.begin(), loose.end(), site) != loose.end();
-  };
   MaxFlow flow(sink + 1);
   for (const uint32_t of_class : of_class_) {
     const Site& site = sites_.sites[of_class];
     const Anchor& anchor = matches_.anchors[site.anchor];
     const uint32_t reduced = 2 * index[anchor.reduced];
     // What is matched is sharded as a whole or not at all; of a loose site, the parts of a tuple.
+    const bool is_loose = std::binary_search(loose.begin(), loose.end(), of_class);
     for (const NodeId node : site.interior) {
-      const NodeId whole = is_loose(of_class) ? table_.whole_of(node) : anchor.reduced;
+      const NodeId whole = is_loose ? table_.whole_of(node) : anchor.reduced;
       if (whole == kNone) continue;
       flow.add_edge(2 * index[whole], 2 * index[node], MaxFlow::kUncut);
       flow.add_edge(2 * index[node], 2 * index[whole], MaxFlow::kUncut);

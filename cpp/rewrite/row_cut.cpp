@@ -203,11 +203,11 @@ class Cutter {
   // Matched sites that would cost more than their all_reduces do, or than a part of them does.
   bool leave_costly(bool may_grow_anew) {
     bool any = false;
+    std::sort(costly_.begin(), costly_.end());
     for (uint32_t i = 0; i < sites_.sites.size(); ++i) {
       Site& site = sites_.sites[i];
       if (site.match == kNone || !site.reason.empty()) continue;
-      const bool costly =
-          may_grow_anew && std::find(costly_.begin(), costly_.end(), i) != costly_.end();
+      const bool costly = may_grow_anew && std::binary_search(costly_.begin(), costly_.end(), i);
       if (!costly && !full_[matches_.anchors[site.anchor].reduced]) continue;
       site.reason = {Reason::Kind::kNoGain, matches_.anchors[site.anchor].reduced, kNone, 0, 0};
       any = true;

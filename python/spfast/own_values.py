@@ -81,29 +81,34 @@ def _returned(graph: fx.Graph) -> set[fx.Node]:
 
 def _tell_writes(runs: _Runs, places: _Places, found: Sequence[Crossing]) -> bool:
     """What a graph writes to what it is given, its call writes to."""
-    any_new = False
+    told = dict.fromkeys(runs, Told())
     for each in found:
         (caller, operand), (called, value), call = each
         if each.is_operand and runs[called].is_written(places[called][value]):
             pair = (places[caller][call], places[caller][operand])
-            any_new |= runs[caller].tell(Told(written=frozenset({pair})))
-    return any_new
+            told[caller] |= Told(written=frozenset({pair}))
+    return _take(runs, told)
 
 
 def _tell_own(runs: _Runs, places: _Places, found: Sequence[Crossing]) -> bool:
     """A value that one graph shows to be each rank's own is so in the other."""
-    told: dict[str, Told] = {}
+    told = dict.fromkeys(runs, Told())
     for each in found:
         (source, one), (sink, other) = each.source, each.sink
         at, to = places[source][one], places[sink][other]
         if runs[source].is_own(at) or runs[source].is_written_own(at):
-            told[sink] = told.get(sink, Told()) | Told(own=frozenset({to}))
+            told[sink] |= Told(own=frozenset({to}))
         # What comes from one source says nothing of another one: those who read it do.
         elif runs[sink].is_given_away(to):
-            told[source] = told.get(source, Told()) | Told(own=frozenset({at}))
+            told[source] |= Told(own=frozenset({at}))
         if each.is_operand and runs[sink].is_written_own(to):
             call = places[source][each.call]
-            told[source] = told.get(source, Told()) | Told(writers=frozenset({call}))
+            told[source] |= Told(writers=frozenset({call}))
+    return _take(runs, told)
+
+
+def _take(runs: _Runs, told: Mapping[str, Told]) -> bool:
+    """Tells each graph at once, for it is matched anew then; returns whether any of it is new."""
     any_new = False
     for path, more in told.items():
         any_new |= runs[path].tell(more)
