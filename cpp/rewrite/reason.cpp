@@ -22,6 +22,14 @@ bool tells_ranks_apart(const NodeTable& table, NodeId node) {
   return traits.rank || traits.collective != Collective::kNone;
 }
 
+// Whether ranks that have the same get another one each. All others leave them alike: what shows
+// that a value was a rank's own may stand before another value that is computed from it.
+bool sets_ranks_apart(const NodeTable& table, NodeId node) {
+  const OperatorTraits traits = operator_traits(target_name(table.target(node)));
+  return traits.rank || traits.collective == Collective::kReduceScatter ||
+         traits.collective == Collective::kAllToAll;
+}
+
 }  // namespace
 
 std::string format_reason(const NodeTable& table, std::span<const GroupInfo> groups,
@@ -101,7 +109,7 @@ std::string format_reason(const NodeTable& table, std::span<const GroupInfo> gro
                "this one calls shows, and would be read beside shards";
       }
       return label(reason.node) + " is this rank's own, as " + call(reason.other) +
-             (reason.other < reason.node || reason.other == reason.node
+             (reason.other <= reason.node && sets_ranks_apart(table, reason.other)
                   ? " gives each rank another one"
                   : " over all ranks shows") +
              ", and would be read beside shards";

@@ -67,8 +67,19 @@ constexpr std::string_view kRandom[] = {
 
 // What is in fresh memory, nobody knows.
 constexpr std::string_view kUninitialised[] = {
-    "empty",         "empty_like", "empty_permuted",    "empty_quantized",
-    "empty_strided", "new_empty",  "new_empty_strided", "_efficientzerotensor",
+    "_efficientzerotensor",
+    "_empty_affine_quantized",
+    "_empty_per_channel_affine_quantized",
+    "_resize_output",
+    "empty",
+    "empty_like",
+    "empty_permuted",
+    "empty_quantized",
+    "empty_strided",
+    "new_empty",
+    "new_empty_strided",
+    "resize",
+    "resize_as",
 };
 
 constexpr std::string_view kSizes[] = {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,7 +36,11 @@ class Sharing:
     def __init__(self, graph: fx.Graph) -> None:
         self._graph = graph
         self._position: dict[fx.Node, int] = {}
-        self._seen: dict[fx.Node, str] = {}  # values whose memory is known to be seen, and by whom
+        # Values whose memory is known to be seen: how it is, and before which node that is true.
+        self._seen: dict[fx.Node, tuple[_Sight, float]] = {}
+        # Values of which a call's write was not seen. Nor is a later one, but by what reads the
+        # call's own result: nothing else reads them after the call.
+        self._unseen: dict[fx.Node, fx.Node] = {}
 
     def who_sees(self, call: fx.Node, written: Sequence[fx.Node]) -> str:
         """Why a call's writes are seen; "" where only the readers of its result see them.
@@ -45,43 +51,104 @@ class Sharing:
         """
         if not self._position:
             self._position = {node: place for place, node in enumerate(self._graph.nodes)}
-        names = dict.fromkeys(written)
-        pending = list(names)
-        reason = ""
-        while pending and not reason:
+        # Which memory a value is in; each but the first lies behind an operator of another.
+        memories = dict.fromkeys(written, 0)
+        behind: list[tuple[int, fx.Node]] = [(0, call)]
+        pending = list(memories)
+        while pending:
             name = pending.pop()
-            reason = self._seen.get(name) or self._who_sees_name(call, name)
-            for other in () if reason else _sharing(name):
-                if other is not call and other not in names:
-                    names[other] = None
-                    pending.append(other)
-        if reason:
-            self._seen.update(dict.fromkeys(names, reason))
-        return reason
-
-    def _who_sees_name(self, call: fx.Node, name: fx.Node) -> str:
-        if not _is_operator(name):
-            what = _OUTSIDE.get(name.op, "whose memory may be seen by others")
-            return f"it writes to %{name.name}, {what}"
-        for user in name.users:
-            if user is call:
-                continue
-            if self._position[user] > self._position[call]:
-                return f"it writes to memory of %{name.name}, which %{user.name} reads afterwards"
-            if not _is_operator(user):
-                return f"it writes to memory of %{name.name}, which %{user.name} may keep"
+            found = self._known_sight(call, name) or self._sight(call, name)
+            if found is not None:
+                return self._remember(memories, behind, memories[name], *found)
+            memory = memories[name]
+            earlier = self._unseen.get(name)
+            if earlier is None or self._position[earlier] > self._position[call]:
+                shared, operands = _sharing(name)
+            else:
+                shared, operands = [earlier], []
+            if any(operand not in memories for operand in operands):
+                behind.append((memory, name))
+            for others, place in ((shared, memory), (operands, len(behind) - 1)):
+                for other in others:
+                    if other is not call and other not in memories:
+                        memories[other] = place
+                        pending.append(other)
+        self._unseen.update(dict.fromkeys(memories, call))
         return ""
 
+    def _remember(
+        self,
+        memories: dict[fx.Node, int],
+        behind: Sequence[tuple[int, fx.Node]],
+        memory: int,
+        sight: _Sight,
+        until: float,
+    ) -> str:
+        """Notes what is seen of a memory, and of all on the way to it; says it of the first."""
+        sights = {memory: sight}
+        while memory:
+            memory, operator_ = behind[memory]
+            sight = sight.behind(operator_)
+            sights[memory] = sight
+        for name, place in memories.items():
+            if place in sights:
+                self._seen[name] = (sights[place], until)
+        return str(sight)
 
-def _sharing(name: fx.Node) -> Iterator[fx.Node]:
-    """What a value is a view of, or may be another rank's name for, and the views of it."""
+    def _known_sight(self, call: fx.Node, name: fx.Node) -> tuple[_Sight, float] | None:
+        known = self._seen.get(name)
+        return known if known is not None and self._position[call] < known[1] else None
+
+    def _sight(self, call: fx.Node, name: fx.Node) -> tuple[_Sight, float] | None:
+        """How one value is seen, and before which place of the graph that is true."""
+        if not _is_operator(name):
+            what = _OUTSIDE.get(name.op, "whose memory may be seen by others")
+            return _Sight(f"writes to %{name.name}, {what}"), math.inf
+        others = [user for user in name.users if user is not call]
+        last = max(others, key=self._position.__getitem__, default=None)
+        if last is not None and self._position[last] > self._position[call]:
+            how = f"writes to memory of %{name.name}, which %{last.name} reads afterwards"
+            return _Sight(how), self._position[last]
+        for user in others:
+            if not _is_operator(user):
+                how = f"writes to memory of %{name.name}, which %{user.name} may keep"
+                return _Sight(how), math.inf
+        return None
+
+
+@dataclass(frozen=True)
+class _Sight:
+    """How a write is seen.
+
+    Attributes:
+        how: What is written to, and by whom that is seen.
+        without: The operators that only some ranks may have, if it is seen without them: the one
+            nearest to what is written, and the one farthest from it.
+    """
+
+    how: str
+    without: tuple[str, str] | None = None
+
+    def behind(self, node: fx.Node) -> _Sight:
+        """The same of what an elementwise operator makes of that memory."""
+        return _Sight(self.how, (node.name, self.without[1] if self.without else node.name))
+
+    def __str__(self) -> str:
+        if self.without is None:
+            return f"it {self.how}"
+        last, first = self.without
+        names = f"%{first}" if first == last else f"%{first} to %{last}"
+        return f"on a rank that lacks {names} it {self.how}"
+
+
+def _sharing(name: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:
+    """What shows the memory of a value, and the operands that stand for it on another rank."""
+    shown = [user for user in name.users if _may_view(user)]
     if _may_view(name):
-        yield from _viewed(name)
-    elif _is_elementwise(name):
-        yield from (operand for operand in name.all_input_nodes if _is_alike(operand, name))
-    for user in name.users:
-        if _may_view(user):
-            yield user
+        return [*_viewed(name), *shown], []
+    if not _is_elementwise(name):
+        return shown, []
+    return shown, [operand for operand in name.all_input_nodes if _is_alike(operand, name)]
 
 
 def _is_operator(node: fx.Node) -> bool:

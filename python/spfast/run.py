@@ -29,6 +29,7 @@ __all__ = ["STAGES", "Report", "Run", "collector_off"]
 
 # (node, rewritten, rule, reason, nearest) of one all_reduce, as the core reports it.
 Report = tuple[str, bool, str, str, str]
+_ROUNDS = 6  # so often what has to stay is left and nothing else
 _UNKNOWN_SIZE = "its size is not known"  # as the core begins to say it of one node
 STAGES = ("encode", "match", "plan", "commit", "meta")
 
@@ -134,7 +135,9 @@ class Run:
     def plan(self) -> None:
         """Matches, plans and makes the new values; nothing in the graph is changed."""
         self._plan()
-        while self._listed and self._leave_listed():
+        rounds = 0
+        while self._listed and self._leave_listed(rounds):
+            rounds += 1
             known = dict(zip(self._names(), self._groups, strict=True))
             self._encode()
             self.set_groups([known[name] for name in self._names()])
@@ -143,24 +146,31 @@ class Run:
     def _names(self) -> list[str]:
         return [*map(group_name, self.job.groups()), *self.job.other_groups()]
 
-    def _leave_listed(self) -> bool:
+    def _leave_listed(self, rounds: int) -> bool:
         """Whether calls that were listed stay as they are: they are what they were then.
 
         In place, one that stays does write, and what was planned did not reckon with that. One of
         several tensors is left whole, or it would reduce in vain what others scatter.
+
+        Args:
+            rounds: How often some have been left before. Where one after the other has to stay,
+                ever more that come before it do at once: all of the graph is planned each time.
         """
-        why: dict[fx.Node, Report] = {}
+        why: dict[fx.Node, str] = {}
         reports = list(zip(self.job.calls(), self.job.reports(), strict=True))
         for call, report in reports:
             if call in self._listed and not report[1]:
-                why.setdefault(call, report)
+                why.setdefault(call, f"it is reduced in one call with %{report[0]}, which stays")
+        many = (1 << rounds) >> _ROUNDS
+        for place in reversed([at for at, (call, _) in enumerate(reports) if call in why]):
+            reason = f"it is planned together with %{reports[place][1][0]}, which stays"
+            for call, _ in reports[max(place - many, 0) : place]:
+                if call in self._listed:
+                    why.setdefault(call, reason)
         for call, report in reports:
-            if call not in why:
-                continue
-            if report[1]:
-                reason = f"it is reduced in one call with %{why[call][0]}, which stays"
-                report = (report[0], False, "", reason, "")
-            self._left.append(report)
+            if call in why:
+                changed = (report[0], False, "", why[call], "")
+                self._left.append(changed if report[1] else report)
         for call in why:
             del self._listed[call]
         return bool(why)

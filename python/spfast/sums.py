@@ -7,34 +7,24 @@ Backward graphs are full of them: the gradients of q, k and v are reduced one by
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import fx
 
 from spfast.edits import Edits
 from spfast.graphs import only_reader, targets_of
 from spfast.journal import Journal
-from spfast.operators import COPIES, VIEWS
+from spfast.linear import Reduction, Sum, is_dense, is_single, largest_sums, meets_another
+from spfast.operators import COPIES
 from spfast.patterns import Registry
 from spfast.per_registry import PerRegistry
 from spfast.result import Merged
-from spfast.strides import has_usual_strides
 from spfast.suspicion import Suspicion
 from spfast.targets import ByTarget, target_name
 from spfast.writes import Writes
 
 __all__ = ["SumMerger", "merger_of"]
-
-_aten = torch.ops.aten
-_BINARY = frozenset({_aten.add.Tensor, _aten.sub.Tensor})
-_SCALINGS = frozenset({_aten.mul.Tensor, _aten.mul.Scalar, _aten.div.Tensor, _aten.div.Scalar})
-# The same elements under another shape, in an order that no value decides.
-_VIEWS = VIEWS | {_aten.unsqueeze.default, _aten.squeeze.dim}
-_UNARY = _VIEWS | COPIES | _SCALINGS | {_aten.neg.default}
 
 
 @dataclass(frozen=True)
@@ -50,49 +40,6 @@ class _Collective:
     wait: str | None
     reduce_op: int
     keeps_shape: bool
-
-
-@dataclass(frozen=True)
-class _Reduction:
-    """A reduction that one other operator reads.
-
-    Attributes:
-        call: The collective.
-        value: The node that yields its result: its wait, or itself.
-        keeps_shape: Whether it is an all_reduce.
-        suspicion: How likely the graph thinks that what is reduced is one rank's part.
-    """
-
-    call: fx.Node
-    value: fx.Node
-    keeps_shape: bool
-    suspicion: int
-
-    @property
-    def part(self) -> fx.Node:
-        """This rank's part of the sum."""
-        return self.call.args[0]  # type: ignore[return-value]
-
-    def key(self) -> tuple[Any, ...]:
-        """What two reductions have to share to be one."""
-        return (self.call.target, str(self.call.args[1:]), self.suspicion)
-
-
-@dataclass(frozen=True)
-class _Linear:
-    """A value that is linear in reductions of one kind, and of nothing else.
-
-    Attributes:
-        key: Their kind.
-        leaves: The reductions.
-        inner: The operators between them and the value, in an order in which operands come first.
-        viewed: Whether one of these changes the shape.
-    """
-
-    key: tuple[Any, ...]
-    leaves: tuple[_Reduction, ...]
-    inner: tuple[fx.Node, ...] = ()
-    viewed: bool = False
 
 
 class SumMerger:
@@ -140,8 +87,8 @@ class SumMerger:
         edits = Edits(graph)
         merged = []
         try:
-            for root, linear in _roots(edits, leaves, writes):
-                merged.append(_merge(edits, root, linear))
+            for root, total in largest_sums(edits, leaves, writes):
+                merged.append(_merge(edits, root, total))
             edits.finish()
         except BaseException:
             edits.journal.undo()
@@ -156,11 +103,11 @@ class SumMerger:
         """
         for call, how in self._calls(graph):
             value = call if how.wait is None else only_reader(call)
-            if value is not None and _meets_another(value):
+            if value is not None and meets_another(value):
                 return True
         return False
 
-    def _leaves(self, graph: fx.Graph, writes: Writes) -> list[_Reduction]:
+    def _leaves(self, graph: fx.Graph, writes: Writes) -> list[Reduction]:
         """The reductions by summation that one operator reads, in graph order."""
         rated: dict[fx.Node, int] = {}
         found = (self._leaf(call, how, rated) for call, how in self._calls(graph))
@@ -168,9 +115,7 @@ class SumMerger:
         leaves = [leaf for leaf in found if leaf is not None and not writes.touch(leaf.part)]
         return sorted(leaves, key=lambda leaf: leaf.call)
 
-    def _leaf(
-        self, call: fx.Node, how: _Collective, rated: dict[fx.Node, int]
-    ) -> _Reduction | None:
+    def _leaf(self, call: fx.Node, how: _Collective, rated: dict[fx.Node, int]) -> Reduction | None:
         """A reduction that adds up, if one operator reads it."""
         if call.kwargs or not call.args or not isinstance(call.args[0], fx.Node):
             return None
@@ -180,203 +125,36 @@ class SumMerger:
         value = call if how.wait is None else only_reader(call)
         if value is None or (how.wait is not None and target_name(value.target) != how.wait):
             return None
-        if not _single(value) or not _is_dense(value):
+        if not is_single(value) or not is_dense(value):
             return None
         # An all_reduce of columns lies as one of what a rank makes of them by an operator that the
         # others lack: all ranks have to merge the same.
-        if not how.keeps_shape and not _is_dense(call.args[0]):
+        if not how.keeps_shape and not is_dense(call.args[0]):
             return None
-        return _Reduction(call, value, how.keeps_shape, self._suspicion.of(call.args[0], rated))
+        return Reduction(call, value, how.keeps_shape, self._suspicion.of(call.args[0], rated))
 
 
-def _roots(
-    edits: Edits, leaves: Sequence[_Reduction], writes: Writes
-) -> list[tuple[fx.Node, _Linear]]:
-    """The largest sums of two reductions or more, in graph order."""
-    known = {leaf.value: _Linear(leaf.key(), (leaf,)) for leaf in leaves}
-    mixed: dict[fx.Node, tuple[fx.Node, fx.Node]] = {}  # a sum: what is linear in it, what is not
-    roots: dict[fx.Node, _Linear] = {}
-    pending = [user for leaf in leaves for user in leaf.value.users]
-    heapq.heapify(pending)  # operands before what reads them
-    seen: set[fx.Node] = set()
-    while pending:
-        node = heapq.heappop(pending)
-        if node in seen:
-            continue
-        seen.add(node)
-        linear = _unary(node, known) or _binary(node, known)
-        if linear is None:
-            linear = _regroup(edits, node, known, mixed, writes)
-            if linear is None:
-                if node in mixed:
-                    _follow(node, pending)
-                continue
-            _follow(node, pending)  # what was regrouped may be so again
-            node = linear.inner[-1]
-        known[node] = linear
-        if node.target in _BINARY:
-            for inner in linear.inner:
-                roots.pop(inner, None)
-            roots[node] = linear
-        _follow(node, pending)
-    return sorted(roots.items(), key=lambda item: item[0])
-
-
-def _meets_another(value: fx.Node) -> bool:
-    """Whether the sum that reads a value adds something that is read there alone."""
-    user = only_reader(value)
-    while user is not None and user.target in _UNARY:
-        value, user = user, only_reader(user)
-    if user is None or user.target not in _BINARY:
-        return False
-    following = only_reader(user)
-    if following is not None and following.target in _BINARY:
-        return True  # that sum may have another reduction
-    return all(map(_single, user.all_input_nodes))
-
-
-def _unary(node: fx.Node, known: dict[fx.Node, _Linear]) -> _Linear | None:
-    """A view, a copy, a negation or a scaling of what is linear."""
-    if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
-        return None
-    linear = known.get(node.args[0])
-    if linear is None or not _single(node.args[0]):
-        return None
-    if node.target in _VIEWS:
-        if not linear.leaves[0].keeps_shape:
-            return None
-        viewed = True
-    elif _keeps_linear(node):
-        viewed = linear.viewed
-    else:
-        return None
-    if not _alike(node, node.args[0], shape=node.target not in _VIEWS):
-        return None
-    return _Linear(linear.key, linear.leaves, (*linear.inner, node), viewed)
-
-
-def _keeps_linear(node: fx.Node) -> bool:
-    """Whether a call copies its operand, negates it or scales it by a number spelled out."""
-    if node.target in _SCALINGS:
-        return len(node.args) == 2 and not node.kwargs and type(node.args[1]) in (int, float)
-    # A copy into another memory format is for whoever reads its memory.
-    return node.target is _aten.neg.default or (node.target in COPIES and not node.kwargs)
-
-
-def _binary(node: fx.Node, known: dict[fx.Node, _Linear]) -> _Linear | None:
-    """A sum or difference of what is linear in reductions of one kind."""
-    operands = _addends(node)
-    if operands is None:
-        return None
-    left, right = (known.get(operand) for operand in operands)
-    if left is None or right is None or left.key != right.key:
-        return None
-    if operands[0] is operands[1] or not all(_single(operand) for operand in operands):
-        return None
-    leaves, inner = (*left.leaves, *right.leaves), (*left.inner, *right.inner, node)
-    return _Linear(left.key, leaves, inner, left.viewed or right.viewed)
-
-
-def _regroup(
-    edits: Edits,
-    node: fx.Node,
-    known: dict[fx.Node, _Linear],
-    mixed: dict[fx.Node, tuple[fx.Node, fx.Node]],
-    writes: Writes,
-) -> _Linear | None:
-    """Makes ``(r + p) + q`` the same as ``r + (p + q)``, where p and q are linear and r is not.
-
-    That reads r later than the graph does: one that is written to somewhere stays where it is.
-    """
-    operands = _addends(node)
-    if operands is None or node.target is not _aten.add.Tensor or node.kwargs:
-        return None
-    for linear, other in (operands, operands[::-1]):
-        if linear not in known or other in known or not _single(linear) or writes.touch(other):
-            continue
-        inner = mixed.get(other)
-        if inner is None or not _single(other) or known[inner[0]].key != known[linear].key:
-            mixed[node] = (linear, other)
-            return None
-        first, rest = inner
-        both = edits.create(node, node.target, (first, linear), {}, origin=node, value_of=node)
-        edits.set_operands(node, (rest, both))
-        edits.erase(other)
-        del mixed[other]
-        mixed[node] = (both, rest)
-        found = _binary(both, known)
-        assert found is not None
-        return found
-    return None
-
-
-def _addends(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
-    """The two operands of a sum or difference, where all three are of one shape and dtype."""
-    if node.op != "call_function" or node.target not in _BINARY or len(node.args) != 2:
-        return None
-    left, right = node.args
-    if not isinstance(left, fx.Node) or not isinstance(right, fx.Node):
-        return None
-    if any(key != "alpha" or type(item) not in (int, float) for key, item in node.kwargs.items()):
-        return None
-    return (left, right) if _alike(node, left) and _alike(node, right) else None
-
-
-def _single(node: fx.Node) -> bool:
-    return len(node.users) == 1
-
-
-def _follow(node: fx.Node, pending: list[fx.Node]) -> None:
-    """Has the one reader of a node looked at."""
-    if (user := only_reader(node)) is not None:
-        heapq.heappush(pending, user)
-
-
-def _alike(node: fx.Node, operand: fx.Node, shape: bool = True) -> bool:
-    """Whether two nodes hold tensors of one dtype, and of one shape, that lie as fresh ones do.
-
-    Of operands that lie otherwise the first decides how a sum does: another order is another
-    result.
-    """
-    if not _is_dense(node) or not _is_dense(operand):
-        return False
-    left, right = node.meta["val"], operand.meta["val"]
-    if left.dtype != right.dtype or left.device != right.device:
-        return False
-    return not shape or _sizes(left) == _sizes(right)
-
-
-def _is_dense(node: fx.Node) -> bool:
-    """Whether a node holds a tensor with the strides of a fresh one."""
-    value = node.meta.get("val")
-    return isinstance(value, torch.Tensor) and has_usual_strides(value)
-
-
-def _sizes(value: torch.Tensor) -> tuple[str, ...]:
-    return tuple(map(str, value.shape))
-
-
-def _merge(edits: Edits, root: fx.Node, linear: _Linear) -> Merged:
+def _merge(edits: Edits, root: fx.Node, total: Sum) -> Merged:
     """Sums the parts in the way in which their reductions are summed, and reduces the result."""
-    keeps_shape = linear.leaves[0].keeps_shape
-    now: dict[fx.Node, fx.Node] = {leaf.value: leaf.part for leaf in linear.leaves}
-    for node in linear.inner:
+    keeps_shape = total.leaves[0].keeps_shape
+    now: dict[fx.Node, fx.Node] = {leaf.value: leaf.part for leaf in total.leaves}
+    for node in total.inner:
         if node.target in COPIES:  # the sum is a value of its own anyway
             now[node] = now[node.args[0]]  # type: ignore[index]
             continue
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda read: now.get(read, read))
-        shown = None if keeps_shape else linear.leaves[0].part
+        shown = None if keeps_shape else total.leaves[0].part
         now[node] = edits.create(root, node.target, args, kwargs, origin=node, value_of=shown)
-    kept = max(linear.leaves, key=lambda leaf: leaf.call)
+    kept = max(total.leaves, key=lambda leaf: leaf.call)
     edits.set_operands(kept.call, (now[root], *kept.call.args[1:]))
     edits.replace_uses(root, kept.value)
     for node in dict.fromkeys((kept.call, kept.value)):
         edits.move(node, root)
-        if keeps_shape and linear.viewed:
+        if keeps_shape and total.viewed:
             edits.set_value(node, root)
-    for node in reversed(linear.inner):
+    for node in reversed(total.inner):
         edits.erase(node)
-    gone = [leaf for leaf in linear.leaves if leaf is not kept]
+    gone = [leaf for leaf in total.leaves if leaf is not kept]
     for leaf in gone:
         for node in dict.fromkeys((leaf.value, leaf.call)):
             edits.erase(node)

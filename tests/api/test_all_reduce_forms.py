@@ -15,7 +15,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import spfast
+from spfast.in_place import Sharing
 from spfast.patterns import Registry
+from spfast.run import Run
 
 LIBRARY = torch.library.Library("spfast_forms", "FRAGMENT")
 LIBRARY.define("shm_allreduce(int handle, Tensor(a!) data) -> ()")
@@ -82,9 +84,14 @@ def _read_through_a_base(build: Layers) -> list[fx.Node]:
     return [normed, build.call(aten.abs.default, both)]
 
 
-def _sum_of_an_input(build: Layers) -> list[fx.Node]:
-    # Where a rank has no such sum, the input itself is written to.
+def _product_of_an_input(build: Layers) -> list[fx.Node]:
+    # Where a rank has no such product, the input itself is written to.
     return [build.norm(in_place(build, build.call(aten.mul.Tensor, build.x, build.x)))]
+
+
+def _more_of_an_input(build: Layers) -> list[fx.Node]:
+    square = build.call(aten.mul.Tensor, build.x, build.x)
+    return [build.norm(in_place(build, build.call(aten.mul.Tensor, square, 2.0)))]
 
 
 def _waited_for_by_its_operand(build: Layers) -> list[fx.Node]:
@@ -102,7 +109,15 @@ SEEN: list[tuple[Callable[[Layers], list[fx.Node]], str]] = [
         _read_through_a_base,
         "it writes to memory of %cat_default, which %abs_default reads afterwards",
     ),
-    (_sum_of_an_input, "it writes to %x, which is an input of the graph"),
+    (
+        _product_of_an_input,
+        "on a rank that lacks %mul_tensor it writes to %x, which is an input of the graph",
+    ),
+    (
+        _more_of_an_input,
+        "on a rank that lacks %mul_tensor to %mul_tensor_1 it writes to %x, which is an input of "
+        "the graph",
+    ),
     (
         _waited_for_by_its_operand,
         "it writes to memory of %mm_default, which %wait_tensor_default reads afterwards",
@@ -117,6 +132,21 @@ def test_in_place_stays_where_somebody_else_sees_it(
     build = Layers()
     build.output(outputs(build))
     assert reasons(build.graph) == {"all_reduce__default": reason}
+
+
+def test_each_write_has_the_reason_that_is_true_of_it() -> None:
+    # The first is read after it was made, the second is not: what was found of the one is no
+    # reason for the other.
+    build = Layers()
+    square = build.call(aten.mul.Tensor, build.x, build.x)
+    first = in_place(build, build.call(aten.view.default, square, [8, 16]))
+    second = in_place(build, build.x)
+    build.output([build.norm(first), build.norm(second)])
+    assert reasons(build.graph) == {
+        "all_reduce__default": "on a rank that lacks %mul_tensor it writes to %x, which is an "
+        "input of the graph",
+        "all_reduce__default_1": "it writes to %x, which is an input of the graph",
+    }
 
 
 def test_in_place_that_stays_is_a_write_to_all_others() -> None:
@@ -238,6 +268,63 @@ def test_what_no_dialect_knows_has_a_line() -> None:
         "no dialect says what becomes of _c10d_functional.all_reduce.default",
         "no dialect says what becomes of spfast_forms.all_reduce_max.default",
     ]
+
+
+def test_a_chain_of_writes_is_looked_at_once() -> None:
+    def steps(count: int) -> int:
+        build = Layers()
+        total = build.partial()
+        for _ in range(count):
+            total = in_place(build, build.call(aten.mul.Tensor, total, 2.0))
+        build.output([build.norm(total)])
+        sharing = Sharing(build.graph)
+        calls = build.graph.find_nodes(op="call_function", target=c10d.all_reduce_.default)
+        sharing.who_sees(calls[0], [calls[0].args[0]])
+        return calls_of(lambda: [sharing.who_sees(call, [call.args[0]]) for call in calls])
+
+    few, many = steps(50), steps(200)
+    assert many < 5 * few
+
+
+def test_where_one_after_the_other_stays_it_takes_few_rounds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each that stays writes to what the one before it is read for."""
+    build = Layers()
+    total = build.partial()
+    for _ in range(60):
+        total = in_place(build, build.call(aten.mul.Tensor, total, 2.0))
+    build.output([total])
+    rounds = []
+    leave = Run._leave_listed
+    monkeypatch.setattr(Run, "_leave_listed", lambda self, n: rounds.append(n) or leave(self, n))
+    result = spfast.apply(build.graph, of_rank(0))
+    assert len(rounds) < 15
+    said = {site.node: site.reason for site in result.skipped}
+    assert len(said) == 60
+    assert said["all_reduce__default_58"] == (
+        "%all_reduce__default_59 = _c10d_functional.all_reduce_.default writes in place to "
+        "%mul_tensor_59"
+    )
+    assert said["all_reduce__default_50"] == (
+        "it is planned together with %all_reduce__default_51, which stays"
+    )
+
+
+def test_a_write_is_seen_by_what_reads_the_result_of_an_earlier_one() -> None:
+    # On a rank without the product both write to one memory.
+    build = Layers()
+    partial = build.partial()
+    double = build.call(aten.mul.Tensor, partial, 2.0)
+    first = in_place(build, partial)
+    second = in_place(build, double)
+    build.output([build.norm(second), build.norm(first)])
+    result = spfast.apply(build.graph, of_rank(0))
+    assert int(result) == 1
+    assert {site.node: site.reason for site in result.skipped} == {
+        "all_reduce__default_1": "on a rank that lacks %mul_tensor it writes to memory of "
+        "%wait_tensor_default, which %add_tensor_2 reads afterwards"
+    }
 
 
 def test_many_writes_to_one_memory_are_looked_at_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -142,6 +143,39 @@ def test_what_another_axis_exchanges_is_as_alike_as_before() -> None:
     own = build.own("x")
     build.normed(build.exchange(own, "cp"), build.reduce(own, "tp"))
     assert "over all ranks shows" in why_left(build, AXES)
+
+
+@pytest.mark.parametrize("rank", range(4))
+def test_what_another_axis_scatters_is_cut_like_any_value(rank: int) -> None:
+    build = Mesh()
+    wide = build.placeholder("wide", (2 * ROWS, WIDTH), torch.float64)
+    build.normed(build.scatter(wide, 2, "cp"))
+    config = config_of(AXES, rank)
+    graph = copy_graph(build.graph)
+    assert int(spfast.apply(graph, dataclasses.replace(config, validate=True))) == 1
+    cut = next(
+        node for node in graph.nodes if node.target is aten.slice.Tensor and node.args[1] == 0
+    )
+    first = (rank % 2) * ROWS // 2
+    assert cut.args[2:] == (first, first + ROWS // 2)
+    cut.args = (cut.args[0], 0, ROWS // 2 - first, ROWS - first)
+    assert not spfast.verify(build.graph, graph, config).ok
+
+
+def test_a_scatter_over_another_axis_that_is_not_the_same_is_not_proved() -> None:
+    build = Mesh()
+    wide, other = (
+        build.placeholder(name, (2 * ROWS, WIDTH), torch.float64) for name in ("wide", "other")
+    )
+    build.normed(build.scatter(wide, 2, "cp"), other)
+    graph = copy_graph(build.graph)
+    config = config_of(AXES, 1)
+    assert int(spfast.apply(graph, config)) == 1
+    scatters = graph.find_nodes(op="call_function", target=c10d.reduce_scatter_tensor.default)
+    scatter = next(node for node in scatters if node.args[3] == "cp")
+    by_name = {node.name: node for node in graph.nodes}
+    scatter.args = (by_name["other"], *scatter.args[1:])
+    assert not spfast.verify(build.graph, graph, config).ok
 
 
 THROUGH: dict[str, Made] = {

@@ -13,6 +13,7 @@ from torch import fx
 import spfast
 from spfast.reference.traits import traits_of
 from spfast.testing.builder import TOKENS, GraphBuilder
+from spfast.verifier.across import Does, what_it_does
 
 aten, c10d = torch.ops.aten, torch.ops._c10d_functional
 
@@ -25,15 +26,27 @@ SEEDED = {
 }
 
 
-def tagged() -> Iterator[torch._ops.OpOverload]:
+def operators() -> Iterator[torch._ops.OpOverload]:
     for name in sorted(torch._C._dispatch_get_all_op_names()):
         space, _, rest = name.partition("::")
         operator_, _, overload = rest.partition(".")
-        if space not in ("aten", "prims") or operator_ in SEEDED or "backward" in operator_:
+        if space not in ("aten", "prims"):
             continue
         packet = getattr(getattr(torch.ops, space), operator_, None)
         target = None if packet is None else getattr(packet, overload or "default", None)
-        if target is not None and torch.Tag.nondeterministic_seeded in target.tags:
+        if target is not None:
+            yield target
+
+
+def short_name(target: torch._ops.OpOverload) -> str:
+    return str(target._schema.name.partition("::")[2])
+
+
+def tagged() -> Iterator[torch._ops.OpOverload]:
+    for target in operators():
+        if short_name(target) in SEEDED or "backward" in short_name(target):
+            continue
+        if torch.Tag.nondeterministic_seeded in target.tags:
             yield target
 
 
@@ -91,6 +104,26 @@ def test_what_is_random_is_proved_of_no_rank(target: torch._ops.OpOverload) -> N
     assert sites(target) == 0
     traits = traits_of(str(target))
     assert not traits.deterministic or traits.dropout is not None
+
+
+# What they yield is, at least in part, whatever was in the memory before.
+UNINITIALISED = [
+    each
+    for each in operators()
+    if any(part in short_name(each) for part in ("empty", "resize", "uninitialized"))
+    and not any(part in short_name(each) for part in ("sparse", "copy"))
+    and each._overloadname != "out"
+    and str(each._schema.returns[0].type if each._schema.returns else "") == "Tensor"
+]
+
+
+@pytest.mark.parametrize("target", UNINITIALISED, ids=str)
+def test_what_memory_holds_that_nobody_wrote_is_proved_of_no_rank(
+    target: torch._ops.OpOverload,
+) -> None:
+    assert sites(target) == 0
+    assert not traits_of(str(target)).deterministic
+    assert what_it_does("call_function", target).does is Does.ANYTHING
 
 
 # The probability of the quantised one stands elsewhere: it always counts as random.

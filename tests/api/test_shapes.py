@@ -304,6 +304,27 @@ def test_a_gate_a_sample(batch: int, ranks: int, symbolic: bool) -> None:
     assert ("aten.expand.default" in targets(graph)) == (ranks % batch != 0)
 
 
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("gate", [(8, 1), (1, 8, 1), (8, 4), (1, 8, 4)])
+def test_a_gate_a_position(gate: tuple[int, ...], batch: int, ranks: int) -> None:
+    rewritten(gated(batch, gate), 1, ranks=ranks, validate=True)
+
+
+@pytest.mark.parametrize("gate", [(8, 1), (8, 4)])
+def test_the_gate_of_another_position_is_not_proved(gate: tuple[int, ...]) -> None:
+    graph = gated(2, gate)().graph
+    before = spfast.snapshot(graph)
+    config = spfast.SequenceParallelConfig(tp_size=4, tp_rank=1)
+    spfast.apply(graph, config)
+    assert spfast.verify(before, graph, config).ok
+    (spread,) = graph.find_nodes(op="call_function", target=aten.expand.default)
+    cut = next(iter(next(iter(spread.users)).users))
+    assert cut.target is aten.slice.Tensor and cut.args[2:] == (4, 8)
+    cut.args = (cut.args[0], 0, 0, 4)
+    assert not spfast.verify(before, graph, config).ok
+
+
 @pytest.mark.parametrize("width", [1, 4])
 @pytest.mark.parametrize("rank", range(4))
 def test_the_gate_of_another_sample_is_not_proved(rank: int, width: int) -> None:

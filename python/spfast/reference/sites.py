@@ -15,6 +15,7 @@ from spfast.divisibility import Decision, decide
 from spfast.groups import Group, resolve_group
 from spfast.reference.matching import Match, depending
 from spfast.reference.replication import Replication
+from spfast.reference.traits import traits_of
 from spfast.reference.values import (
     Memory,
     is_dense,
@@ -278,10 +279,12 @@ class _Examiner:
                 f"and config.replicated does not let it be taken on trust"
             )
         position = self._memory.position
-        after = position[collective] > position[value]
+        traits = traits_of(operator_name(collective))
+        gives = traits.rank or traits.collective in ("reduce_scatter", "all_to_all")
+        before = position[collective] <= position[value]
         raise _Stays(
             f"%{value.name} is this rank's own, as {_call(collective)} "
-            f"{'over all ranks shows' if after else 'gives each rank another one'}, "
+            f"{'gives each rank another one' if gives and before else 'over all ranks shows'}, "
             f"and would be read beside shards"
         )
 

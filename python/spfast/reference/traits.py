@@ -55,8 +55,9 @@ _RANDOM = frozenset(
 )
 _UNINITIALISED = frozenset(
     """
-    _efficientzerotensor empty empty_like empty_permuted empty_quantized empty_strided new_empty
-    new_empty_strided
+    _efficientzerotensor _empty_affine_quantized _empty_per_channel_affine_quantized _resize_output
+    empty empty_like empty_permuted empty_quantized empty_strided new_empty new_empty_strided resize
+    resize_as
     """.split()
 )
 _SIZES = frozenset(

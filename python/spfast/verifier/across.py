@@ -160,7 +160,7 @@ def _of_operator(target: torch._ops.OpOverload) -> Across:
         return Across(does, _place(target, "group"), _place(target, "reduce_op"))
     if namespace not in _KNOWN_NAMESPACES or torch.Tag.nondeterministic_seeded in target.tags:
         return Across(Does.ANYTHING)
-    if "empty" in short:
+    if "empty" in short or "resize" in short:
         return Across(Does.ANYTHING)
     if short in _SIZES or short in _SIZES_IN_PLACE:
         return Across(Does.SIZES)

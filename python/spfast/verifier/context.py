@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +54,8 @@ class Context:
         opaque: Nodes that were compared as they are.
         reads: What nodes read, where something had been written before.
         called: By the name of a graph that this one calls: what it writes to.
+        kept: The groups over which both graphs move the same: what a rank gets of them is compared
+            as it is, and may be cut for another group like any value.
         node: The node that is looked at now.
         vals: meta["val"] of each node of this graph.
         why: The reason of the rule that runs now.
@@ -71,6 +73,7 @@ class Context:
     opaque: set[fx.Node] = field(default_factory=set)
     reads: dict[fx.Node, dict[fx.Node, Value]] = field(default_factory=dict)
     called: Mapping[str, Writes] = field(default_factory=dict)
+    kept: Collection[str] = ()
     node: fx.Node | None = None
     why: str | None = None
     # Of graphs that write to tensors: the storage each node shares, each storage's last write (its

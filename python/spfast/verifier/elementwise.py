@@ -21,7 +21,7 @@ from spfast.verifier.rows import Operand, chunk, unlike
 from spfast.verifier.sums import regrouped
 from spfast.verifier.values import Kind, Shape, Share, Value
 
-__all__ = ["broadcast_key", "elementwise"]
+__all__ = ["broadcast_key", "elementwise", "expanded"]
 
 
 def elementwise(
@@ -274,11 +274,24 @@ def _of_one_sample(
 def _key(
     ctx: Context, term: int, value: Value, shape: Shape, row: int = -1, *, is_cut: bool = False
 ) -> Hashable:
-    key: Hashable = broadcast_key(ctx.dims, term, value.shape or (), shape, row, is_cut=is_cut)
-    if isinstance(key, tuple) and key[1] and key[2]:
-        # As if it were expanded first: each of its rows stands for several.
+    key = broadcast_key(ctx.dims, term, value.shape or (), shape, row, is_cut=is_cut)
+    # As if it were expanded first. What is a single number for all needs no such term.
+    return expanded(ctx, key) if isinstance(key, tuple) and key[2] else key
+
+
+def expanded(ctx: Context, key: tuple[int, bool, Shape, bool]) -> int:
+    """The term of what a broadcast makes of a value, which :func:`broadcast_key` spells."""
+    term, goes, lengths, has_dims = key
+    if goes:
         return ctx.store.term(("expanded", key))
-    return key
+    # Repeated from the outermost dim on, and then along inner ones: the two may be apart.
+    period = ctx.dims.product(lengths[::2])
+    found = ctx.store.term(("expanded", (term, False, (period,), has_dims)))
+    ctx.store.repeated[found] = period
+    if len(lengths) > 1:
+        found = ctx.store.term(("expanded", (found, True, lengths[1:], True)))
+        ctx.store.repeated[found] = ctx.dims.product(lengths)
+    return found
 
 
 def broadcast_key(

@@ -7,7 +7,7 @@ from typing import Any
 from torch import fx
 
 from spfast.verifier.context import Context
-from spfast.verifier.elementwise import broadcast_key
+from spfast.verifier.elementwise import broadcast_key, expanded
 from spfast.verifier.values import Kind, Shape, Value
 
 __all__ = ["expand"]
@@ -30,17 +30,14 @@ def expand(
         key = broadcast_key(ctx.dims, value.term, value.shape, shape)
         if key == value.term:
             return ctx.store.full(value.term, shape)
-        term = ctx.store.term(("expanded", key))
-        if not key[1]:  # it is repeated from the outermost dim on
-            ctx.store.repeated[term] = ctx.dims.product(key[2])
-        return ctx.store.full(term, shape)
+        return ctx.store.full(expanded(ctx, key), shape)
     row = len(shape) - len(value.shape)
     if any(size != 1 for size in shape[:row]) or not ctx.dims.equal(shape[row], value.shape[0]):
         ctx.why = f"repeats the rows of {value.describe()} in {args[0].name!r}"
         return None
     at = -1 if value.share.tokens == 1 else row
     key = broadcast_key(ctx.dims, value.term, value.shape, shape, at, is_cut=True)
-    term = value.term if key == value.term else ctx.store.term(("expanded", key))
+    term = value.term if key == value.term else expanded(ctx, key)
     return ctx.store.shard(term, value.share, shape)
 
 

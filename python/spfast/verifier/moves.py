@@ -51,6 +51,8 @@ def collective(
         return None
     value = ctx.read(args[0])
     group = group_name(args[what.group])
+    if group in ctx.kept and what.what != "reduce":
+        return None
     if what.size >= 0:
         problem = ctx.groups.size_problem(group, args[what.size])
         if problem is not None:

@@ -10,6 +10,7 @@ and do must then be equal, value by value. Nothing here knows of patterns, sites
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from spfast.verifier.context import Context
 from spfast.verifier.crossing import shown_across
 from spfast.verifier.dims import Dims
 from spfast.verifier.groups import Groups
-from spfast.verifier.kinds import COLLECTIVES, Writes, operator_name
+from spfast.verifier.kinds import COLLECTIVES, Collective, Writes, operator_name
 from spfast.verifier.metadata import Metadata
 from spfast.verifier.ranks import Shown
 from spfast.verifier.report import Problem, Verification
@@ -151,10 +152,11 @@ def _verify(
     """Of one graph; what it calls is the same by its name."""
     store, dims = Store(), Dims()
     infers = said.replicated == "infer"
-    original = Context(store, dims, groups, is_after=False, called=called)
+    kept = _kept_groups(old, new)
+    original = Context(store, dims, groups, is_after=False, called=called, kept=kept)
     walk(original, old)
     store.known = len(store.terms)
-    rewritten = Context(store, dims, groups, is_after=True, called=called)
+    rewritten = Context(store, dims, groups, is_after=True, called=called, kept=kept)
     walk(rewritten, new)
     found = dict(rewritten.problems)
     met = {**original.met, **rewritten.met}
@@ -182,12 +184,22 @@ def _verify(
 
 def _reduced_over(entries: Sequence[Entry]) -> set[str]:
     """The groups that a graph reduces over."""
-    found = set()
+    return {group for what, group in _collectives(entries) if what.what == "reduce"}
+
+
+def _kept_groups(old: Sequence[Entry], new: Sequence[Entry]) -> set[str]:
+    """The groups over which both graphs call the same collectives, as often."""
+    were, are = Counter(_collectives(old)), Counter(_collectives(new))
+    changed = {call[1] for call in were.keys() | are.keys() if were[call] != are[call]}
+    return {group for _, group in were} - changed
+
+
+def _collectives(entries: Sequence[Entry]) -> Iterator[tuple[Collective, str]]:
+    """What a graph calls over which group."""
     for _, _, target, args, _, _ in entries:
         what = COLLECTIVES.get(operator_name(target))
-        if what is not None and what.what == "reduce" and len(args) > what.group:
-            found.add(group_name(args[what.group]))
-    return found
+        if what is not None and len(args) > what.group:
+            yield what, group_name(args[what.group])
 
 
 Findings = Iterator[tuple[fx.Node, str]]
