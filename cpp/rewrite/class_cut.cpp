@@ -134,11 +134,15 @@ ClassCut::Cut ClassCut::cheapest(int64_t fixed, std::span<const uint32_t> loose)
   return cut;
 }
 
-// The matched sites that are row-wise without a rule, and of which a value is full anyway: what is
-// computed of it may be cheaper full.
+// The matched sites that are row-wise without a rule, and of which a value is full anyway, or read
+// by what is not matched: what is computed of it may be cheaper full.
 std::vector<uint32_t> ClassCut::loose_sites() const {
-  const auto is_full = [&](NodeId node) {
-    return gathered_[nodes_.index[node]] && !uses_.of(node).empty();
+  const auto may_be_full = [&](NodeId node) {
+    const auto uses = uses_.of(node);
+    return (gathered_[nodes_.index[node]] && !uses.empty()) ||
+           std::any_of(uses.begin(), uses.end(), [&](const RowUses::Use& use) {
+             return nodes_.state[use.user] == State::kFree;
+           });
   };
   const auto is_row_wise = [&](NodeId node) {
     return table_.whole_of(node) != kNone || rules_.find(table_.target(node)) != nullptr;
@@ -148,8 +152,8 @@ std::vector<uint32_t> ClassCut::loose_sites() const {
     const Site& site = sites_.sites[of_class];
     if (site.match == kNone) continue;
     const auto& interior = site.interior;
-    const bool any_full = is_full(matches_.anchors[site.anchor].reduced) ||
-                          std::any_of(interior.begin(), interior.end(), is_full);
+    const bool any_full = may_be_full(matches_.anchors[site.anchor].reduced) ||
+                          std::any_of(interior.begin(), interior.end(), may_be_full);
     if (any_full && std::all_of(interior.begin(), interior.end(), is_row_wise)) {
       loose.push_back(of_class);
     }

@@ -42,6 +42,16 @@ def read_on_after_the_norm(w: Writer) -> None:
     w.output([w.call(aten.relu.default, w.matched_norm(total)), total])
 
 
+def two_readers_that_are_gathered(w: Writer) -> None:
+    """The sum of two is gathered for less than its norm and what another reader makes of it."""
+    total = w.call(
+        aten.add.Tensor,
+        w.over_ranks(partial(w, "a")),
+        w.over_ranks(partial(w, "b"), "avg"),
+    )
+    w.output([w.matched_norm(total), w.call(aten.relu.default, total)])
+
+
 def norm_that_is_a_part_of_a_tuple(w: Writer) -> None:
     total = w.call(
         aten.add.Tensor,
@@ -54,7 +64,13 @@ def norm_that_is_a_part_of_a_tuple(w: Writer) -> None:
 
 
 @pytest.mark.parametrize(
-    "build", [sum_and_norm_of_two, read_on_after_the_norm, norm_that_is_a_part_of_a_tuple]
+    "build",
+    [
+        sum_and_norm_of_two,
+        read_on_after_the_norm,
+        two_readers_that_are_gathered,
+        norm_that_is_a_part_of_a_tuple,
+    ],
 )
 def test_a_matched_site_gives_way_where_its_stream_is_gathered_anyway(build: Build) -> None:
     after = {}
