@@ -91,11 +91,12 @@ def _groups(graph: fx.Graph) -> set[str]:
 
 
 def _explained(made: Rewrite) -> None:
-    """Each all_reduce is rewritten or has a reason."""
+    """Each all_reduce is rewritten or has a reason; those that finish sums over tokens are new."""
     result, group = made.results[0], made.configs[0].group_name
+    names = {node.name for node in made.before[0].nodes}
     reasons = {site.node for site in result.skipped}
     for node in made.after[0].nodes:
-        if node.op != "call_function" or not is_collective(node.target):
+        if node.name not in names or node.op != "call_function" or not is_collective(node.target):
             continue
         if kind_of(node.target) == "all_reduce" and (group is None or node.args[-1] == group):
             # Of several tensors at once, each has a line of its own.
