@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 import torch._inductor.config as inductor_config
+from torch._guards import CompileContext, CompileId, compile_context
 
 import spfast
 from spfast.integrations.inductor import enable
@@ -107,3 +108,21 @@ def test_the_parts_of_a_joint_graph_are_not_rewritten_again() -> None:
         assert enabled.joint.result is not None
         enabled.inference(build.graph)
         assert enabled.inference.result is None
+
+
+def test_the_keys_of_its_parts_do_not_make_a_joint_graph_unknown() -> None:
+    build = GraphBuilder(8, False)
+    build.output([build.placeholder("tangents_1", (4, 4), torch.float32, "per_rank")])
+    with enable(spfast.SequenceParallelConfig(tp_size=2, tp_rank=0)) as enabled:
+        # Dynamo numbers compiles anew once it is reset.
+        for compile in [
+            CompileContext(CompileId(frame_id=0, frame_compile_id=0)) for _ in range(2)
+        ]:
+            with compile_context(compile):
+                enabled.joint.uuid()
+                assert enabled.joint.result is not None
+                assert "came from a cache" in enabled.joint.result.note
+                enabled.joint(build.graph)
+                assert not enabled.joint.result.note
+                enabled.joint.uuid()  # for the forward's key, and for the backward's
+                assert not enabled.joint.result.note

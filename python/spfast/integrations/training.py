@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
+from weakref import WeakSet
 
 import torch._inductor.config as inductor_config
 from torch import fx
+from torch._guards import CompileContext
 
 from spfast.config import SequenceParallelConfig, as_config
 from spfast.errors import ConfigError
@@ -44,9 +46,14 @@ class _JointPass(SequenceParallelismPass):
         super().__init__(config, registry)
         check_choice("recompute_gather", recompute_gather, (True, False))
         self.recompute_gather = recompute_gather
+        # Those that called it. A compile's name, unlike the compile itself, comes again.
+        self._compiles: WeakSet[CompileContext] = WeakSet()
 
     def __call__(self, graph: fx.Graph) -> None:
         arrived(self)
+        compile = CompileContext.try_get()
+        if compile is not None:
+            self._compiles.add(compile)
         given = graph_of(graph)
         if not any(is_tangent(node) for node in given.nodes):
             return
@@ -60,7 +67,10 @@ class _JointPass(SequenceParallelismPass):
 
     def uuid(self) -> str:
         """As of the pass; what is gathered again is another graph."""
-        return f"{super().uuid()}.{'again' if self.recompute_gather else 'saved'}"
+        key = f"{super().uuid()}.{'again' if self.recompute_gather else 'saved'}"
+        if CompileContext.try_get() in self._compiles:
+            arrived(self)  # asked for the parts of what it was called for, it is not called again
+        return key
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "recompute_gather": self.recompute_gather}
