@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import re
 import shlex
@@ -18,6 +19,7 @@ import torch.distributed as dist
 from docs.markdown import PAGES, ROOT, Block, blocks, commands
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+import spfast
 from spfast import cli, pattern_matcher
 from spfast.integrations import inductor
 from spfast.patterns import default_registry
@@ -133,6 +135,16 @@ def test_links_lead_somewhere() -> None:
             elif anchor and anchor not in _anchors(found):
                 missing.append(f"{page.name}: {target}#{anchor}")
     assert not missing
+
+
+def test_the_reference_has_every_public_name() -> None:
+    page = (ROOT / "docs" / "api.md").read_text()
+    listed = [each.rpartition(".") for each in re.findall(r"^::: (\S+)$", page, re.MULTILINE)]
+    for module, _, name in listed:
+        assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
+    names = {name for _, _, name in listed}
+    assert {*spfast.__all__} - {*spfast.errors.__all__} - names == {"__version__"}
+    assert "errors" in names  # with all that it holds
 
 
 def test_programs_that_are_shown_are_included() -> None:
