@@ -145,6 +145,12 @@ def test_reprs_say_what_was_given_and_done() -> None:
     assert repr(sp).endswith("; latest: 5 rewritten, 0 left>")
     assert repr(sp.result).startswith("Result(matched_count=5, by_pattern={'")
     assert repr(spfast.Result()) == "Result()"
+    noop = spfast.NoOpEliminationPass()
+    assert repr(noop) == "<NoOpEliminationPass; not called yet>"
+    noop(graph)
+    removed, shortened = noop.result.removed, noop.result.shortened
+    done = f"NoOpResult(removed={removed}, shortened={shortened})"
+    assert repr(noop) == f"<NoOpEliminationPass; latest: {done}>"
     assert repr(spfast.patterns.Registry()) == "<Registry of 0 rules, dialects none>"
 
 

@@ -75,6 +75,10 @@ class NoOpEliminationPass(CustomGraphPass):
         self.matched_count = 0
         self.result: NoOpResult | None = None
 
+    def __repr__(self) -> str:
+        done = f"latest: {self.result}" if self.result is not None else "not called yet"
+        return f"<{type(self).__name__}; {done}>"
+
     def __call__(self, graph: fx.Graph) -> None:
         """Rewrites ``graph`` in place.
 
