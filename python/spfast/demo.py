@@ -19,8 +19,6 @@ from spfast.explanation import RECOGNISERS
 if TYPE_CHECKING:
     from torch import fx
 
-    from spfast.result import Timings
-
 __all__ = ["CAPTURES", "Capture", "DemoReport", "GraphReport", "run"]
 
 Progress = Callable[[float, str], None]
@@ -192,7 +190,7 @@ def _report(capture: Capture, steps: _Steps) -> GraphReport:
             for recognise in RECOGNISERS
         },
         collectives={kind: (before[kind], after[kind]) for kind in _KINDS},
-        stages=_stages(middle.timings),
+        stages=middle.timings.stages(),
         total=middle.timings.total,
         reference=reference_seconds,
         bytes_before=local * capture.tp_size,
@@ -200,14 +198,6 @@ def _report(capture: Capture, steps: _Steps) -> GraphReport:
         peak_before=peak_before,
         peak_after=_peak(graph),
     )
-
-
-def _stages(timings: Timings) -> dict[str, float]:
-    """Seconds by stage; with what lies between them, they are the total."""
-    stages = {
-        stage: getattr(timings, stage) for stage in ("encode", "match", "plan", "commit", "meta")
-    }
-    return {**stages, "in between": timings.total - sum(stages.values())}
 
 
 _KINDS = ("all_reduce", "reduce_scatter", "all_gather")

@@ -91,6 +91,16 @@ class Timings:
     meta: float = 0.0
     total: float = 0.0
 
+    def stages(self) -> dict[str, float]:
+        """Returns seconds by stage and in between them: they add up to the total.
+
+        Example:
+            >>> Timings(encode=0.25, meta=0.25, total=1.0).stages()["in between"]
+            0.5
+        """
+        found = {name: seconds for name, seconds in asdict(self).items() if name != "total"}
+        return {**found, "in between": self.total - sum(found.values())}
+
 
 @dataclass(frozen=True)
 class Result:

@@ -50,6 +50,25 @@ def test_apply_as_json(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = json.loads(capsys.readouterr().out)
     assert record["rewritten"] == 5 and record["left"] == []
     assert set(record["timings"]) == {"encode", "match", "plan", "commit", "meta", "total"}
+    assert len(record["assumptions"]) == 5 and record["note"] == ""
+
+
+def test_apply_tells_all_that_the_result_does(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = spfast.apply(
+        spfast.NodeTable.load(saved).to_graph(), spfast.SequenceParallelConfig(tp_size=8, tp_rank=0)
+    )
+    assert main(["apply", str(saved), *RANKS]) == 0
+    shown, _, times = capsys.readouterr().out.partition("\n  encode ")
+    assert shown == f"{saved}: {result}" and "taken to be the same on every rank" in shown
+    measured = [float(each) for each in re.findall(r"([\d.]+) ms", times)]
+    assert len(measured) == 7 and measured[-1] == pytest.approx(sum(measured[:-1]), abs=0.01)
+    # A graph of a level that has no all_reduces to be seen is no graph with nothing to do.
+    graph = torch.fx.symbolic_trace(lambda x: torch.nn.functional.relu(x)).graph
+    spfast.NodeTable.from_graph(graph).save(tmp_path / "dynamo.spfx")
+    assert main(["apply", str(tmp_path / "dynamo.spfx"), *RANKS]) == 0
+    assert "dynamo.spfx: note: " in capsys.readouterr().out
 
 
 def test_explain(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,19 +35,17 @@ def _apply(arguments: argparse.Namespace) -> int:
     if arguments.output is not None:
         save(arguments.output, graph, program)
     given = result.to_dict()
-    timings = given["timings"]
+    del given["skipped_count"]
     record = {
         "file": str(arguments.file),
         "output": str(arguments.output) if arguments.output else None,
-        "rewritten": given["matched_count"],
-        "by_pattern": given["by_pattern"],
-        "left": given["skipped"],
-        "timings": timings,
+        "rewritten": given.pop("matched_count"),
+        "left": given.pop("skipped"),
+        **given,
     }
-    lines = [f"{arguments.file}: {result.matched_count} sites rewritten"]
-    lines += [f"  {count:>6,}  {rule}" for rule, count in sorted(result.by_pattern.items())]
-    lines += [f"  left: {site.node}: {site.reason}" for site in result.skipped]
-    lines += [f"  {stage:<7} {seconds * 1e3:>9.3f} ms" for stage, seconds in timings.items()]
+    lines = [f"{arguments.file}: {result}"]
+    stages = {**result.timings.stages(), "total": result.timings.total}
+    lines += [f"  {stage:<10} {seconds * 1e3:>9.3f} ms" for stage, seconds in stages.items()]
     if arguments.output is not None:
         lines.append(f"  written to {arguments.output}")
     if arguments.plan:
