@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
+aten = torch.ops.aten
 F32, F16, BF16, I64 = torch.float32, torch.float16, torch.bfloat16, torch.int64
 Shape = Sequence[int | str]
 
@@ -92,3 +93,18 @@ def vectors(count: int, *shape: int | str, **hints: int) -> list[torch.Tensor]:
     """So many inputs of one shape in one mode."""
     make = Inputs(**hints)
     return [make.tensor(*(shape or (4, 8))) for _ in range(count)]
+
+
+def faked(function: Callable[..., Any], *shapes: tuple[int, ...]) -> Any:
+    """A graph of real values traced under fake ones, and their mode."""
+    mode = FakeTensorMode()
+    with mode:
+        inputs = [torch.empty(shape) for shape in shapes]
+    return make_fx(function, tracing_mode="real")(*inputs), mode
+
+
+def several(x: torch.Tensor, y: torch.Tensor) -> Any:
+    """Views, several results, and values that nobody reads twice."""
+    z = aten.mm(aten.t(x), y)
+    first, second = aten.split_with_sizes(aten.relu(z), [2, 2])
+    return aten.cat([first, second, aten.mul(first, 2)]), aten.sum(aten.sin(second), [0])

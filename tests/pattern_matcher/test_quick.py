@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,11 +12,9 @@ import torch
 import torch._inductor.fx_utils as fx_utils
 import torch._inductor.pattern_matcher as stock
 from pattern_matcher.describe import describe, difference
+from pattern_matcher.graphs import faked, several
 from torch._dynamo.utils import counters
 from torch._inductor.constant_folding import ConstantFolder
-from torch._inductor.virtualized import V
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from bench.compile_models import FAMILIES, Stage, copied, stages
 from spfast.integrations import inductor, quick
@@ -85,113 +82,6 @@ def _passed(stage: Stage, how: Callable[[], Any]) -> tuple[torch.fx.GraphModule,
     return graph, dict(counters["inductor"])
 
 
-def _traced(function: Callable[..., Any], *shapes: tuple[int, ...]) -> Any:
-    mode = FakeTensorMode()
-    with mode:
-        inputs = [torch.empty(shape) for shape in shapes]
-    return make_fx(function, tracing_mode="real")(*inputs), mode
-
-
-def _several(x: torch.Tensor, y: torch.Tensor) -> Any:
-    z = aten.mm(aten.t(x), y)
-    first, second = aten.split_with_sizes(aten.relu(z), [2, 2])
-    return aten.cat([first, second, aten.mul(first, 2)]), aten.sum(aten.sin(second), [0])
-
-
-def _other_stride(graph: torch.fx.Graph) -> None:
-    (node,) = graph.find_nodes(op="call_function", target=aten.relu.default)
-    with graph.inserting_before(node):
-        made = graph.call_function(aten.t.default, (node.args[0],))
-    node.replace_input_with(node.args[0], made)
-
-
-def _other_operator(graph: torch.fx.Graph) -> None:
-    (node,) = graph.find_nodes(op="call_function", target=aten.sum.dim_IntList)
-    node.args = (node.args[0], [0], True)
-
-
-def _same_operator(graph: torch.fx.Graph) -> None:
-    (node,) = graph.find_nodes(op="call_function", target=aten.sin.default)
-    with graph.inserting_before(node):
-        made = graph.call_function(aten.cos.default, node.args)
-    node.replace_all_uses_with(made)
-    graph.erase_node(node)
-
-
-def _nothing(graph: torch.fx.Graph) -> None:
-    return None
-
-
-def _both(graph: torch.fx.Graph) -> None:
-    _other_operator(graph)
-    _other_stride(graph)
-
-
-@pytest.mark.parametrize(
-    "change", [_nothing, _other_stride, _other_operator, _same_operator, _both]
-)
-@pytest.mark.parametrize("stale", [False, True])
-def test_an_update_is_that_of_torch(change: Callable[[Any], None], stale: bool) -> None:
-    results = []
-    for update in (quick._torch_update, quick.incremental_update):
-        gm, mode = _traced(_several, (3, 4), (3, 4))
-        updater = _updater(gm)
-        change(gm.graph)
-        if stale:  # an update is for nodes that changed: what else is wrong stays
-            (node,) = gm.graph.find_nodes(op="call_function", target=aten.cat.default)
-            node.meta["val"] = mode.from_tensor(torch.empty(1))
-        with V.set_fake_mode(mode):
-            counts = [update(updater)]
-            once = copy.copy(updater.processed_hashes)
-            counts.append(update(updater))
-        numbers = {node: number for number, node in enumerate(gm.graph.nodes)}
-        results.append((describe(gm.graph), counts, len(once), len(updater.processed_hashes)))
-        assert len(once) >= len(numbers)
-    assert difference(results[1][0], results[0][0]) is None
-    assert results[1][1:] == results[0][1:]
-
-
-def _updater(gm: torch.fx.GraphModule) -> Any:
-    make: Any = fx_utils.FakeTensorUpdater
-    try:
-        return make(gm)
-    except AttributeError:  # an older torch takes the graph
-        return make(gm.graph)
-
-
-def test_an_update_asks_only_for_nodes_that_changed(monkeypatch: Any) -> None:
-    if not quick._UPDATES_BY_MODULE:
-        pytest.skip("this torch asks for no others")
-    gm, mode = _traced(_several, (3, 4), (3, 4))
-    updater = _updater(gm)
-    asked: list[str] = []
-    original = fx_utils.get_fake_args_kwargs
-
-    def counting(node: torch.fx.Node, *more: Any) -> Any:
-        asked.append(node.name)
-        return original(node, *more)
-
-    monkeypatch.setattr(fx_utils, "get_fake_args_kwargs", counting)
-    _other_operator(gm.graph)
-    with V.set_fake_mode(mode):
-        quick.incremental_update(updater)
-    assert asked == ["sum_1", "output"]
-
-
-def test_an_update_that_fails_leaves_the_updater_as_it_was() -> None:
-    if not quick._UPDATES_BY_MODULE:
-        pytest.skip("this torch updates in its own way")
-    gm, mode = _traced(_several, (3, 4), (3, 4))
-    updater = _updater(gm)
-    known = copy.copy(updater.processed_hashes)
-    (node,) = gm.graph.find_nodes(op="call_function", target=aten.sum.dim_IntList)
-    node.args = (node.args[0], [7])
-    with V.set_fake_mode(mode), pytest.raises(IndexError):
-        quick.incremental_update(updater)
-    assert updater.gm is gm
-    assert updater.processed_hashes == known
-
-
 def _odd_graph() -> torch.fx.Graph:
     graph = torch.fx.Graph()
     known, unknown = graph.placeholder("known"), graph.placeholder("unknown")
@@ -255,7 +145,7 @@ def test_last_uses_are_those_of_torch() -> None:
         if quick._has_slice((node.args, node.kwargs)):
             without.erase_node(node)
     folders.append(_Folder(without))
-    gm, _ = _traced(_several, (3, 4), (3, 4))
+    gm, _ = faked(several, (3, 4), (3, 4))
     folders.append(_Folder(gm.graph))
     assert [len(folder.module.graph.nodes) for folder in folders][:2] == [17, 14]
     for folder in folders:
@@ -279,7 +169,7 @@ def _shuffled(seed: int) -> torch.fx.Graph:
     import random
 
     draw = random.Random(seed)
-    gm, _ = _traced(_several, (3, 4), (3, 4))
+    gm, _ = faked(several, (3, 4), (3, 4))
     nodes = [node for node in gm.graph.nodes if node.op == "call_function"]
     for _ in range(draw.randrange(4)):
         node, other = draw.sample(nodes, 2)

@@ -17,7 +17,7 @@ import contextlib
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -27,97 +27,16 @@ import torch._inductor.pattern_matcher as stock
 from torch._inductor.constant_folding import ConstantFolder
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
+from spfast.integrations.updates import incremental_update
+
 __all__ = ["install", "put_back"]
 
 _Function = Callable[..., Any]
 
 # Taken at import: `install` puts others in their place.
-_torch_update: _Function = fx_utils.FakeTensorUpdater.incremental_update
 _torch_fake_args: _Function = fx_utils.get_fake_args_kwargs
 _torch_last_uses: _Function = ConstantFolder.node_to_last_non_output_use
 _torch_sort: _Function = stock.stable_topological_sort
-
-_MISSING = object()
-
-
-def _source(function: _Function) -> str:
-    try:
-        return inspect.getsource(function)
-    except (OSError, TypeError):
-        return ""
-
-
-# The graph's nodes are gone through for their storages, then for the update, and since torch 2.14
-# once more for their ids. A torch that does otherwise updates in its own way.
-_UPDATES_BY_MODULE = _source(_torch_update).count("self.gm.graph.nodes") in (2, 3)
-
-
-class _DueNodes:
-    """A graph as `incremental_update` sees it: only nodes that it may have to update.
-
-    Args:
-        graph: The graph.
-        changed: Its nodes that are not as they were at the last update.
-    """
-
-    def __init__(self, graph: torch.fx.Graph, changed: set[torch.fx.Node]) -> None:
-        self._graph = graph
-        self._changed = changed
-        self._passes = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._graph, name)
-
-    @property
-    def nodes(self) -> Iterable[torch.fx.Node]:
-        """All nodes for their storages, those due for the update, and all from then on."""
-        self._passes += 1
-        if self._passes == 1 and not self._changed:
-            return ()
-        return self._due() if self._passes == 2 else self._graph.nodes
-
-    def _due(self) -> Iterator[torch.fx.Node]:
-        if not self._changed:
-            return
-        updated: set[torch.fx.Node] = set()
-        for node in self._graph.nodes:
-            if node in self._changed or not updated.isdisjoint(node._input_nodes):
-                before = node.meta.get("val", _MISSING)
-                yield node
-                if node.meta.get("val", _MISSING) is not before:
-                    updated.add(node)
-
-
-class _Module:
-    """A module whose graph is another; every other attribute is the module's."""
-
-    def __init__(self, module: torch.fx.GraphModule, graph: Any) -> None:
-        self._module = module
-        self.graph = graph
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
-
-
-def incremental_update(self: Any) -> Any:
-    """`FakeTensorUpdater.incremental_update`, which looks at the nodes that changed.
-
-    A node calls a subgraph where the graph has one, and what it gives may then change although the
-    node did not: such graphs are updated by torch alone.
-    """
-    if not _UPDATES_BY_MODULE or self.subgraph_updaters:
-        return _torch_update(self)
-    module = self.gm
-    known = self.processed_hashes
-    hashes = {node: self.hash_node(node) for node in module.graph.nodes}
-    changed = {node for node, found in hashes.items() if found not in known}
-    self.gm = _Module(module, _DueNodes(module.graph, changed))
-    try:
-        updated = _torch_update(self)
-    finally:
-        self.gm = module
-    self.processed_hashes = type(known)(hashes.values())
-    return updated
 
 
 class _Unusual(Exception):  # noqa: N818 - no error: torch's own way is taken
