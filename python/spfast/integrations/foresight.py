@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch._dispatch.python import enable_python_dispatcher
+from torch._inductor.fx_passes.reinplace import ViewOp, _generalized_scatter
 from torch._library.utils import is_builtin
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_map_only
@@ -27,7 +28,9 @@ _PLAIN = frozenset(
         *(torch.dtype, torch.device, torch.layout, torch.memory_format),
     )
 )
-_BY_VALUE = (torch.Tag.data_dependent_output, torch.Tag.inplace_view)
+_BY_VALUE = frozenset((torch.Tag.data_dependent_output, torch.Tag.inplace_view))
+_INDEX = torch.ops.aten.index.Tensor
+_MASKS = (torch.bool, torch.uint8, torch.int8)
 
 
 class Foresight:
@@ -49,6 +52,8 @@ class Foresight:
     def kind(self, value: Any) -> tuple[Hashable, int]:
         """All that an operator sees of a fake tensor, and the identity of its storage.
 
+        How large the storage is is left out: of equal sizes, it is written in different ways.
+
         Raises:
             Unforeseen: It is no plain fake tensor of this mode.
         """
@@ -57,7 +62,7 @@ class Foresight:
         if value.constant is not None or value.layout is not torch.strided:
             raise Unforeseen
         storage = value.untyped_storage()
-        dims = (*value.shape, *value.stride(), value.storage_offset(), storage.nbytes())
+        dims = (*value.shape, *value.stride(), value.storage_offset())
         keys = torch._C._dispatch_keys(value).raw_repr()
         told = tuple([n if type(n) is int else self._expression(n) for n in dims])
         return (told, value.dtype, value.fake_device, value.requires_grad, keys), storage._cdata
@@ -110,13 +115,14 @@ class Foresight:
     def _is_told_by_kind(self, target: Any) -> bool:
         known = self._by_kind.get(target)
         if known is None:
-            known = isinstance(target, torch._ops.OpOverload) and is_builtin(target)
-            if known:
-                known = not target._schema.is_mutable
-                known = known and not any(tag in target.tags for tag in _BY_VALUE)
-                if torch.Tag.dynamic_output_shape in target.tags:
-                    known = target is torch.ops.aten.index.Tensor
-            self._by_kind[target] = known
+            known = self._by_kind[target] = target is _generalized_scatter or (
+                isinstance(target, torch._ops.OpOverload)
+                and is_builtin(target)
+                and not target._schema.is_mutable
+                and "as_strided" not in target._schema.name  # as the storage's size allows
+                and _BY_VALUE.isdisjoint(target.tags)
+                and (target is _INDEX or torch.Tag.dynamic_output_shape not in target.tags)
+            )
         return known
 
     def _expression(self, size: Any) -> Hashable:
@@ -133,7 +139,7 @@ class Foresight:
             kind = type(argument)
             if kind is FakeTensor:
                 described, storage = self.kind(argument)
-                if parts[0] is torch.ops.aten.index.Tensor and argument.dtype in _MASKS:
+                if parts[0] is _INDEX and argument.dtype in _MASKS:
                     raise Unforeseen  # as many rows as the mask says
                 parts.append(described)
                 storages.append(storage)
@@ -142,6 +148,9 @@ class Foresight:
             parts += (kind, argument)
         elif kind is torch.SymInt:
             parts += (kind, self._expression(argument))
+        elif kind is ViewOp:
+            parts += (kind, argument.target)
+            self._describe((argument.args, argument.kwargs), parts, storages)
         elif isinstance(argument, (list, tuple)):
             parts += (list, len(argument))
             for one in argument:
@@ -152,9 +161,6 @@ class Foresight:
                 self._describe(one, parts, storages)
         else:
             raise Unforeseen
-
-
-_MASKS = (torch.bool, torch.uint8, torch.int8)
 
 
 def _value(node: torch.fx.Node) -> Any:
