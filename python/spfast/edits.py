@@ -95,6 +95,14 @@ class Edits:
             node.meta.pop(key, None)
         _describe(node, like)
 
+    def take_value(self, node: fx.Node, of: fx.Node) -> None:
+        """Gives a node the value of another, in whose stead it is read: views share its memory."""
+        self.journal.entries.append(("meta", node.meta, dict(node.meta)))
+        for key in _VALUE:
+            node.meta.pop(key, None)
+            if key in of.meta:
+                node.meta[key] = of.meta[key]
+
     def replace_uses(self, old: fx.Node, new: fx.Node) -> None:
         """Lets all that read one node read another."""
         self._note_users(old)

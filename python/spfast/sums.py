@@ -143,7 +143,9 @@ def _merge(edits: Edits, root: fx.Node, total: Sum) -> Merged:
             now[node] = now[node.args[0]]  # type: ignore[index]
             continue
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda read: now.get(read, read))
-        shown = None if keeps_shape else total.leaves[0].part
+        shown: fx.Node | None = total.leaves[0].part
+        if keeps_shape:
+            shown = root if node is root else None  # the root's own value is what is reduced's
         now[node] = edits.create(root, node.target, args, kwargs, origin=node, value_of=shown)
     kept = max(total.leaves, key=lambda leaf: leaf.call)
     edits.set_operands(kept.call, (now[root], *kept.call.args[1:]))
@@ -152,6 +154,7 @@ def _merge(edits: Edits, root: fx.Node, total: Sum) -> Merged:
         edits.move(node, root)
         if keeps_shape and total.viewed:
             edits.set_value(node, root)
+    edits.take_value(kept.value, root)
     for node in reversed(total.inner):
         edits.erase(node)
     gone = [leaf for leaf in total.leaves if leaf is not kept]
