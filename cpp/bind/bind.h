@@ -15,6 +15,7 @@ namespace py = pybind11;
 void bind_errors(py::module_& module);
 void bind_rules(py::module_& module);
 void bind_table(py::module_& module);
+void bind_values(py::module_& module);
 void bind_job(py::module_& module);
 void bind_expr(py::module_& module);
 void bind_editor(py::module_& module);

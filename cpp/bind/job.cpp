@@ -51,20 +51,6 @@ py::list Job::groups() const {
   return out;
 }
 
-void Job::set_groups(const py::sequence& infos) {
-  std::vector<GroupInfo> groups;
-  for (const py::handle each : infos) {
-    const auto info = py::reinterpret_borrow<py::tuple>(each);
-    groups.push_back({{},
-                      info[0].cast<int64_t>(),
-                      info[1].cast<int64_t>(),
-                      info[2].cast<std::string>(),
-                      info[3].cast<std::vector<uint32_t>>(),
-                      info[4].cast<std::vector<uint32_t>>()});
-  }
-  run_.set_groups(groups);
-}
-
 void Job::match(bool patterns, bool rowwise, bool gather_bytes, bool trust_unknown,
                 std::vector<NodeId> replicated, std::vector<NodeId> numbers,
                 int64_t collective_cost, std::vector<size_t> local_outputs, const Across& across) {
@@ -93,29 +79,30 @@ py::object Job::tokens_of(const TokenClass& one) const {
                               : py::object(py::int_(one.tokens.raw));
 }
 
-py::list Job::classes() const {
-  py::list out;
+std::vector<Job::Tokens> Job::classes() const {
+  std::vector<Tokens> out;
   for (const TokenClass& one : run_.sites().classes) {
-    out.append(py::make_tuple(tokens_of(one), one.group, one.refused.empty(), one.padded));
+    out.push_back({tokens_of(one), one.group, one.refused.empty(), one.padded});
   }
   return out;
 }
 
-py::tuple Job::value_specs() const {
+fx::ValueSpecs Job::value_specs() const {
   const NodeTable& table = encoded_.table;
   const auto spec = [&](const MetaSpec& meta) {
-    // Nodes with one meta have values that are alike.
+    // Nodes with one meta have values of one kind.
     const MetaKind kind = table.meta(meta.like).kind;
     const bool alike = kind == MetaKind::kTensor || kind == MetaKind::kTuple;
-    return py::make_tuple(static_cast<int>(meta.form), encoded_.nodes[meta.like], meta.token_class,
-                          meta.factor, alike ? int64_t{table.meta_id(meta.like)} : -1);
+    return fx::ValueSpec{meta.form, encoded_.nodes[meta.like], meta.token_class, meta.factor,
+                         alike ? int64_t{table.meta_id(meta.like)} : -1};
   };
   const Plan& plan = run_.made();
-  py::list created(plan.created.size());
-  for (size_t i = 0; i < plan.created.size(); ++i) created[i] = spec(plan.created[i].meta);
-  py::list resized(plan.metas.size());
-  for (size_t i = 0; i < plan.metas.size(); ++i) resized[i] = spec(plan.metas[i]);
-  return py::make_tuple(created, resized);
+  fx::ValueSpecs out;
+  out.created.reserve(plan.created.size());
+  for (const Created& one : plan.created) out.created.push_back(spec(one.meta));
+  out.resized.reserve(plan.metas.size());
+  for (const MetaSpec& one : plan.metas) out.resized.push_back(spec(one));
+  return out;
 }
 
 py::object Job::commit(const py::list& created, const py::list& resized,
@@ -132,11 +119,11 @@ py::list Job::calls() const {
   return out;
 }
 
-py::list Job::reports() {
-  py::list out;
-  for (const SiteReport& one : run_.reports()) {
-    out.append(py::make_tuple(encoded_.name(one.all_reduce), one.rewritten, one.rule, one.reason,
-                              one.nearest));
+std::vector<Job::Report> Job::reports() {
+  std::vector<Report> out;
+  for (SiteReport& one : run_.reports()) {
+    out.push_back({encoded_.name(one.all_reduce), one.rewritten, std::move(one.rule),
+                   std::move(one.reason), std::move(one.nearest)});
   }
   return out;
 }
@@ -167,9 +154,22 @@ std::string Job::plan_text() {
   return format_plan(encoded_.table, run_.made());
 }
 
-void bind_job(py::module_& module) {
-  module.def("make_values", &fx::make_values, py::arg("maker"), py::arg("created"),
-             py::arg("resized"));
+namespace {
+
+void bind_groups(py::module_& module) {
+  py::class_<GroupInfo>(module, "GroupInfo",
+                        "A group: why its sites stay, where that is not empty, and the places of "
+                        "those that it lies within and that it crosses.")
+      .def(py::init([](int64_t size, int64_t rank, std::string problem,
+                       std::vector<uint32_t> within, std::vector<uint32_t> crosses) {
+             return GroupInfo{
+                 {}, size, rank, std::move(problem), std::move(within), std::move(crosses)};
+           }),
+           py::arg("size"), py::arg("rank"), py::arg("problem"), py::arg("within"),
+           py::arg("crosses"));
+}
+
+void bind_across(py::module_& module) {
   using Pairs = std::vector<std::pair<NodeId, NodeId>>;
   py::class_<Job::Across>(
       module, "Across", "What the graphs that call this one, or that it calls, say of its values.")
@@ -181,6 +181,30 @@ void bind_job(py::module_& module) {
            }),
            py::arg("own"), py::arg("writers"), py::arg("known"), py::arg("written"),
            py::arg("shown"));
+}
+
+void bind_results(py::module_& module) {
+  py::class_<Job::Tokens>(module, "Tokens", "Tokens that the ranks of a group share, or not.")
+      .def_readonly("tokens", &Job::Tokens::tokens)
+      .def_readonly("group", &Job::Tokens::group)
+      .def_readonly("shared", &Job::Tokens::shared)
+      .def_readonly("padded", &Job::Tokens::padded);
+  py::class_<Job::Report>(module, "Report", "What was done with an all_reduce, or why it stays.")
+      .def(py::init<py::object, bool, std::string, std::string, std::string>(), py::arg("node"),
+           py::arg("rewritten"), py::arg("rule"), py::arg("reason"), py::arg("nearest"))
+      .def_readonly("node", &Job::Report::node)
+      .def_readonly("rewritten", &Job::Report::rewritten)
+      .def_readonly("rule", &Job::Report::rule)
+      .def_readonly("reason", &Job::Report::reason)
+      .def_readonly("nearest", &Job::Report::nearest);
+}
+
+}  // namespace
+
+void bind_job(py::module_& module) {
+  bind_groups(module);
+  bind_across(module);
+  bind_results(module);
   py::class_<Job>(module, "Job", "One run of the pass over one graph, step by step.")
       .def(py::init<py::object, std::shared_ptr<Rules>, const std::vector<py::object>&>(),
            py::arg("graph"), py::arg("rules"), py::arg("listed") = std::vector<py::object>())

@@ -11,6 +11,7 @@
 
 #include "fx/encode.h"
 #include "fx/graph_metas.h"
+#include "fx/values.h"
 #include "rewrite/run.h"
 
 namespace spfast {
@@ -28,9 +29,8 @@ class Job {
   [[nodiscard]] py::list groups() const;
   // The names of the groups that only other collectives name.
   [[nodiscard]] std::vector<std::string> other_groups() const { return run_.other_groups(); }
-  // For each of them (size, rank, problem, within, crosses); a problem that is not empty leaves its
-  // sites alone. The last two are places of groups; the other groups may follow.
-  void set_groups(const py::sequence& infos);
+  // What is known of each of them; the other groups may follow.
+  void set_groups(const std::vector<GroupInfo>& infos) { run_.set_groups(infos); }
   // What other graphs say, by place; all are sorted.
   struct Across {
     std::vector<NodeId> own;      // values that they show to be each rank's own
@@ -54,16 +54,29 @@ class Job {
   // `decide`, of tokens as an int or SymInt and the index of a group, says why they cannot be
   // shared ("": they can), and whether they are padded for it.
   void plan(const py::object& decide);
-  // (tokens, index of the group, whether they are shared, and padded) of each class of the plan.
-  [[nodiscard]] py::list classes() const;
-  // (form, node that it is like, class, factor, alike) of each created and each resized node.
-  [[nodiscard]] py::tuple value_specs() const;
+  struct Tokens {
+    py::object tokens;
+    uint32_t group = 0;  // its place
+    bool shared = false;
+    bool padded = false;
+  };
+  // One for each class of the plan.
+  [[nodiscard]] std::vector<Tokens> classes() const;
+  [[nodiscard]] fx::ValueSpecs value_specs() const;
   py::object commit(const py::list& created, const py::list& resized, const py::list& described);
 
   // The collective call behind each of the reports.
   [[nodiscard]] py::list calls() const;
-  // (node, whether it is rewritten, rule, reason, nearest) of each all_reduce.
-  [[nodiscard]] py::list reports();
+  // A SiteReport by name.
+  struct Report {
+    py::object node;
+    bool rewritten = false;
+    std::string rule;
+    std::string reason;
+    std::string nearest;
+  };
+  // One for each all_reduce.
+  [[nodiscard]] std::vector<Report> reports();
   // (value, the first that reads it beside a shard, group's index) of what the plan takes on trust.
   [[nodiscard]] py::list assumptions() const;
   // The sums over tokens that are computed of one rank's rows, and finished by an all_reduce.

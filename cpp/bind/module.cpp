@@ -6,6 +6,7 @@ PYBIND11_MODULE(_core, module) {
   spfast::bind_errors(module);
   spfast::bind_rules(module);
   spfast::bind_table(module);
+  spfast::bind_values(module);
   spfast::bind_job(module);
   spfast::bind_expr(module);
   spfast::bind_editor(module);

@@ -14,13 +14,13 @@ namespace spfast {
 namespace {
 
 CollectiveForm read_collective(py::handle from) {
-  const auto row = py::reinterpret_borrow<py::tuple>(from);
   CollectiveForm form;
-  form.target = intern_target(row[0].cast<std::string>());
-  form.gathers = row[1].cast<bool>();
-  if (!row[2].is_none()) form.wait = intern_target(row[2].cast<std::string>());
-  form.slots = read_collective_args(row[3]);
-  form.names = row[4].cast<std::vector<std::string>>();
+  form.target = intern_target(from.attr("operator").cast<std::string>());
+  form.gathers = from.attr("gathers").cast<bool>();
+  const py::object wait = from.attr("wait");
+  if (!wait.is_none()) form.wait = intern_target(wait.cast<std::string>());
+  form.slots = read_collective_args(from.attr("slots"));
+  form.names = from.attr("names").cast<std::vector<std::string>>();
   return form;
 }
 

@@ -47,13 +47,12 @@ class ValueMaker {
     set_storage_ = torch.attr("_functionalize_unsafe_set");
     meta_device_ = torch.attr("device")("meta");
     getitem_ = py::module_::import("operator").attr("getitem");
-    own_form_ = maker.attr("OWN").cast<long>();
   }
 
-  py::object create(const py::tuple& spec) { return made(spec, nullptr); }
+  py::object create(const ValueSpec& spec) { return made(spec, nullptr); }
 
-  py::object resize(const py::tuple& spec, py::list& described) {
-    const py::handle node = spec[1];
+  py::object resize(const ValueSpec& spec, py::list& described) {
+    const py::handle node = spec.like;
     const Kind* kind = nullptr;
     is_strided_ = false;
     size_t place = 0;
@@ -108,25 +107,21 @@ class ValueMaker {
     return part;
   }
 
-  py::object made(const py::tuple& spec, const Kind** of) {
-    std::array<long, 4> key{};
-    for (size_t i = 0; i < 4; ++i) {
-      key[i] =
-          PyLong_AsLong(PyTuple_GET_ITEM(spec.ptr(), i == 0 ? 0 : static_cast<Py_ssize_t>(i + 1)));
-    }
+  py::object made(const ValueSpec& spec, const Kind** of) {
+    const Key key{static_cast<int64_t>(spec.form), spec.token_class, spec.factor, spec.kind};
     is_strided_ = false;
-    const bool known = key[3] >= 0;
+    const bool known = spec.kind >= 0;
     const auto at = known ? kinds_.find(key) : kinds_.end();
     if (at != kinds_.end()) {
-      if (py::object clone = clone_of(at->second, spec[1])) {
+      if (py::object clone = clone_of(at->second, spec.like)) {
         if (of != nullptr) *of = &at->second;
         return clone;
       }
     }
     maker_.attr(strided_) = false;
-    py::object value = make_(spec[0], spec[1], spec[2], spec[3]);
+    py::object value = make_(spec.form, spec.like, spec.token_class, spec.factor);
     is_strided_ = py::bool_(maker_.attr(strided_));
-    if (known && at == kinds_.end() && key[0] != own_form_ && !is_strided_) {
+    if (known && at == kinds_.end() && spec.form != MetaSpec::Form::kOwn && !is_strided_) {
       if (auto parts = prototypes_of(value)) {
         const size_t count = parts->size();
         const auto [it, fresh] =
@@ -228,9 +223,9 @@ class ValueMaker {
   py::object make_, describe_;
   py::dict prototypes_;
   py::object make_subclass_, empty_, set_storage_, meta_device_, getitem_;
-  long own_form_ = 0;
   bool is_strided_ = false;
-  std::map<std::array<long, 4>, Kind> kinds_;
+  using Key = std::array<int64_t, 4>;
+  std::map<Key, Kind> kinds_;
   struct Resized {
     py::object value;
     const Kind* kind = nullptr;
@@ -248,23 +243,22 @@ class ValueMaker {
 
 }  // namespace
 
-py::tuple make_values(const py::object& maker, const py::list& created, const py::list& resized) {
+Values make_values(const py::object& maker, const ValueSpecs& specs) {
   ValueMaker values(maker);
-  py::list new_values;
-  py::list changed;
-  py::list strided;
-  py::list described;
+  Values out;
   size_t index = 0;
-  const auto each = [&](const py::list& specs, auto&& make, py::list& out) {
-    for (const py::handle spec : specs) {
-      out.append(make(py::reinterpret_borrow<py::tuple>(spec)));
-      if (values.strided()) strided.append(index);
+  const auto each = [&](const std::vector<ValueSpec>& wanted, auto&& make, py::list& made) {
+    for (const ValueSpec& spec : wanted) {
+      made.append(make(spec));
+      if (values.strided()) out.strided.append(index);
       ++index;
     }
   };
-  each(created, [&](const py::tuple& spec) { return values.create(spec); }, new_values);
-  each(resized, [&](const py::tuple& spec) { return values.resize(spec, described); }, changed);
-  return py::make_tuple(new_values, changed, strided, described);
+  each(specs.created, [&](const ValueSpec& spec) { return values.create(spec); }, out.created);
+  each(
+      specs.resized, [&](const ValueSpec& spec) { return values.resize(spec, out.described); },
+      out.resized);
+  return out;
 }
 
 }  // namespace spfast::fx

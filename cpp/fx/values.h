@@ -4,16 +4,38 @@
 
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
+#include <vector>
+
+#include "rewrite/plan.h"
+
 namespace spfast::fx {
 
 namespace py = pybind11;
 
-// `maker` is spfast.meta's; `created` and `resized` hold (form, node, class, factor, alike) of each
-// node, where two nodes with the same `alike`, unless it is -1, have values that differ in nothing
-// but their storage, mode and device. Returns the values of both, the places of those whose strides
-// are only guessed (the resized ones are counted on), and what tensor_meta of the resized ones
-// becomes, None where a node has none.
-[[nodiscard]] py::tuple make_values(const py::object& maker, const py::list& created,
-                                    const py::list& resized);
+// What a value has to be: a MetaSpec whose node is there.
+struct ValueSpec {
+  MetaSpec::Form form = MetaSpec::Form::kLocal;
+  py::object like;
+  uint32_t token_class = 0;
+  int64_t factor = 1;
+  // Values of the same kind differ in nothing but their storage, mode and device. -1: not known.
+  int64_t kind = -1;
+};
+
+struct ValueSpecs {
+  std::vector<ValueSpec> created;
+  std::vector<ValueSpec> resized;
+};
+
+struct Values {
+  py::list created;
+  py::list resized;
+  py::list strided;    // places of those whose strides are only guessed; resized ones count on
+  py::list described;  // what tensor_meta of the resized ones becomes; None for a node without
+};
+
+// `maker` is spfast.meta's.
+[[nodiscard]] Values make_values(const py::object& maker, const ValueSpecs& specs);
 
 }  // namespace spfast::fx

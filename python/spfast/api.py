@@ -323,11 +323,11 @@ def _result(runs: Sequence[Run], reports: Sequence[Report], record_plan: bool) -
     """What will have been done once the plans are committed."""
     rewritten: Counter[str] = Counter()
     skipped = []
-    for node, done, rule, reason, nearest in reports:
-        if done:
-            rewritten[rule] += 1
+    for one in reports:
+        if one.rewritten:
+            rewritten[one.rule] += 1
         else:
-            skipped.append(SkippedSite(node, reason, nearest))
+            skipped.append(SkippedSite(one.node, one.reason, one.nearest))
     return Result(
         matched_count=sum(rewritten.values()),
         by_pattern=rewritten,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
-from spfast.api import plan_graph, preview
+from spfast.api import Report, plan_graph, preview
 from spfast.config import Recognise, SequenceParallelConfig, as_config
 from spfast.graphs import called_graphs, graph_of
 from spfast.pairs import AsyncTP
@@ -53,6 +53,11 @@ class Entry:
     patterns: str = ""
     rowwise: str = ""
     layer: str = ""
+
+    @staticmethod
+    def of(report: Report) -> Entry:
+        """What a run reports of it."""
+        return Entry(report.node, report.rewritten, report.rule, report.reason, report.nearest)
 
     @property
     def outcome(self) -> str:
@@ -248,10 +253,10 @@ def explain(
     layers = {row.name: row.layer for rows in before for row in rows}
     entries = [
         replace(
-            Entry(*report),
-            patterns=Entry(*by_patterns).outcome,
-            rowwise=Entry(*by_rows).outcome,
-            layer=layers.get(report[0], ""),
+            Entry.of(report),
+            patterns=Entry.of(by_patterns).outcome,
+            rowwise=Entry.of(by_rows).outcome,
+            layer=layers.get(report.node, ""),
         )
         for report, by_patterns, by_rows in zip(whole.reports, patterns, rowwise, strict=True)
     ]

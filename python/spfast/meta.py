@@ -19,37 +19,14 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor
 
 from spfast import _core
+from spfast._core import Form, Values, ValueSpecs
 from spfast.tensor_meta import Describer
 
 __all__ = ["TokenShare", "make_values"]
 
-# As in MetaSpec of cpp/rewrite/plan.h.
-(
-    LOCAL,
-    GATHERED,
-    FLAT,
-    SAME,
-    LOCAL_SIZE,
-    SCALED,
-    DIM_SIZE,
-    LOCAL_BYTES,
-    GATHERED_BYTES,
-    ONE,
-    OWN,
-    SPREAD,
-    FRESH,
-    PART,
-    TOTAL,
-    PADDED,
-    CUT,
-    TOKENS,
-    MISSING,
-) = range(19)
-
 _META = torch.device("meta")
 
 Size = Any  # int | torch.SymInt
-Spec = tuple[int, fx.Node, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -86,33 +63,11 @@ class TokenShare:
         return TokenShare(tokens, tp_size, local, local * tp_size, rank, padded)
 
 
-@dataclass(frozen=True)
-class Values:
-    """The values of a plan.
-
-    Attributes:
-        created: Of the nodes that it creates.
-        resized: Of those that it resizes.
-        strided: Which are only guessed, for strides other than the usual ones are involved:
-            indices into ``created``, and from ``len(created)`` on into ``resized``.
-        described: What ``tensor_meta`` of the resized ones becomes; None for a node without.
-    """
-
-    created: list[Any]
-    resized: list[Any]
-    strided: list[int]
-    described: list[Any]
-
-
-def make_values(
-    created: Sequence[Spec], resized: Sequence[Spec], shares: Sequence[TokenShare | None]
-) -> Values:
+def make_values(specs: ValueSpecs, shares: Sequence[TokenShare | None]) -> Values:
     """Makes the values of a plan; nothing in the graph is changed.
 
     Args:
-        created: For each created node (form, node that it is like, class, factor, alike). Nodes
-            with the same ``alike`` have values of the same sizes, strides and dtype; -1: not known.
-        resized: The same for each resized node; the node is the one that is resized.
+        specs: What the value of each created and each resized node has to be.
         shares: The share of each class; None for a class that was refused.
 
     Returns:
@@ -125,7 +80,7 @@ def make_values(
     # A fake tensor's __torch_function__ is disabled; to find that out for each question that it is
     # asked takes longer than the answer.
     with torch._C.DisableTorchFunctionSubclass(), _without_guards(shares):
-        return Values(*_core.make_values(maker, list(created), list(resized)))
+        return _core.make_values(maker, specs)
 
 
 @contextlib.contextmanager
@@ -142,8 +97,6 @@ def _without_guards(shares: Sequence[TokenShare | None]) -> Iterator[None]:
 class _Maker:
     """Makes one value at a time, for cpp/fx/values.cpp, which clones those that are alike."""
 
-    OWN = OWN
-
     def __init__(self, shares: Sequence[TokenShare | None]) -> None:
         self._shares = shares
         self.strided = False  # whether the value that is being made has strides of its own
@@ -157,43 +110,47 @@ class _Maker:
         # What a fresh fake tensor of a mode and device carries.
         self._states: dict[tuple[int, torch.device], dict[str, Any]] = {}
 
-    def make(self, form: int, node: fx.Node, share_index: int, factor: int) -> Any:
+    def make(self, form: Form, node: fx.Node, share_index: int, factor: int) -> Any:
         share = self._shares[share_index]
         assert share is not None
-        if form == LOCAL_SIZE:
+        if form == Form.LOCAL_SIZE:
             return share.local
-        if form == SCALED:
+        if form == Form.SCALED:
             return share.local * factor
-        if form == TOKENS:
+        if form == Form.TOKENS:
             return share.tokens + factor
-        if form == MISSING:
+        if form == Form.MISSING:
             return share.gathered - share.tokens
         full = node.meta["val"]
-        if form == DIM_SIZE:
+        if form == Form.DIM_SIZE:
             return full.shape[factor]
-        if form == LOCAL:
+        if form == Form.LOCAL:
             return self._rows(full, share.local, factor)
-        if form in (GATHERED, FRESH, CUT):
-            rows = {GATHERED: share.gathered, FRESH: share.local, CUT: share.tokens}[form]
-            return self._rows(full, rows, factor, fresh=True)
-        if form == PADDED:
+        rows_of = {
+            Form.GATHERED: share.gathered,
+            Form.FRESH: share.local,
+            Form.CUT: share.tokens,
+        }
+        if form in rows_of:
+            return self._rows(full, rows_of[form], factor, fresh=True)
+        if form == Form.PADDED:
             return self._padded(full, share.gathered, factor)
-        if form == OWN:
+        if form == Form.OWN:
             return self._own(full, share, factor)
-        if form == ONE or form == SPREAD:
+        if form == Form.ONE or form == Form.SPREAD:
             # A reshape of size-1 dims, an expansion: torch has rules of its own for their strides.
             self.strided = True
-            return self._rows(full, 1 if form == ONE else share.tokens, factor, fresh=True)
-        if form in (PART, TOTAL):
+            return self._rows(full, 1 if form == Form.ONE else share.tokens, factor, fresh=True)
+        if form in (Form.PART, Form.TOTAL):
             rank = full.dim() - factor
-            sizes = (*((1,) * rank if form == TOTAL else ()), *full.shape[rank:])
+            sizes = (*((1,) * rank if form == Form.TOTAL else ()), *full.shape[rank:])
             return self._wrap(full, torch.empty(sizes, dtype=full.dtype, device=_device(full)))
-        if form in (LOCAL_BYTES, GATHERED_BYTES):
-            rows = share.local if form == LOCAL_BYTES else share.gathered
+        if form in (Form.LOCAL_BYTES, Form.GATHERED_BYTES):
+            rows = share.local if form == Form.LOCAL_BYTES else share.gathered
             last = full.shape[full.dim() - factor :]
             meta = torch.empty((rows, *last), dtype=torch.uint8, device=_device(full))
             return self._wrap(full, meta)
-        if form == FLAT:
+        if form == Form.FLAT:
             return self._rows(full, share.tokens, factor)
         return self._wrap(full, torch.empty(full.shape, dtype=full.dtype, device=_device(full)))
 

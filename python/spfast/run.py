@@ -12,13 +12,14 @@ from typing import Any
 from torch import fx
 
 from spfast import _core
+from spfast._core import GroupInfo, Report, Values
 from spfast.all_reduces import AllReduces
 from spfast.config import SequenceParallelConfig
 from spfast.divisibility import Decision, decide, too_few
 from spfast.groups import Group, group_name
 from spfast.journal import Journal
 from spfast.levels import WITHOUT_VALUES, has_values
-from spfast.meta import PADDED, TokenShare, Values, make_values
+from spfast.meta import TokenShare, make_values
 from spfast.numbers import own_numbers
 from spfast.patterns import Registry
 from spfast.rules import rules_of
@@ -27,8 +28,6 @@ from spfast.trust import Assumption
 
 __all__ = ["STAGES", "Report", "Run", "collector_off"]
 
-# (node, rewritten, rule, reason, nearest) of one all_reduce, as the core reports it.
-Report = tuple[str, bool, str, str, str]
 _ROUNDS = 6  # so often what has to stay is left and nothing else
 _UNKNOWN_SIZE = "its size is not known"  # as the core begins to say it of one node
 STAGES = ("encode", "match", "plan", "commit", "meta")
@@ -61,13 +60,13 @@ class Run:
         self._rules = rules_of(registry, quantised=config.gather_quantized)
         self._listed = dict.fromkeys(found.listed)
         self._left: list[Report] = [
-            (node.name, False, "", reason, "") for node, reason in found.left.items()
+            Report(node.name, False, "", reason, "") for node, reason in found.left.items()
         ]
         self._told = Told()
         self._encode()
         self._groups: list[Group] = []
         self._decisions: list[Decision] = []
-        self._values = Values([], [], [], [])
+        self._values = Values()
         self._shares: list[TokenShare | None] = []
 
     def _encode(self) -> None:
@@ -93,12 +92,12 @@ class Run:
         places = {group.name: place for place, group in enumerate(groups)}
         self.job.set_groups(
             [
-                (
+                GroupInfo(
                     group.size,
                     group.rank,
                     group.problem,
-                    [places[name] for name in group.within if name in places],
-                    [places[name] for name in group.crosses if name in places],
+                    within=[places[name] for name in group.within if name in places],
+                    crosses=[places[name] for name in group.crosses if name in places],
                 )
                 for group in groups
             ]
@@ -159,18 +158,18 @@ class Run:
         why: dict[fx.Node, str] = {}
         reports = list(zip(self.job.calls(), self.job.reports(), strict=True))
         for call, report in reports:
-            if call in self._listed and not report[1]:
-                why.setdefault(call, f"it is reduced in one call with %{report[0]}, which stays")
+            if call in self._listed and not report.rewritten:
+                why.setdefault(call, f"it is reduced in one call with %{report.node}, which stays")
         many = (1 << rounds) >> _ROUNDS
         for place in reversed([at for at, (call, _) in enumerate(reports) if call in why]):
-            reason = f"it is planned together with %{reports[place][1][0]}, which stays"
+            reason = f"it is planned together with %{reports[place][1].node}, which stays"
             for call, _ in reports[max(place - many, 0) : place]:
                 if call in self._listed:
                     why.setdefault(call, reason)
         for call, report in reports:
             if call in why:
-                changed = (report[0], False, "", why[call], "")
-                self._left.append(changed if report[1] else report)
+                changed = Report(report.node, False, "", why[call], "")
+                self._left.append(changed if report.rewritten else report)
         for call in why:
             del self._listed[call]
         return bool(why)
@@ -202,9 +201,13 @@ class Run:
         odd = [decision for decision in self._decisions if decision.odd]
         if odd:
             # What another number of tokens would be rewritten for is worth a graph of its own.
-            hoped = {report[0] for report in job.reports() if report[1]}
+            hoped = {report.node for report in job.reports() if report.rewritten}
             self._decide(hoping=False)
-            lost = {report[3] for report in job.reports() if report[0] in hoped and not report[1]}
+            lost = {
+                report.reason
+                for report in job.reports()
+                if report.node in hoped and not report.rewritten
+            }
             self._decisions = [each for each in self._decisions if not each.odd]
             self._decisions += [replace(each, guarded=True) for each in odd if each.refused in lost]
 
@@ -230,13 +233,16 @@ class Run:
         clock = time.perf_counter()
         self._decisions = []
         self._shares = shares = []
-        for tokens, index, shared, padded in job.classes():
-            group = self._groups[index]
-            share = TokenShare.of(tokens, group.size, group.rank, padded) if shared else None
+        for one in job.classes():
+            group = self._groups[one.group]
+            share = None
+            if one.shared:
+                share = TokenShare.of(one.tokens, group.size, group.rank, one.padded)
             shares.append(share)
-            if (str(tokens), index) in decisions:
-                self._decisions.append(decisions[str(tokens), index])
-        self._values = make_values(*job.value_specs(), shares)
+            key = (str(one.tokens), one.group)
+            if key in decisions:
+                self._decisions.append(decisions[key])
+        self._values = make_values(job.value_specs(), shares)
         self._count("meta", clock)
 
     def _decision(self, tokens: Any, size: int) -> Decision:
@@ -249,13 +255,16 @@ class Run:
     def reports(self) -> list[Report]:
         """One for each all_reduce, in graph order."""
         found = self.job.reports()
-        if any(report[3].startswith(_UNKNOWN_SIZE) for report in found):
+        if any(report.reason.startswith(_UNKNOWN_SIZE) for report in found):
             found = self._without_values(found)
         if self._left:
             place = {node.name: at for at, node in enumerate(self._graph.nodes)}
-            found = sorted([*found, *self._left], key=lambda report: place[report[0]])
+            found = sorted([*found, *self._left], key=lambda report: place[report.node])
         if self.path:
-            return [(f"{self.path}.{report[0]}", *report[1:]) for report in found]
+            return [
+                Report(f"{self.path}.{one.node}", one.rewritten, one.rule, one.reason, one.nearest)
+                for one in found
+            ]
         return found
 
     def _without_values(self, found: list[Report]) -> list[Report]:
@@ -263,8 +272,10 @@ class Run:
         if has_values(self._graph):
             return found
         return [
-            (*report[:3], WITHOUT_VALUES, "") if report[3].startswith(_UNKNOWN_SIZE) else report
-            for report in found
+            Report(one.node, one.rewritten, one.rule, WITHOUT_VALUES, "")
+            if one.reason.startswith(_UNKNOWN_SIZE)
+            else one
+            for one in found
         ]
 
     def assumptions(self) -> list[Assumption]:
@@ -284,8 +295,8 @@ class Run:
         """The numbers of tokens that are padded, each with what it becomes."""
         if not any(share is not None and share.padded for share in self._shares):
             return []  # as nearly always: to ask for all values that are made takes long
-        found = {spec[2] for spec in self.job.value_specs()[0] if spec[0] == PADDED}
-        shares = [self._shares[index] for index in sorted(found)]
+        found = sorted(self.job.value_specs().padded_classes())
+        shares = [self._shares[index] for index in found]
         return [f"{share.tokens} tokens to {share.gathered}" for share in shares if share]
 
     def edit(self) -> Journal:
@@ -307,7 +318,7 @@ class Run:
         from spfast.strides import settle
 
         created = [entry[1] for entry in journal.entries if entry[0] == "create"]
-        touched = created + [spec[1] for spec in self.job.value_specs()[1]]
+        touched = created + self.job.value_specs().resized_nodes()
         settle(self._graph, journal, touched, [touched[i] for i in self._values.strided])
 
     @property

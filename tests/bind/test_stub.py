@@ -99,4 +99,4 @@ def test_same_results() -> None:
 
 def test_signatures_are_read() -> None:
     assert native()[0]["Job.plan"] == Signature(("decide",), "None")
-    assert stubbed()[0]["Job.value_specs"] == Signature((), "tuple")
+    assert stubbed()[0]["Job.value_specs"] == Signature((), "ValueSpecs")

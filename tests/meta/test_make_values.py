@@ -7,8 +7,11 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor
 
-from spfast.meta import FLAT, GATHERED, LOCAL, SAME, TokenShare, make_values
+from spfast._core import Form, ValueSpec, ValueSpecs
+from spfast.meta import TokenShare, make_values
 from spfast.testing.builder import TOKENS, GraphBuilder
+
+FORMS = (Form.LOCAL, Form.LOCAL, Form.GATHERED, Form.FLAT, Form.SAME)
 
 
 def norm_input(dynamic: bool) -> tuple[GraphBuilder, fx.Node]:
@@ -21,8 +24,8 @@ def norm_input(dynamic: bool) -> tuple[GraphBuilder, fx.Node]:
 def test_same_state_as_the_constructor_gives(dynamic: bool) -> None:
     build, node = norm_input(dynamic)
     share = TokenShare.of(build.tokens, 4)
-    specs = [(LOCAL, node, 0, 1, 0)] * 3
-    values = make_values(specs, [], [share]).created
+    specs = [ValueSpec(Form.LOCAL, node, kind=0)] * 3
+    values = make_values(ValueSpecs(specs), [share]).created
     with build.mode:
         expected = torch.empty((share.local, 64), dtype=torch.bfloat16)
     for value in values:
@@ -48,7 +51,9 @@ def test_no_fake_tensor_is_moved(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch, "_functionalize_unsafe_set", watched)
     build, node = norm_input(dynamic=True)
-    make_values([(LOCAL, node, 0, 1, 0)] * 3, [], [TokenShare.of(build.tokens, 4)])
+    make_values(
+        ValueSpecs([ValueSpec(Form.LOCAL, node, kind=0)] * 3), [TokenShare.of(build.tokens, 4)]
+    )
     assert moved and set(moved) == {torch.Tensor}
 
 
@@ -56,8 +61,8 @@ def test_no_fake_tensor_is_moved(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_value_has_a_storage_of_its_own(dynamic: bool) -> None:
     build, node = norm_input(dynamic)
     share = TokenShare.of(build.tokens, 4)
-    specs = [(form, node, 0, 1, 0) for form in (LOCAL, LOCAL, GATHERED, FLAT, SAME)]
-    made = make_values(specs, specs, [share])
+    specs = [ValueSpec(form, node, kind=0) for form in FORMS]
+    made = make_values(ValueSpecs(specs, specs), [share])
     created, resized = made.created, made.resized
     storages = {value.untyped_storage()._cdata for value in [*created, *resized]}
     assert len(storages) == 10
@@ -68,14 +73,16 @@ def test_each_value_has_a_storage_of_its_own(dynamic: bool) -> None:
 def test_gathered_sizes_are_spelled_as_torch_spells_them() -> None:
     build, node = norm_input(dynamic=True)
     share = TokenShare.of(build.tokens, 4)
-    (gathered,) = make_values([(GATHERED, node, 0, 1, 0)], [], [share]).created
+    (gathered,) = make_values(ValueSpecs([ValueSpec(Form.GATHERED, node, kind=0)]), [share]).created
     assert str(gathered.shape[0]) == f"4*(({build.tokens}//4))"
 
 
 def test_fake_values_can_be_computed_with() -> None:
     build, node = norm_input(dynamic=True)
     share = TokenShare.of(build.tokens, 4)
-    (first, second) = make_values([(LOCAL, node, 0, 1, 0)] * 2, [], [share]).created
+    (first, second) = make_values(
+        ValueSpecs([ValueSpec(Form.LOCAL, node, kind=0)] * 2), [share]
+    ).created
     with build.mode:
         total = first + second
     assert str(total.shape) == str(first.shape)

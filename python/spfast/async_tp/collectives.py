@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
@@ -16,8 +16,23 @@ from spfast.targets import ByTarget, target_name
 
 __all__ = ["CallForm", "Spelling", "spelling_of"]
 
-# Operator, whether it gathers, what waits for its result, what its arguments are and are called.
-CallForm = tuple[str, bool, str | None, Sequence[str | int], list[str]]
+
+class CallForm(NamedTuple):
+    """How an operator is called.
+
+    Attributes:
+        operator: Its name.
+        gathers: Whether it is an all_gather; otherwise it is a reduce_scatter.
+        wait: What waits for its result.
+        slots: What its arguments are.
+        names: What they are called.
+    """
+
+    operator: str
+    gathers: bool
+    wait: str | None
+    slots: Sequence[str | int]
+    names: list[str]
 
 
 @dataclass(frozen=True)
@@ -48,7 +63,7 @@ class Spelling:
             form = self._forms.get(target)
             if form is not None:
                 name = target_name(target)
-                found.append((name, form.gathers, form.wait, form.slots, _names(target)))
+                found.append(CallForm(name, form.gathers, form.wait, form.slots, _names(target)))
         return found
 
     def any(self, graph: fx.Graph) -> bool:

@@ -5,18 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import fx
 
+from spfast._core import Report
 from spfast.errors import FileFormatError
 from spfast.patterns import Registry
 from spfast.report.rows import Row, rows_of
 
 __all__ = ["Drawing", "Site"]
 
-# (node, rewritten, rule, reason, nearest)
-Site = tuple[str, bool, str, str, str]
+
+class Site(NamedTuple):
+    """What became of one all_reduce: a report, as plain data."""
+
+    node: str
+    rewritten: bool
+    rule: str
+    reason: str
+    nearest: str
 
 
 @dataclass(frozen=True)
@@ -40,11 +48,14 @@ class Drawing:
         return cls({path: rows_of(graph, registry) for path, graph in graphs.items()}, {}, ())
 
     def end(
-        self, graphs: Mapping[str, fx.Graph], registry: Registry, sites: Iterable[Site]
+        self, graphs: Mapping[str, fx.Graph], registry: Registry, reports: Iterable[Report]
     ) -> Drawing:
         """Takes down the same graphs afterwards."""
         after = {path: rows_of(graph, registry) for path, graph in graphs.items()}
-        return Drawing(self.before, after, tuple(sites))
+        sites = tuple(
+            Site(one.node, one.rewritten, one.rule, one.reason, one.nearest) for one in reports
+        )
+        return Drawing(self.before, after, sites)
 
     def to_json(self) -> str:
         """Returns it as text that :meth:`from_json` reads."""
@@ -87,7 +98,7 @@ class Drawing:
         return Drawing(
             {**self.before, **{under(path): rows for path, rows in other.before.items()}},
             {**self.after, **{under(path): rows for path, rows in other.after.items()}},
-            (*self.sites, *((under(site[0]), *site[1:]) for site in other.sites)),
+            (*self.sites, *(site._replace(node=under(site.node)) for site in other.sites)),
         )
 
 
@@ -99,4 +110,4 @@ def _row(fields: Sequence[Any]) -> Row:
 
 def _site(fields: Sequence[Any]) -> Site:
     name, done, rule, reason, nearest = fields
-    return name, done, rule, reason, nearest
+    return Site(name, done, rule, reason, nearest)
