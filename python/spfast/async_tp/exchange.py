@@ -12,18 +12,23 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.distributed._symmetric_memory
+import torch.distributed.distributed_c10d
 
 from spfast.async_tp.pipelines import aligned
 
 __all__ = ["Exchange", "ranks_of"]
 
+# What a group's name is, depends on the torch.
+_symmetric: Any = torch.distributed._symmetric_memory
+_c10d: Any = torch.distributed.distributed_c10d
+_Stream: Any = torch.cuda.Stream  # which torch leaves untyped
+_Event: Any = torch.cuda.Event
+
 
 def ranks_of(group: str) -> int:
     """How many ranks a group of this name has."""
-    import torch.distributed as dist
-
-    c10d: Any = dist.distributed_c10d
-    return int(c10d._resolve_process_group(group).size())
+    return int(_c10d._resolve_process_group(group).size())
 
 
 class Exchange:
@@ -39,16 +44,14 @@ class Exchange:
     """
 
     def __init__(self, group: str, size: int, mine: bool = False) -> None:
-        import torch.distributed._symmetric_memory as symmetric
-
-        module: Any = symmetric  # what a group's name is, depends on the torch
         self.ranks = ranks_of(group)
         self._size = aligned(size)
         slots = self.ranks if mine else self.ranks - 1
-        self._memory: Any = module.get_symm_mem_workspace(group, self._size * slots)
+        self._memory: Any = _symmetric.get_symm_mem_workspace(group, self._size * slots)
         self.rank: int = self._memory.rank
         self._here = torch.cuda.current_stream()
-        self._aside = _stream_aside(torch.cuda.current_device())
+        self._side = _side(torch.cuda.current_device())
+        self._marks = 0
 
     def slot(
         self, owner: int, writer: int, shape: Sequence[int], dtype: torch.dtype, offset: int = 0
@@ -69,15 +72,11 @@ class Exchange:
         self._memory.barrier(channel=channel)
 
     @contextlib.contextmanager
-    def aside(self, waits: bool = True) -> Iterator[None]:
-        """What is asked for inside is done beside the current stream.
-
-        Args:
-            waits: Whether it begins after all that the current stream was asked for so far.
-        """
-        if waits:
-            self._aside.wait_stream(self._here)
-        torch.cuda.set_stream(self._aside)  # torch.cuda.stream takes the host several times as long
+    def aside(self) -> Iterator[None]:
+        """What is asked for inside is done beside the current stream, after what that was asked."""
+        stream = self._side.stream
+        self._mark(self._here).wait(stream)
+        torch.cuda.set_stream(stream)  # torch.cuda.stream takes the host several times as long
         try:
             yield
         finally:
@@ -85,18 +84,36 @@ class Exchange:
 
     def mark(self) -> Any:
         """Remembers what was asked for aside so far."""
-        return self._aside.record_event()
+        return self._mark(self._side.stream)
 
     def wait(self, mark: Any) -> None:
         """Lets the current stream wait for what was remembered."""
-        self._here.wait_event(mark)
+        mark.wait(self._here)
 
     def join(self) -> None:
         """Lets the current stream wait for all that was asked for aside."""
-        self._here.wait_stream(self._aside)
+        self.wait(self.mark())
+
+    def _mark(self, stream: Any) -> Any:
+        """An event that no other mark of this use has; making one each time takes the host long."""
+        events = self._side.events
+        if self._marks == len(events):
+            events.append(_Event())
+        event = events[self._marks]
+        self._marks += 1
+        event.record(stream)
+        return event
 
 
-@functools.cache
-def _stream_aside(device: int) -> Any:
-    """Of high priority: a barrier is not to wait until a product has left room for it."""
-    return torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
+class _Side:
+    """What is beside the streams of a device: a stream, and events for all uses in turn.
+
+    Of high priority: a barrier is not to wait until a product has left room for it.
+    """
+
+    def __init__(self, device: int) -> None:
+        self.stream = _Stream(device, priority=-1)
+        self.events: list[Any] = []
+
+
+_side = functools.cache(_Side)

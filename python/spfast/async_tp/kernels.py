@@ -137,10 +137,13 @@ def _fused_matmul_reduce_scatter(
 ) -> Any:
     if not 0 <= scatter_dim < A.dim() - 1:
         return None
-    rows = A.movedim(scatter_dim, 0)
-    found = _scattered(rows.flatten(0, -2), None, _Plain(B), reduce_op, group_name)
-    if found is None or scatter_dim == 0:
-        return found if found is None else found.view(-1, *A.shape[1:-1], B.shape[1])
+    rows = A if scatter_dim == 0 else A.movedim(scatter_dim, 0)
+    flat = A if A.dim() == 2 else rows.flatten(0, -2)
+    found = _scattered(flat, None, _Plain(B), reduce_op, group_name)
+    if found is None or A.dim() == 2:
+        return found
+    if scatter_dim == 0:
+        return found.view(-1, *A.shape[1:-1], B.shape[1])
     return found.view(-1, *rows.shape[1:-1], B.shape[1]).movedim(0, scatter_dim).contiguous()
 
 
@@ -198,7 +201,8 @@ class _Scaled:
 
     def __call__(self, left: Sequence[torch.Tensor], out: torch.Tensor) -> None:
         scale = left[1] if self.scale is None else self.scale
-        torch.ops.aten._scaled_mm.out(left[0], self.right, scale, *self._rest, out=out)
+        # Of torch.ops it would take the host twice as long.
+        torch._scaled_mm(left[0], self.right, scale, *self._rest, out=out)
 
 
 def _gathered(
@@ -212,8 +216,8 @@ def _gathered(
     """The gathered rows, or None, and the products; None in place of both where it cannot."""
     if not 0 <= dim < left.dim() - 1:
         return None
-    turned = left.movedim(dim, 0)
-    mine = [turned.flatten(0, -2).contiguous()]
+    turned = left if dim == 0 else left.movedim(dim, 0)
+    mine = [(turned if left.dim() == 2 else turned.flatten(0, -2)).contiguous()]
     if scale is not None:
         mine.append(scale.flatten(0, -2).contiguous())
     memory = Exchange(group, sum(aligned(each.nbytes) for each in mine))
@@ -228,6 +232,8 @@ def _gathered(
             call(part, out.narrow(0, of * rows, rows))
 
     gather_and_multiply(memory, mine, multiply, whole)
+    if left.dim() == 2:
+        return whole, outs
     sizes = (ranks * turned.shape[0], *turned.shape[1:-1])
 
     def shaped(value: torch.Tensor) -> torch.Tensor:

@@ -44,8 +44,8 @@ class Memory(Protocol):
     def barrier(self, channel: int) -> None:
         """Waits until all ranks are here."""
 
-    def aside(self, waits: bool = True) -> Any:
-        """What is asked for inside is done beside the rest, after it if it waits."""
+    def aside(self) -> Any:
+        """What is asked for inside is done beside the rest, after what was asked for so far."""
 
     def mark(self) -> Any:
         """Remembers what was asked for aside so far."""
@@ -80,25 +80,24 @@ def gather_and_multiply(
             offset += aligned(each.nbytes)
         return found
 
+    # Not aside: a product takes all of a device, and a barrier that comes a moment later would wait
+    # until it ends. Nothing would be on its way meanwhile.
+    memory.barrier(0)
     arrived = []
     with memory.aside():
-        memory.barrier(0)
         for step in range(1, ranks):
             for theirs, each in zip(slots((rank + step) % ranks, rank), mine, strict=True):
                 theirs.copy_(each)
             memory.barrier(1)  # what all wrote in this step is there
             arrived.append(memory.mark())
         if whole is not None:
-            whole.chunk(ranks)[rank].copy_(mine[0])
+            for source, kept in enumerate(whole.chunk(ranks)):
+                kept.copy_(mine[0] if source == rank else slots(rank, source)[0])
     multiply(mine, rank)
     for step in range(1, ranks):
-        source = (rank - step) % ranks
-        rows = slots(rank, source)
         memory.wait(arrived[step - 1])
-        if whole is not None:
-            with memory.aside(waits=False):
-                whole.chunk(ranks)[source].copy_(rows[0])
-        multiply(rows, source)
+        source = (rank - step) % ranks
+        multiply(slots(rank, source), source)
     memory.join()
 
 
@@ -120,22 +119,22 @@ def multiply_and_scatter(
         This rank's rows of the sum.
     """
     ranks, rank = memory.ranks, memory.rank
-    with memory.aside():
+    with memory.aside():  # beside the first product; nothing is sent before that ends
         memory.barrier(0)
-    sent = []
+    sent = [like]
     for step in range(1, ranks):
         to = (rank + step) % ranks
-        sent.append(torch.empty_like(like))
+        if step > 1:
+            sent.append(torch.empty_like(like))
         multiply(to, sent[-1])
         with memory.aside():
             memory.slot(to, rank, like.shape, like.dtype).copy_(sent[-1])
             if step == ranks - 1:
                 memory.barrier(1)
-    parts = memory.slots(like.shape, like.dtype)
-    multiply(rank, parts[ranks - 1])
+    own = memory.slot(rank, rank, like.shape, like.dtype)
+    multiply(rank, own)
     memory.join()
-    if mean:
-        return torch.mean(parts, 0, out=like)
-    if ranks == 2:  # rounds as a sum does, and takes a third of its time
-        return torch.add(parts[0], parts[1], out=like)
-    return torch.sum(parts, 0, out=like)
+    if ranks == 2 and not mean:  # rounds as a sum does, and takes a third of its time
+        return torch.add(memory.slot(rank, 1 - rank, like.shape, like.dtype), own, out=like)
+    parts = memory.slots(like.shape, like.dtype)
+    return torch.mean(parts, 0, out=like) if mean else torch.sum(parts, 0, out=like)
