@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 
@@ -21,10 +22,10 @@ Span = tuple[float, float]
 
 
 def exposed(step: Callable[[], object]) -> dict[str, object]:
-    """Profiles one step on the GPU of this rank.
+    """Profiles one step on the GPU of this rank, the second of two.
 
     Args:
-        step: It; every rank has to make it, and this call.
+        step: Makes one; every rank has to make this call.
 
     Returns:
         Milliseconds from the first kernel to the last ("span"), in which something computes
@@ -32,6 +33,9 @@ def exposed(step: Callable[[], object]) -> dict[str, object]:
         longest kernels by name ("longest").
     """
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        step()  # to which the ranks come one after the other; the next they begin together
+        torch.cuda.synchronize()
+        begun = time.time_ns()
         step()
         torch.cuda.synchronize()
     busy: Counter[str] = Counter()
@@ -39,6 +43,8 @@ def exposed(step: Callable[[], object]) -> dict[str, object]:
     spans: list[tuple[str, Span]] = []
     for event in profiler.profiler.kineto_results.events():
         if "CUDA" not in str(event.device_type()) or event.duration_ns() <= 0:
+            continue
+        if event.start_ns() < begun:
             continue
         if event.name().startswith(("gpu_", "## ", "Context Sync", "Event")):
             continue

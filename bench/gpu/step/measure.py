@@ -100,9 +100,10 @@ def measure(
                     each.host.append(host)
         for each in ready:
             _prepare(each.contender, case.device)
-            each.row["median_ms"] = statistics.median(each.times)
-            each.row["least_ms"] = min(each.times)
-            each.row["host_ms"] = statistics.median(each.host)
+            times = _of_slowest(each.times, case.device)
+            each.row["median_ms"] = statistics.median(times)
+            each.row["least_ms"] = min(times)
+            each.row["host_ms"] = statistics.median(_of_slowest(each.host, case.device))
             each.row["peak_gib"] = _peak(each.step) if case.device == "cuda" else None
             if profile:
                 each.row["profile"] = exposed(each.step)
@@ -189,6 +190,13 @@ def _time(step: Step, device: str) -> tuple[float, float]:
     return begin.elapsed_time(end), host
 
 
+def _of_slowest(times: list[float], device: str) -> list[float]:
+    """Of each round, the rank's that took longest: ranks that exchange nothing drift apart."""
+    found = torch.tensor(times, dtype=torch.float64, device=device)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return found.tolist()
+
+
 def _prepare(contender: Contender, device: str) -> None:
     """Puts a contender's kernels behind the fused operators."""
     if device == "cuda":
@@ -215,7 +223,7 @@ def _time_graphs(ready: Sequence[_Ready], iterations: int) -> None:
             if round_ >= WARM_ROUNDS:
                 times.append(milliseconds)
     for row, _, times in graphs:
-        row["graph_ms"] = statistics.median(times)
+        row["graph_ms"] = statistics.median(_of_slowest(times, "cuda"))
 
 
 def _peak(step: Step) -> float:
