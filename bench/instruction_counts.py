@@ -1,11 +1,11 @@
 """A regression gate that does not flake: how many instructions encode, match and plan take, and
 what a process does before its first graph.
 
-    python -m bench.instruction_counts [--record]
+    python -m bench.instruction_counts [--record] [--program FILE]
 
 Valgrind counts them, so neither the machine's speed nor its load plays a part. Match and plan are
 counted in ``spfast_bench``, which knows no Python, each alone; encode, and cold (compiling the
-stored default rules), in a Python process, as the difference between so many calls and twice as
+stored default rules), in one Python process, as the difference between so many calls and twice as
 many, which leaves out everything else. Of these two only what the extension module itself executes
 counts, and how often it calls another library: what Python's own look-ups take depends on where its
 objects lie, by 8% from one environment to another. The counts are compared with those in
@@ -41,12 +41,16 @@ NATIVE = {
     "plan": "spfast::make_plan*",
 }
 
+# Stages inside Python: one process counts them all, for it takes long to start under valgrind.
+CALLED = ("encode", "cold")
+
 
 def main() -> int:
     """Counts, and compares or records; returns the exit code."""
     parser = argparse.ArgumentParser(prog="bench.instruction_counts", description=__doc__)
     parser.add_argument("--record", action="store_true", help="write the counts down")
     parser.add_argument("--native-only", action="store_true", help="leave encode and cold out")
+    parser.add_argument("--program", type=Path, help="an spfast_bench that was built before")
     arguments = parser.parse_args()
     missing = [
         tool for tool in ("valgrind", "callgrind_control", "cmake") if not shutil.which(tool)
@@ -54,10 +58,9 @@ def main() -> int:
     if missing:
         _say(f"SKIPPED: {', '.join(missing)} not found; install valgrind and cmake to count")
         return 0
-    counts = native_counts()
+    counts = native_counts(arguments.program or build())
     if not arguments.native_only:
-        counts.update(python_counts("encode"))
-        counts.update(python_counts("cold"))
+        counts.update(python_counts())
     with_what = versions()
     if arguments.record:
         record = {"with": with_what, "counts": counts}
@@ -96,18 +99,24 @@ def _judge(
     return int(worse)
 
 
-def native_counts() -> dict[str, int]:
-    """Instructions of match, examine and plan on one fixed table."""
+def build() -> Path:
+    """Compiles spfast_bench as the wheel is compiled: files together make other instructions."""
     command = ["cmake", "-S", str(ROOT), "-B", str(BUILD), "-DSPFAST_BUILD_BENCH=ON"]
     command += ["-DSPFAST_BUILD_MODULE=OFF", "-DCMAKE_BUILD_TYPE=Release"]
+    command += ["-DCMAKE_UNITY_BUILD=ON", "-DCMAKE_UNITY_BUILD_BATCH_SIZE=8"]
     _run(command)
     _run(["cmake", "--build", str(BUILD), "--target", "spfast_bench", "-j", str(os.cpu_count())])
+    return BUILD / "spfast_bench"
+
+
+def native_counts(bench: Path) -> dict[str, int]:
+    """Instructions of match, examine and plan on one fixed table."""
     counts = {}
     for stage, function in NATIVE.items():
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "out"
             options = [f"--callgrind-out-file={out}", f"--toggle-collect={function}"]
-            program = [str(BUILD / "spfast_bench"), str(NODES), "1"]
+            program = [str(bench.resolve()), str(NODES), "1"]
             _run(["valgrind", "--tool=callgrind", *options, *program])
             counts[stage] = _total(out)
         if counts[stage] == 0:
@@ -115,19 +124,22 @@ def native_counts() -> dict[str, int]:
     return counts
 
 
-def python_counts(what: str) -> dict[str, int]:
-    """Instructions of one call of instruction_counts_calls, and its calls to other libraries."""
+def python_counts() -> dict[str, int]:
+    """Instructions of one call of each stage of CALLED, and its calls to other libraries."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         options = [f"--callgrind-out-file={out}", "--instr-atstart=no"]
-        program = [sys.executable, "-m", "bench.instruction_counts_calls", what]
-        program += [str(LAYERS), str(CALLS)]
+        program = [sys.executable, "-m", "bench.instruction_counts_calls"]
+        program += [str(LAYERS), str(CALLS), *CALLED]
         environment = {**os.environ, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
         _run(["valgrind", "--tool=callgrind", *options, *program], environment)
-        # Part 1: what came before; 2: so many calls; 3: twice as many.
-        once, twice = (_of_module(Path(f"{out}.{part}")) for part in (2, 3))
-    instructions, calls = ((b - a) // CALLS for a, b in zip(once, twice, strict=True))
-    return {what: instructions, f"{what}_calls": calls}
+        counts = {}
+        for place, what in enumerate(CALLED):
+            # Of each stage, part 1: what came before; 2: so many calls; 3: twice as many.
+            once, twice = (_of_module(Path(f"{out}.{3 * place + part}")) for part in (2, 3))
+            instructions, calls = ((b - a) // CALLS for a, b in zip(once, twice, strict=True))
+            counts |= {what: instructions, f"{what}_calls": calls}
+    return counts
 
 
 def versions() -> dict[str, str]:

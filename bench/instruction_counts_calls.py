@@ -1,4 +1,4 @@
-"""What bench.instruction_counts runs under valgrind: one thing N times, then 2 N times.
+"""What bench.instruction_counts runs under valgrind: each thing N times, then 2 N times.
 
 ``encode`` reads one graph; ``cold`` is what the first call of a process does natively before that:
 it compiles the stored default rules. Counting is switched on and off from inside, through
@@ -12,7 +12,7 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -38,20 +38,22 @@ def cold(layers: int) -> Callable[[], object]:
     return lambda: compiled(registry, quantised=True)
 
 
-def main(what: str, layers: int, calls: int) -> None:
-    """Does it so often."""
+def main(layers: int, calls: int, stages: Sequence[str]) -> None:
+    """Does each so often."""
     torch.set_num_threads(1)
-    call = {"encode": encode, "cold": cold}[what](layers)
-    call()
-    gc.disable()
-    _control("--instr=on")
-    call()
-    _control("--dump")
-    for repeats in (calls, 2 * calls):
-        for _ in range(repeats):
-            call()
+    for stage in stages:
+        call = {"encode": encode, "cold": cold}[stage](layers)
+        call()
+        gc.disable()
+        _control("--instr=on")
+        call()
         _control("--dump")
-    _control("--instr=off")
+        for repeats in (calls, 2 * calls):
+            for _ in range(repeats):
+                call()
+            _control("--dump")
+        _control("--instr=off")
+        gc.enable()
 
 
 def _control(command: str) -> None:
@@ -59,4 +61,4 @@ def _control(command: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
