@@ -41,36 +41,37 @@ struct Draft {
     return groups[sites.classes[site.token_class].group];
   }
   [[nodiscard]] int64_t features_of(NodeId node) const { return sites.layout.features_of(node); }
-  // Sharded over the same rows of the same group, so that a site of this class may read it as it
-  // is.
-  // The sum over the ranks of a class of what each of them has.
-  NodeRef all_reduce(uint32_t anchor, NodeRef part, NodeId before, NodeId origin, MetaSpec meta);
+  // Whether a value is sharded over the same rows of the same group: then the site may read the
+  // shard as it is.
   [[nodiscard]] bool is_local_for(const Site& site, NodeId root) const;
-  // A value of a site is full only behind its all_gather, and so is a view that this replaces.
+  // Creates the sum of `part` over the ranks that an anchor sums over.
+  NodeRef all_reduce(uint32_t anchor, NodeRef part, NodeId before, NodeId origin, MetaSpec meta);
+  // The node that holds all rows of a value. For a value of a site, and for a view of one that an
+  // all_gather replaces, that is the all_gather.
   [[nodiscard]] NodeRef full_value(NodeId root) const;
   [[nodiscard]] bool is_view(NodeId node) const;
-  // Absent when it has to be read first, or, for good, when there is none to read: then the site
-  // stays, and this plan is thrown away.
+  // Null where the meta is not known, and this plan is thrown away. If the meta was not read yet,
+  // the next plan has it. If there is none to read, the site stays.
   const Meta* need(const Site& site, NodeId node);
 
-  // Lies as a fresh tensor does.
+  // Whether a value's strides are those of a fresh tensor.
   [[nodiscard]] bool is_dense(const Site& site, NodeId node);
-  // Dims of a value as the sizes of a view of it. The only symbolic one is left over of the rest;
-  // several are asked of what tells them before the node. Absent where nothing does.
+  // The arguments of a view that makes these dims. A single symbolic dim is written as -1. Several
+  // are read from nodes before `before` that have such a size; absent where there is none.
   std::optional<PlanArg> sizes_of(const Site& site, std::span<const Dim> dims, NodeId before);
   std::optional<PlanArg> size_of(const Site& site, Dim dim, NodeId before);
   void refuse(const Site& site, const Reason& why) {
     unknown.stays.emplace_back(static_cast<uint32_t>(&site - sites.sites.data()), why);
   }
-  // A copy that lies as a fresh tensor does: collectives take memory as it is.
+  // A copy with the strides of a fresh tensor: collectives take memory as it is.
   NodeRef fresh(NodeRef value, NodeId before, NodeId origin, MetaSpec meta);
 
-  // Every token in one dim, before dims that stay as they are.
+  // The sizes of a view that has all tokens in its first dim, followed by these dims.
   [[nodiscard]] static PlanArg flat_sizes(std::span<const Dim> features);
   NodeRef create(TargetId target, std::vector<PlanArg> args, NodeId before, NodeId origin,
                  MetaSpec meta, NodeId kwargs_of = kNone);
-  // The collective and, where the family has one, its wait: what stands between the two nodes that
-  // they are put before goes on meanwhile.
+  // Creates a collective and, where the family has one, its wait. What stands between `before` and
+  // `wait_before` runs while the collective does.
   NodeRef collective(const Site& site, TargetId target, const std::vector<CollectiveArg>& slots,
                      NodeRef input, NodeId before, NodeId wait_before, NodeId origin,
                      MetaSpec meta);
@@ -85,7 +86,7 @@ struct Draft {
   Unknown unknown;
   Plan plan;
   EditList edits;
-  std::vector<uint32_t> site_of;          // by node: the site that is rewritten whose value it is
+  std::vector<uint32_t> site_of;          // by node: the rewritten site that it is a value of
   std::vector<NodeRef> local;             // by value of a site: its shard
   std::map<uint32_t, NodeRef> scattered;  // by token class: the first shard
   std::map<NodeId, NodeRef> gathered;     // by value or view of one: the flat all_gather

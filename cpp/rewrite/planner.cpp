@@ -24,20 +24,21 @@ class Planner {
         gatherer_(draft, uses_, padding_) {}
 
   void run() {
-    for (const Turn& turn : turns()) rewrite(sites_.sites[turn.site], turn);
+    for (const SiteValue& one : site_values()) rewrite(sites_.sites[one.site], one);
     draft_.edits.finish();
   }
 
  private:
-  // One value of a site, in graph order: what is created for it may be read by later ones.
-  struct Turn {
+  // One value of a site. They are rewritten in graph order, for later ones may read what is created
+  // for earlier ones.
+  struct SiteValue {
     NodeId node;
     uint32_t site;
     uint32_t operands;  // where the node's operands begin among the site's
   };
 
-  [[nodiscard]] std::vector<Turn> turns() const {
-    std::vector<Turn> all;
+  [[nodiscard]] std::vector<SiteValue> site_values() const {
+    std::vector<SiteValue> all;
     for (uint32_t i = 0; i < sites_.sites.size(); ++i) {
       const Site& site = sites_.sites[i];
       if (!site.reason.empty()) continue;
@@ -49,13 +50,14 @@ class Planner {
       }
       SPFAST_CHECK(operand == site.operands.size());
     }
-    std::sort(all.begin(), all.end(), [](const Turn& a, const Turn& b) { return a.node < b.node; });
+    std::sort(all.begin(), all.end(),
+              [](const SiteValue& a, const SiteValue& b) { return a.node < b.node; });
     return all;
   }
 
-  void rewrite(const Site& site, const Turn& turn) {
+  void rewrite(const Site& site, const SiteValue& one) {
     const Anchor& anchor = draft_.anchor_of(site);
-    if (turn.node == anchor.all_reduce) {
+    if (one.node == anchor.all_reduce) {
       scatter(site);
       gatherer_.gather_outputs(site, anchor.reduced);
       return_rows(anchor.reduced);
@@ -64,8 +66,8 @@ class Planner {
       draft_.edits.may_die(anchor.call);
       return;
     }
-    const NodeId node = turn.node;
-    const auto operands = std::span(site.operands).subspan(turn.operands);
+    const NodeId node = one.node;
+    const auto operands = std::span(site.operands).subspan(one.operands);
     if (const TokenSum* sum = sites_.layout.sum_at(node)) {
       finish_sum(site, *sum, operands.front());
       return;
@@ -90,7 +92,7 @@ class Planner {
     return_rows(node);
   }
 
-  // What the caller takes as this rank's rows.
+  // Lets the graph return the shard of a value where the caller takes this rank's rows.
   void return_rows(NodeId value) {
     if (sites_.local_outputs.empty()) return;
     for (const NodeId user : table_.users(value)) {
@@ -117,7 +119,8 @@ class Planner {
     draft_.scattered.try_emplace(site.token_class, draft_.local[anchor.reduced]);
   }
 
-  // What is gathered does; what was made of a value by a view may lie as the value did.
+  // Whether what a site reads has the strides of a fresh tensor. An all_gather's result has; a view
+  // may have the strides of the value behind it.
   [[nodiscard]] bool lies_fresh(const Site& site, NodeId value, NodeRef input) {
     if (input < table_.size()) value = input;
     const bool view = input < table_.size() ||
@@ -126,12 +129,13 @@ class Planner {
     return meta == nullptr || draft_.layouts.is_dense(*meta);
   }
 
-  // The 2D value behind the views of a 3D one, or a new view.
+  // A 2D form of a value: the one that its views were made of, or a new view.
   NodeRef flatten(const Site& site, NodeId value) {
     const int64_t width = draft_.look_of(site).width();
     if (const NodeRef full = draft_.full_value(value); full != value) return full;
     const NodeRef behind = flat_behind(value, width);
-    if (!draft_.unknown.values.empty()) return value;  // asked for; this plan is thrown away
+    // Something has to be read first, and this plan is thrown away.
+    if (!draft_.unknown.values.empty()) return value;
     if (behind != kNone) return behind;
     const NodeId all_reduce = draft_.anchor_of(site).all_reduce;
     const auto features = table_.dims(table_.meta(all_reduce)).last(1);
@@ -140,12 +144,14 @@ class Planner {
                          {MetaForm::kFlat, lies_like(value, all_reduce), site.token_class, 1});
   }
 
-  // A view of a value lies as the value does; one that nobody knows, as what is reduced.
+  // Whose strides a view of a value gets: the value's own, or where they are not known those of
+  // what is reduced.
   [[nodiscard]] NodeId lies_like(NodeId value, NodeId all_reduce) const {
     return table_.meta(value).kind == MetaKind::kTensor ? value : all_reduce;
   }
 
-  // What is looked for behind the views, and found once for all that begin on one chain.
+  // The 2D value of this width behind a chain of views. It is kept for each view of the chain, so
+  // that a chain is followed once.
   NodeRef flat_behind(NodeId value, int64_t width) {
     std::vector<NodeId> views;
     NodeRef found = kNone;
@@ -159,7 +165,8 @@ class Planner {
       views.push_back(at);
       at = table_.args(at)[0].payload;
       if (table_.meta(at).kind == MetaKind::kUnknown) {
-        draft_.unknown.values.push_back(at);  // and whatever else the chain has, at once
+        // The rest of the chain is followed all the same, so that all of it is read at once.
+        draft_.unknown.values.push_back(at);
         continue;
       }
       const auto dims = table_.dims(table_.meta(at));
@@ -174,7 +181,7 @@ class Planner {
     return found;
   }
 
-  // A view of a shard has the shard's tokens and its own features.
+  // Makes a view of a shard: it has the shard's tokens and the features of the old view.
   void reshape_shard(const Site& site, NodeId node, const SiteOperand& operand) {
     const auto features = static_cast<size_t>(draft_.features_of(node));
     const auto dims = table_.dims(table_.meta(node)).last(features);
@@ -183,12 +190,12 @@ class Planner {
         draft_.create(expands ? draft_.expand : draft_.reshape,
                       {PlanArg::of(rows_.shard_of(site, operand)), Draft::flat_sizes(dims)}, node,
                       node, {MetaForm::kLocal, node, site.token_class, draft_.features_of(node)});
-    // It reads what it read until nobody needs it any more.
+    // The old view stays for those who read it in full, and goes with the last of them.
     draft_.edits.may_die(node);
   }
 
-  // The sum reads the total of all ranks' parts as a value of one row: it yields it as it is, in
-  // the dims that it has.
+  // Each rank sums its own rows, and an all_reduce adds these parts. The old sum then reads the
+  // total as a value of one row: it leaves the number as it is, and gives it the dims it had.
   void finish_sum(const Site& site, const TokenSum& sum, const SiteOperand& operand) {
     const auto spec = [&](MetaForm form, NodeId like) {
       return MetaSpec{form, like, site.token_class, sum.features};
@@ -231,7 +238,7 @@ class Planner {
     }
   }
 
-  // The names of a residual that nobody else reads go with their only reader.
+  // Lets the views and copies of a residual be erased, if nobody but this site reads them.
   void release_names(const Site& site, const SiteOperand& operand) {
     if (site.match == kNone) return;
     const int64_t width = draft_.look_of(site).width();
@@ -260,7 +267,8 @@ class Planner {
                          before, buffer, meta, buffer);
   }
 
-  // A flattened stream has two dims: the last one, named by its positive number, is now -1.
+  // A flattened stream has two dims. An argument that named the last dim by its positive number
+  // becomes -1.
   void fix_dims(const Site& site, NodeId node) {
     for (uint32_t at = draft_.matches.matches[site.match].tree_node; at != kNone;
          at = draft_.programs.nodes()[at].parent) {
@@ -288,7 +296,7 @@ class Planner {
     }
   }
 
-  // Its parts are values of the site; all of its users are.
+  // Whether a node yields a tuple whose parts are values of its own site.
   [[nodiscard]] bool is_tuple(NodeId node) const {
     const auto users = table_.users(node);
     return !users.empty() && table_.whole_of(users[0]) == node &&
@@ -316,7 +324,7 @@ std::variant<Plan, Unknown> make_plan(const NodeTable& table, const ProgramSet& 
                                       const Effects& effects) {
   Draft draft(table, programs, matches, families, groups, sites, effects);
   Planner(draft).run();
-  // What is not read yet may be what a site is refused for.
+  // A site may have been refused for want of a meta that is read next: it is asked again.
   if (!draft.unknown.values.empty()) draft.unknown.stays.clear();
   if (!draft.unknown.empty()) return std::move(draft.unknown);
   return std::move(draft.plan);

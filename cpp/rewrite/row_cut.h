@@ -6,13 +6,15 @@
 
 namespace spfast {
 
-// Adds to `sites` a region for each token class, and settles which of the sites without a match
-// become reduce_scatters; the others get their reason. An all_reduce counts as a reduce_scatter and
-// a gather: what is sharded never moves more bytes than before, nor takes more collectives for the
-// same bytes. With `may_grow_anew`: returns false, with nothing settled, when the rows are to be
-// grown anew: values that are better full in their class could be sharded in another, and are
-// barred from it; or a matched site is better left, and got that reason, though a part of it may
-// still be worth it.
+// Adds to `sites` a region for each token class. Sites without a match become reduce_scatters, or
+// get the reason why they stay. An all_reduce counts as a reduce_scatter and an all_gather, so that
+// the result never moves more bytes than the graph did, nor takes more collectives for the same
+// bytes.
+//
+// With `may_grow_anew`, it may return false with nothing settled: then the rows have to be grown
+// anew. Either some values are better full in their class, are now barred from it, and could be
+// sharded in another; or a matched site is better left, has that as its reason, and a part of it
+// may still be worth sharding.
 [[nodiscard]] bool cut_rows(const NodeTable& table, const RowRules& rules,
                             const MatchResult& matches, const Effects& effects,
                             const Replication& replication, Sites& sites, Costs costs,

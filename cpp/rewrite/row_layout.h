@@ -33,12 +33,13 @@ struct TokenSum {
 struct RowLayout {
   std::vector<uint32_t> token_class;  // kNone: not row-wise
   std::vector<uint8_t> features;      // 1 where nothing else is known
-  std::vector<NodeId> source;         // the value that the node is another name of; kNone: none
-  std::vector<NodeId> behind;  // the value behind all of its names; the node where it is none
-  std::vector<bool> reshapes;  // made anew with the sizes of a shard
+  std::vector<NodeId> source;         // what the node is a view or copy of; kNone: of nothing
+  std::vector<NodeId> behind;  // where a chain of views and copies begins; the node itself if none
+  std::vector<bool> reshapes;  // views that are created anew with the sizes of a shard
   std::vector<DimFix> dims;    // by node
   std::vector<TokenSum> sums;  // by node
-  // A node that reads rows of several classes is of one; of these, sorted, it is not to be.
+  // Sorted. A node that reads rows of several token classes belongs to one of them; it must not
+  // belong to these.
   std::vector<std::pair<NodeId, uint32_t>> barred;
 
   [[nodiscard]] bool active() const { return !source.empty(); }
@@ -47,7 +48,7 @@ struct RowLayout {
   [[nodiscard]] bool is_barred(NodeId node, uint32_t from) const {
     return std::binary_search(barred.begin(), barred.end(), std::pair{node, from});
   }
-  // Null for what is no sum over tokens.
+  // Null for a node that is no sum over tokens.
   [[nodiscard]] const TokenSum* sum_at(NodeId node) const {
     const auto found =
         std::lower_bound(sums.begin(), sums.end(), node,
@@ -56,7 +57,7 @@ struct RowLayout {
   }
   [[nodiscard]] NodeId root(NodeId node) const { return active() ? behind[node] : node; }
 
-  // Names are found in graph order, so that what is behind a long chain of them is known at once.
+  // Nodes come in graph order, so that the start of a chain is known before its next link is seen.
   void forget_names(uint32_t nodes) {
     source.assign(nodes, kNone);
     behind.resize(nodes);
