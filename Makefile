@@ -29,7 +29,7 @@ CPP_FILES = $(shell find cpp tests/cpp tests/fuzz_native -name '*.h' -o -name '*
 # One stamp for each torch that was asked for, so that another one is installed when asked.
 TORCH_STAMP := $(VENV)/.stamp-torch-$(shell printf '%s' '$(TORCH)' | cksum | cut -d' ' -f1)
 
-.PHONY: help demo test test-cpp test-python test-vllm bench lint format fuzz matrix fuzz-native sanitize sanitize-python wheel wheels docs set-up tools clean distclean
+.PHONY: help demo test test-cpp test-python test-vllm bench lint format fuzz matrix fuzz-native sanitize sanitize-python wheel wheels docs set-up set-up-lint tools clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -54,7 +54,7 @@ demo: $(VENV)/.stamp-package
 test: test-cpp test-python
 
 test-python: set-up
-	$(PY) -m pytest -n $(JOBS) $(PYTEST_FLAGS)
+	$(PY) -m pytest -n $(JOBS) --dist worksteal $(PYTEST_FLAGS)
 
 test-cpp: $(VENV)/.stamp-tools
 	cmake -S . -B $(CPP_BUILD) -G Ninja -DSPFAST_BUILD_TESTS=ON -DSPFAST_BUILD_MODULE=OFF $(CMAKE_FLAGS)
@@ -121,8 +121,9 @@ docs: $(VENV)/.stamp-docs
 	  { echo "error: these pages ask a network" >&2; exit 1; }
 	@echo "build/site/index.html"
 
-# What `make test` installs; tools: what building needs.
+# What `make test` installs, and `make lint`; tools: what building needs.
 set-up: $(VENV)/.stamp-test $(VENV)/.stamp-package
+set-up-lint: $(VENV)/.stamp-lint
 tools: $(VENV)/.stamp-tools
 
 # --- set-up, each step once -----------------------------------------------------------------
