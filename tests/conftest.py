@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import os
 import socket
@@ -13,6 +14,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the libraries are imported
+# What Inductor generates is compiled in half the time; no test looks at how fast it runs.
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "0")
 
 import torch  # noqa: E402
 
@@ -20,6 +23,12 @@ from spfast.testing import ops  # noqa: E402
 
 torch.set_num_threads(1)
 ops.declare()
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays, so the collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

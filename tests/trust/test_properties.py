@@ -13,7 +13,7 @@ from tests.trust.checks import check_case, described
 from tests.trust.regressions import SEEDS
 
 LONG = "SPFAST_FUZZ" in os.environ
-COUNT = int(os.environ.get("SPFAST_FUZZ", "100"))
+COUNT = int(os.environ.get("SPFAST_FUZZ", "60"))
 # In the long mode every run draws others; a failure names its seed.
 FIRST = random.SystemRandom().randrange(10**9) if LONG else 1000
 
