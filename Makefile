@@ -9,6 +9,8 @@ TORCH  ?= torch==2.13.0
 # Handed to the wheel's build, for instance -C cmake.define.SPFAST_WERROR=ON
 BUILD_FLAGS ?=
 PYTEST_FLAGS ?=
+# Another of the package's extras, installed at once with one.
+ALSO ?=
 # Processes that share the Python tests; auto: one a core.
 JOBS ?= auto
 # Where the C++ tests are built; -DSPFAST_WERROR=ON and the like go into CMAKE_FLAGS.
@@ -29,7 +31,7 @@ CPP_FILES = $(shell find cpp tests/cpp tests/fuzz_native -name '*.h' -o -name '*
 # One stamp for each torch that was asked for, so that another one is installed when asked.
 TORCH_STAMP := $(VENV)/.stamp-torch-$(shell printf '%s' '$(TORCH)' | cksum | cut -d' ' -f1)
 
-.PHONY: help demo test test-cpp test-python test-vllm bench lint format fuzz matrix fuzz-native sanitize sanitize-python wheel wheels docs set-up set-up-lint tools clean distclean
+.PHONY: help demo test test-cpp test-python test-vllm bench lint format fuzz matrix fuzz-native sanitize sanitize-python wheel wheels docs set-up tools clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -121,9 +123,8 @@ docs: $(VENV)/.stamp-docs
 	  { echo "error: these pages ask a network" >&2; exit 1; }
 	@echo "build/site/index.html"
 
-# What `make test` installs, and `make lint`; tools: what building needs.
+# What `make test` installs; with ALSO=lint what `make lint` does, too. tools: what building needs.
 set-up: $(VENV)/.stamp-test $(VENV)/.stamp-package
-set-up-lint: $(VENV)/.stamp-lint
 tools: $(VENV)/.stamp-tools
 
 # --- set-up, each step once -----------------------------------------------------------------
@@ -164,8 +165,8 @@ $(VENV)/.stamp-package: $(VENV)/.stamp-build $(SOURCES)
 
 # The package is built and installed with them.
 $(VENV)/.stamp-test $(VENV)/.stamp-bench $(VENV)/.stamp-lint $(VENV)/.stamp-docs: $(VENV)/.stamp-%: $(VENV)/.stamp-build pyproject.toml
-	$(PIP) --no-build-isolation $(BUILD_FLAGS) '.[$*]'
-	@touch $@ $(VENV)/.stamp-package
+	$(PIP) --no-build-isolation $(BUILD_FLAGS) '.[$*$(ALSO:%=,%)]'
+	@touch $@ $(ALSO:%=$(VENV)/.stamp-%) $(VENV)/.stamp-package
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
