@@ -13,7 +13,7 @@ namespace {
 
 using Pairs = std::vector<std::pair<NodeId, NodeId>>;
 
-// Those that begin with a node.
+// The pairs whose first is a node.
 std::span<const Pairs::value_type> pairs_of(const Pairs& pairs, NodeId node) {
   const auto [begin, end] =
       std::equal_range(pairs.begin(), pairs.end(), std::pair{node, kNone},
@@ -75,8 +75,8 @@ void Effects::each_written(NodeId node, Note&& note) const {
   for (size_t i = 0; i < args.size(); ++i) {
     if ((writes >> std::min(i, kLastWritePosition) & 1U) != 0) note_value(args[i]);
   }
-  // An argument that has a position may be given by keyword all the same: which, the table does
-  // not know.
+  // An argument that has a position may be given by keyword all the same. The table does not know
+  // the keywords of positions, so all of them count.
   const bool by_keyword =
       (writes & ~kWritesKeywords) >> std::min(args.size(), kLastWritePosition + 1) != 0;
   if (!by_keyword && (writes & kWritesKeywords) == 0) return;
@@ -84,7 +84,8 @@ void Effects::each_written(NodeId node, Note&& note) const {
   for (size_t i = 1; i < pairs.size(); i += 2) note_value(pairs[i]);
 }
 
-// Once for the table, as disjoint sets: a chain of views is as long as a user likes.
+// Finds who may share storage, as disjoint sets and once for the whole table: a chain of views may
+// be long, and must not be followed from each of its ends.
 void Effects::find_bases() {
   base_.resize(table_.size());
   std::iota(base_.begin(), base_.end(), NodeId{0});
@@ -134,7 +135,7 @@ NodeId Effects::writer_before(NodeId value, NodeId reader) const {
     SPFAST_WORK(1);
     if (writer >= reader) break;
     if (writer == value) continue;
-    // A module that is called may write, as far as anybody can tell: that is no sign that it does.
+    // Of a called module nothing is known: it may write, but that does not show that it does.
     if (table_.op(writer) != Op::kCallModule || is_known_call(writer)) return writer;
   }
   return kNone;

@@ -13,9 +13,10 @@ namespace spfast {
 class HeldSites {
  public:
   explicit HeldSites(std::span<const HeldSite> held);
-  // Gives a site of an all_reduce its reason, where it has none.
+  // Gives a site its reason, if its all_reduce is held and it has none yet.
   void hold(Site& site) const;
-  // The same for what was grown between all_reduces: it is known by its class alone.
+  // The same for regions that were grown between all_reduces. No all_reduce tells such a region
+  // from others, so it is known by its class.
   void hold_regions(Sites& sites) const;
 
  private:

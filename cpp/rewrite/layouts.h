@@ -11,12 +11,12 @@ namespace spfast {
 
 class Layouts {
  public:
-  // Without rules nothing is known of operators but what the core itself relies on.
+  // `rules` may be null: then only the operators count that the core itself relies on.
   Layouts(const NodeTable& table, const RowRules* rules);
-  // The strides of a fresh tensor; those of dims of size 1 are nobody's.
+  // Whether strides are those of a fresh tensor. Those of dims of size 1 do not matter.
   [[nodiscard]] bool is_dense(const Meta& meta) const;
-  // Whether the reader yields the same, strides included, when it reads a fresh tensor in place of
-  // the value under this name.
+  // Whether the reader's result stays the same, strides included, if it reads a fresh tensor in
+  // place of a value. `name` is the view or copy of the value that it reads.
   [[nodiscard]] bool may_read_fresh(NodeId reader, NodeId name) const;
 
  private:

@@ -19,7 +19,7 @@ using GroupMask = uint64_t;
 
 inline constexpr GroupMask kAllGroups = ~GroupMask{0};
 
-// The places of the bits of a mask.
+// Visits the place of each bit of a mask.
 template <typename Visit>
 void each_slot(GroupMask groups, Visit visit) {
   for (; groups != 0; groups &= groups - 1) {
@@ -42,25 +42,26 @@ class Meetings {
            std::span<const GroupInfo> groups);
 
   [[nodiscard]] Meeting of(NodeId node) const;
-  // Bits that tell groups apart.
+  // How many bits a mask has.
   [[nodiscard]] uint32_t slots() const { return slots_; }
   [[nodiscard]] GroupMask all() const { return slots_ < 64 ? slot_bit(slots_) - 1 : ~GroupMask{0}; }
   [[nodiscard]] uint32_t slot(uint32_t group) const { return group < kLast ? group : kLast; }
   [[nodiscard]] GroupMask bit(uint32_t group) const {
     return group == kNone ? 0 : GroupMask{1} << slot(group);
   }
-  // A group and those within it: what differs among the ranks of one of these does in the group.
+  // A group and those within it. What differs among the ranks of one of these differs among the
+  // group's.
   [[nodiscard]] GroupMask inner(uint32_t group) const { return at(inner_, group); }
   // A group and those around it.
   [[nodiscard]] GroupMask outer(uint32_t group) const { return at(outer_, group); }
-  // The groups of which this one has one rank: a collective over it leaves their ranks as alike
-  // as they were.
+  // The groups of which this one has one rank each. After a collective over it, the ranks of such a
+  // group are as alike as they were before.
   [[nodiscard]] GroupMask crossed(uint32_t group) const { return at(crossed_, group); }
   // The group whose ranks all have what a collective yields, if it makes one value for all.
   [[nodiscard]] GroupMask shared_after(uint32_t group) const {
     return group < kLast ? bit(group) : 0;
   }
-  // Whether a collective makes something else of values that are the same on every rank.
+  // Whether a collective may change a value that is the same on every rank, as a sum does.
   [[nodiscard]] bool changes_equals(NodeId collective) const {
     return equals_kept_.empty() || !equals_kept_.contains(collective);
   }
@@ -82,7 +83,7 @@ class Meetings {
   mutable TraitsCache traits_;
   uint32_t slots_;
   std::vector<GroupMask> inner_, outer_, crossed_;  // by group
-  std::unordered_set<NodeId> equals_kept_;  // collectives that make nothing else of equal values
+  std::unordered_set<NodeId> equals_kept_;  // collectives that leave equal values as they are
 };
 
 // The group that a collective names; absent where it names none.

@@ -17,20 +17,21 @@ class RankRows {
  public:
   RankRows(Draft& draft, Padding& padding)
       : draft_(draft), padding_(padding), table_(draft.table), sites_(draft.sites) {}
-  // A value that is the same for every token, with one leading dim.
+  // A view, with one leading dim, of a value that is the same for every token.
   NodeRef one_row(const Site& site, const SiteOperand& operand);
   // This rank's rows of a value that has a row for several tokens.
   NodeRef spread_rows(const Site& site, const SiteOperand& operand);
   // What a site reads in place of a value: its shard, or this rank's rows of it.
   NodeRef shard_of(const Site& site, const SiteOperand& operand);
-  // tokens / tp, rounded up: a number, or a node for a symbolic number of tokens.
+  // How many rows a rank has: tokens / tp, rounded up. It is a node if the tokens are symbolic.
   PlanArg local_size(const Site& site, NodeId before);
 
  private:
-  // Once for all sites of the class. A value that is written to in place is cut anew each time: a
-  // slice shows what stands there when it is read.
+  // A slice that all sites of the class read. If the value is written to in place, each reader gets
+  // a slice of its own, cut when it reads: an earlier one would hold what stood there before.
   NodeRef own_rows(const Site& site, const SiteOperand& operand);
-  // Of a value that has a row a sample: all of this rank's tokens may be of one.
+  // The sample that all of this rank's tokens belong to, if there is only one. It is asked of a
+  // value that has a row for each sample.
   [[nodiscard]] std::optional<int64_t> own_sample(const Site& site, std::span<const Dim> lead,
                                                   std::span<const Dim> wanted) const;
   NodeRef reshape_to_one(const Site& site, const SiteOperand& operand, NodeRef value);

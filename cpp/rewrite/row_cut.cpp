@@ -60,7 +60,8 @@ class Cutter {
     }
   }
 
-  // A graph may have as many classes as sites: each looks at its own alone.
+  // Sorts values and sites by class. A graph may have as many classes as sites, so that none may
+  // look at what belongs to others.
   void sort_by_class() {
     rows_of_.resize(sites_.classes.size());
     sites_of_.resize(sites_.classes.size());
@@ -75,7 +76,7 @@ class Cutter {
     }
   }
 
-  // Who reads which value row by row: the operands of what was grown, and of the matched sites.
+  // Notes who reads which value row by row: grown operators, and matched sites.
   void read_uses() {
     for (NodeId node = 0; node < table_.size(); ++node) {
       if (!layout_.is_row(node) || nodes_.state[node] != State::kFree) continue;
@@ -86,7 +87,7 @@ class Cutter {
       const auto& operands = reader_.read(node, layout_);
       if (reader_.contested()) contested_.push_back(node);
       for (const RowOperand& operand : operands) {
-        // Rows of another class of tokens are gathered and cut anew: no use of the shard.
+        // Rows of another token class are gathered, and cut anew: that is no use of the shard.
         if (operand.role == RowRole::kRows && layout_.is_row(operand.root) &&
             layout_.token_class[operand.root] == layout_.token_class[node]) {
           uses_.add(operand.root, node);
@@ -135,8 +136,8 @@ class Cutter {
     return first;
   }
 
-  // How many rows a rank has of symbolic tokens is read from a shard: before the first there is
-  // nothing to cut a full value by.
+  // Keeps full what comes before the first shard, if the tokens are symbolic: how many rows a rank
+  // has is read from a shard then, so that nothing can be cut before there is one.
   void keep_early(uint32_t token_class, uint32_t first, std::vector<bool>& sharded) {
     if (!sites_.classes[token_class].tokens.is_expr() || first == kNone) return;
     const NodeId begin = matches_.anchors[first].reduced;
@@ -188,8 +189,9 @@ class Cutter {
     }
   }
 
-  // The class of a node with rows of several is that of its first: where its rows are not worth
-  // having in that class, they may be in the next. A second run would find that out.
+  // A node that reads rows of several classes belongs to the first of them. If it is better full
+  // there, it is barred from that class, so that it can belong to the next. Otherwise a second run
+  // of the pass would rewrite more.
   bool bar_contested() {
     auto& barred = layout_.barred;
     const size_t before = barred.size();
@@ -200,7 +202,7 @@ class Cutter {
     return barred.size() > before;
   }
 
-  // Matched sites that would cost more than their all_reduces do, or than a part of them does.
+  // Leaves matched sites that would cost more than their all_reduces do, or than a part of them.
   bool leave_costly(bool may_grow_anew) {
     bool any = false;
     std::sort(costly_.begin(), costly_.end());
@@ -224,7 +226,8 @@ class Cutter {
     for (Site& region : regions_) sites_.sites.push_back(std::move(region));
   }
 
-  // Matched sites look through fewer names than the row-wise view does.
+  // Matched sites look through fewer views than the row-wise view of the graph does: from here on
+  // all operands go by what the latter found behind them.
   void rename_operands() {
     for (Site& site : sites_.sites) {
       for (SiteOperand& operand : site.operands) {

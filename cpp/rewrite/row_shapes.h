@@ -14,10 +14,10 @@ class RowShapes {
   RowShapes(const NodeTable& table, Dim tokens, NodeId example)
       : table_(table), tokens_(tokens), example_(table.dims(table.meta(example))) {}
 
-  // All dims but the last `features` hold exactly the tokens.
+  // Whether all dims but the last `features` hold exactly the tokens.
   [[nodiscard]] bool holds_tokens(const Meta& meta, size_t features) const;
-  // So many last dims are features where a view of a value with `features` of them, and the same
-  // elements, has other sizes; kNone if no dim parts tokens from features.
+  // How many last dims of a view are features. It views a value whose last `features` dims are.
+  // kNone if some dim of the view holds both tokens and features.
   [[nodiscard]] uint32_t features_of_view(const Meta& from, size_t features, const Meta& to) const;
 
  private:

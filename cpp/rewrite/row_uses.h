@@ -22,18 +22,19 @@ class RowUses {
       : table_(table), sites_(sites), layout_(sites.layout), layouts_(table, &rules) {}
 
   void add(NodeId root, NodeId user) { uses_.push_back({root, user}); }
-  // One that matched sites fill.
+  // Adds a buffer that matched sites write to.
   void add_buffer(NodeId node) { buffers_.insert(node); }
-  // Once all are added, before any is asked for.
+  // To be called once all uses are added, and before any is asked for.
   void sort();
-  // Those of one value, in the order of their users.
+  // The uses of one value, in the order of their users.
   [[nodiscard]] std::span<const Use> of(NodeId root) const;
-  // Whether every reader takes a fresh tensor for a value that lies otherwise.
+  // Whether a value may be gathered though its strides are not those of a fresh tensor: no reader
+  // may see the difference.
   [[nodiscard]] bool may_gather(NodeId root) const;
-  // Whether somebody under any name of the value needs it full whatever is cut. Sizes of it are
-  // told by what the anchor reduces.
+  // Whether a reader of the value, or of a view or copy of it, needs it in full whatever is cut.
+  // Who asks for its sizes alone does not: what the anchor reduces has them.
   [[nodiscard]] bool is_read_outside(NodeId root, const Anchor& anchor) const;
-  // Why the all_reduce of a value stays that is better full.
+  // Why an all_reduce stays whose result is better full.
   [[nodiscard]] Reason why_kept(NodeId reduced) const;
 
  private:

@@ -1,4 +1,4 @@
-// Which operators treat every token alone: data, told by the Python side for each operator.
+// Which operators treat every token by itself. Python says it of each operator, as data.
 #pragma once
 
 #include <cstdint>
@@ -29,12 +29,12 @@ struct RowRule {
   std::vector<int32_t> rows;          // kRows: positions of the operands that have rows
   std::vector<std::string> keywords;  // and their keywords
   std::vector<std::string> buffers;   // keywords of operands that are written to and have rows
-  // kRows: a result lies in blocks of so many tokens, where one of these arguments is true.
+  // kRows: if one of these arguments is true, a result is laid out in blocks of so many tokens.
   int64_t block = 1;
   std::vector<int32_t> block_if;
   std::vector<std::string> block_if_keywords;
-  // kRows: a keyword of group sizes. An operand that is the same for all tokens has no group of
-  // some of them: the first size is that of all, or there are none.
+  // kRows: the keyword of the sizes of a quantisation's groups. The first counts tokens: it has to
+  // be -1, for one group of all, or there are no groups.
   std::string groups;
 };
 
@@ -57,7 +57,7 @@ class RowRules {
   bool quantised_ = true;
 };
 
-// Raises UserError for a name that is none.
+// Raises UserError if no family has this name.
 [[nodiscard]] RowRule::Family row_family(std::string_view name);
 
 }  // namespace spfast

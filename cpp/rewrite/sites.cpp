@@ -50,8 +50,8 @@ class Examiner {
       Match& match = matches_.matches[i];
       Site site = examined(i);
       for (; shorter != matches_.shorter.end() && shorter->anchor == match.anchor; ++shorter) {
-        // What is told is why the longest stays. Without an interior its tokens were refused: all
-        // are.
+        // The reason that is reported is the longest match's. A site without an interior was
+        // refused for its tokens, which shorter matches have too.
         if (site.reason.empty() || site.interior.empty()) continue;
         forget(site);
         std::swap(match, *shorter);
@@ -85,7 +85,7 @@ class Examiner {
     return site;
   }
 
-  // Its values are no stream any more.
+  // Takes a site's values out of the stream again.
   void forget(const Site& site) {
     for (const NodeId node : site.interior) stamp_[node] = kNone;
   }
@@ -110,8 +110,8 @@ class Examiner {
     if (site.views && site.reason.empty()) check_dims(site);
   }
 
-  // Where two operands may have their rows in different dims, nothing may have been broadcast: the
-  // result has one row a token as well.
+  // Two operands may have their rows in different dims. Then they may have been broadcast to more
+  // rows than tokens: this asks that each result has one row for each token.
   void check_rows(Site& site) {
     const Dim tokens = out_.classes[site.token_class].tokens;
     const auto has_rows = [&](const Meta& part) {
@@ -132,8 +132,8 @@ class Examiner {
     }
   }
 
-  // Matching knows how many dims the stream has, but not what it gets from operands: a dim that is
-  // named by its positive number must be the last one indeed.
+  // Matching took a dim's positive number for the last dim by the dims of the stream. An operand
+  // may have added dims: this asks that the number still names the last one.
   void check_dims(Site& site) {
     const auto& steps = programs_.nodes();
     for (uint32_t at = match_->tree_node; at != kNone; at = steps[at].parent) {
@@ -157,7 +157,7 @@ class Examiner {
     }
   }
 
-  // No rule holds there, or one that turned out to ask too much of its operands.
+  // Whether no rule matched an all_reduce, or only one that asks too much of its operands.
   [[nodiscard]] bool may_be_rowwise(const AnchorReport& report) const {
     const Outcome outcome = report.outcome;
     return outcome == Outcome::kMatched
@@ -166,7 +166,7 @@ class Examiner {
                      outcome == Outcome::kTooMany;
   }
 
-  // What no rule matched may be row-wise all the same.
+  // Sites of all_reduces that no rule matched: the row-wise view may take them all the same.
   void examine_unmatched() {
     std::vector<bool> examined(matches_.anchors.size(), false);
     for (int round = 0; out_.missing.empty(); ++round) {
@@ -201,7 +201,7 @@ class Examiner {
     return stamp_[look_.root(node)] == match_->anchor;
   }
 
-  // The operations that depend on the reduced value, and the parts taken from their tuples.
+  // Collects the operations that depend on the reduced value, and the parts of their tuples.
   void collect_interior(Site& site) {
     stamp_[look_.root(anchor_->reduced)] = match_->anchor;
     std::vector<NodeId> pending(match_->operations.begin() + 1, match_->operations.end());
@@ -220,14 +220,16 @@ class Examiner {
     std::sort(site.interior.begin(), site.interior.end());
   }
 
-  // The parts of a tuple are values of the site like any other; a tuple can not be gathered whole.
+  // Makes the parts of a tuple values of the site. A tuple that is read as a whole cannot be
+  // gathered: its site stays.
   void adopt_parts(Site& site, NodeId node) {
     const auto users = table_.users(node);
     const auto is_part = [&](NodeId user) { return table_.whole_of(user) == node; };
     if (std::none_of(users.begin(), users.end(), is_part)) return;
     const Meta& meta = table_.meta(node);
     if (meta.kind == MetaKind::kUnknown) out_.missing.push_back(node);
-    if (meta.kind == MetaKind::kTensor) return;  // rows are taken from it: it is needed in full
+    // Not parts of a tuple but rows of a tensor: it is needed in full.
+    if (meta.kind == MetaKind::kTensor) return;
     for (const NodeId user : users) {
       if (!is_part(user)) {
         site.reason = {Reason::Kind::kWholeTuple, node, user, 0, 0};
@@ -241,7 +243,8 @@ class Examiner {
   void check_effects(Site& site) {
     const NodeId first = anchor_->all_reduce;
     const NodeId last = site.interior.back();
-    // What is written to in between matters only to who reads it: each value is asked for below.
+    // Writes between the two matter to those who read what is written: each value is asked for
+    // below.
     const NodeId change = effects_.change_between(first, last);
     if (change != kNone) return void(site.reason = {Reason::Kind::kFence, change, kNone, 0, 0});
     check_value(site, first);
@@ -292,7 +295,8 @@ class Examiner {
     }
   }
 
-  // Beside shards: what only this rank has would make each rank finish another value.
+  // Whether a value may be read beside shards. One that each rank has for itself may not: the
+  // ranks' rows would belong to different results.
   bool may_be_read(Site& site, NodeId value, NodeId reader) const {
     const uint32_t group = out_.classes[site.token_class].group;
     if (replication_.may_meet_shards(value, reader, group)) return true;
@@ -317,7 +321,7 @@ class Examiner {
     const auto dims = table_.dims(*meta);
     if (dims.size() >= 2 && (dims.size() == 2 || !dims.back().is_expr()) &&
         meta->tokens == out_.classes[site.token_class].tokens) {
-      // As many rows in other dims: the result has more dims than the stream, or more rows.
+      // With as many rows in other dims, the result may have more dims or rows than the stream.
       const auto stream = table_.dims(table_.meta(anchor_->all_reduce));
       site.views =
           site.views || !std::equal(dims.begin(), dims.end() - 1, stream.begin(), stream.end() - 1);
@@ -328,8 +332,8 @@ class Examiner {
     }
   }
 
-  // The same for every token: it broadcasts over the rows, however many there are. With more
-  // leading dims than a shard has, all of one, it is read without them.
+  // Whether an operand is the same for every token, so that it broadcasts over any number of rows.
+  // If it has more leading dims than a shard, all of size 1, it is read without them.
   bool read_replicated(Site& site, NodeId user, NodeId node) {
     const Meta* meta = need(site, node);
     if (meta == nullptr || meta->kind != MetaKind::kTensor) return true;
@@ -341,7 +345,8 @@ class Examiner {
     return true;
   }
 
-  // A collective takes its memory as it lies: what is scattered may have to be copied first.
+  // A collective takes memory as it is. The strides of what is scattered have to be known, for it
+  // may have to be copied first.
   void want_input() {
     const NodeId input = table_.args(anchor_->all_reduce)[0].payload;
     if (table_.meta(input).kind == MetaKind::kUnknown) out_.missing.push_back(input);

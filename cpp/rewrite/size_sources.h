@@ -9,7 +9,7 @@
 
 namespace spfast {
 
-// The number that the node is, or a size of the tensor that it is.
+// Where a size is read: a node that is a number, or a dim of a node that is a tensor.
 struct SizeSource {
   NodeId node = kNone;
   uint32_t dim = kNone;  // kNone: the node is the number
@@ -18,10 +18,10 @@ struct SizeSource {
 class SizeSources {
  public:
   explicit SizeSources(const NodeTable& table) : table_(table) {}
-  // Of values that are full whatever is rewritten: the inputs of the graph, and numbers. The first
-  // that stands before the node; absent where there is none.
+  // The first source of a size before a node; absent if there is none. Only values that are full
+  // whatever is rewritten count: the inputs of the graph, and numbers.
   [[nodiscard]] std::optional<SizeSource> find(Dim size, NodeId before);
-  // Nodes whose meta has to be known before anything is found.
+  // Adds the nodes whose meta has to be read before anything can be found.
   void want(std::vector<NodeId>& missing) const;
 
  private:

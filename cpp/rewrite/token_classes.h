@@ -17,7 +17,8 @@ class TokenClasses {
   // Classes are appended to `classes` as sites of them are seen.
   TokenClasses(const NodeTable& table, std::span<const GroupInfo> groups,
                std::span<const JudgedClass> judged, std::vector<TokenClass>& classes);
-  // Puts a site into its class; false, with the site's reason, where no rank could have its shard.
+  // Puts a site into its class. Returns false, and gives the site its reason, if its tokens cannot
+  // be shared.
   bool find(Site& site, const Anchor& anchor);
 
  private:

@@ -8,16 +8,16 @@
 
 namespace spfast {
 
-// The shard, the rank's slice of the value in full, or the value in full.
+// Whether a node reads a value in full, its shard, or a slice that is cut from the full value.
 enum class Use : uint8_t { kFull, kLocal, kSliced };
 
 class Uses {
  public:
-  // Of the sites that are rewritten.
+  // Finds the uses of the sites that are rewritten.
   explicit Uses(const Draft& draft);
   // How a node reads a value under this name.
   [[nodiscard]] Use use_of(NodeId user, NodeId name) const;
-  // Whether a value of a site is returned as a shard.
+  // Whether the user is the graph's output, and returns the value as this rank's rows.
   [[nodiscard]] bool leaves_as_rows(NodeId user, NodeId name) const;
 
  private:
