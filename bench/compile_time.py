@@ -28,7 +28,7 @@ from bench.compile_models import FAMILIES, Stage, copied, stages
 from spfast.integrations import inductor
 from spfast.pattern_matcher.shelf import Shelf
 
-__all__ = ["MODES", "Cell", "measure", "table"]
+__all__ = ["MODES", "RESULTS", "Cell", "forget", "measure", "table"]
 
 MODES = {  # whether training, whether dynamic
     "inference-static": (False, False),
@@ -79,7 +79,7 @@ def measure(model: str, layers: int, mode: str, rounds: int) -> Cell:
     seconds: dict[str, list[float]] = {}
     for _, when, side in itertools.product(range(rounds), ("first", "again"), ("ours", "torch")):
         if when == "first":
-            _forget()
+            forget()
         how: Callable[[], Any] = inductor.patched if side == "ours" else contextlib.nullcontext
         seconds.setdefault(f"{side}_{when}", []).append(_time(found, how))
     medians = {name: statistics.median(times) for name, times in seconds.items()}
@@ -101,7 +101,7 @@ def _time(found: Sequence[Stage], how: Callable[[], Any]) -> float:
         gc.enable()
 
 
-def _forget() -> None:
+def forget() -> None:
     """Takes away what our matcher keeps on torch's objects."""
     for found in gc.get_objects():
         if type(found) is Shelf:

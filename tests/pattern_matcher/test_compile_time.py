@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench import compile_time
+from bench import compile_phases, compile_time
 from bench.compile_models import FAMILIES, build, copied, stages
 from bench.compile_time import MODES, Cell, table
 from spfast.pattern_matcher.shelf import shelf_of
@@ -57,5 +57,19 @@ def test_first_is_with_nothing_kept() -> None:
 
     entry = Entry()
     shelf_of(entry).route = "kept"
-    compile_time._forget()
+    compile_time.forget()
     assert shelf_of(entry).route is None
+
+
+def test_a_compile_is_the_sum_of_its_phases(tmp_path: Path, capsys: Any) -> None:
+    options = ["--model", "vit", "--layers", "1", "--rounds", "1", "--out", str(tmp_path)]
+    assert compile_phases.main([*options, "--compile", "inference-static"]) == 0
+    written = json.loads((tmp_path / "compile_phases.json").read_text())
+    assert set(written["seconds"]) == {"torch", "ours"}
+    for phases in written["seconds"].values():
+        whole, passes = phases.pop("whole"), phases.pop("passes")
+        assert 0 < passes < whole
+        assert 0.8 * whole < sum(phases.values()) <= whole
+        assert phases["bytecode_tracing"] > 0 and phases["_recursive_post_grad_passes"] > 0
+    assert "| passes |" in (tmp_path / "compile_phases.md").read_text()
+    assert "| whole |" in capsys.readouterr().out

@@ -79,7 +79,7 @@ class Foresight:
         """
         if not self._is_told_by_kind(node.target):
             raise Unforeseen
-        parts: list[Hashable] = [node.target]
+        parts: list[Any] = [node.target]
         storages: list[int] = []
         self._describe(node.args, parts, storages)
         self._describe(node.kwargs, parts, storages)
@@ -104,7 +104,7 @@ class Foresight:
         new_symbols: Any = contextlib.nullcontext
         if env is not None:
             new_symbols = env.ignore_fresh_unbacked_symbols
-        with self._mode, enable_python_dispatcher(), new_symbols():  # type: ignore[no-untyped-call]
+        with self._mode, enable_python_dispatcher(), new_symbols():
             result = node.target(*args, **kwargs)  # type: ignore[operator]
         try:
             kind, storage = self.kind(result)
@@ -132,7 +132,7 @@ class Foresight:
         expression: Hashable = node._expr
         return expression
 
-    def _describe(self, argument: Any, parts: list[Hashable], storages: list[int]) -> None:
+    def _describe(self, argument: Any, parts: list[Any], storages: list[int]) -> None:
         kind = type(argument)
         if kind is torch.fx.Node:
             argument = argument.meta.get("val", argument)
