@@ -242,6 +242,20 @@ def test_two_values_in_one_storage_are_taken_apart() -> None:
     assert first.meta["val"] is not second.meta["val"] or not updates._always_replaces()
 
 
+def test_what_the_output_says_of_a_value_stays_what_it_was() -> None:
+    def change(graph: torch.fx.Graph, mode: Any) -> None:
+        _other_input(graph)
+        (output,) = graph.find_nodes(op="output")
+        output.meta["val"] = [
+            _nodes(graph, aten.relu.default)[place].meta["val"] for place in (1, 3)
+        ]
+
+    graph = _both_updated(change)
+    (output,) = graph.find_nodes(op="output")
+    relu = _nodes(graph, aten.relu.default)[3].meta["val"]
+    assert relu is not output.meta["val"][1] or not updates._always_replaces()
+
+
 FOREIGN = torch.library.Library("spfast_updates", "DEF")  # type: ignore[no-untyped-call]
 FOREIGN.define("twice(Tensor x) -> Tensor")  # type: ignore[no-untyped-call]
 FOREIGN.impl("twice", torch.neg, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]

@@ -75,6 +75,9 @@ class _Cascade:
         self._changed = changed
         self._replaced: set[torch.fx.Node] = set()  # as torch would have it
         self._moved: set[int] = set()  # storages that are others with torch
+        # Nothing brings the output's own values up to date: what they share has to be theirs.
+        ends = graph.find_nodes(op="output")
+        self._pinned = {storage for end in ends for storage in _storages(end.meta.get("val"))}
         mode = V.fake_mode
         foresees = isinstance(mode, FakeTensorMode) and _always_replaces()
         self._foresight = Foresight(mode) if foresees else None
@@ -100,7 +103,7 @@ class _Cascade:
         return bool(self._moved) and any(
             not self._moved.isdisjoint(_storages(node.meta.get("val")))
             for node in self._graph.nodes
-            if node not in self._replaced and node.op != "output"
+            if node not in self._replaced
         )
 
     def _stays(self, node: torch.fx.Node) -> bool:
@@ -115,7 +118,7 @@ class _Cascade:
         if kind != expected or source not in (None, storage):
             return False
         if source is None:
-            if storage in self._moved:
+            if storage in self._moved or storage in self._pinned:
                 return False
             self._moved.add(storage)
         return True
