@@ -65,8 +65,8 @@ def compiled(function: Callable[..., Any], inputs: list[Any], how: Any, **settin
 
 
 def _plain(code: str) -> str:
-    """Code without the names of kernels' files and of the process's folders."""
-    return re.sub(r"# (AOT|Topologically|Source|Graph fragment).*|/\S+", "", code)
+    """Code without the names of kernels' files, the process's folders and addresses."""
+    return re.sub(r"# (AOT|Topologically|Source|Graph fragment|device\().*|/\S+", "", code)
 
 
 def same(function: Callable[..., Any], inputs: list[Any], **settings: Any) -> dict[str, int]:
