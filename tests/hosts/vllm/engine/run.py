@@ -2,8 +2,8 @@
 
     python run.py FOLDER PYTHON [SCENARIO...]
 
-PYTHON is that of an environment with vLLM and spfast. A SCENARIO is "start-up" or one of SCENARIOS:
-an engine with vLLM's own multiprocess executor and spawned workers; the first of a model runs with
+PYTHON is that of an environment with vLLM and spfast. A SCENARIO is "start-up" or one of
+``scenarios.py``: an engine with vLLM's own multiprocess executor. The first of a model runs with
 the plugin off, and the others are compared with it, token by token. The models are tiny and random;
 their graphs are those that a GPU would compile (``like_gpu/``).
 """
@@ -20,12 +20,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from models import KINDS
 from prompts import SERVED, TOKENS
+from scenarios import COMPILATION, SCENARIOS, Scenario
 
 HERE = Path(__file__).parent
 LIMIT = 1e-5  # of a logprob
@@ -33,74 +32,6 @@ START_UP = 50  # milliseconds that the plugin may cost a process while it is off
 TIMEOUT = int(os.environ.get("SPFAST_VLLM_TIMEOUT", "1200"))
 # Else each process would compile all of vLLM anew.
 BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
-
-# What the CPU needs on top of the flag: one fusion is on by default that only CUDA has.
-COMPILATION = {"compile_sizes": [], "pass_config": {"fuse_rope_kvcache_cat_mla": False}}
-
-
-def on(**settings: Any) -> dict[str, Any]:
-    return {"additional_config": {"spfast": {"enable": True, "min_token_num": 16, **settings}}}
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """One engine.
-
-    Attributes:
-        arguments: What LLM() gets beside what all get.
-        before: A statement that the driver runs first.
-        cache: The scenario whose compile cache it starts from.
-        environment: Variables of its own.
-        rewritten: How many graphs rank 0 of each stage says it rewrote; None: at least one.
-        left: How many graphs it says it left, all of each.
-        versions: Which vLLM it is for.
-        kind: The model.
-    """
-
-    arguments: dict[str, Any] = field(default_factory=dict)
-    before: str = ""
-    cache: str = ""
-    environment: dict[str, str] = field(default_factory=dict)
-    rewritten: int | None = None
-    left: int = 0
-    versions: tuple[str, ...] = ("0.31", "0.32")
-    kind: str = "llama"
-
-    @property
-    def base(self) -> str:
-        """The scenario that it is compared with, which has the plugin off."""
-        return "off" if self.kind == "llama" else f"{self.kind} off"
-
-
-TWO_RANGES = {**COMPILATION, "compile_ranges_endpoints": [32]}
-OWN_SWITCH = {**COMPILATION["pass_config"], "enable_sp": True, "sp_min_token_num": 16}
-INSTALLED = {"compilation_config": {**COMPILATION, "pass_config": OWN_SWITCH}}
-TWO_STAGES = {**on(), "pipeline_parallel_size": 2}
-INSTALL = "from spfast.integrations import vllm; vllm.install()"
-SCENARIOS = {
-    "off": Scenario(rewritten=0),
-    "on": Scenario(on()),
-    "two ranges": Scenario({**on(), "compilation_config": TWO_RANGES}, rewritten=2),
-    "again": Scenario(on(), cache="on", rewritten=0),
-    "another setting": Scenario(on(min_token_num=24), cache="on"),
-    "another version": Scenario(on(), cache="on", environment={"ANOTHER_SPFAST": "1"}),
-    # vLLM gathers the rows of a residual that a stage returns, or it has to be whole: to gather it
-    # beside the last norm would be one gather more than the rewrite saves.
-    "two stages, rows": Scenario(TWO_STAGES, rewritten=2, versions=("0.31",)),
-    "two stages, whole": Scenario(TWO_STAGES, rewritten=1, left=1, versions=("0.32",)),
-    "install()": Scenario(INSTALLED, INSTALL, versions=("0.31",)),
-    "install(), two stages": Scenario(
-        {**INSTALLED, "pipeline_parallel_size": 2},
-        INSTALL,
-        rewritten=2,
-        versions=("0.31",),
-    ),
-    "served": Scenario(on()),
-}
-for kind in KINDS:
-    if kind != "llama":
-        SCENARIOS[f"{kind} off"] = Scenario(rewritten=0, kind=kind)
-        SCENARIOS[f"{kind} on"] = Scenario(on(), kind=kind)
 
 
 class Engines:
@@ -183,6 +114,17 @@ class Engines:
         if name == "served":
             return self._serve(scenario, log)
         out = self.folder / f"{self.version} {name}.json"
+        if scenario.spawned:
+            self._spawn(name, out, log)
+        else:
+            self._fork(name, out, log)
+        said = self._rewritten(scenario, log.read_text(errors="replace"))
+        if name == scenario.base:
+            return said
+        return f"{said}; {compare(self._said(scenario.base), self._said(name))}"
+
+    def _spawn(self, name: str, out: Path, log: Path) -> None:
+        scenario = SCENARIOS[name]
         command = [self.python, str(HERE / "generate.py"), str(self.folder), str(out)]
         command += [json.dumps(self.arguments(scenario)), *filter(None, [scenario.before])]
         with log.open("w") as stream:
@@ -194,10 +136,34 @@ class Engines:
                 timeout=TIMEOUT,
                 check=True,
             )
-        said = self._rewritten(scenario, log.read_text(errors="replace"))
-        if name == scenario.base:
-            return said
-        return f"{said}; {compare(self._said(scenario.base), self._said(name))}"
+
+    def _fork(self, name: str, out: Path, log: Path) -> None:
+        scenario = SCENARIOS[name]
+        job = {
+            "folder": str(self.folder),
+            "out": str(out),
+            "arguments": self.arguments(scenario),
+            "environment": self.environment(name),
+            "log": str(log),
+            "limit": TIMEOUT,
+        }
+        preloaded = self._preloaded
+        assert preloaded.stdin is not None and preloaded.stdout is not None
+        preloaded.stdin.write(json.dumps(job) + "\n")
+        preloaded.stdin.flush()
+        code = preloaded.stdout.readline().strip()
+        assert code == "0", f"exit code {code}"
+
+    @functools.cached_property
+    def _preloaded(self) -> subprocess.Popen[str]:
+        """A process that has imported vLLM; it ends when nobody asks it any more."""
+        return subprocess.Popen(
+            [self.python, str(HERE / "preloaded.py")],
+            env=self.environment("off"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     def _asked(self, script: str) -> dict[str, Any]:
         """What a script beside this one prints."""
@@ -217,15 +183,15 @@ class Engines:
         return list(json.loads((self.folder / f"{self.version} {name}.json").read_text()))
 
     def _rewritten(self, scenario: Scenario, log: str) -> str:
-        lines = re.findall(r"(\d+) of (\d+) all_reduces rewritten in the graph", log)
-        left = [asked for done, asked in lines if done == "0"]
-        rewritten = len(lines) - len(left)
-        assert len(left) == scenario.left, lines
+        lines = re.findall(r"\d+ of \d+ all_reduces rewritten in the graph .*", log)
+        left = sum(line.startswith("0 ") for line in lines)
+        rewritten = len(lines) - left
+        assert left == scenario.left, lines
         if scenario.rewritten is None:
             assert rewritten, "no graph was rewritten"
         else:
             assert rewritten == scenario.rewritten, lines
-        return ", ".join(f"{done} of {asked} all_reduces" for done, asked in lines) or "none"
+        return ", ".join(map(_shortened, lines)) or "none"
 
     def _serve(self, scenario: Scenario, log: Path) -> str:
         """`vllm serve` with nothing but the documented flag, and one request."""
@@ -257,6 +223,12 @@ class Engines:
         alone = [each["ids"] for each in self._said("off") if each["prompt"] == SERVED]
         assert alone == [answer], f"{alone} without the pass, {answer} served"
         return f"{said}; {len(answer)} tokens served, equal"
+
+
+def _shortened(line: str) -> str:
+    """What the plugin did to a graph, without what is the same for all graphs of an engine."""
+    done, _, rest = line.partition(" rewritten in the graph ")
+    return "; ".join([done, *re.findall(r"; (\d+ left: [^;]*)", rest)])
 
 
 def _ask_server(server: subprocess.Popen[bytes], port: int, model: str) -> list[int]:
