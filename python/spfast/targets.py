@@ -105,6 +105,19 @@ class ByTarget(Generic[_Known]):
         return self._by_target[target]
 
 
+# Where nothing is left to do (a dropout that is off, a cast to the same dtype), these return what they
+# were given. Found by calling the operators of aten that torch composes of others.
+_RETURN_OPERANDS = frozenset(
+    """
+    _cast_Byte _cast_Char _cast_Double _cast_Float _cast_Half _cast_Int _cast_Long _cast_Short
+    _to_cpu _unsafe_view alpha_dropout atleast_1d atleast_2d atleast_3d broadcast_tensors
+    cartesian_prod chain_matmul conj_physical data dropout einsum feature_alpha_dropout
+    feature_dropout flatten_dense_tensors lift meshgrid native_dropout set sum_to_size to_dense
+    to_dense_backward type_as unsafe_chunk unsafe_split unsafe_split_with_sizes
+    """.split()
+)
+
+
 @dataclass(frozen=True)
 class Operator:
     """What the core has to know of an operator.
@@ -169,8 +182,18 @@ def _from_schema(name: str, target: torch._ops.OpOverload) -> Operator:
         writes=tuple(at for at, each in written if not each.kwarg_only),
         writes_keywords=any(each.kwarg_only for _, each in written),
         fences=target.namespace == "streams",
-        aliases=len(written) < len(named),
+        aliases=len(written) < len(named) or may_return_operand(target),
     )
+
+
+def may_return_operand(target: torch._ops.OpOverload) -> bool:
+    """Whether a result may lie in an operand's memory though the operator's schema says nothing.
+
+    Example:
+        >>> may_return_operand(torch.ops.aten.type_as.default)
+        True
+    """
+    return target.namespace == "aten" and target._opname in _RETURN_OPERANDS
 
 
 def resolve(name: str) -> Callable[..., Any]:

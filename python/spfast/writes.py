@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from spfast.operators import SIZE_ARITHMETIC, VIEWS
+from spfast.targets import may_return_operand
 
 __all__ = ["Writes", "may_write", "root_of"]
 
@@ -69,6 +70,8 @@ def _is_view(target: Any) -> bool:
         return True
     if not isinstance(target, torch._ops.OpOverload):
         return False
+    if may_return_operand(target):
+        return True
     returns = target._schema.returns
     alias = returns[0].alias_info if returns else None
     return alias is not None and not alias.is_write

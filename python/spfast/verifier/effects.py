@@ -29,6 +29,18 @@ __all__ = [
     "written_operands",
 ]
 
+# Their schemas do not say that they return an operand where nothing is left to be done.
+_RETURN_OPERANDS = frozenset(
+    f"aten::{name}"
+    for name in """
+    _cast_Byte _cast_Char _cast_Double _cast_Float _cast_Half _cast_Int _cast_Long _cast_Short
+    _to_cpu _unsafe_view alpha_dropout atleast_1d atleast_2d atleast_3d broadcast_tensors
+    cartesian_prod chain_matmul conj_physical data dropout einsum feature_alpha_dropout
+    feature_dropout flatten_dense_tensors lift meshgrid native_dropout set sum_to_size to_dense
+    to_dense_backward type_as unsafe_chunk unsafe_split unsafe_split_with_sizes
+    """.split()
+)
+
 
 def perform(
     ctx: Context, node: fx.Node, writes: Writes, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -117,6 +129,8 @@ def shared_operand(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
         return None
     position, name = place
     operand = args[position] if position < len(args) else kwargs.get(name)
+    if isinstance(operand, (list, tuple)) and len(operand) == 1:
+        operand = operand[0]
     return operand if isinstance(operand, fx.Node) else None
 
 
@@ -127,6 +141,12 @@ def _shared_argument(target: Any) -> tuple[int, str] | None:
     if not isinstance(target, torch._ops.OpOverload):
         return None
     schema = target._schema
+    if schema.name in _RETURN_OPERANDS:
+        # Of einsum, the tensors come after the equation.
+        position = next(
+            at for at, each in enumerate(schema.arguments) if "Tensor" in str(each.type)
+        )
+        return position, schema.arguments[position].name
     if is_view(target):
         return 0, schema.arguments[0].name
     alias = schema.returns[0].alias_info if len(schema.returns) == 1 else None
