@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 #include <cctype>
+#include <iterator>
+#include <string>
 #include <string_view>
 
 #include "base/work.h"
@@ -25,6 +27,15 @@ Replication::Replication(const NodeTable& table, const Effects& effects, const R
       written_(meetings_.slots()),
       read_(meetings_.slots()) {
   prove();
+  if (doubt_constants()) {
+    proved_.assign(table.size(), 0);
+    own_.assign(table.size(), 0);
+    scattered_.assign(table.size(), 0);
+    evidence_.assign(evidence_.size(), kNone);
+    written_ = Stored(meetings_.slots());
+    prove();
+    doubted_.clear();
+  }
   rate();
   blame();
   spread();
@@ -117,6 +128,12 @@ void Replication::prove() {
     }
     if (is_deterministic(node)) {
       proved_[node] = effects_.writer_of(node) == kNone ? common_groups(node) : 0;
+      for (uint32_t slot = 0; !doubted_.empty() && slot < meetings_.slots(); ++slot) {
+        const NodeId shows = doubted_[size_t{node} * meetings_.slots() + slot];
+        if (shows == kNone) continue;
+        proved_[node] &= ~slot_bit(slot);
+        give_away(node, slot_bit(slot), shows);
+      }
       if (proved_[node] == kAllGroups) continue;
     }
     if (known.data_sized || (known.sizes && is_data(node))) ragged[node] = kAllGroups;
@@ -127,6 +144,59 @@ void Replication::prove() {
     if (known.sizes) proved_[node] |= ~ragged[node];
     follow_own(node);
   }
+}
+
+bool Replication::doubt_constants() {
+  std::vector<GroupMask> seen;
+  for (NodeId node = 0; node < table_.size(); ++node) {
+    if (table_.op(node) != Op::kCallFunction) continue;
+    if (traits(node).collective == Collective::kNone || !meetings_.changes_equals(node)) continue;
+    const auto [kind, group] = meetings_.of(node);
+    const bool tells = kind == Collective::kAllReduce || kind == Collective::kReduceScatter ||
+                       kind == Collective::kAllGather;
+    if (!tells || group == kNone) continue;
+    for (const Value value : table_.operands(node)) {
+      if (!value.is_node() || !is_proved(value.payload, meetings_.bit(group))) continue;
+      doubt_constants_of(value.payload, meetings_.bit(group), node, seen);
+    }
+  }
+  return !doubted_.empty();
+}
+
+void Replication::doubt_constants_of(NodeId value, GroupMask group, NodeId collective,
+                                     std::vector<GroupMask>& seen) {
+  std::vector<NodeId> pending{value};
+  while (!pending.empty()) {
+    const NodeId node = pending.back();
+    pending.pop_back();
+    SPFAST_WORK(1);
+    if (!is_deterministic(node) || is_number(node)) continue;
+    seen.resize(table_.size(), 0);
+    if ((seen[node] & group) == group) continue;
+    seen[node] |= group;
+    bool constant = true;
+    for (const Value operand : table_.operands(node)) {
+      if (!operand.is_node() || is_number(operand.payload)) continue;
+      constant = false;
+      pending.push_back(operand.payload);
+    }
+    if (!constant) continue;
+    if (doubted_.empty()) doubted_.assign(evidence_.size(), kNone);
+    each_slot(group, [&](uint32_t slot) {
+      doubted_[size_t{node} * meetings_.slots() + slot] = collective;
+    });
+  }
+}
+
+// A size, or what is computed of sizes.
+bool Replication::is_number(NodeId node) const {
+  if (table_.op(node) != Op::kCallFunction) return table_.meta(node).kind == MetaKind::kSym;
+  if (traits(node).sizes) return true;
+  if ((table_.flags(node) & target_flag::kGetItem) != 0) return false;
+  const std::string name = target_name(table_.target(node));
+  constexpr std::string_view kOfNumbers[] = {"_operator.", "math.", "builtins.", "torch."};
+  return std::any_of(std::begin(kOfNumbers), std::end(kOfNumbers),
+                     [&](std::string_view space) { return name.starts_with(space); });
 }
 
 // torch calls such a number u0, u1 and so on.

@@ -38,7 +38,8 @@ struct Trust {
 // is its own as well. What differs within a group does so too in each group around it, and a
 // collective over another group leaves it so. And so is a condition that selects what is reduced:
 // it says which rows, or which part of a table, are the rank's own. What is written to memory is
-// followed to those who read it there, by whatever name.
+// followed to those who read it there, by whatever name. What constants and shared values make is
+// shared, unless a collective says otherwise: then the constants are a rank's own.
 class Replication {
  public:
   Replication(const NodeTable& table, const Effects& effects, const RowRules& rows,
@@ -109,6 +110,12 @@ class Replication {
     return suspicion_[size_t{value} * meetings_.slots() + slot];
   }
   void prove();
+  // The constants that a collective would be for nothing on, were they the same on every rank: each
+  // rank may have literals of its own. Returns whether there are any.
+  [[nodiscard]] bool doubt_constants();
+  void doubt_constants_of(NodeId value, GroupMask group, NodeId collective,
+                          std::vector<GroupMask>& seen);
+  [[nodiscard]] bool is_number(NodeId node) const;
   void prove_after(NodeId collective);
   void blame();
   void rate();
@@ -162,6 +169,7 @@ class Replication {
   std::vector<GroupMask> own_;
   std::vector<GroupMask> scattered_;
   std::vector<NodeId> evidence_;       // by node and group
+  std::vector<NodeId> doubted_;        // by node and group: what shows it; empty if nothing does
   std::vector<uint8_t> suspicion_;     // by node and group
   std::vector<GroupMask> conditions_;  // whether each of its elements says that something holds
   std::vector<GroupMask> selects_;  // a rank's own for what selects by it: what it compares is not

@@ -9,7 +9,7 @@ taken *before* the pass, for afterwards each rank keeps its own rows.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import sympy
@@ -128,7 +128,7 @@ def _steps(
     steps = [f"before the pass{inside}: {text}" for text in done_together(graph)]
     try:
         after = preview(graph, config, registry=registry)
-        steps += [f"after the pass{inside}: {text}" for text in done_together(after)]
+        steps += [f"after the pass{inside}: {text}" for text in done_together(after, graph)]
     except Exception as error:  # to raise now would leave the others waiting
         steps.append(f"the pass raises {type(error).__name__}{inside}")
     return steps
@@ -239,12 +239,18 @@ class _Text:
 _COLLECTIVES = ("allreduce", "reducescatter", "allgather", "alltoall", "broadcast", "permute")
 
 
-def done_together(graph: fx.Graph) -> list[str]:
+def done_together(graph: fx.Graph, before: fx.Graph | None = None) -> list[str]:
     """Describes what must be the same on every rank of a graph, in order.
 
     Each collective, and each node between a reduce_scatter and the all_gather that ends it:
-    operator, literals and shapes, with the operands that are described too by their place. And
-    where a graph is called that has collectives, which says when they come.
+    operator, literals and shapes, with the operands that are described too by their place; and the
+    constants that it reads, however they are computed. And where a graph is called that has
+    collectives, which says when they come.
+
+    Args:
+        graph: The graph.
+        before: The graph before the pass, if it is one after it: what that lacks cuts a rank's rows
+            out of constants, by literals that are not compared.
 
     Example:
         >>> done_together(fx.Graph())
@@ -254,13 +260,23 @@ def done_together(graph: fx.Graph) -> list[str]:
     found: list[str] = []
     has_rows: set[fx.Node] = set()
     numbers = {path: number for number, path in enumerate(_meeting_places(graph), 1)}
+    constants: set[fx.Node] = set()
+    names = {node.name for node in before.nodes} if before is not None else None
     for node in graph.nodes:
         kind = _collective(node)
+        if not kind and _is_constant(node, constants):
+            constants.add(node)
         for called in (node, *node.all_input_nodes):
             named = "call_module" if called is node else "get_attr"
             if called.op == named and str(called.target) in numbers:
                 found.append(f"the collectives of called graph {numbers[str(called.target)]}")
         reads_rows = node.op != "output" and not has_rows.isdisjoint(node.all_input_nodes)
+        if reads_rows:
+            for constant in _unread(node, constants, text.places):
+                described = text.of_node(constant)
+                text.places[constant] = len(found)
+                if names is None or constant.name in names:
+                    found.append(described)
         if kind or reads_rows:
             described = text.of_node(node)
             text.places[node] = len(found)
@@ -268,6 +284,26 @@ def done_together(graph: fx.Graph) -> list[str]:
         if kind == "reducescatter" or (reads_rows and not kind):
             has_rows.add(node)
     return found
+
+
+def _is_constant(node: fx.Node, constants: set[fx.Node]) -> bool:
+    """Whether a node computes of literals, sizes and other constants alone."""
+    if isinstance(node.meta.get("val"), torch.SymInt):
+        return True
+    return node.op == "call_function" and constants.issuperset(node.all_input_nodes)
+
+
+def _unread(node: fx.Node, constants: set[fx.Node], places: Mapping[fx.Node, int]) -> list[fx.Node]:
+    """The constants that a node is computed from and that nobody read before, operands first."""
+    found: list[fx.Node] = []
+    pending = [each for each in node.all_input_nodes if each in constants]
+    while pending:
+        constant = pending.pop()
+        if constant in places or constant in found:
+            continue
+        found.append(constant)
+        pending += constant.all_input_nodes
+    return sorted(found)
 
 
 def _meeting_places(graph: fx.Graph) -> dict[str, fx.GraphModule]:

@@ -105,8 +105,8 @@ class ByTarget(Generic[_Known]):
         return self._by_target[target]
 
 
-# Where nothing is left to do (a dropout that is off, a cast to the same dtype), these return what they
-# were given. Found by calling the operators of aten that torch composes of others.
+# Where nothing is left to do (a dropout that is off, a cast to the same dtype), these return what
+# they were given. Found by calling the operators of aten that torch composes of others.
 _RETURN_OPERANDS = frozenset(
     """
     _cast_Byte _cast_Char _cast_Double _cast_Float _cast_Half _cast_Int _cast_Long _cast_Short

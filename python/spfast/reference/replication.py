@@ -19,7 +19,8 @@ from torch import fx
 
 from spfast.config import SequenceParallelConfig
 from spfast.groups import lies_across, lies_within
-from spfast.reference.traits import Traits, traits_of
+from spfast.reference.constants import Doubted, doubted_constants
+from spfast.reference.traits import Traits, reduces_tokens, traits_of
 from spfast.reference.values import (
     IDENTITIES,
     VIEWS,
@@ -36,24 +37,6 @@ aten = torch.ops.aten
 # In place of groups: whatever the group.
 _EVERY: Any = object()
 _Shared = Any  # a set of groups, or _EVERY
-
-_REDUCTIONS = (
-    aten.sum,
-    aten.mean,
-    aten.amax,
-    aten.amin,
-    aten.prod,
-    aten.max,
-    aten.min,
-    aten.std,
-    aten.var,
-    aten.var_mean,
-    aten.logsumexp,
-    aten.any,
-    aten.all,
-    aten.argmax,
-    aten.argmin,
-)
 
 # How likely a value is one rank's part of a sum: what all share, an input, what weights went into.
 _NOT_AT_ALL, _INPUT, _COMPUTED = range(3)
@@ -102,7 +85,16 @@ class Replication:
         # The same of memory that is written to: what was written so far, and what is read later.
         self._written: dict[fx.Node, list[dict[Any, fx.Node]]] = {}
         self._read: dict[fx.Node, dict[Any, fx.Node]] = {}
+        self._doubted: Doubted = {}
+        vouched = dict(self._shared)
         self._prove(graph)
+        self._doubted = doubted_constants(graph, self._gives_away, self._computes)
+        if self._doubted:
+            self._shared = vouched
+            self._shown = {node: {} for node in graph.nodes}
+            self._scattered = {node: {} for node in graph.nodes}
+            self._written = {}
+            self._prove(graph)
         self._suspicion = {group: self._rate(graph, group) for group in self._known}
         self._conditions = {group: self._find_conditions(graph, group) for group in self._known}
         # A rank's own for what selects by it alone.
@@ -156,7 +148,7 @@ class Replication:
 
     def _treats_rows_alone(self, node: fx.Node) -> bool:
         is_part = node.target is operator.getitem and type(node.args[1]) is int
-        row_wise = operator_name(node) in self._row_wise and not _reduces_tokens(node)
+        row_wise = operator_name(node) in self._row_wise and not reduces_tokens(node)
         return row_wise or node.target in (*VIEWS, *IDENTITIES) or is_part
 
     # --- forward: what is proved --------------------------------------------------------------
@@ -177,6 +169,10 @@ class Replication:
             else:
                 if self._computes(node) and self._memory.writer_of(node) is None:
                     self._shared[node] = self._common(operands)
+                    if node in self._doubted:
+                        self._shared[node] = frozenset(self._known) - self._doubted[node].keys()
+                    for group, collective in self._doubted.get(node, {}).items():
+                        self._give_away(node, [group], collective)
                     if self._shared[node] is _EVERY:
                         continue
                 for group in self._known:
@@ -189,6 +185,14 @@ class Replication:
                     even = {each for each in self._known if (node, each) not in ragged}
                     self._shared[node] = _EVERY if len(even) == len(self._known) else even
                 self._follow_own(node)
+
+    def _gives_away(self, node: fx.Node) -> tuple[Any, list[fx.Node]]:
+        """The group of a collective, and the operands that are proved to be shared all the same."""
+        kind, group = self._of(node).collective, self._group(node)
+        tells = kind in ("all_reduce", "reduce_scatter", "all_gather") and _changes_equals(node)
+        if node.op != "call_function" or group is None or not tells:
+            return group, []
+        return group, [each for each in node.all_input_nodes if self.is_shared(each, group)]
 
     def _common(self, operands: Collection[fx.Node]) -> _Shared:
         """The groups whose ranks share all of these."""
@@ -329,7 +333,7 @@ class Replication:
         name = operator_name(node)
         if not self._memory.storages_written_by(node) or "_." not in name:
             return False
-        named_after = name.replace("_.", ".", 1) in self._row_wise and not _reduces_tokens(node)
+        named_after = name.replace("_.", ".", 1) in self._row_wise and not reduces_tokens(node)
         return node.target is aten.copy_.default or named_after
 
     def _blame_operands(self, node: fx.Node, group: Any, collective: fx.Node) -> None:
@@ -364,19 +368,6 @@ class Replication:
                 if group not in self._shown[operand]:
                     self._selecting.add((operand, group))
                 self._accuse_read(operand, group, collective)
-
-
-def _reduces_tokens(node: fx.Node) -> bool:
-    """Whether it is a reduction without dims, or over the first: one over all tokens."""
-    packet = getattr(node.target, "overloadpacket", None)
-    if packet not in _REDUCTIONS:
-        return False
-    if len(node.args) < 2:
-        return not node.kwargs
-    dims = node.args[1]
-    if isinstance(dims, (list, tuple)):
-        return not dims or 0 in dims
-    return type(dims) is int and dims == 0
 
 
 def _changes_equals(collective: fx.Node) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 
-__all__ = ["Traits", "traits_of"]
+from torch import fx
+
+__all__ = ["Traits", "reduces_tokens", "traits_of"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,12 @@ _DATA_SIZED = frozenset(
     unique_consecutive unique_dim unique_dim_consecutive
     """.split()
 )
+_REDUCTIONS = frozenset(
+    f"aten::{name}"
+    for name in """
+    all amax amin any argmax argmin logsumexp max mean min prod std sum var var_mean
+    """.split()
+)
 _CONDITIONS = frozenset(
     """
     eq ge gt isfinite isin isinf isnan le logical_and logical_not logical_or logical_xor lt ne
@@ -132,3 +140,21 @@ def traits_of(name: str) -> Traits:
         selects_by=_SELECTS_BY.get(op),
         dropout=_DROPOUT.get(op),
     )
+
+
+def reduces_tokens(node: fx.Node) -> bool:
+    """Whether a node is a reduction without dims, or over the first: one over all tokens.
+
+    Example:
+        >>> reduces_tokens(fx.Graph().call_function(torch.ops.aten.relu.default))
+        False
+    """
+    packet = getattr(node.target, "overloadpacket", None)
+    if packet is None or packet._qualified_op_name not in _REDUCTIONS:
+        return False
+    if len(node.args) < 2:
+        return not node.kwargs
+    dims = node.args[1]
+    if isinstance(dims, (list, tuple)):
+        return not dims or 0 in dims
+    return type(dims) is int and dims == 0

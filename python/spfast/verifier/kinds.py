@@ -95,7 +95,20 @@ IDENTITIES = frozenset(
 # Made in the shape of the first argument, each element by itself.
 LIKE = frozenset({"aten::empty_like", "aten::zeros_like", "aten::ones_like", "aten::full_like"})
 
-_MORE_ELEMENTWISE = frozenset({"aten::_to_copy", "prims::convert_element_type"})
+# Without torch's tag for it.
+_MORE_ELEMENTWISE = frozenset(
+    {
+        "aten::_to_copy",
+        "aten::hardswish",
+        "aten::masked_fill.Tensor",
+        "aten::rsub.Scalar",
+        "aten::rsub.Tensor",
+        "aten::where.Scalar",
+        "aten::where.ScalarOther",
+        "aten::where.ScalarSelf",
+        "prims::convert_element_type",
+    }
+)
 
 
 @dataclass(frozen=True)

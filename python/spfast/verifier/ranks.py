@@ -131,6 +131,7 @@ class Ranks:
     is_named: Callable[[fx.Node], bool]
     shown: Shown = field(default_factory=Shown)
     seeds: Mapping[int, Meeting] = field(default_factory=dict)
+    doubts: bool = False  # whether constants are seeds like others
     known: dict[int, Same] = field(default_factory=dict)
     effects: dict[int, Same] = field(default_factory=dict)
     written: dict[int, list[int]] = field(default_factory=dict)  # assumed terms that effects write
@@ -140,6 +141,8 @@ class Ranks:
     apart: dict[tuple[int, Kind], frozenset[str | None]] = field(default_factory=dict)
     parents: dict[int, list[int]] = field(default_factory=dict)  # of an assumed term
     contradictions: list[Contradiction] = field(default_factory=list)
+    # What is computed of literals and sizes alone: another rank's graph may have others.
+    constants: set[int] = field(default_factory=set)
     # Of a value that others show to be a rank's own: what it would be, and by which terms.
     unshown: dict[fx.Node, tuple[Same, list[int]]] = field(default_factory=dict)
 
@@ -186,6 +189,8 @@ class Ranks:
                 if found in (Same.ROWS, Same.WHOLE):
                     self.written[effect] = self._assumed(call.operands)
             result = call.result
+            if found is Same.PROVED and self._is_constant(call):
+                self.constants.update(part.term for part in parts_of(result))
             if result.kind is Kind.FULL:
                 if found is not Same.UNKNOWN or result.term in self.seeds:
                     self._set(call, result, found)
@@ -196,6 +201,16 @@ class Ranks:
             if node.op == "output":
                 told = self.shown.given[node]
                 self._ask_others(node, {each.operand: self.ctx.read(each.operand) for each in told})
+
+    def _is_constant(self, call: Call) -> bool:
+        """Whether a call computes of literals, sizes and other constants alone."""
+        if call.op != "call_function" or call.what.group is not None:
+            return False
+        return all(
+            part.kind is Kind.SCALAR or part.term in self.constants
+            for value in call.operands
+            for part in parts_of(value)
+        )
 
     def of(self, value: Value) -> Same:
         """What is known of a value."""
@@ -230,7 +245,9 @@ class Ranks:
 
     def _seeded(self, term: int, found: Same) -> Same:
         meeting = self.seeds.get(term)
-        if meeting is None or found in (Same.PROVED, Same.LOCAL):
+        if meeting is None or found is Same.LOCAL:
+            return found
+        if found is Same.PROVED and not (self.doubts and term in self.constants):
             return found
         return Same.ROWS if meeting.has_rows else Same.WHOLE
 

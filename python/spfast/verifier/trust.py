@@ -83,6 +83,15 @@ def judge(
                 problems.append((meeting.node, reason))
             else:
                 seeds[term] = meeting
+        doubted = {term: met[term] for term in met if term in ranks.constants}
+        if doubted:
+            # A constant is what all ranks have, unless a collective would then be for nothing.
+            doubts = Ranks(original, group, is_named, shown, doubted, doubts=True)
+            doubts.read(calls)
+            problems += [
+                (doubted[found.terms[0]].node, _contradicted(found, names, doubted))
+                for found in doubts.contradictions
+            ]
         accused = {term for found in ranks.contradictions for term in found.terms}
         for found in ranks.contradictions:
             first = found.terms[0]

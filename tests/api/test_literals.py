@@ -1,0 +1,97 @@
+"""Literals of a graph may be another rank's others: constants are what all ranks have, or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from api.layers import RANKS, Layers, aten, of_rank
+from torch import fx
+
+import spfast
+from spfast import reference
+from spfast.consistency import done_together
+from spfast.testing import assert_same, clone_inputs, copy_graph, run_lockstep
+
+c10d = torch.ops._c10d_functional
+Mask = Callable[[Layers, int], fx.Node]
+
+
+def rows_of(b: Layers, rank: int) -> fx.Node:
+    """The tokens of a rank."""
+    tokens = b.call(aten.arange.default, 8)
+    halves = b.call(aten.div.Tensor_mode, tokens, 4, rounding_mode="floor")
+    return b.call(aten.unsqueeze.default, b.call(aten.eq.Scalar, halves, rank), 1)
+
+
+def features_of(b: Layers, rank: int) -> fx.Node:
+    features = b.call(aten.arange.default, 16)
+    return b.call(aten.eq.Scalar, b.call(aten.remainder.Scalar, features, RANKS), rank)
+
+
+def norm_of(b: Layers, x: fx.Node) -> fx.Node:
+    mean = b.call(aten.mean.dim, b.call(aten.pow.Tensor_Scalar, x, 2), [-1], True)
+    return b.call(aten.mul.Tensor, x, b.call(aten.rsqrt.default, mean))
+
+
+def masked(mask: Mask, rank: int, summed: bool = True) -> Layers:
+    """What a rank selects by its own literals, summed over the ranks or not."""
+    build = Layers()
+    total = build.wait(build.call(c10d.all_reduce.default, build.partial(), "sum", "tp"))
+    normed = norm_of(build, total)
+    kept = build.call(aten.where.ScalarOther, mask(build, rank), normed, 0.0)
+    if summed:
+        kept = build.wait(build.call(c10d.all_reduce.default, kept, "sum", "tp"))
+    build.output([norm_of(build, build.call(aten.add.Tensor, kept, normed))])
+    return build
+
+
+@pytest.mark.parametrize("mask", [rows_of, features_of])
+@pytest.mark.parametrize("replicated", ["infer", "prove"])
+@pytest.mark.parametrize("apply", [spfast.apply, reference.apply])
+def test_what_constants_select_for_a_sum_is_the_rank_s_own(
+    mask: Mask, apply: Callable[..., Any], replicated: Any
+) -> None:
+    built = [masked(mask, rank) for rank in range(RANKS)]
+    inputs = [[spec.make(rank, 8, 0) for spec in built[0].inputs] for rank in range(RANKS)]
+    want = run_lockstep([each.graph for each in built], [clone_inputs(row) for row in inputs])
+    after = [copy_graph(each.graph) for each in built]
+    for rank, graph in enumerate(after):
+        apply(graph, of_rank(rank, replicated=replicated))
+    assert_same(run_lockstep(after, inputs), want, 1e-5, "outputs")
+
+
+def test_what_nobody_sums_is_a_constant_like_any() -> None:
+    build = masked(rows_of, 0, summed=False)
+    assert int(spfast.apply(build.graph, of_rank(0, replicated="prove"))) == 1
+
+
+def test_the_verifier_sees_it_by_itself() -> None:
+    """Nothing gives the constant away when the site is rewritten; then that is added."""
+    told, silent = masked(rows_of, 0, summed=False), masked(rows_of, 0, summed=False)
+    config = of_rank(0)
+    spfast.apply(silent.graph, config)
+    assert spfast.verify(told.graph, silent.graph, config).ok
+    for build in (told, silent):
+        kept = next(node for node in build.graph.nodes if node.target is aten.eq.Scalar)
+        (output,) = build.graph.find_nodes(op="output")
+        with build.graph.inserting_before(output):
+            shown = build.wait(build.call(c10d.all_reduce.default, kept, "sum", "tp"))
+        output.args = ([*output.args[0], shown],)
+    found = spfast.verify(told.graph, silent.graph, config)
+    assert not found.ok
+    assert "cannot be the same on every rank" in found.problems[0].reason
+
+
+def test_ranks_compare_the_constants_that_their_rows_are_computed_with() -> None:
+    texts = []
+    for rank in (0, 1):
+        build = masked(rows_of, rank, summed=False)
+        after = spfast.api.preview(build.graph, of_rank(0))
+        texts.append(done_together(after, build.graph))
+    assert texts[0] != texts[1]
+    same = masked(rows_of, 0, summed=False)
+    cut = [spfast.api.preview(same.graph, of_rank(rank)) for rank in (0, 1)]
+    assert done_together(cut[0], same.graph) == done_together(cut[1], same.graph)
