@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from async_tp.threads import Exchange, on_threads, ranks_of
+from async_tp.threads import LOCAL, Exchange, on_threads, ranks_of
 
 import spfast
-from spfast.async_tp import kernels
+from spfast.async_tp import exchange, kernels
 from spfast.errors import ConfigError
 
 FP8 = torch.float8_e4m3fn
@@ -114,6 +114,47 @@ def test_one_use_waits_for_the_last() -> None:
     for found in on_threads(2, run):
         for out, each in zip(found, shards, strict=True):
             torch.testing.assert_close(out, torch.cat(each) @ right)
+
+
+def test_a_gather_does_not_begin_beside_its_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A barrier that a product keeps from running keeps the rows from being sent, too."""
+    multiply = kernels._Plain.__call__
+
+    def noted(self: Any, left: Any, out: torch.Tensor) -> None:
+        LOCAL.said.append("product")
+        multiply(self, left, out)
+
+    monkeypatch.setattr(kernels._Plain, "__call__", noted)
+    x, w = drawn(4, 16), drawn(16, 8)
+
+    def said(name: str, *rest: Any, **more: Any) -> list[str]:
+        kernels._KERNELS[name](x, *rest, "g", **more)
+        return list(LOCAL.said)
+
+    for found in on_threads(2, lambda rank: said("fused_all_gather_matmul", [w], 0)):
+        assert found == ["barrier", "barrier aside", "product", "product"]
+    # Nothing is to be sent before the first product ends: its barrier hides behind it.
+    for found in on_threads(2, lambda rank: said("fused_matmul_reduce_scatter", w, "sum", 0)):
+        assert found == ["barrier aside", "product", "barrier aside", "product"]
+
+
+def test_marks_of_one_use_are_events_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Event:
+        def record(self, stream: Any) -> None:
+            self.stream = stream
+
+    monkeypatch.setattr(exchange, "_Event", Event)
+    monkeypatch.setattr(exchange, "_Stream", lambda device, priority: "aside")
+    side = exchange._Side(0)
+
+    def use() -> list[Any]:
+        one = object.__new__(exchange.Exchange)
+        one._side, one._marks = side, 0
+        return [one.mark() for _ in range(3)]
+
+    first, second = use(), use()
+    assert len(set(first)) == 3 and first == second  # what was made is kept
+    assert all(each.stream == "aside" for each in first)
 
 
 def test_what_a_kernel_cannot_do_is_left_to_torchs() -> None:

@@ -28,7 +28,7 @@ class Exchange:
         self._slots, self.rank = LOCAL.slots, LOCAL.rank
         self.ranks, self._size = self._slots.ranks, -(-size // 16) * 16
         self._count = self.ranks if mine else self.ranks - 1
-        self._begun = False
+        self._begun = self._is_aside = False
 
     def slot(
         self, owner: int, writer: int, shape: Sequence[int], dtype: torch.dtype, offset: int = 0
@@ -47,12 +47,15 @@ class Exchange:
         return self._slots.memory[owner][at : at + size].view(dtype).view(*shape)
 
     def barrier(self, channel: int) -> None:
+        LOCAL.said.append("barrier aside" if self._is_aside else "barrier")
         self._slots.barrier.wait()
         self._begun = True
 
     @contextlib.contextmanager
-    def aside(self, waits: bool = True) -> Iterator[None]:
+    def aside(self) -> Iterator[None]:
+        self._is_aside = True
         yield
+        self._is_aside = False
 
     def mark(self) -> Any:
         return None
@@ -73,7 +76,7 @@ def on_threads(ranks: int, call: Callable[[int], Any]) -> list[Any]:
     slots, found, errors = Slots(ranks), [None] * ranks, []
 
     def run(rank: int) -> None:
-        LOCAL.slots, LOCAL.rank = slots, rank
+        LOCAL.slots, LOCAL.rank, LOCAL.said = slots, rank, []
         try:
             found[rank] = call(rank)
         except BaseException as error:

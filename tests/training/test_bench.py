@@ -12,7 +12,7 @@ import pytest
 from bench.gpu.step.cases import Case
 from bench.gpu.step.contenders import CONTENDERS
 from bench.gpu.step.exposed import covered
-from bench.gpu.step.measure import measure
+from bench.gpu.step.measure import _of_slowest, measure
 from bench.gpu.step.models import exact_result, make_step
 from bench.gpu.step.table import draw, markdown
 from spfast.testing.gloo import run_ranks
@@ -35,6 +35,14 @@ def of_rank(rank: int, world_size: int) -> dict[str, Any]:
     from torch.distributed.device_mesh import init_device_mesh
 
     return of_mesh(init_device_mesh("cpu", (world_size,), mesh_dim_names=("tp",)))
+
+
+def slowest(rank: int, world_size: int) -> list[float]:
+    return _of_slowest([1.0 + rank, 5.0 - rank, 3.0], "cpu")
+
+
+def test_a_step_takes_as_long_as_on_the_slowest_rank() -> None:
+    assert run_ranks(slowest, 2) == [[2.0, 5.0, 3.0]] * 2
 
 
 @pytest.mark.skipif(not LONG, reason="compiles four steps on two ranks: SPFAST_LONG=1")
