@@ -37,11 +37,9 @@ def markdown(record: Record) -> str:
     for measured in record["cases"]:
         case, rows = measured["case"], measured["contenders"]
         lines += [f"## {case['step']}, {case['name']}", ""]
-        when = f", {measured['when']}" if "when" in measured else ""
-        lines += [
-            f"{case['tokens']} tokens, {case['dtype']}; medians of {case['iterations']}{when}.",
-            "",
-        ]
+        said = [f"medians of {case['iterations']}"]
+        said += [measured[key] for key in ("when", "note") if key in measured]
+        lines += [f"{case['tokens']} tokens, {case['dtype']}; {', '.join(said)}.", ""]
         lines += [_line(HEADER), "|---" * len(HEADER) + "|"]
         timed = [row for row in rows if "median_ms" in row]
         first = timed[0] if timed else None
