@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from torch import fx
 
 import spfast
+from spfast.testing import async_tp_stand_in
 from spfast.testing.choose import SeededChooser
 from spfast.testing.graphs import TensorParallelCase
 from spfast.testing.lockstep import assert_equivalent
@@ -19,9 +21,9 @@ LONG = bool(os.environ.get("SPFAST_LONG"))
 SEEDS = range(400) if LONG else (0, 1, 2, 3, 4, 7, 13, 15)
 
 
-def check(case: TensorParallelCase) -> spfast.Result:
+def check(case: TensorParallelCase, **config: Any) -> spfast.Result:
     def rewrite(graph: fx.Graph, rank: int) -> spfast.Result:
-        result = spfast.apply(graph, case.config(rank, validate=True))
+        result = spfast.apply(graph, case.config(rank, validate=True, **config))
         graph.lint()
         return result
 
@@ -44,6 +46,15 @@ def test_drawn_steps() -> None:
         totals += len(result.totals)
         rewritten += int(result)
     assert merged and totals and rewritten > len(SEEDS)
+
+
+def test_drawn_steps_whose_pairs_are_fused() -> None:
+    fused = 0
+    for seed in SEEDS:
+        with async_tp_stand_in():
+            result = check(draw_step(SeededChooser(seed)), async_tp=True, async_tp_thresholds=())
+        fused += int(result.async_tp or 0)
+    assert fused > len(SEEDS), "too few pairs were drawn"
 
 
 @pytest.mark.skipif(not LONG, reason="hundreds of steps: SPFAST_LONG=1")
