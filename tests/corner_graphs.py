@@ -226,7 +226,7 @@ def gain_of_which_only_one_rank_may_have_it() -> GraphBuilder:
     return g.done(g.norm(g.reduce(g.norm(g.reduce(g.partial())))))
 
 
-@corner(rewritten=1, gathers=1)
+@corner(rewritten=1, gathers=1, reason="is this rank's own")
 def all_reduce_of_a_view_of_a_wider_value() -> GraphBuilder:
     """What is reduced shows that the gain is a rank's own: its norm stays."""
     g = _Graph()

@@ -11,6 +11,7 @@ import pytest
 from bench import compile_phases, compile_time
 from bench.compile_models import FAMILIES, build, copied, stages
 from bench.compile_time import MODES, Cell, table
+from spfast.integrations import inductor
 from spfast.pattern_matcher.shelf import shelf_of
 
 transformers = pytest.importorskip("transformers")
@@ -59,6 +60,20 @@ def test_first_is_with_nothing_kept() -> None:
     shelf_of(entry).route = "kept"
     compile_time.forget()
     assert shelf_of(entry).route is None
+
+
+def test_again_is_with_what_the_first_run_left(monkeypatch: Any) -> None:
+    done: list[str] = []
+
+    def time(_found: Any, how: Any) -> float:
+        done.append("ours" if how is inductor.patched else "torch")
+        return 1.0
+
+    monkeypatch.setattr(compile_time, "forget", lambda: done.append("forget"))
+    monkeypatch.setattr(compile_time, "stages", lambda *_: [])
+    monkeypatch.setattr(compile_time, "_time", time)
+    compile_time.measure("vit", 1, "inference-static", 2)
+    assert done == 2 * ["forget", "ours", "torch", "ours", "torch"]
 
 
 def test_a_compile_is_the_sum_of_its_phases(tmp_path: Path, capsys: Any) -> None:
