@@ -256,6 +256,22 @@ def test_what_the_output_says_of_a_value_stays_what_it_was() -> None:
     assert relu is not output.meta["val"][1] or not updates._always_replaces()
 
 
+def test_a_graph_with_lowered_code_is_updated_by_torch_alone() -> None:
+    def lowered(*_args: Any) -> None:
+        raise AssertionError("lowered code is no function of fake values")
+
+    lowered._inductor_lowering_function = True  # type: ignore[attr-defined]
+
+    graph, _ = _updated(_other_input, updates.incremental_update)
+    first = _nodes(graph, aten.relu.default)[0]
+    cascade = updates._Cascade(graph, {first})
+    assert not cascade.foresees, "no fake mode is current"
+    with V.set_fake_mode(first.meta["val"].fake_mode):
+        assert updates._Cascade(graph, {first}).foresees == updates._always_replaces()
+        first.target = lowered
+        assert not updates._Cascade(graph, {first}).foresees
+
+
 FOREIGN = torch.library.Library("spfast_updates", "DEF")  # type: ignore[no-untyped-call]
 FOREIGN.define("twice(Tensor x) -> Tensor")  # type: ignore[no-untyped-call]
 FOREIGN.impl("twice", torch.neg, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]

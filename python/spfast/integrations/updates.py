@@ -27,6 +27,7 @@ __all__ = ["incremental_update"]
 _torch_update: Callable[..., Any] = fx_utils.FakeTensorUpdater.incremental_update
 
 _MISSING = object()
+_LOWERED = "_inductor_lowering_function"
 
 
 def _source(function: Callable[..., Any]) -> str:
@@ -45,7 +46,7 @@ _UPDATES_BY_MODULE = _source(_torch_update).count("self.gm.graph.nodes") in (2, 
 def _always_replaces() -> bool:
     """Whether torch replaces the value of each node that it runs, even by one that is equal.
 
-    Torch 2.13 and 2.14 do; before and after, a value whose storage nobody else reads stays.
+    Torch has since 2.13. Before, a value whose storage nobody else reads stays.
     """
     with FakeTensorMode():
         old, new = torch.empty(1), torch.empty(1)
@@ -66,6 +67,7 @@ class _Cascade:
     Attributes:
         due: All nodes that torch alone would have run.
         renamed: How many values stay that torch would have replaced.
+        foresees: Whether values may stay at all.
     """
 
     def __init__(self, graph: torch.fx.Graph, changed: set[torch.fx.Node]) -> None:
@@ -79,8 +81,14 @@ class _Cascade:
         ends = graph.find_nodes(op="output")
         self._pinned = {storage for end in ends for storage in _storages(end.meta.get("val"))}
         mode = V.fake_mode
-        foresees = isinstance(mode, FakeTensorMode) and _always_replaces()
+        # Newer torches have rules of their own for nodes that hold lowered code.
+        foresees = (
+            isinstance(mode, FakeTensorMode)
+            and _always_replaces()
+            and not any(hasattr(node.target, _LOWERED) for node in graph.nodes)
+        )
         self._foresight = Foresight(mode) if foresees else None
+        self.foresees = foresees
 
     def nodes(self) -> Iterator[torch.fx.Node]:
         """The nodes that torch has to update, in order; each is looked at after its update."""
@@ -187,8 +195,9 @@ def incremental_update(self: Any) -> Any:
     changed = {node for node, found in hashes.items() if found not in known}
     cascade = _Cascade(module.graph, changed)
     self.gm = _Module(module, _DueNodes(module.graph, cascade, not changed))
-    # Torch runs what is not known, and is given only what is to be run.
-    self.processed_hashes = type(known)()
+    if cascade.foresees:
+        # Torch runs what is not known, and is given only what is to be run.
+        self.processed_hashes = type(known)()
     try:
         updated = _torch_update(self) + cascade.renamed
         self.gm = module
