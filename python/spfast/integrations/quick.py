@@ -3,8 +3,7 @@
 Each function takes the place of one of torch's, and calls it wherever the short way does not show
 what torch would do:
 
-- fake tensors are updated for nodes that changed: torch is given these nodes, and not all others
-  only to find that it has nothing to do there;
+- fake tensors are updated where something changed and is not what is there (`updates`);
 - the arguments of a node as fake values are read off without `pytree`;
 - a graph that is in order already is not sorted;
 - where a constant folder may forget a value is read off the operands that each node keeps.
