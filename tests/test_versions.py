@@ -63,6 +63,30 @@ def test_import_warns_of_a_newer_torch_once() -> None:
     assert ended.returncode == 0 and ended.stderr.count("UserWarning") == 1
 
 
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ({"version.py": "debug = False\n__version__ = '2.14.1+cu130'\n"}, "2.14.1+cu130"),
+        ({"version.py": "", "__init__.py": "__version__ = '2.14.2'"}, "2.14.2"),
+        ({"__init__.py": "__version__ = '2.14.3'"}, "2.14.3"),
+    ],
+    ids=["read", "not said", "no file"],
+)
+def test_the_build_is_found_without_loading_torch_where_it_is_said(
+    files: dict[str, str], found: str, tmp_path: Path
+) -> None:
+    """A package's metadata may say 2.14.1 of the build 2.14.1+cu130, which a bug report needs."""
+    (tmp_path / "torch").mkdir()
+    for name, text in {"__init__.py": "loaded = True", **files}.items():
+        (tmp_path / "torch" / name).write_text(text)
+    script = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import spfast.versions as versions\n"
+        "print(versions.found_torch(), 'torch' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.stdout.split() == [found, str("__init__.py" in files)], ended.stderr
+
+
 def test_all_files_name_the_same_versions() -> None:
     oldest, newest = (".".join(map(str, each)) for each in (OLDEST, NEWEST))
     project = (ROOT / "pyproject.toml").read_text()

@@ -8,7 +8,8 @@ import sys
 import sysconfig
 import warnings
 from dataclasses import dataclass
-from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from spfast._core import version
@@ -22,7 +23,7 @@ OLDEST, NEWEST = (2, 11), (2, 15)
 def found_torch() -> str:
     """The version of torch: of the one that is loaded, else of the one that would be.
 
-    torch itself is loaded only where it was installed without saying what it is.
+    torch itself is loaded only where its file of versions does not say what it is.
 
     Raises:
         ImportError: There is no torch.
@@ -35,12 +36,17 @@ def found_torch() -> str:
     loaded = getattr(sys.modules.get("torch"), "__version__", None)
     if loaded is not None:
         return str(loaded)
-    try:
-        return metadata.version("torch")
-    except metadata.PackageNotFoundError:
-        import torch
+    there = find_spec("torch")
+    if there is not None and there.origin is not None:
+        # The package's metadata may leave out which build it is.
+        file = Path(there.origin).with_name("version.py")
+        text = file.read_text() if file.exists() else ""
+        said = re.search(r"^__version__ = ['\"](.+)['\"]", text, re.MULTILINE)
+        if said is not None:
+            return said[1]
+    import torch
 
-        return torch.__version__
+    return torch.__version__
 
 
 def check_torch(found: str) -> None:
