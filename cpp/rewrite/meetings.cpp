@@ -1,19 +1,10 @@
 #include "rewrite/meetings.h"
 
 #include <algorithm>
-#include <mutex>
 
 #include "base/work.h"
 
 namespace spfast {
-namespace {
-
-struct Kept {
-  std::mutex mutex;
-  TraitsCache traits;
-};
-
-}  // namespace
 
 Value group_of(const NodeTable& table, std::span<const CollectiveFamily> families, NodeId node) {
   const auto args = table.args(node);
@@ -51,15 +42,11 @@ std::vector<NodeId> find_other_groups(const NodeTable& table,
   std::vector<NodeId> found;
   std::unordered_set<uint64_t> seen;
   for (const GroupInfo& group : known) seen.insert(value_key(group.group));
-  // Every run asks, and targets are interned for the whole process: what one is need be read once.
-  // One for all threads, locked once a run: where a thread's own is would be looked up at each
-  // node.
-  static auto& kept = *new Kept;
-  const std::lock_guard lock(kept.mutex);
+  SharedTraits traits;
   for (NodeId node = 0; node < table.size(); ++node) {
     SPFAST_WORK(1);
     if (table.op(node) != Op::kCallFunction) continue;
-    if (kept.traits.of(table.target(node)).collective == Collective::kNone) continue;
+    if (traits.of(table.target(node)).collective == Collective::kNone) continue;
     const Value group = group_of(table, families, node);
     if (group.tag == Tag::kString && seen.insert(value_key(group)).second) found.push_back(node);
   }

@@ -104,15 +104,18 @@ void Run::match(RunOptions options) {
   replication_.emplace(table_, *effects_, rules_.rows, rules_.families, groups_, options_.trust);
 }
 
-// Whether a size that the graph reads depends on data, its value tells.
+// Reads the sizes that the graph asks for: their metas tell whether they depend on data.
 void Run::read_sizes() {
-  TraitsCache traits;
   std::vector<NodeId> sizes;
-  for (NodeId node = 0; node < table_.size(); ++node) {
-    if (table_.op(node) == Op::kCallFunction && traits.of(table_.target(node)).sizes) {
-      sizes.push_back(node);
+  {
+    SharedTraits traits;
+    for (NodeId node = 0; node < table_.size(); ++node) {
+      if (table_.op(node) == Op::kCallFunction && traits.of(table_.target(node)).sizes) {
+        sizes.push_back(node);
+      }
     }
   }
+  // The lock is given back: to read metas may wait for Python.
   source_.read_metas(table_, sizes);
 }
 

@@ -192,4 +192,12 @@ const OperatorTraits& TraitsCache::find_out(TargetId target) {
   return traits_[target];
 }
 
+SharedTraits::SharedTraits() : kept_(kept()), lock_(kept_.mutex) {}
+
+SharedTraits::Kept& SharedTraits::kept() {
+  // Never destroyed: a thread may still run while the process ends.
+  static Kept& shared = *new Kept;
+  return shared;
+}
+
 }  // namespace spfast

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <mutex>
 #include <string_view>
 #include <vector>
 
@@ -47,6 +48,25 @@ class TraitsCache {
 
   std::vector<OperatorTraits> traits_;
   std::vector<bool> known_;
+};
+
+// A cache that all runs of the process share: targets are interned for the whole process. It is
+// locked as long as this lives, which is meant to be one walk over a table: to lock it at each node
+// would take longer. Nothing may wait for another thread meanwhile.
+class SharedTraits {
+ public:
+  SharedTraits();
+  [[nodiscard]] const OperatorTraits& of(TargetId target) { return kept_.traits.of(target); }
+
+ private:
+  struct Kept {
+    std::mutex mutex;
+    TraitsCache traits;
+  };
+  [[nodiscard]] static Kept& kept();
+
+  Kept& kept_;
+  std::lock_guard<std::mutex> lock_;
 };
 
 }  // namespace spfast
