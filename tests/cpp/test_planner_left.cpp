@@ -202,13 +202,29 @@ TEST(planner_leaves_a_site_that_it_cannot_bring_back) {
 
 // What an all_reduce reads of an earlier site's value, under every name: the gathered value, and
 // never the shard; a copy that was written to stays what it is.
+TEST(planner_leaves_what_constants_make_that_is_reduced_again) {
+  // Were the gain the same on every rank, so would be what the second all_reduce sums.
+  for (const bool summed : {false, true}) {
+    GraphBuilder b;
+    const Node w = b.call("aten.full.default", {list({512}), 1.5}, {512});
+    const Node x = site(b, b.placeholder("x", kShape), w);
+    b.output({summed ? b.call(kIrReduce, {x, "tp"}, kShape) : x});
+    const Planned planned = plan_of(b.finish());
+    EXPECT_EQ(planned.rewritten(), summed ? 0U : 1U);
+    if (!summed) continue;
+    EXPECT_EQ(planned.reason(0),
+              "%0 is this rank's own, as %4 = vllm.all_reduce.default over all ranks "
+              "shows, and would be read beside shards");
+  }
+}
+
 TEST(planner_reduces_a_value_of_an_earlier_site) {
   enum class Name { kItself, kView, kWideView, kWrittenCopy };
   for (const Shape& shape : {Shape{4096, 512}, Shape{4, 1024, 512}}) {
     for (const Name kind : {Name::kItself, Name::kView, Name::kWideView, Name::kWrittenCopy}) {
       GraphBuilder b;
-      // Were it an input, its reaching the second all_reduce would show that each rank has its own.
-      const Node w = b.call("aten.full.default", {list({512}), 1.5}, {512});
+      // Did nobody vouch for it, the second all_reduce would show that each rank has its own.
+      const Node w = b.placeholder("w", {512});
       const Node other = b.placeholder("other", shape);
       Node x = site(b, b.placeholder("x", shape), w, shape);
       Shape next = shape;
@@ -224,7 +240,8 @@ TEST(planner_reduces_a_value_of_an_earlier_site) {
       }
       const Node second = b.call(kIrReduce, {x, "tp"}, next);
       b.output({b.call(kIrNorm, {second, b.placeholder("v", {next.back()}), 1e-5}, next)});
-      const Planned planned = plan_of(b.finish());
+      const Planned planned =
+          plan_with(b.finish(), all_rules(), {.options = {.trust = {.replicated = {w.id}}}});
       EXPECT_EQ(planned.rewritten(), 2U);
       EXPECT_EQ(check_plan(planned.table, planned.plan), "");
       const auto scatters = std::count_if(
