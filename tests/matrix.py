@@ -44,7 +44,8 @@ row-wise recogniser, which is on by default, gathers float8 all the same. The te
 its row expected otherwise of an older build.
 
 Written by `make matrix` (`tests/matrix.py`), which adds up the folders of tests whose runs ended,
-and nothing else: what was not run is not counted.
+and nothing else: what was not run is not counted. Each folder counts as it ended when it was last
+run on that torch, so a row may hold runs of several builds of spfast.
 
 | torch | Python | tests | passed | failed | skipped |
 |---|---|---|---|---|---|
