@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from counted import calls_of
 from sums.builder import RANKS, Sums, aten
 
@@ -24,3 +26,29 @@ def test_many_reductions_of_one_sum_are_looked_at_once() -> None:
 
     few, many = steps(50), steps(400)
     assert many < 9 * few
+
+
+def test_sums_one_after_the_other_are_proved_however_they_were_written() -> None:
+    """What two blocks add to a stream that is read in between; each adds two reductions."""
+    build = Sums()
+    stream = build.placeholder("stream", (8, 4), build.dtype)
+    outputs = []
+    for block in "ab":
+        for part in "xy":
+            stream = build.add(stream, build.reduced(block + part))
+        outputs.append(build.call(aten.relu.default, stream))
+    build.output(outputs)
+    graph = build.graph
+    assert len(spfast.apply(graph, dataclasses.replace(CONFIG, validate=True)).merged) == 2
+
+
+def test_other_addends_are_not_proved() -> None:
+    graphs = []
+    for names in ("ab", "ac"):
+        build = Sums()
+        parts = {name: build.part(name) for name in "abc"}
+        both = build.add(*[parts[name] for name in names])
+        build.output([build.reduced(both)])
+        graphs.append(build.graph)
+    assert spfast.verify(graphs[0], graphs[0], CONFIG).ok
+    assert not spfast.verify(graphs[0], graphs[1], CONFIG).ok

@@ -48,7 +48,10 @@ def regrouped(
         The term; None where the value is no such sum.
     """
     reduced = ctx.store.reduced
+    plain = target is _ADD and not literals and len(terms) == 2
     if not any(term in reduced for term in terms):
+        if plain and _is_one_dtype(ctx, operands):
+            return _added(ctx, terms, remake)
         return None
     if not _is_one_dtype(ctx, operands) or not _are_numbers(literals):
         return None
@@ -63,18 +66,27 @@ def regrouped(
     if one is not None and two is not None:
         if one[1] != two[1]:
             return None
-        return ctx.store.reduction(remake([one[0], two[0]]), "sum", one[1])
-    if target is not _ADD or literals:
+        parts = [one[0], two[0]]
+        part = _added(ctx, parts, remake) if plain else remake(parts)
+        return ctx.store.reduction(part, "sum", one[1])
+    if not plain:
         return None
     rest, joining = (terms[1], terms[0]) if two is None else (terms[0], terms[1])
     earlier = ctx.store.sums.get(rest)
     if earlier is not None and reduced[earlier[1]][1] == reduced[joining][1]:
         rest = earlier[0]
         parts = [reduced[earlier[1]][0], reduced[joining][0]]
-        joining = ctx.store.reduction(remake(parts), "sum", reduced[joining][1])
+        joining = ctx.store.reduction(_added(ctx, parts, remake), "sum", reduced[joining][1])
     term = remake([rest, joining])
     ctx.store.sums[term] = (rest, joining)
     return term
+
+
+def _added(ctx: Context, terms: Sequence[int], remake: Remake) -> int:
+    """The term of a plain sum; under a reduction it is one of addends in any order."""
+    total = remake(terms)
+    ctx.store.add(total, *terms)
+    return total
 
 
 def _are_numbers(literals: Sequence[Any]) -> bool:

@@ -8,6 +8,7 @@ Everything is interned: two equal values are the same object, and comparing cost
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -16,6 +17,8 @@ from typing import Any
 from spfast.verifier.numbers import is_read
 
 __all__ = ["Kind", "Shape", "Share", "Store", "Value", "Write"]
+
+_DIGESTS = 1 << 128
 
 # Each dim is an int or a sympy expression.
 Shape = tuple[Any, ...]
@@ -159,6 +162,8 @@ class Store:
         self.repeated: dict[int, Any] = {}
         # term of a sum over the ranks of a group -> (the term of this rank's part, the group)
         self.reduced: dict[int, tuple[int, str]] = {}
+        # term of a sum -> the addends, in no order: the sum of their digests, and how many they are
+        self.addends: dict[int, tuple[int, int]] = {}
         # term of a sum of something and of a reduction -> the terms of the two
         self.sums: dict[int, tuple[int, int]] = {}
         # term of a value's bits under another dtype -> (the value's term, its dtype)
@@ -177,11 +182,30 @@ class Store:
         return key in self.terms
 
     def reduction(self, part: int, reduce_op: str, group: str) -> int:
-        """Returns the term of what a group's ranks make of their parts together."""
+        """Returns the term of what a group's ranks make of their parts together.
+
+        Of a sum over the ranks, in whatever order the parts themselves were added up.
+        """
+        if reduce_op == "sum" and part in self.addends:
+            added = self.addends[part]
+            part = self.term(("added", *added))
+            self.addends[part] = added
         term = self.term(("reduced", part, reduce_op, group))
         if reduce_op == "sum":
             self.reduced[term] = (part, group)
         return term
+
+    def add(self, total: int, left: int, right: int) -> None:
+        """Notes that a term is the sum of two, of one shape and dtype."""
+        one, two = self._addends_of(left), self._addends_of(right)
+        self.addends[total] = ((one[0] + two[0]) % _DIGESTS, one[1] + two[1])
+
+    def _addends_of(self, term: int) -> tuple[int, int]:
+        found = self.addends.get(term)
+        if found is None:
+            digest = hashlib.blake2b(term.to_bytes(8, "little"), digest_size=16).digest()
+            found = int.from_bytes(digest, "little"), 1
+        return found
 
     def full(self, term: int, shape: Shape | None) -> Value:
         """Returns the value that this rank holds whole."""
