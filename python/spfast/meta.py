@@ -295,7 +295,7 @@ def _row_strides(like: torch.Tensor, last: tuple[int, ...]) -> tuple[int, ...] |
     ``last`` are the sizes of its feature dims, the dims behind the row.
     """
     row = _row_dim(like, len(last))
-    if not last or row < 0:
+    if row < 0:
         return None
     behind = range(like.dim() - len(last), like.dim())
     strides = tuple(like.stride(i) for i in (row, *behind))
