@@ -22,6 +22,12 @@ bool tells_ranks_apart(const NodeTable& table, NodeId node) {
   return traits.rank || traits.collective != Collective::kNone;
 }
 
+// Of a collective in place it is of more weight that it needs all tokens.
+bool writes_in_place(const NodeTable& table, NodeId node) {
+  return table.op(node) == Op::kCallFunction && (table.flags(node) & target_flag::kMutates) != 0 &&
+         target_name(table.target(node)).starts_with("aten.");
+}
+
 // Whether ranks that have the same get another one each. All others leave them alike: what shows
 // that a value was a rank's own may stand before another value that is computed from it.
 bool sets_ranks_apart(const NodeTable& table, NodeId node) {
@@ -100,6 +106,9 @@ std::string format_reason(const NodeTable& table, std::span<const GroupInfo> gro
     case Reason::Kind::kQuantised:
       return call(reason.node) + " quantises it, and quantised values are not to be gathered";
     case Reason::Kind::kNeedsAll:
+      if (writes_in_place(table, reason.node)) {
+        return call(reason.node) + " reads it and writes to memory in place";
+      }
       return call(reason.node) + " reads it and needs all tokens";
     case Reason::Kind::kUnread:
       return "nobody reads " + label(reason.node);

@@ -342,3 +342,13 @@ def test_many_writes_to_one_memory_are_looked_at_once() -> None:
 
     few, many = steps(50), steps(200)
     assert many < 5 * few
+
+
+def test_what_writes_in_place_is_not_said_to_need_all_tokens() -> None:
+    build = Layers()
+    total = build.wait(build.call(c10d.all_reduce.default, build.partial(), "sum", "tp"))
+    build.output([build.call(aten.add_.Tensor, build.residual, total)])
+    assert reasons(build.graph) == {
+        "all_reduce_default": "no rule matches what reads it, and %add__tensor = aten.add_.Tensor "
+        "reads it and writes to memory in place"
+    }

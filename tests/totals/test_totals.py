@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 import spfast
+from spfast.testing import copy_graph
 from spfast.testing.builder import TOKENS, GraphBuilder
 from spfast.testing.lockstep import assert_equivalent
 from spfast.verifier import snapshot, verify
@@ -208,6 +209,19 @@ def test_a_group_that_takes_the_largest_sums_no_parts() -> None:
     rows = build.call(aten.relu.default, waited)
     build.output([build.call(aten.sum.dim_IntList, rows, [0])])
     assert rewrite(build.graph).totals == ()
+
+
+def test_the_sum_of_one_number_a_token_is_proved() -> None:
+    build = Steps("functional", False, torch.float32, False)
+    numbers = build.sum(build.product(), [-1])
+    build.output([build.sum(numbers, [0]), build.passed_on()])
+    assert rewrite(copy_graph(build.graph), validate=True).totals
+
+    def apply(graph: fx.Graph, rank: int) -> spfast.Result:
+        return rewrite(graph, rank, validate=True)
+
+    inputs = [[spec.make(rank, 8, 1) for spec in build.inputs] for rank in range(RANKS)]
+    assert_equivalent(build.graph, apply, inputs, RANKS, rtol=1e-6)
 
 
 def test_the_last_bits_of_bfloat16_may_differ() -> None:

@@ -108,7 +108,7 @@ WRONG: dict[str, tuple[Body, Body, str]] = {
     "a sum over the tokens of a vector": (
         lambda m: m.call(sums, vector(m, m.reduce(m.x)), [0]),
         lambda m: m.call(sums, vector(m, m.scatter(m.x)), [0]),
-        "needs whole rows",
+        "one rank's part []",
     ),
     "a vector taken for features": (
         lambda m: m.add(given(m, 8, 8), vector(m, m.reduce(m.x))),

@@ -86,7 +86,7 @@ def _leading(listed: Any, shape: Shape | None) -> int:
     if not all(type(dim) is int for dim in listed):
         return 0
     dims = sorted(dim % len(shape) for dim in listed)
-    return len(dims) if dims == list(range(len(dims))) and len(dims) < len(shape) else 0
+    return len(dims) if dims == list(range(len(dims))) else 0
 
 
 def _keeps_dtype(ctx: Context, operand: fx.Node) -> bool:
