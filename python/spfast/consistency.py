@@ -9,7 +9,7 @@ taken *before* the pass, for afterwards each rank keeps its own rows.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import sympy
@@ -236,6 +236,7 @@ class _Text:
 
 # --- what the ranks do together ---
 
+_REDUCTIONS = ("allreduce", "reducescatter")
 _COLLECTIVES = ("allreduce", "reducescatter", "allgather", "alltoall", "broadcast", "permute")
 
 
@@ -277,6 +278,12 @@ def done_together(graph: fx.Graph, before: fx.Graph | None = None) -> list[str]:
                 text.places[constant] = len(found)
                 if names is None or constant.name in names:
                     found.append(described)
+        elif names is not None and kind in _REDUCTIONS:
+            # What was merged is made before the reduction now, with the literals that it has.
+            for made in _made_for(node, names, text.places):
+                described = text.of_node(made)
+                text.places[made] = len(found)
+                found.append(described)
         if kind or reads_rows:
             described = text.of_node(node)
             text.places[node] = len(found)
@@ -303,6 +310,21 @@ def _unread(node: fx.Node, constants: set[fx.Node], places: Mapping[fx.Node, int
             continue
         found.append(constant)
         pending += constant.all_input_nodes
+    return sorted(found)
+
+
+def _made_for(
+    node: fx.Node, names: Collection[str], places: Mapping[fx.Node, int]
+) -> list[fx.Node]:
+    """What the pass made of a collective's operands, operands first."""
+    found: list[fx.Node] = []
+    pending = list(node.all_input_nodes)
+    while pending:
+        made = pending.pop()
+        if made.name in names or made in places or made in found:
+            continue
+        found.append(made)
+        pending += made.all_input_nodes
     return sorted(found)
 
 

@@ -197,7 +197,7 @@ def _may_view(node: fx.Node) -> bool:
         return True
     if not isinstance(target, torch._ops.OpOverload):
         return False
-    if target._schema.name.endswith("::wait_tensor") or may_return_operand(target):
+    if may_return_operand(target):
         return True
     if any(result.alias_info is not None for result in target._schema.returns):
         return True

@@ -193,6 +193,8 @@ def may_return_operand(target: torch._ops.OpOverload) -> bool:
         >>> may_return_operand(torch.ops.aten.type_as.default)
         True
     """
+    if target._opname == "wait_tensor":
+        return True
     return target.namespace == "aten" and target._opname in _RETURN_OPERANDS
 
 

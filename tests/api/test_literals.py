@@ -95,3 +95,20 @@ def test_ranks_compare_the_constants_that_their_rows_are_computed_with() -> None
     same = masked(rows_of, 0, summed=False)
     cut = [spfast.api.preview(same.graph, of_rank(rank)) for rank in (0, 1)]
     assert done_together(cut[0], same.graph) == done_together(cut[1], same.graph)
+
+
+def test_ranks_compare_the_literals_of_what_is_merged() -> None:
+    """A share of one rank's own, of two that are reduced as one."""
+    texts = []
+    for share in (1.0, 2.0):
+        build = Layers()
+        one, two = (build.product(build.partial()), build.partial())
+        parts = [
+            build.wait(build.call(c10d.all_reduce.default, p, "sum", "tp")) for p in (one, two)
+        ]
+        scaled = build.call(aten.div.Tensor, parts[0], share)
+        build.output([build.product(build.call(aten.add.Tensor, scaled, parts[1]))])
+        after = spfast.api.preview(build.graph, of_rank(0))
+        assert sum(node.target is c10d.all_reduce.default for node in after.nodes) == 1
+        texts.append(done_together(after, build.graph))
+    assert texts[0] != texts[1]

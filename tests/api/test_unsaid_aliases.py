@@ -33,6 +33,7 @@ MADE: dict[str, Make] = {
     "broadcast_tensors": lambda b, x: first_of(b, aten.broadcast_tensors.default, [x]),
     "sum_to_size": lambda b, x: b.call(aten.sum_to_size.default, x, [8, 16]),
     "conj_physical": lambda b, x: b.call(aten.conj_physical.default, x),
+    "wait_tensor": lambda b, x: b.call(c10d.wait_tensor.default, x),
     "lift": lambda b, x: b.call(aten.lift.default, x),
     "_cast_Float": lambda b, x: b.call(aten._cast_Float.default, x),
     "unsafe_split": lambda b, x: first_of(b, aten.unsafe_split.Tensor, x, 8),

@@ -156,6 +156,13 @@ def test_variants_must_agree_about_roles(registry: Registry) -> None:
     )
 
 
+@pytest.mark.parametrize("name", [None, 3, ""])
+def test_a_name_that_is_none(registry: Registry, name: Any) -> None:
+    with pytest.raises(PatternError) as caught:
+        registry.register(name, dialect="mine")
+    assert str(caught.value) == f"the name of a rule is a text, not {name!r}"
+
+
 def test_an_unknown_dialect(registry: Registry) -> None:
     with pytest.raises(PatternError) as caught:
         registry.register("rule", dialect="yours")(relu)

@@ -119,3 +119,16 @@ def test_small_whole_numbers_are_summed_as_larger_ones() -> None:
         return m.sum(before(m), [0], True)
 
     assert problems(before, after)
+
+
+def test_a_sum_of_repeated_rows_counts_them() -> None:
+    graphs = []
+    for rows in (8, 4):
+        build = Maker()
+        row = build.placeholder("row", (4,), torch.float32)
+        spread = build.call(aten.expand.default, row, [rows, 4])
+        build.output([build.sum(spread, [0])])
+        graphs.append(build.graph)
+    config = SequenceParallelConfig(tp_size=2, tp_rank=0)
+    assert verify(graphs[0], graphs[0], config).ok
+    assert not verify(graphs[0], graphs[1], config).ok

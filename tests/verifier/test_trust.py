@@ -112,6 +112,19 @@ LOCAL: dict[str, tuple[Value, str]] = {
         lambda s: functional(s, funcol.all_to_all_single.default, y(s), [4, 4], [4, 4], G),
         "all_to_all_single_default",
     ),
+    "a dropout of such": (
+        lambda s: s.call(
+            operator.getitem,
+            s.call(
+                aten.native_dropout.default,
+                functional(s, funcol.all_to_all_single.default, y(s), [4, 4], [4, 4], G),
+                0.0,
+                True,
+            ),
+            0,
+        ),
+        "all_to_all_single_default",
+    ),
     "a product with what a reduce_scatter yields": (
         lambda s: s.call(
             aten.mm.default,

@@ -110,6 +110,8 @@ class Registry:
                 or holds a constant that none can hold, or the rule's other variants disagree about
                 its priority, about whether it quantises or about a parameter's role.
         """
+        if not isinstance(name, str) or not name:
+            raise PatternError(f"the name of a rule is a text, not {name!r}")
 
         def decorate(function: F) -> F:
             key = Key(dialect, name, variant)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import NamedTuple
 
+import torch
 from torch import fx
 
 from spfast.verifier.across import (
@@ -258,7 +259,10 @@ class Ranks:
         if does is Does.RANK:
             return Same.LOCAL
         if does is Does.ANYTHING:
-            return Same.UNKNOWN
+            # Of what a called graph makes of it, that graph tells.
+            calls_no_graph = isinstance(call.node.target, torch._ops.OpOverload)
+            own = any(self.of(value) is Same.LOCAL for value in call.operands)
+            return Same.LOCAL if own and calls_no_graph else Same.UNKNOWN
         if does in SAME_AFTER and call.group == self.group:
             return Same.PROVED
         if does in OTHER_AFTER and not self._is_crossed(call.group):

@@ -36,7 +36,11 @@ def total(
     is_cut = value.term in ctx.store.blocks  # a single row of several is no sum of all
     if value.kind is Kind.FULL and not is_cut and all(size == 1 for size in value.shape[:over]):
         return ctx.store.full(value.term, shape)
-    term = ctx.store.term(("total", value.term, row))
+    rows = ctx.dims.product(value.shape[:over])
+    if value.kind is Kind.SHARD:
+        rows = ctx.dims.multiply(rows, value.tp)
+    # Of what is repeated over and over, no term says how often.
+    term = ctx.store.term(("total", value.term, row, rows))
     if value.kind is Kind.SHARD:
         if value.share.is_padded:
             ctx.why = f"sums rows that were added: {value.describe()} in {operand.name!r}"
@@ -76,7 +80,10 @@ def finished_rows(
     if base is None:
         return None
     ctx.meet(operand, base, group, has_rows=True)
-    return ctx.store.full(ctx.store.term(("total", base, row)), value.shape)
+    assert rows.shape is not None
+    mine = ctx.dims.product(rows.shape[: len(rows.shape) - len(row)])
+    all_rows = ctx.dims.multiply(mine, tp)
+    return ctx.store.full(ctx.store.term(("total", base, row, all_rows)), value.shape)
 
 
 def _leading(listed: Any, shape: Shape | None) -> int:
