@@ -9,7 +9,7 @@ taken *before* the pass, for afterwards each rank keeps its own rows.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import sympy
@@ -272,17 +272,16 @@ def done_together(graph: fx.Graph, before: fx.Graph | None = None) -> list[str]:
             if called.op == named and str(called.target) in numbers:
                 found.append(f"the collectives of called graph {numbers[str(called.target)]}")
         reads_rows = node.op != "output" and not has_rows.isdisjoint(node.all_input_nodes)
+        behind: list[fx.Node] = []
         if reads_rows:
-            for constant in _unread(node, constants, text.places):
-                described = text.of_node(constant)
-                text.places[constant] = len(found)
-                if names is None or constant.name in names:
-                    found.append(described)
+            behind = _behind(node, constants.__contains__, text.places)
         elif names is not None and kind in _REDUCTIONS:
             # What was merged is made before the reduction now, with the literals that it has.
-            for made in _made_for(node, names, text.places):
-                described = text.of_node(made)
-                text.places[made] = len(found)
+            behind = _behind(node, lambda made: made.name not in names, text.places)
+        for each in behind:
+            described = text.of_node(each)
+            text.places[each] = len(found)
+            if not reads_rows or names is None or each.name in names:
                 found.append(described)
         if kind or reads_rows:
             described = text.of_node(node)
@@ -300,31 +299,17 @@ def _is_constant(node: fx.Node, constants: set[fx.Node]) -> bool:
     return node.op == "call_function" and constants.issuperset(node.all_input_nodes)
 
 
-def _unread(node: fx.Node, constants: set[fx.Node], places: Mapping[fx.Node, int]) -> list[fx.Node]:
-    """The constants that a node is computed from and that nobody read before, operands first."""
-    found: list[fx.Node] = []
-    pending = [each for each in node.all_input_nodes if each in constants]
-    while pending:
-        constant = pending.pop()
-        if constant in places or constant in found:
-            continue
-        found.append(constant)
-        pending += constant.all_input_nodes
-    return sorted(found)
-
-
-def _made_for(
-    node: fx.Node, names: Collection[str], places: Mapping[fx.Node, int]
+def _behind(
+    node: fx.Node, is_wanted: Callable[[fx.Node], bool], places: Mapping[fx.Node, int]
 ) -> list[fx.Node]:
-    """What the pass made of a collective's operands, operands first."""
-    found: list[fx.Node] = []
+    """What a node is computed from, as far as it is wanted and has no place; operands first."""
+    found: set[fx.Node] = set()
     pending = list(node.all_input_nodes)
     while pending:
-        made = pending.pop()
-        if made.name in names or made in places or made in found:
-            continue
-        found.append(made)
-        pending += made.all_input_nodes
+        each = pending.pop()
+        if each not in found and each not in places and is_wanted(each):
+            found.add(each)
+            pending += each.all_input_nodes
     return sorted(found)
 
 

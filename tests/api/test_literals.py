@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import spfast
 from spfast import reference
 from spfast.consistency import done_together
 from spfast.testing import assert_same, clone_inputs, copy_graph, run_lockstep
+from spfast.testing.builder import TOKENS, GraphBuilder
 
 c10d = torch.ops._c10d_functional
 Mask = Callable[[Layers, int], fx.Node]
@@ -112,3 +114,23 @@ def test_ranks_compare_the_literals_of_what_is_merged() -> None:
         assert sum(node.target is c10d.all_reduce.default for node in after.nodes) == 1
         texts.append(done_together(after, build.graph))
     assert texts[0] != texts[1]
+
+
+def test_sizes_are_compared_and_not_what_has_them() -> None:
+    """A rank may have an operator more before the value whose size a constant is made with."""
+    texts = []
+    for more in (False, True):
+        build = GraphBuilder(tokens=8, dynamic=True)
+        x = build.placeholder("x", (TOKENS, 16), torch.float32, kind="per_rank")
+        counted = build.call(aten.relu.default, x) if more else x
+        count = build.call(aten.sym_size.int, counted, 0)
+        scattered = build.call(c10d.reduce_scatter_tensor.default, x, "sum", RANKS, "tp")
+        rows = build.call(c10d.wait_tensor.default, scattered)
+        half = build.call(operator.floordiv, count, RANKS)
+        places = build.call(aten.arange.default, half)
+        build.output(
+            [build.call(aten.mul.Tensor, rows, build.call(aten.unsqueeze.default, places, 1))]
+        )
+        texts.append(done_together(build.graph))
+    assert texts[0] == texts[1]
+    assert any("aten.arange" in text for text in texts[0])
