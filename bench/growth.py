@@ -13,10 +13,10 @@ import torch
 import torch.fx as fx
 
 import spfast
-from spfast.all_reduces import AllReduces
-from spfast.groups import resolve_group
 from spfast.patterns import Registry, default_registry, ops
-from spfast.run import Run
+from spfast.ranks.groups import resolve_group
+from spfast.run.all_reduces import AllReduces
+from spfast.run.run import Run
 
 from .harness import REPEATS, Contender, compare, growth_exponent, is_noisy, repeat, timed
 from .workloads import vllm_ir

@@ -18,7 +18,7 @@ import torch
 
 from spfast import _core
 from spfast.patterns import default_registry
-from spfast.rules import compiled, rules_of
+from spfast.run.rules import compiled, rules_of
 
 from .workloads import vllm_ir
 

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 import spfast
-from spfast.strides import is_vaguer, quiet_mode
+from spfast.fxgraph.strides import is_vaguer, quiet_mode
 from spfast.testing.equivalence import clone_inputs
 from spfast.testing.lockstep import run_lockstep
 

@@ -14,7 +14,7 @@ from bench.contenders import HAND, SPFAST, contenders
 from bench.equal import Different
 from bench.instruction_counts import _judge
 from bench.workloads.catalogue import WORKLOADS
-from spfast import bench
+from spfast.cli import bench
 
 WORKLOAD = WORKLOADS["vLLM IR bf16, static"]
 

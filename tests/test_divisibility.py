@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, guard_bool
 
 from spfast.config import SequenceParallelConfig
-from spfast.divisibility import decide, too_few
+from spfast.ranks.divisibility import decide, too_few
 
 Make = Callable[[Any], Any]
 

@@ -33,5 +33,12 @@ def test_modules_are_attributes() -> None:
         assert getattr(spfast, name).__name__ == f"spfast.{name}"
 
 
+@pytest.mark.parametrize(("name", "moved"), [("fields", "base.fields"), ("rules", "run.rules")])
+def test_what_has_moved_is_found_and_says_where_it_is(name: str, moved: str) -> None:
+    with pytest.warns(DeprecationWarning, match=f"^spfast.{name} is now spfast.{moved}$") as told:
+        assert getattr(spfast, name) is importlib.import_module(f"spfast.{moved}")
+    assert [warning.filename for warning in told] == [__file__]
+
+
 def test_dir_is_what_is_public() -> None:
     assert dir(spfast) == sorted(spfast.__all__)

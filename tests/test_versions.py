@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import spfast
-from spfast.versions import NEWEST, OLDEST, check_torch, surroundings
+from spfast.base.versions import NEWEST, OLDEST, check_torch, surroundings
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -80,7 +80,7 @@ def test_the_build_is_found_without_loading_torch_where_it_is_said(
     for name, text in {"__init__.py": "loaded = True", **files}.items():
         (tmp_path / "torch" / name).write_text(text)
     script = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import spfast.versions as versions\n"
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from spfast.base import versions\n"
         "print(versions.found_torch(), 'torch' in sys.modules)"
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

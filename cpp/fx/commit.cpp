@@ -31,7 +31,7 @@ class Committer {
         values_(values),
         targets_(targets),
         access_(NodeAccess::instance()),
-        journal_(py::module_::import("spfast.journal").attr("Journal")(graph)),
+        journal_(py::module_::import("spfast.fxgraph.journal").attr("Journal")(graph)),
         entries_(journal_.attr("entries")),
         editor_(graph) {
     // A hook that a module has for new nodes must see them whole.
@@ -189,7 +189,7 @@ class Committer {
         note_users_of(now);
         set_item(mapping, node_at(old), node_at(now));
       }
-      py::module_::import("spfast.rewiring").attr("rewire_operands")(user, mapping);
+      py::module_::import("spfast.fxgraph.rewiring").attr("rewire_operands")(user, mapping);
     }
     wide_.clear();
   }
@@ -326,7 +326,7 @@ class Committer {
 
 TargetObjects find_targets(const Plan& plan) {
   TargetObjects targets;
-  const py::object resolve = py::module_::import("spfast.targets").attr("resolve");
+  const py::object resolve = py::module_::import("spfast.fxgraph.targets").attr("resolve");
   for (const Created& made : plan.created) {
     if (!targets.contains(made.target)) targets[made.target] = resolve(target_name(made.target));
   }

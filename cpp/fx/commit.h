@@ -1,5 +1,6 @@
 // Applies a plan to the graph that was encoded: creates, rewires, resizes, erases. All or nothing:
-// what is about to change is noted first, and any error takes every step back (spfast.journal).
+// what is about to change is noted first, and any error takes every step back
+// (spfast.fxgraph.journal).
 #pragma once
 
 #include <pybind11/pybind11.h>

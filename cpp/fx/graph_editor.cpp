@@ -96,7 +96,7 @@ struct Methods {
     if (!known || !unchanged()) return false;
     if (!tried) {
       tried = true;  // the trial itself asks for no trial
-      holds = py::bool_(py::module_::import("spfast.fx_trial").attr("holds")());
+      holds = py::bool_(py::module_::import("spfast.fxgraph.trial").attr("holds")());
     }
     return holds;
   }

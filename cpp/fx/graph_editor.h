@@ -1,6 +1,6 @@
 // The edits of a torch.fx graph, one at a time. FX's own methods make them; where FX is as this
 // editor knows it, what those methods do is done here, in a fifth of the time. Whether it is, a
-// trial shows once a process (spfast.fx_trial): both ways must leave equal graphs. Hooks, a
+// trial shows once a process (spfast.fxgraph.trial): both ways must leave equal graphs. Hooks, a
 // subclass, or a method that somebody replaced since, and FX's methods are called.
 #pragma once
 

@@ -15,7 +15,8 @@ std::unordered_map<PyObject*, TargetEntry>& permanent() {
 
 }  // namespace
 
-TargetCache::TargetCache() : describe_(py::module_::import("spfast.targets").attr("describe")) {}
+TargetCache::TargetCache()
+    : describe_(py::module_::import("spfast.fxgraph.targets").attr("describe")) {}
 
 TargetEntry TargetCache::resolve(py::handle target) {
   if (const auto it = permanent().find(target.ptr()); it != permanent().end()) return it->second;

@@ -1,5 +1,5 @@
 // Makes meta["val"] of the nodes that a plan creates or resizes. The first value of each kind is
-// made by spfast.meta, in Python; those that are like it are clones of it.
+// made by spfast.fxgraph.meta, in Python; those that are like it are clones of it.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -35,7 +35,7 @@ struct Values {
   py::list described;  // what tensor_meta of the resized ones becomes; None for a node without
 };
 
-// `maker` is spfast.meta's.
+// `maker` is spfast.fxgraph.meta's.
 [[nodiscard]] Values make_values(const py::object& maker, const ValueSpecs& specs);
 
 }  // namespace spfast::fx

@@ -8,9 +8,10 @@ and :mod:`spfast.pattern_matcher` stands in for ``torch._inductor.pattern_matche
 
 import importlib
 import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
-from spfast.versions import check_torch, found_torch
+from spfast.base.versions import check_torch, found_torch
 
 # Before anything of torch is used that an older one may not have.
 check_torch(found_torch())
@@ -118,7 +119,6 @@ _MODULES = frozenset(
         "applicability",
         "config",
         "consistency",
-        "fields",
         "pairs",
         "passes",
         "patterns",
@@ -130,11 +130,17 @@ _MODULES = frozenset(
         "verifier",
     }
 )
+# Modules that were there, too, and have moved. What names them as before works for one release.
+_MOVED = {"fields": "base.fields", "rules": "run.rules"}
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"spfast.{name}")
+    if name in _MOVED:
+        moved = f"spfast.{_MOVED[name]}"
+        warnings.warn(f"spfast.{name} is now {moved}", DeprecationWarning, stacklevel=2)
+        return importlib.import_module(moved)
     if name not in _LAZY:
         raise AttributeError(f"module 'spfast' has no attribute {name!r}")
     found = getattr(importlib.import_module(f"spfast.{_LAZY[name]}"), name)

@@ -11,25 +11,25 @@ from typing import TYPE_CHECKING, overload
 
 from torch import fx
 
-from spfast.all_reduces import AllReduces, find_all_reduces
 from spfast.async_tp import has_collectives
 from spfast.config import SequenceParallelConfig, as_config
-from spfast.graphs import called_graphs, graph_of
-from spfast.groups import resolve_groups
-from spfast.journal import undo_all
-from spfast.levels import without_all_reduces
-from spfast.merging import Sums, merge_edited, merge_sums
-from spfast.outlook import Outlook
-from spfast.own_values import tell_across
-from spfast.pairing import foresee, fuse_all
+from spfast.fxgraph.graphs import called_graphs, graph_of
+from spfast.fxgraph.journal import undo_all
+from spfast.fxgraph.levels import without_all_reduces
+from spfast.fxgraph.programs import OutputNames, is_exported, is_program
 from spfast.pairs import AsyncTP
 from spfast.patterns import Registry, default_registry
-from spfast.programs import OutputNames, is_exported, is_program
+from spfast.ranks.groups import resolve_groups
 from spfast.recent import tell
 from spfast.result import Merged, Result, SkippedSite, Timings
-from spfast.rules import forms_of
-from spfast.run import STAGES, Report, Run, collector_off
-from spfast.sums import merger_of
+from spfast.run.all_reduces import AllReduces, find_all_reduces
+from spfast.run.merging import Sums, merge_edited, merge_sums
+from spfast.run.outlook import Outlook
+from spfast.run.own_values import tell_across
+from spfast.run.pairing import foresee, fuse_all
+from spfast.run.rules import forms_of
+from spfast.run.run import STAGES, Report, Run, collector_off
+from spfast.sums.merger import merger_of
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

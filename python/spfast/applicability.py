@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from spfast.base.fields import as_dtype
 from spfast.config import SequenceParallelConfig
 from spfast.errors import ConfigError
-from spfast.fields import as_dtype
 from spfast.ranges import Range
 from spfast.thresholds import DeviceKind, threshold_tokens
 

@@ -12,8 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from spfast.errors import ConfigError
-from spfast.fields import (
+from spfast.base.fields import (
     MOST_RANKS,
     as_dtype,
     as_groups,
@@ -24,6 +23,7 @@ from spfast.fields import (
     check_int,
     said,
 )
+from spfast.errors import ConfigError
 from spfast.ranges import Range
 from spfast.thresholds import (
     DEFAULT_PAIR_THRESHOLDS,

@@ -20,9 +20,9 @@ from torch import fx
 from spfast.api import preview
 from spfast.config import SequenceParallelConfig, as_config
 from spfast.errors import ConfigError, RankMismatchError
-from spfast.graphs import called_graphs, graph_of
+from spfast.fxgraph.graphs import called_graphs, graph_of
+from spfast.fxgraph.targets import target_name
 from spfast.patterns import Registry
-from spfast.targets import target_name
 
 __all__ = ["check_ranks_agree", "fingerprint"]
 

@@ -11,12 +11,12 @@ from torch import fx
 
 from spfast.api import Report, plan_graph, preview
 from spfast.config import Recognise, SequenceParallelConfig, as_config
-from spfast.graphs import called_graphs, graph_of
+from spfast.fxgraph.graphs import called_graphs, graph_of
 from spfast.pairs import AsyncTP
 from spfast.patterns import Registry, default_registry
 from spfast.report.rows import COLLECTIVES, Row, rows_of
+from spfast.report.traffic import Traffic, traffic_of
 from spfast.result import Merged, of_padding, of_parts
-from spfast.traffic import Traffic, traffic_of
 from spfast.trust import Assumption, names_of
 
 if TYPE_CHECKING:

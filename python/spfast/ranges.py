@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from spfast.base.fields import check_int
 from spfast.errors import ConfigError
-from spfast.fields import check_int
 
 __all__ = ["Range"]
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from spfast.base.fields import said
 from spfast.errors import ConfigError
-from spfast.fields import said
 from spfast.pairs import AsyncTP
 from spfast.trust import Assumption, names_of
 

@@ -20,11 +20,11 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, free_symbols
 
 from spfast import _core
+from spfast.base.files import replaced
+from spfast.base.table_files import pack, unpack
 from spfast.errors import FileFormatError, GraphError
-from spfast.files import replaced
-from spfast.graphs import graph_of
-from spfast.table_files import pack, unpack
-from spfast.targets import resolve
+from spfast.fxgraph.graphs import graph_of
+from spfast.fxgraph.targets import resolve
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

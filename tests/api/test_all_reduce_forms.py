@@ -15,9 +15,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import spfast
-from spfast.in_place import Sharing
+from spfast.fxgraph.in_place import Sharing
 from spfast.patterns import Registry
-from spfast.run import Run
+from spfast.run.run import Run
 
 LIBRARY = torch.library.Library("spfast_forms", "FRAGMENT")
 LIBRARY.define("shm_allreduce(int handle, Tensor(a!) data) -> ()")

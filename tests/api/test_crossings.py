@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 import spfast
-from spfast.crossings import crossings
+from spfast.fxgraph.crossings import crossings
 from spfast.testing.builder import TOKENS, GraphBuilder
 
 aten = torch.ops.aten

@@ -13,7 +13,7 @@ import torch.distributed._functional_collectives as collectives
 import spfast
 from spfast import cli, verifier
 from spfast.api import preview
-from spfast.files import replaced
+from spfast.base.files import replaced
 from spfast.testing.gloo import run_ranks
 
 GROUP = "0"

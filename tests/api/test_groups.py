@@ -9,7 +9,7 @@ from torch import fx
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import spfast
-from spfast.groups import resolve_group, resolve_groups
+from spfast.ranks.groups import resolve_group, resolve_groups
 from spfast.testing import clone_inputs, copy_graph, run_lockstep
 from spfast.testing.builder import TOKENS, GraphBuilder
 

@@ -13,7 +13,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import spfast
 from spfast import reference
-from spfast.groups import lies_across, resolve_groups
+from spfast.ranks.groups import lies_across, resolve_groups
 from spfast.testing import assert_same, clone_inputs, copy_graph, run_lockstep
 from spfast.testing.builder import TOKENS, GraphBuilder
 

@@ -12,7 +12,7 @@ from api.layers import RANKS, Layers, aten, c10d, of_rank, reasons, run_as
 from torch import fx
 
 import spfast
-from spfast.targets import may_return_operand
+from spfast.fxgraph.targets import may_return_operand
 
 Make = Callable[[Layers, fx.Node], fx.Node]
 

@@ -21,8 +21,7 @@ import torch
 from goldens import load_golden
 
 import spfast
-from spfast import demo
-from spfast.cli import main
+from spfast.cli import demo, main
 from spfast.cli.interrupts import interruptible
 
 RANKS = ("--tp-size", "8")

@@ -11,7 +11,8 @@ from faults import at_each_edit
 from torch import fx
 
 import spfast
-from spfast import NodeTable, SequenceParallelConfig, _core, fx_trial
+from spfast import NodeTable, SequenceParallelConfig, _core
+from spfast.fxgraph import trial
 
 
 def bundled() -> tuple[fx.Graph, SequenceParallelConfig]:
@@ -36,7 +37,7 @@ def picture(graph: fx.Graph) -> Any:
 
 
 def test_the_trial_holds_on_this_torch() -> None:
-    assert fx_trial.holds()
+    assert trial.holds()
     assert _core.GraphEditor(fx.Graph()).native()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from spfast.rewiring import rewire_operands
+from spfast.fxgraph.rewiring import rewire_operands
 
 
 def wide() -> tuple[fx.GraphModule, list[fx.Node], fx.Node]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from spfast.errors import GraphError
-from spfast.targets import Operator, describe, find, resolve, target_name
+from spfast.fxgraph.targets import Operator, describe, find, resolve, target_name
 
 aten = torch.ops.aten
 

@@ -23,7 +23,48 @@ BELOW = {
 }
 KNOW_PYTHON = {"fx", "fx/expr", "bind"}
 # The modules of spfast that C++ calls back.
-CALLED_BACK = {"spfast.fx_trial", "spfast.journal", "spfast.rewiring", "spfast.targets"}
+CALLED_BACK = {f"spfast.fxgraph.{name}" for name in ("journal", "rewiring", "targets", "trial")}
+
+# What a user may import from spfast itself. Every other file lies in a room.
+FACE = {
+    "api", "applicability", "config", "consistency", "errors", "explanation", "pairs", "ranges",
+    "recent", "result", "table", "thresholds", "trust",
+}  # fmt: skip
+# Each room of the package, and what it may use of the face and of other rooms, in functions and
+# for type checkers, too.
+USES = {
+    "base": {"_core", "errors"},
+    "patterns": {"errors"},
+    "fxgraph": {"_core", "errors"},
+    "pattern_matcher": {"_core"},
+    "ranks": {"_core", "applicability", "config", "errors"},
+    "sums": {"fxgraph", "patterns", "result"},
+    "report": {"_core", "base", "errors", "fxgraph", "patterns"},
+    "verifier": {"config", "errors", "fxgraph", "ranks", "trust"},
+    "reference": {"config", "fxgraph", "patterns", "ranks", "result"},
+    "async_tp": {
+        "_core", "config", "errors", "fxgraph", "pairs", "patterns", "ranks", "thresholds",
+    },
+    "run": {
+        "_core", "async_tp", "config", "fxgraph", "pairs", "patterns", "ranks", "recent", "result",
+        "sums", "trust", "verifier",
+    },
+    "passes": {
+        "_core", "api", "applicability", "async_tp", "config", "errors", "fxgraph", "pairs",
+        "patterns", "ranks", "recent", "result", "run",
+    },
+    "integrations": {
+        "_core", "applicability", "async_tp", "base", "config", "errors", "fxgraph", "passes",
+        "pattern_matcher", "patterns", "ranks", "recent", "result", "run", "thresholds",
+    },
+    "testing": {
+        "api", "async_tp", "config", "errors", "passes", "ranks", "table", "trust", "verifier",
+    },
+    "cli": {
+        "_core", "base", "config", "errors", "explanation", "fxgraph", "integrations", "patterns",
+        "reference", "report", "spfast", "testing",
+    },
+}  # fmt: skip
 
 
 def _room(include: str) -> str:
@@ -71,21 +112,37 @@ def test_headers_are_guarded_and_say_what_they_are_for() -> None:
             assert "#pragma once" in text, path.name
 
 
-def _rooms(*, lazy: bool) -> dict[str, set[str]]:
+def _rooms() -> dict[str, set[str]]:
+    """What each room, or file of the face, imports of others, wherever and for whom it does."""
     found: dict[str, set[str]] = {}
     for path in PACKAGE.rglob("*.py"):
         room = room_of(module_name(path))
-        others = {room_of(name) for name in imports(path, lazy=lazy)} - {room}
-        found.setdefault(room, set()).update(others)
+        others = {room_of(name) for name in imports(path, lazy=True, checked=True)}
+        # A name that spfast itself gives.
+        others = {other if other in FACE | {*USES, "_core"} else "spfast" for other in others}
+        found.setdefault(room, set()).update(others - {room})
     return found
 
 
+def test_only_the_face_stands_at_the_top() -> None:
+    files = {path.stem for path in PACKAGE.iterdir() if path.suffix in (".py", ".pyi")}
+    assert files == FACE | {"__init__", "__main__", "_core"}
+    folders = {path.parent for path in PACKAGE.rglob("*.py")}
+    assert {path.name for path in folders if path.parent == PACKAGE} == set(USES)
+
+
 def test_python_rooms_have_an_order() -> None:
-    rooms = _rooms(lazy=False)
-    assert len(rooms) > 15
+    rooms = _rooms()
+    assert len(rooms) > len(USES) + len(FACE)
     order = list(graphlib.TopologicalSorter(rooms).static_order())  # raises where there is a cycle
     assert order.index("errors") < order.index("config") < order.index("api")
-    assert order.index("patterns") < order.index("api") < order.index("passes")
+    assert order.index("fxgraph") < order.index("run") < order.index("api") < order.index("passes")
+
+
+@pytest.mark.parametrize("room", USES)
+def test_a_room_uses_what_it_may(room: str) -> None:
+    used = _rooms()[room]
+    assert used == USES[room], (used - USES[room], USES[room] - used)
 
 
 def _files() -> dict[str, set[str]]:
@@ -102,7 +159,7 @@ def _files() -> dict[str, set[str]]:
 
 def test_no_two_files_need_each_other() -> None:
     files = _files()
-    assert "spfast.run" in files["spfast.api"]
+    assert "spfast.run.run" in files["spfast.api"]
     assert "spfast.patterns.registry" in files["spfast.patterns.dumping"]
     list(graphlib.TopologicalSorter(files).static_order())  # raises where there is a cycle
 
@@ -118,18 +175,24 @@ def test_cpp_imports_by_name_what_is_there() -> None:
         assert hasattr(importlib.import_module(name), attribute), (name, attribute)
 
 
+def _modules(room: str) -> set[str]:
+    """The files of other rooms that one imports, without its own."""
+    return {
+        used.removeprefix("spfast.")
+        for name, others in _files().items()
+        if room_of(name) == room
+        for used in others
+        if room_of(used) != room
+    }
+
+
 def test_the_verifier_shares_nothing_with_the_planner() -> None:
-    allowed = {"config", "crossings", "errors", "graphs", "groups", "targets", "trust"}
-    used = _rooms(lazy=True)["verifier"] - {"testing"}
-    assert used <= allowed, used - allowed
+    graphs = {f"fxgraph.{name}" for name in ("crossings", "graphs", "targets")}
+    allowed = {"config", "errors", "ranks.groups", "trust"} | graphs
+    assert _modules("verifier") <= allowed, _modules("verifier") - allowed
 
 
 def test_the_reference_shares_nothing_with_the_engine() -> None:
-    used = _rooms(lazy=True)["reference"]
-    assert not used & {"_core", "api", "rules", "meta", "verifier"}, used
-
-
-def test_errors_and_patterns_stand_alone() -> None:
-    rooms = _rooms(lazy=True)
-    assert rooms["errors"] - {"config"} == set()
-    assert rooms["patterns"] <= {"errors"}
+    used = _modules("reference")
+    engine = {"_core", "api", "fxgraph.meta", "fxgraph.operators", "run", "sums", "verifier"}
+    assert not {name for name in used if name in engine or room_of(f"spfast.{name}") in engine}

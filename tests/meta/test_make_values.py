@@ -8,7 +8,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor
 
 from spfast._core import Form, ValueSpec, ValueSpecs
-from spfast.meta import TokenShare, make_values
+from spfast.fxgraph.meta import TokenShare, make_values
 from spfast.testing.builder import TOKENS, GraphBuilder
 
 FORMS = (Form.LOCAL, Form.LOCAL, Form.GATHERED, Form.FLAT, Form.SAME)

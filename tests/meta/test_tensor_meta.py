@@ -8,7 +8,7 @@ from torch.fx.passes.shape_prop import _extract_tensor_metadata
 
 import spfast
 from bench.workloads.catalogue import WORKLOADS
-from spfast.tensor_meta import tensor_metas
+from spfast.fxgraph.tensor_meta import tensor_metas
 
 CONFIG = spfast.SequenceParallelConfig(tp_size=8, tp_rank=3, divisibility="assume")
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from spfast import targets
+from spfast.fxgraph import targets
 from spfast.patterns.describing import _literal
 from spfast.patterns.model import Form, Literal, Location, Operation, Pattern
 from spfast.testing.builder import GraphBuilder

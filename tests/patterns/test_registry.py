@@ -15,7 +15,7 @@ from spfast import _core, patterns
 from spfast.errors import PatternError
 from spfast.patterns import Dialect, Registry, Rows, Value, ops
 from spfast.patterns.vllm_ir import COLLECTIVES
-from spfast.rules import rules_of
+from spfast.run.rules import rules_of
 
 RULES = (
     "first_all_reduce_rms_norm",

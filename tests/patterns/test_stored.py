@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from spfast import _core, patterns, rules
+from spfast import _core, patterns
 from spfast.patterns import Registry, Value, ops, stored, traced_default, tracing
 from spfast.patterns.dumping import dump
+from spfast.run import rules
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from spfast.patterns import (
     trace,
 )
 from spfast.patterns.tracing import trace_variants
-from spfast.rules import rules_of
+from spfast.run.rules import rules_of
 
 
 def both_used(x: Value) -> Value:

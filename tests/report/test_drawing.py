@@ -15,7 +15,7 @@ from goldens import load_golden
 from torch import fx
 
 import spfast
-from spfast import demo
+from spfast.cli import demo
 from spfast.patterns import default_registry
 from spfast.report import Drawing, page
 from spfast.report.layers import layers_before

@@ -174,7 +174,7 @@ def test_a_failure_takes_the_later_merging_back_too(monkeypatch: pytest.MonkeyPa
         assert count(build.graph, "reduce_scatter") == 1
         raise RuntimeError("no guard")
 
-    monkeypatch.setattr("spfast.run.Run.guard", fail)
+    monkeypatch.setattr("spfast.run.run.Run.guard", fail)
     with pytest.raises(RuntimeError, match="no guard"):
         rewrite(build.graph, recognise="both")
     assert dump(build.graph) == before
@@ -325,7 +325,7 @@ def test_a_failure_takes_the_merging_back(monkeypatch: pytest.MonkeyPatch) -> No
     def fail(self: Any) -> None:
         raise RuntimeError("no guard")
 
-    monkeypatch.setattr("spfast.run.Run.guard", fail)
+    monkeypatch.setattr("spfast.run.run.Run.guard", fail)
     with pytest.raises(RuntimeError, match="no guard"):
         rewrite(build.graph, recognise="both")
     assert dump(build.graph) == before

@@ -15,8 +15,8 @@ from goldens import CASES, load_golden
 from torch import fx
 
 import spfast
+from spfast.base.table_files import pack, unpack
 from spfast.table import evaluate
-from spfast.table_files import pack, unpack
 
 
 @pytest.mark.parametrize("case", CASES)

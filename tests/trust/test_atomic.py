@@ -14,7 +14,8 @@ from torch import fx
 from torch.fx.graph import _FindNodesLookupTable, _Namespace
 
 import spfast
-from spfast import NodeTable, SequenceParallelConfig, fx_trial
+from spfast import NodeTable, SequenceParallelConfig
+from spfast.fxgraph import trial
 from spfast.testing import seeded_case
 
 # Everything of FX through which a graph is edited, from the calls themselves to what they call.
@@ -62,7 +63,7 @@ class Bomb:
     @contextmanager
     def armed(self) -> Iterator[None]:
         # The trial of FX's ways, once a process, is no part of a commit.
-        fx_trial.holds()
+        trial.holds()
         with pytest.MonkeyPatch.context() as patch:
             for owner, name in EDITS:
                 if hasattr(owner, name):
@@ -184,7 +185,7 @@ def test_a_fault_while_values_are_made_leaves_the_graph_as_it_was(
         raise Fault("meta")
 
     with monkeypatch.context() as patch:
-        patch.setattr("spfast.run.make_values", fail)
+        patch.setattr("spfast.run.run.make_values", fail)
         with pytest.raises(Fault):
             spfast.apply(graph, config)
     assert picture(graph) == before and len(size.node.shape_env.guards) == guards

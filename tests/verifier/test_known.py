@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from spfast.fxgraph.targets import find
 from spfast.patterns import default_registry
-from spfast.targets import find
 from spfast.verifier.kinds import IDENTITIES, LIKE, VIEWS, is_elementwise, operator_name
 
 POINTWISE = [rule.op for rule in default_registry().rowwise() if rule.family == "pointwise"]

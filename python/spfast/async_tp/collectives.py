@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
-from spfast.graphs import targets_of
+from spfast.fxgraph.graphs import targets_of
+from spfast.fxgraph.targets import ByTarget, target_name
 from spfast.patterns import Registry
-from spfast.per_registry import PerRegistry
-from spfast.targets import ByTarget, target_name
+from spfast.patterns.per_registry import PerRegistry
 
 __all__ = ["CallForm", "Spelling", "spelling_of"]
 

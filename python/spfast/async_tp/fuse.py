@@ -14,10 +14,10 @@ from spfast.async_tp.symmetric import obstacle, torch_group_name
 from spfast.async_tp.values import make
 from spfast.async_tp.worth import not_worth
 from spfast.config import SequenceParallelConfig
-from spfast.groups import group_name
-from spfast.journal import Journal
+from spfast.fxgraph.journal import Journal
 from spfast.pairs import AsyncTP, FusedPair, LeftPair
 from spfast.patterns import Registry
+from spfast.ranks.groups import group_name
 
 __all__ = ["fuse_pairs", "has_collectives"]
 

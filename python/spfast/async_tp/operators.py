@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from spfast.async_tp.symmetric import fused_operator
-from spfast.targets import target_name
+from spfast.fxgraph.targets import target_name
 
 __all__ = ["Layout", "fused_operators", "layout", "takes_symbols"]
 

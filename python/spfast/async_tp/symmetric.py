@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from spfast.errors import ConfigError
-from spfast.groups import group_name
+from spfast.ranks.groups import group_name
 
 __all__ = [
     "enable_async_tp",

@@ -33,7 +33,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
         emit(arguments, host.to_json(), str(host))
         problems = host.problems
     else:
-        from spfast.versions import surroundings
+        from spfast.base.versions import surroundings
 
         found = surroundings()
         emit(arguments, found.to_json(), str(found))

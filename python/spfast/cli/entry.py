@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from spfast._core import version
+from spfast.base.versions import found_torch
 from spfast.cli import apply, completion, doctor, explain, inspect, measure, report
 from spfast.cli.interrupts import interruptible
 from spfast.cli.output import BAD_INPUT, DONE, FAULT, INTERRUPTED
 from spfast.errors import ConfigError, InternalError, SpfastError, VerificationError
-from spfast.versions import found_torch
 
 __all__ = ["main"]
 

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spfast.base.files import replaced
 from spfast.errors import FileFormatError
-from spfast.files import replaced
 
 if TYPE_CHECKING:
     from torch import fx
@@ -42,7 +42,7 @@ def load(path: Path) -> tuple[fx.Graph, ExportedProgram | None]:
 def _load_piped() -> fx.Graph:
     """A table from standard input."""
     from spfast import NodeTable
-    from spfast.table_files import unpack
+    from spfast.base.table_files import unpack
     from spfast.testing import ops
 
     if sys.stdin is None:

@@ -21,7 +21,7 @@ def add_to(commands: Commands) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from spfast.targets import target_name
+    from spfast.fxgraph.targets import target_name
 
     graph, _ = load(arguments.file)
     ops = Counter(target_name(node.target) for node in graph.nodes if node.op == "call_function")

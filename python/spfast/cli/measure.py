@@ -23,7 +23,7 @@ def add_to(commands: Commands) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from spfast import demo
+    from spfast.cli import demo
 
     bar = ProgressBar()
     try:
@@ -35,7 +35,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from spfast import bench
+    from spfast.cli import bench
 
     def say(line: str) -> None:
         print(line, file=sys.stderr)

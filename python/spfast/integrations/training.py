@@ -15,15 +15,15 @@ import torch._inductor.config as inductor_config
 from torch import fx
 from torch._guards import CompileContext
 
+from spfast.base.fields import check_choice
 from spfast.config import SequenceParallelConfig, as_config
 from spfast.errors import ConfigError
-from spfast.fields import check_choice
-from spfast.graphs import graph_of
+from spfast.fxgraph.graphs import graph_of
 from spfast.integrations.recompute import GATHER, gather_again, is_tangent, norm_again
-from spfast.pairing import fuse
 from spfast.passes.sequence_parallelism import SequenceParallelismPass
 from spfast.patterns import Registry
 from spfast.recent import arrived
+from spfast.run.pairing import fuse
 
 __all__ = ["Enabled", "enable"]
 

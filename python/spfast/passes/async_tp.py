@@ -6,9 +6,9 @@ from torch import fx
 
 from spfast.applicability import Applicability, split_applicability
 from spfast.config import Range
-from spfast.pairing import fuse
 from spfast.pairs import AsyncTP
 from spfast.passes.sequence_parallelism import SequenceParallelismPass
+from spfast.run.pairing import fuse
 
 __all__ = ["AsyncTPPass"]
 

@@ -17,8 +17,8 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from spfast.errors import GraphError
-from spfast.operators import SIZE_ARITHMETIC, SIZES, VIEWS
-from spfast.writes import Writes, root_of
+from spfast.fxgraph.operators import SIZE_ARITHMETIC, SIZES, VIEWS
+from spfast.fxgraph.writes import Writes, root_of
 
 __all__ = ["NoOpEliminationPass", "NoOpResult"]
 

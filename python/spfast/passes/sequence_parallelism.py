@@ -17,9 +17,9 @@ from spfast.applicability import Applicability, applicability
 from spfast.async_tp import enabled_groups
 from spfast.config import Range, SequenceParallelConfig, as_config
 from spfast.errors import ConfigError
-from spfast.groups import known_groups
 from spfast.passes.base import Dump
 from spfast.patterns import Registry, default_registry
+from spfast.ranks.groups import known_groups
 from spfast.recent import UNKNOWN, arrived, awaited, expect
 from spfast.result import Result
 

@@ -13,9 +13,9 @@ from collections import Counter
 from torch import fx
 
 from spfast.config import SequenceParallelConfig, as_config
-from spfast.graphs import graph_of
-from spfast.groups import check_unambiguous, group_name
+from spfast.fxgraph.graphs import graph_of
 from spfast.patterns import Registry, default_registry
+from spfast.ranks.groups import check_unambiguous, group_name
 from spfast.reference.matching import find_anchors, find_matches
 from spfast.reference.planner import make_plan
 from spfast.reference.replication import Replication

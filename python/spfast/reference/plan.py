@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from spfast.journal import Journal
-from spfast.strides import quiet_mode
-from spfast.tensor_meta import tensor_metas
+from spfast.fxgraph.journal import Journal
+from spfast.fxgraph.strides import quiet_mode
+from spfast.fxgraph.tensor_meta import tensor_metas
 
 __all__ = ["New", "Plan", "Ref"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from spfast import targets
+from spfast.fxgraph import targets
 from spfast.reference.padding import local_rows, reckon
 from spfast.reference.plan import New, Plan, Ref
 from spfast.reference.sites import Sharing, Site, only_renamed

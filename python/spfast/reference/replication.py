@@ -18,7 +18,7 @@ import torch
 from torch import fx
 
 from spfast.config import SequenceParallelConfig
-from spfast.groups import lies_across, lies_within
+from spfast.ranks.groups import lies_across, lies_within
 from spfast.reference.constants import Doubted, doubted_constants
 from spfast.reference.traits import Traits, reduces_tokens, traits_of
 from spfast.reference.values import (

@@ -11,8 +11,8 @@ import torch
 from torch import fx
 
 from spfast.config import SequenceParallelConfig
-from spfast.divisibility import Decision, decide
-from spfast.groups import Group, resolve_group
+from spfast.ranks.divisibility import Decision, decide
+from spfast.ranks.groups import Group, resolve_group
 from spfast.reference.matching import Match, depending
 from spfast.reference.replication import Replication
 from spfast.reference.traits import traits_of

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 from torch.utils._sympy.symbol import SymT, symbol_is_type
 
-from spfast import targets
+from spfast.fxgraph import targets
 
 __all__ = [
     "Memory",

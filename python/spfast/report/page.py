@@ -11,7 +11,7 @@ from importlib import resources
 from typing import Any
 
 from spfast import _core
-from spfast.files import replaced
+from spfast.base.files import replaced
 from spfast.report.drawing import Drawing
 from spfast.report.layers import layers_after, layers_before
 from spfast.report.memory import live_bytes, returned_bytes

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import fx
 
+from spfast.fxgraph.targets import target_name
 from spfast.patterns import Registry
-from spfast.targets import target_name
 
 __all__ = ["ALL_GATHER", "ALL_REDUCE", "COLLECTIVES", "REDUCE_SCATTER", "WAIT", "Row", "rows_of"]
 

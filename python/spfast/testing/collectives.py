@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from spfast.groups import group_name
+from spfast.ranks.groups import group_name
 
 _FUNCTIONAL = "_c10d_functional"
 _NAMESPACES = ("vllm", _FUNCTIONAL, "_c10d_functional_autograd", "c10d_functional")

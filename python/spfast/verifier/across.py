@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from spfast.groups import group_name
+from spfast.ranks.groups import group_name
 from spfast.verifier.kinds import NORMS, operator_name
 
 __all__ = [

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
-from spfast.groups import check_unambiguous, lies_across, lies_within
+from spfast.ranks.groups import check_unambiguous, lies_across, lies_within
 
 if TYPE_CHECKING:
     from spfast.config import SequenceParallelConfig

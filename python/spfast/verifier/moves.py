@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx
 
-from spfast.groups import group_name
+from spfast.ranks.groups import group_name
 from spfast.verifier.context import Context
 from spfast.verifier.dims import SYMBOLIC_OPERATORS
 from spfast.verifier.effects import is_made_here, overwrite

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from spfast.groups import group_name
+from spfast.ranks.groups import group_name
 from spfast.verifier.context import Context
 from spfast.verifier.elementwise import combined
 from spfast.verifier.values import Kind, Shape, Share, Value

@@ -18,7 +18,7 @@ import torch
 from torch import fx
 
 from spfast.config import Replicated, SequenceParallelConfig, as_config
-from spfast.groups import group_name
+from spfast.ranks.groups import group_name
 from spfast.verifier.blame import Blame
 from spfast.verifier.called import writes_of_graphs, written_inside
 from spfast.verifier.context import Context

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import fx
 
-from spfast.crossings import Crossing, crossings
-from spfast.graphs import called_graphs, graph_of
+from spfast.fxgraph.crossings import Crossing, crossings
+from spfast.fxgraph.graphs import called_graphs, graph_of
 
 __all__ = ["Entry", "Snapshot", "snapshot"]
 

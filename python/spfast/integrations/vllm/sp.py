@@ -19,12 +19,12 @@ from spfast.applicability import Applicability, applicability
 from spfast.async_tp import enable_async_tp, enabled_groups
 from spfast.config import Range, SequenceParallelConfig
 from spfast.errors import ConfigError
-from spfast.groups import known_groups
 from spfast.integrations.vllm import said
 from spfast.integrations.vllm.host_config import config_from_vllm
 from spfast.integrations.vllm.imports import when_imported
 from spfast.integrations.vllm.takeover import identity
 from spfast.passes.sequence_parallelism import SequenceParallelismPass as _Pass
+from spfast.ranks.groups import known_groups
 from spfast.result import Result
 
 __all__ = ["SequenceParallelismPass", "compiled_range"]

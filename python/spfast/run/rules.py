@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from spfast import _core
-from spfast.all_reduces import COALESCED, COALESCED_IN_PLACE, IN_PLACE, PLAIN, Forms
 from spfast.patterns import Registry
-from spfast.per_registry import PerRegistry
+from spfast.patterns.per_registry import PerRegistry
+from spfast.run.all_reduces import COALESCED, COALESCED_IN_PLACE, IN_PLACE, PLAIN, Forms
 
 __all__ = ["compiled", "forms_of", "rules_of"]
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from spfast.graphs import targets_of
-from spfast.in_place import Sharing
-from spfast.levels import not_aten, of_other_level
-from spfast.targets import target_name
+from spfast.fxgraph.graphs import targets_of
+from spfast.fxgraph.in_place import Sharing
+from spfast.fxgraph.levels import not_aten, of_other_level
+from spfast.fxgraph.targets import target_name
 
 __all__ = ["PLAIN", "AllReduces", "Forms", "find_all_reduces"]
 

@@ -9,14 +9,14 @@ from torch import fx
 
 from spfast.async_tp import fuse_pairs
 from spfast.config import SequenceParallelConfig
-from spfast.graphs import called_graphs, graph_of
-from spfast.journal import Journal, undo_all
-from spfast.merging import merge_edited
+from spfast.fxgraph.graphs import called_graphs, graph_of
+from spfast.fxgraph.journal import Journal, undo_all
 from spfast.pairs import AsyncTP
 from spfast.patterns import Registry
 from spfast.recent import tell
 from spfast.result import Merged, Result
-from spfast.run import Run
+from spfast.run.merging import merge_edited
+from spfast.run.run import Run
 
 __all__ = ["Pairs", "foresee", "fuse", "fuse_all"]
 

@@ -64,7 +64,7 @@ def tensor_metas(nodes: Iterable[fx.Node], values: Sequence[Any]) -> list[Any]:
         (4, 1)
     """
     describe = Describer().describe
-    # As in spfast.meta: to find out that a fake tensor has no __torch_function__ takes long.
+    # As in meta.py: to find out that a fake tensor has no __torch_function__ takes long.
     with torch._C.DisableTorchFunctionSubclass():
         return [
             describe(value) if "tensor_meta" in node.meta else None

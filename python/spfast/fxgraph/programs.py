@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import fx
 from torch.fx.node import map_arg
 
-from spfast.journal import Journal
+from spfast.fxgraph.journal import Journal
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

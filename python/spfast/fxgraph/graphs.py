@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import fx
 
 from spfast.errors import GraphError
-from spfast.programs import is_program
+from spfast.fxgraph.programs import is_program
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from torch import fx
 
-from spfast.crossings import Crossing, crossings
-from spfast.run import Run
-from spfast.told import Told
-from spfast.writes import root_of
+from spfast.fxgraph.crossings import Crossing, crossings
+from spfast.fxgraph.writes import root_of
+from spfast.ranks.told import Told
+from spfast.run.run import Run
 
 __all__ = ["tell_across"]
 

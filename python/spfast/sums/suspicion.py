@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from spfast.fxgraph.targets import target_name
 from spfast.patterns import Registry
-from spfast.targets import target_name
 
 __all__ = ["COMPUTED", "INPUT", "NOT_AT_ALL", "Suspicion"]
 

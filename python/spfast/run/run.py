@@ -13,17 +13,17 @@ from torch import fx
 
 from spfast import _core
 from spfast._core import GroupInfo, Report, Values
-from spfast.all_reduces import AllReduces
 from spfast.config import SequenceParallelConfig
-from spfast.divisibility import Decision, decide, too_few
-from spfast.groups import Group, group_name
-from spfast.journal import Journal
-from spfast.levels import WITHOUT_VALUES, has_values
-from spfast.meta import TokenShare, make_values
-from spfast.numbers import own_numbers
+from spfast.fxgraph.journal import Journal
+from spfast.fxgraph.levels import WITHOUT_VALUES, has_values
+from spfast.fxgraph.meta import TokenShare, make_values
 from spfast.patterns import Registry
-from spfast.rules import rules_of
-from spfast.told import Told
+from spfast.ranks.divisibility import Decision, decide, too_few
+from spfast.ranks.groups import Group, group_name
+from spfast.ranks.numbers import own_numbers
+from spfast.ranks.told import Told
+from spfast.run.all_reduces import AllReduces
+from spfast.run.rules import rules_of
 from spfast.trust import Assumption
 
 __all__ = ["STAGES", "Report", "Run", "collector_off"]
@@ -315,7 +315,7 @@ class Run:
 
     def _settle(self, journal: Journal) -> None:
         """Strides other than the usual ones are as FakeTensorMode computes them."""
-        from spfast.strides import settle
+        from spfast.fxgraph.strides import settle
 
         created = [entry[1] for entry in journal.entries if entry[0] == "create"]
         touched = created + self.job.value_specs().resized_nodes()

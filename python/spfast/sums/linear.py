@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from spfast.edits import Edits
-from spfast.graphs import only_reader
-from spfast.operators import COPIES, VIEWS
-from spfast.strides import has_usual_strides
-from spfast.writes import Writes
+from spfast.fxgraph.edits import Edits
+from spfast.fxgraph.graphs import only_reader
+from spfast.fxgraph.operators import COPIES, VIEWS
+from spfast.fxgraph.strides import has_usual_strides
+from spfast.fxgraph.writes import Writes
 
 __all__ = ["Reduction", "Sum", "is_dense", "is_single", "largest_sums", "meets_another"]
 

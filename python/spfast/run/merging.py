@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from torch import fx
 
 from spfast.config import SequenceParallelConfig
-from spfast.journal import Journal, undo_all
+from spfast.fxgraph.journal import Journal, undo_all
 from spfast.patterns import Registry
 from spfast.result import Merged
-from spfast.run import Run
-from spfast.sums import merger_of
+from spfast.run.run import Run
+from spfast.sums.merger import merger_of
 
 __all__ = ["Sums", "merge_edited", "merge_sums"]
 

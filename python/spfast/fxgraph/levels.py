@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from spfast.graphs import kinds_of
+from spfast.fxgraph.graphs import kinds_of
 
 __all__ = ["WITHOUT_VALUES", "has_values", "not_aten", "of_other_level", "without_all_reduces"]
 

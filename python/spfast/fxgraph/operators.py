@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from spfast import _core
-from spfast.targets import resolve
+from spfast.fxgraph.targets import resolve
 
 __all__ = ["COPIES", "SIZES", "SIZE_ARITHMETIC", "VIEWS"]
 

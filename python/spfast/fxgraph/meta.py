@@ -3,7 +3,8 @@
 Each value is what FakeTensorMode would compute for its node: same shape (symbolic sizes as the same
 expressions), stride, storage offset, dtype and device, on a storage of its own. No operator is run
 for it: a sharded value is known from the full one and the ranks' share of its rows. Where strides
-are not the usual ones that is no longer so: :mod:`spfast.strides` asks FakeTensorMode for those.
+are not the usual ones that is no longer so: :mod:`spfast.fxgraph.strides` asks
+FakeTensorMode for those.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from spfast import _core
 from spfast._core import Form, Values, ValueSpecs
-from spfast.tensor_meta import Describer
+from spfast.fxgraph.tensor_meta import Describer
 
 __all__ = ["TokenShare", "make_values"]
 

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from spfast.edits import Edits
-from spfast.graphs import only_reader, targets_of
-from spfast.journal import Journal
-from spfast.linear import Reduction, Sum, is_dense, is_single, largest_sums, meets_another
-from spfast.operators import COPIES
+from spfast.fxgraph.edits import Edits
+from spfast.fxgraph.graphs import only_reader, targets_of
+from spfast.fxgraph.journal import Journal
+from spfast.fxgraph.operators import COPIES
+from spfast.fxgraph.targets import ByTarget, target_name
+from spfast.fxgraph.writes import Writes
 from spfast.patterns import Registry
-from spfast.per_registry import PerRegistry
+from spfast.patterns.per_registry import PerRegistry
 from spfast.result import Merged
-from spfast.suspicion import Suspicion
-from spfast.targets import ByTarget, target_name
-from spfast.writes import Writes
+from spfast.sums.linear import Reduction, Sum, is_dense, is_single, largest_sums, meets_another
+from spfast.sums.suspicion import Suspicion
 
 __all__ = ["SumMerger", "merger_of"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from spfast.operators import SIZE_ARITHMETIC, VIEWS
-from spfast.targets import may_return_operand
+from spfast.fxgraph.operators import SIZE_ARITHMETIC, VIEWS
+from spfast.fxgraph.targets import may_return_operand
 
 __all__ = ["Writes", "may_write", "root_of"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from spfast.targets import may_return_operand
+from spfast.fxgraph.targets import may_return_operand
 
 __all__ = ["Sharing"]
 

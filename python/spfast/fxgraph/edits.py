@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.node import map_arg
 
 from spfast import _core
-from spfast.journal import Journal
+from spfast.fxgraph.journal import Journal
 
 __all__ = ["Edits"]
 

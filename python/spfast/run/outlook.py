@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from spfast.pairs import AsyncTP
 from spfast.result import Merged
-from spfast.run import Report
+from spfast.run.run import Report
 from spfast.trust import Assumption
 
 __all__ = ["Outlook"]

@@ -20,8 +20,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental import _config as symbolic_config
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
-from spfast.journal import Journal
-from spfast.tensor_meta import tensor_metas
+from spfast.fxgraph.journal import Journal
+from spfast.fxgraph.tensor_meta import tensor_metas
 
 __all__ = ["has_usual_strides", "is_vaguer", "quiet_mode", "settle"]
 

@@ -1,0 +1,1 @@
+"""Reads and edits graphs of torch.fx; some of it is called back by the core."""

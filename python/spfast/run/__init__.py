@@ -1,0 +1,1 @@
+"""One run of the pass: what stands between spfast.api and the core."""

@@ -1,0 +1,1 @@
+"""Sums of reductions become reductions of sums."""
