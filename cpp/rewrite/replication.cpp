@@ -147,17 +147,20 @@ void Replication::prove() {
 }
 
 bool Replication::doubt_constants() {
+  // Through whatever computes, and through operators that treat rows alone.
   std::vector<GroupMask> seen;
+  std::vector<GroupMask> seen_by_rows;
   for (NodeId node = 0; node < table_.size(); ++node) {
     if (table_.op(node) != Op::kCallFunction) continue;
-    if (traits(node).collective == Collective::kNone || !meetings_.changes_equals(node)) continue;
+    if (traits(node).collective == Collective::kNone) continue;
     const auto [kind, group] = meetings_.of(node);
     const bool tells = kind == Collective::kAllReduce || kind == Collective::kReduceScatter ||
                        kind == Collective::kAllGather;
     if (!tells || group == kNone) continue;
     for (const Value value : table_.operands(node)) {
       if (!value.is_node() || !is_proved(value.payload, meetings_.bit(group))) continue;
-      doubt_constants_of(value.payload, meetings_.bit(group), node, seen);
+      doubt_constants_of(value.payload, meetings_.bit(group), node,
+                         meetings_.changes_equals(node) ? seen : seen_by_rows);
     }
   }
   return !doubted_.empty();
@@ -175,10 +178,11 @@ void Replication::doubt_constants_of(NodeId value, GroupMask group, NodeId colle
     if ((seen[node] & group) == group) continue;
     seen[node] |= group;
     bool constant = true;
+    const bool follows = meetings_.changes_equals(collective) || treats_rows_alone(node);
     for (const Value operand : table_.operands(node)) {
       if (!operand.is_node() || is_number(operand.payload)) continue;
       constant = false;
-      pending.push_back(operand.payload);
+      if (follows) pending.push_back(operand.payload);
     }
     if (!constant) continue;
     if (doubted_.empty()) doubted_.assign(evidence_.size(), kNone);

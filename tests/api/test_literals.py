@@ -38,25 +38,26 @@ def norm_of(b: Layers, x: fx.Node) -> fx.Node:
     return b.call(aten.mul.Tensor, x, b.call(aten.rsqrt.default, mean))
 
 
-def masked(mask: Mask, rank: int, summed: bool = True) -> Layers:
-    """What a rank selects by its own literals, summed over the ranks or not."""
+def masked(mask: Mask, rank: int, reduce_op: str | None = "sum") -> Layers:
+    """What a rank selects by its own literals, reduced over the ranks or not."""
     build = Layers()
     total = build.wait(build.call(c10d.all_reduce.default, build.partial(), "sum", "tp"))
     normed = norm_of(build, total)
     kept = build.call(aten.where.ScalarOther, mask(build, rank), normed, 0.0)
-    if summed:
-        kept = build.wait(build.call(c10d.all_reduce.default, kept, "sum", "tp"))
+    if reduce_op is not None:
+        kept = build.wait(build.call(c10d.all_reduce.default, kept, reduce_op, "tp"))
     build.output([norm_of(build, build.call(aten.add.Tensor, kept, normed))])
     return build
 
 
 @pytest.mark.parametrize("mask", [rows_of, features_of])
 @pytest.mark.parametrize("replicated", ["infer", "prove"])
+@pytest.mark.parametrize("reduce_op", ["sum", "avg", "max"])
 @pytest.mark.parametrize("apply", [spfast.apply, reference.apply])
-def test_what_constants_select_for_a_sum_is_the_rank_s_own(
-    mask: Mask, apply: Callable[..., Any], replicated: Any
+def test_what_constants_select_for_a_reduction_is_the_rank_s_own(
+    mask: Mask, apply: Callable[..., Any], reduce_op: str, replicated: Any
 ) -> None:
-    built = [masked(mask, rank) for rank in range(RANKS)]
+    built = [masked(mask, rank, reduce_op) for rank in range(RANKS)]
     inputs = [[spec.make(rank, 8, 0) for spec in built[0].inputs] for rank in range(RANKS)]
     want = run_lockstep([each.graph for each in built], [clone_inputs(row) for row in inputs])
     after = [copy_graph(each.graph) for each in built]
@@ -66,13 +67,13 @@ def test_what_constants_select_for_a_sum_is_the_rank_s_own(
 
 
 def test_what_nobody_sums_is_a_constant_like_any() -> None:
-    build = masked(rows_of, 0, summed=False)
+    build = masked(rows_of, 0, reduce_op=None)
     assert int(spfast.apply(build.graph, of_rank(0, replicated="prove"))) == 1
 
 
 def test_the_verifier_sees_it_by_itself() -> None:
     """Nothing gives the constant away when the site is rewritten; then that is added."""
-    told, silent = masked(rows_of, 0, summed=False), masked(rows_of, 0, summed=False)
+    told, silent = masked(rows_of, 0, reduce_op=None), masked(rows_of, 0, reduce_op=None)
     config = of_rank(0)
     spfast.apply(silent.graph, config)
     assert spfast.verify(told.graph, silent.graph, config).ok
@@ -90,11 +91,11 @@ def test_the_verifier_sees_it_by_itself() -> None:
 def test_ranks_compare_the_constants_that_their_rows_are_computed_with() -> None:
     texts = []
     for rank in (0, 1):
-        build = masked(rows_of, rank, summed=False)
+        build = masked(rows_of, rank, reduce_op=None)
         after = spfast.api.preview(build.graph, of_rank(0))
         texts.append(done_together(after, build.graph))
     assert texts[0] != texts[1]
-    same = masked(rows_of, 0, summed=False)
+    same = masked(rows_of, 0, reduce_op=None)
     cut = [spfast.api.preview(same.graph, of_rank(rank)) for rank in (0, 1)]
     assert done_together(cut[0], same.graph) == done_together(cut[1], same.graph)
 

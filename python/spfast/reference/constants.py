@@ -22,6 +22,7 @@ def doubted_constants(
     graph: fx.Graph,
     gives_away: Callable[[fx.Node], tuple[Any, list[fx.Node]]],
     computes: Callable[[fx.Node], bool],
+    follows: Callable[[fx.Node, fx.Node], bool],
 ) -> Doubted:
     """Finds what a collective would be for nothing on, were it the same on every rank.
 
@@ -29,9 +30,10 @@ def doubted_constants(
         graph: The graph.
         gives_away: The group of a collective, and its operands that are proved to be shared.
         computes: Whether ranks with the same operands get the same result of a node.
+        follows: Whether a node's operands would make a collective of its result be for nothing.
 
     Example:
-        >>> doubted_constants(fx.Graph(), lambda node: (None, []), lambda node: True)
+        >>> doubted_constants(fx.Graph(), lambda node: (None, []), bool, lambda node, collective: True)
         {}
     """
     doubted: Doubted = {}
@@ -44,7 +46,8 @@ def doubted_constants(
                 continue
             seen.add(value)
             operands = [each for each in value.all_input_nodes if not _is_number(each)]
-            pending += operands
+            if follows(value, node):
+                pending += operands
             if not operands:
                 doubted.setdefault(value, {}).setdefault(group, node)
     return doubted

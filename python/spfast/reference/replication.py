@@ -88,7 +88,12 @@ class Replication:
         self._doubted: Doubted = {}
         vouched = dict(self._shared)
         self._prove(graph)
-        self._doubted = doubted_constants(graph, self._gives_away, self._computes)
+        self._doubted = doubted_constants(
+            graph,
+            self._gives_away,
+            self._computes,
+            lambda node, made: _changes_equals(made) or self._treats_rows_alone(node),
+        )
         if self._doubted:
             self._shared = vouched
             self._shown = {node: {} for node in graph.nodes}
@@ -189,7 +194,7 @@ class Replication:
     def _gives_away(self, node: fx.Node) -> tuple[Any, list[fx.Node]]:
         """The group of a collective, and the operands that are proved to be shared all the same."""
         kind, group = self._of(node).collective, self._group(node)
-        tells = kind in ("all_reduce", "reduce_scatter", "all_gather") and _changes_equals(node)
+        tells = kind in ("all_reduce", "reduce_scatter", "all_gather")
         if node.op != "call_function" or group is None or not tells:
             return group, []
         return group, [each for each in node.all_input_nodes if self.is_shared(each, group)]

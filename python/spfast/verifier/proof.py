@@ -159,8 +159,7 @@ def _verify(
     rewritten = Context(store, dims, groups, is_after=True, called=called, kept=kept)
     walk(rewritten, new)
     found = dict(rewritten.problems)
-    met = {**original.met, **rewritten.met}
-    trust = judge(original, old, met, said.names_replicated, infers, shown)
+    trust = judge(original, old, rewritten, new, said.names_replicated, infers, shown)
     for node, reason in trust.problems:
         found.setdefault(node, reason)
     blame = Blame(original, rewritten, old, new)

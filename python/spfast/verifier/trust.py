@@ -16,8 +16,10 @@ from torch import fx
 
 from spfast.trust import Assumption
 from spfast.verifier.context import Context, Meeting
-from spfast.verifier.ranks import Contradiction, Ranks, Same, Shown, calls_of, parts_of
+from spfast.verifier.names import Names
+from spfast.verifier.ranks import Contradiction, Ranks, Same, Shown, calls_of
 from spfast.verifier.snapshot import Entry
+from spfast.verifier.stand_ins import StandIns
 from spfast.verifier.values import Kind
 
 __all__ = ["Trust", "judge"]
@@ -39,7 +41,8 @@ class Trust:
 def judge(
     original: Context,
     entries: Sequence[Entry],
-    meetings: Mapping[tuple[str, int], Meeting],
+    rewritten: Context,
+    rewritten_entries: Sequence[Entry],
     is_named: Callable[[fx.Node], bool],
     may_assume: bool,
     shown: Shown,
@@ -49,19 +52,24 @@ def judge(
     Args:
         original: The finished walk over the original graph.
         entries: The original graph.
-        meetings: What meets rows of a group, by the group and the term.
+        rewritten: The finished walk over the rewritten graph.
+        rewritten_entries: The rewritten graph.
         is_named: Whether the caller says that an input is the same on every rank.
         may_assume: Whether what is unknown may be assumed.
         shown: What other graphs show of its values.
     """
     problems: list[tuple[fx.Node, str]] = []
     assumed: dict[str, Assumption] = {}
+    meetings = {**original.met, **rewritten.met}
     if not meetings:
         return Trust((), ())
     calls = list(calls_of(original, entries))
-    names = _Names(original)
+    names = Names(original)
+    stand_ins = StandIns(names, rewritten, rewritten_entries)
     for group in dict.fromkeys(group for group, _ in meetings):
-        met = {term: meeting for (other, term), meeting in meetings.items() if other == group}
+        met = stand_ins.of(
+            group, {term: met for (other, term), met in meetings.items() if other == group}
+        )
         # What is proved, and what is local, is so whatever is assumed besides.
         ranks = Ranks(original, group, is_named, shown, met if may_assume else {})
         ranks.read(calls)
@@ -100,6 +108,7 @@ def judge(
             if term not in accused:
                 name = names.of(term, meeting)
                 assumed.setdefault(name, Assumption(name, meeting.describe(), group))
+    problems += stand_ins.problems
     order = names.order()
     listed = sorted(assumed.values(), key=lambda one: order.get(one.value, len(order)))
     return Trust(tuple(problems), tuple(listed))
@@ -113,7 +122,7 @@ def _local(name: str, ranks: Ranks, term: int) -> str:
     )
 
 
-def _contradicted(found: Contradiction, names: _Names, seeds: Mapping[int, Meeting]) -> str:
+def _contradicted(found: Contradiction, names: Names, seeds: Mapping[int, Meeting]) -> str:
     said = [repr(names.of(term, seeds[term])) for term in found.terms]
     subject = said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
     cannot = "cannot" if len(said) == 1 else "cannot all"
@@ -121,40 +130,3 @@ def _contradicted(found: Contradiction, names: _Names, seeds: Mapping[int, Meeti
         f"meets rows of one rank, but {subject} {cannot} be the same on every rank, "
         f"for then {found.node!r} {found.exchange.of_equals()}"
     )
-
-
-class _Names:
-    """Names of nodes of the original graph that hold a term."""
-
-    def __init__(self, original: Context) -> None:
-        self._names: dict[int, str] = {}
-        self._original = original
-        for node, value in original.values.items():
-            for part in parts_of(value):
-                if part.kind in (Kind.FULL, Kind.SCALAR):
-                    self._names.setdefault(part.term, node.name)
-
-    def of(self, term: int, meeting: Meeting) -> str:
-        store = self._original.store
-        while term not in self._names:
-            if term in store.writes:
-                term = store.writes[term].base
-            elif term in store.blocks:
-                term = store.blocks[term][0]
-            else:
-                return meeting.node.name
-        return self._names[term]
-
-    def written(self, term: int) -> str | None:
-        """The name of what a value is, that no node has, since it was written to."""
-        store = self._original.store
-        while term in store.blocks and term not in self._names:
-            term = store.blocks[term][0]
-        if term in self._names or term not in store.writes:
-            return None
-        while term in store.writes:
-            term = store.writes[term].base
-        return self._names.get(term, "a value")
-
-    def order(self) -> dict[str, int]:
-        return {node.name: place for place, node in enumerate(self._original.values)}

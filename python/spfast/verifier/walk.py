@@ -117,7 +117,7 @@ def walk(ctx: Context, entries: Iterable[Entry]) -> None:
     )
     is_written |= any(writes.arguments for writes in ctx.called.values())
     _note_given(ctx, entries)
-    values, vals, is_after = ctx.values, ctx.vals, ctx.is_after
+    values, vals = ctx.values, ctx.vals
     inputs = 0
     for node, op, target, args, kwargs, val in entries:
         vals[node] = val
@@ -139,7 +139,7 @@ def walk(ctx: Context, entries: Iterable[Entry]) -> None:
             if of_graphs is not None:
                 rule, writes = None, of_graphs
         ctx.why, ctx.node = None, node
-        if ctx.written and not is_after:
+        if ctx.written:
             _note_reads(ctx, node, args, kwargs)
         try:
             value = None
