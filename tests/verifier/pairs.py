@@ -51,6 +51,9 @@ class Maker(GraphBuilder):
     def norm(self, x: fx.Node) -> fx.Node:
         return self.call(ir.rms_norm.default, x, self.weight, 1e-6)
 
+    def relu(self, x: fx.Node) -> fx.Node:
+        return self.call(aten.relu.default, x)
+
     def rows(self, x: fx.Node, start: int, end: int) -> fx.Node:
         return self.call(aten.slice.Tensor, x, 0, start, end)
 

@@ -44,8 +44,8 @@ from verifier.pairs import Body, Maker, aten, pair
             id="topk",
         ),
         pytest.param(
-            lambda m: m.part(m.call(aten.split.Tensor, m.reduce(m.x), 5, 1), 1),
-            lambda m: m.gather(m.part(m.call(aten.split.Tensor, m.scatter(m.x), 5, 1), 1)),
+            lambda m: m.relu(m.part(m.call(aten.split.Tensor, m.reduce(m.x), 5, 1), 1)),
+            lambda m: m.gather(m.relu(m.part(m.call(aten.split.Tensor, m.scatter(m.x), 5, 1), 1))),
             id="split_features",
         ),
         pytest.param(
@@ -54,8 +54,8 @@ from verifier.pairs import Body, Maker, aten, pair
             id="cat_features",
         ),
         pytest.param(
-            lambda m: m.call(aten.slice.Tensor, m.reduce(m.x), 1, 2, 6),
-            lambda m: m.gather(m.call(aten.slice.Tensor, m.scatter(m.x), 1, 2, 6)),
+            lambda m: m.relu(m.call(aten.slice.Tensor, m.reduce(m.x), 1, 2, 6)),
+            lambda m: m.gather(m.relu(m.call(aten.slice.Tensor, m.scatter(m.x), 1, 2, 6))),
             id="slice_features",
         ),
         pytest.param(

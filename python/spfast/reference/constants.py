@@ -33,7 +33,7 @@ def doubted_constants(
         follows: Whether a node's operands would make a collective of its result be for nothing.
 
     Example:
-        >>> doubted_constants(fx.Graph(), lambda node: (None, []), bool, lambda node, collective: True)
+        >>> doubted_constants(fx.Graph(), lambda node: (None, []), bool, lambda *nodes: True)
         {}
     """
     doubted: Doubted = {}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import fx
 
 from spfast.verifier.context import Context
+from spfast.verifier.layout import reads_memory, strides_of
 from spfast.verifier.snapshot import Entry
 from spfast.verifier.values import Kind, Value
 
@@ -68,6 +69,11 @@ class Blame:
                         f"where it read {before.name!r}"
                     )
             if len(then) == len(now):
+                lay = [self._before.vals.get(each) for each in then]
+                lie = [self._after.vals.get(each) for each in now]
+                dims = self._after.dims
+                if reads_memory(node.target) and strides_of(dims, lay) != strides_of(dims, lie):
+                    return "reads memory in which its operands lie otherwise than before"
                 return "has other literals than in the original graph"
         return "computes something that the original graph does not compute"
 

@@ -343,8 +343,6 @@ def writes_of(op: str, target: Any) -> Writes:
         if target.namespace == "c10d":  # writes to tensors of which its schemas do not say so
             return Writes(None, True)
         schema = target._schema
-        if target.namespace == "c10d":
-            return Writes(None, True)  # they write to what they are given, and do not say so
         written = tuple(
             (i, a.name)
             for i, a in enumerate(schema.arguments)

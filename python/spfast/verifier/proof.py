@@ -26,6 +26,7 @@ from spfast.verifier.crossing import shown_across
 from spfast.verifier.dims import Dims
 from spfast.verifier.groups import Groups
 from spfast.verifier.kinds import COLLECTIVES, Collective, Writes, operator_name
+from spfast.verifier.layout import lies_alike
 from spfast.verifier.metadata import Metadata
 from spfast.verifier.ranks import Shown
 from spfast.verifier.report import Problem, Verification
@@ -256,12 +257,12 @@ def _outputs(
     local: Collection[int],
 ) -> Findings:
     """Outputs keep their order, shape, dtype and contents; ``local`` may be this rank's rows."""
-    was, now = _leaves(old), _leaves(new)
+    returned, returns = _leaves(old), _leaves(new)
     output = new[-1][0]
-    if len(was) != len(now):
-        yield output, f"returns {len(now)} values, where it returned {len(was)}"
+    if len(returned) != len(returns):
+        yield output, f"returns {len(returns)} values, where it returned {len(returned)}"
         return
-    for place, (left, right) in enumerate(zip(was, now, strict=True)):
+    for place, (left, right) in enumerate(zip(returned, returns, strict=True)):
         if not isinstance(left, fx.Node) or not isinstance(right, fx.Node):
             if left is not right and left != right:
                 yield output, f"returns {right!r} as output {place}, where it returned {left!r}"
@@ -271,8 +272,12 @@ def _outputs(
             continue
         expected, actual = before.read(left), after.read(right)
         if actual is expected:
-            if not _is_same_tensor(after.dims, before.vals.get(left), after.vals.get(right)):
+            was, now = before.vals.get(left), after.vals.get(right)
+            if not _is_same_tensor(after.dims, was, now):
                 yield right, f"is output {place} with another shape or dtype than before"
+            elif isinstance(was, torch.Tensor) and not lies_alike(after.dims, was, now):
+                lay, lie = list(was.stride()), list(now.stride())
+                yield right, f"is output {place} with strides {lie}, where they were {lay}"
             continue
         if actual.kind is Kind.WRONG:
             continue

@@ -32,6 +32,7 @@ from spfast.verifier.kinds import (
     operator_name,
     writes_of,
 )
+from spfast.verifier.layout import reads_memory, strides_of
 from spfast.verifier.snapshot import Entry
 from spfast.verifier.totals import total
 from spfast.verifier.values import Kind, Value
@@ -194,6 +195,9 @@ def _opaque(
         if any(value.kind is Kind.WRONG for _, value in operands):
             return _wrong(ctx, node, writes)
     key: Hashable = (node.target, ctx.key(args), ctx.key(kwargs))
+    if node.op == "call_function" and reads_memory(node.target):
+        lie = [ctx.vals.get(operand) for operand in _operands(args, kwargs)]
+        key = (key, strides_of(ctx.dims, lie))
     if ctx.is_after and key not in ctx.store.results:
         for operand, value in operands:
             if not _is_whole(value):

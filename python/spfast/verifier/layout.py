@@ -1,0 +1,57 @@
+"""How values lie in memory, where that is seen: by who reads memory, and by the caller."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import torch
+
+from spfast.verifier.across import what_it_does
+from spfast.verifier.dims import Dims
+
+__all__ = ["lies_alike", "reads_memory", "strides_of"]
+
+# What these compute is told by the elements of their operands, but for those named below.
+_BY_ELEMENTS = ("aten", "prims")
+_BY_MEMORY = ("stride", "storage", "contiguous")
+
+
+@functools.lru_cache(maxsize=1024)
+def reads_memory(target: Any) -> bool:
+    """Whether the strides of operands matter to what an operator computes, or may.
+
+    Example:
+        >>> reads_memory(torch.ops.aten.as_strided.default)
+        True
+        >>> reads_memory(torch.ops.aten.cumsum.default)
+        False
+    """
+    if not isinstance(target, torch._ops.OpOverload):
+        module = getattr(target, "__module__", "")
+        return module not in ("_operator", "operator", "math", "builtins")
+    if what_it_does("call_function", target).group is not None:
+        return False
+    namespace, short = target._schema.name.split("::", 1)
+    return namespace not in _BY_ELEMENTS or any(part in short for part in _BY_MEMORY)
+
+
+def strides_of(dims: Dims, vals: Sequence[Any]) -> Hashable:
+    """How tensors lie in memory; None for anything else."""
+    found: list[Hashable] = []
+    for val in vals:
+        if not isinstance(val, torch.Tensor):
+            found.append(None)
+            continue
+        place = (*val.stride(), val.storage_offset())
+        found.append(tuple([dims.of(number) for number in place]))
+    return tuple(found)
+
+
+def lies_alike(dims: Dims, one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors of one shape have the same strides, where a dim has several elements."""
+    return all(
+        size == 1 or dims.equal(dims.of(was), dims.of(now))
+        for size, was, now in zip(one.shape, one.stride(), other.stride(), strict=True)
+    )
