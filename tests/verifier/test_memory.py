@@ -63,3 +63,15 @@ def test_an_operator_that_is_given_all_by_keyword_is_compared_as_it_is() -> None
     reduced = build.call(torch.ops._c10d_functional.all_reduce.default, value, "sum", "tp")
     build.output([call, build.call(torch.ops._c10d_functional.wait_tensor.default, reduced)])
     assert verify(build.graph, copy_graph(build.graph), CONFIG).ok
+
+
+def test_what_was_waited_for_is_finished_by_whatever_name() -> None:
+    build = GraphBuilder(tokens=8, dynamic=False)
+    value = build.call(aten.relu.default, build.placeholder("value", (TOKENS, 16), torch.float32))
+    funcol = torch.ops._c10d_functional
+    total = build.call(funcol.all_reduce_.default, value, "sum", "tp")
+    waited = build.call(funcol.wait_tensor.default, total)
+    build.call(aten.add_.Tensor, total, 1.0)
+    build.output([build.call(aten.mul.Tensor, waited, 2.0)])
+    found = verify(build.graph, copy_graph(build.graph), CONFIG)
+    assert found.ok, str(found)

@@ -11,7 +11,7 @@ import torch
 from spfast.verifier.across import what_it_does
 from spfast.verifier.dims import Dims
 
-__all__ = ["lies_alike", "reads_memory", "strides_of"]
+__all__ = ["otherwise", "reads_memory", "strides_of"]
 
 # What these compute is told by the elements of their operands, but for those named below.
 _BY_ELEMENTS = ("aten", "prims")
@@ -49,9 +49,14 @@ def strides_of(dims: Dims, vals: Sequence[Any]) -> Hashable:
     return tuple(found)
 
 
-def lies_alike(dims: Dims, one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors of one shape have the same strides, where a dim has several elements."""
-    return all(
-        size == 1 or dims.equal(dims.of(was), dims.of(now))
-        for size, was, now in zip(one.shape, one.stride(), other.stride(), strict=True)
-    )
+def otherwise(dims: Dims, before: Any, after: Any) -> str | None:
+    """Returns the strides of two tensors of one shape; None where they lie alike.
+
+    A dim of a single element may have any.
+    """
+    if before is after or not isinstance(before, torch.Tensor):
+        return None
+    for size, was, now in zip(before.shape, before.stride(), after.stride(), strict=True):
+        if size != 1 and not dims.equal(dims.of(was), dims.of(now)):
+            return f"{list(after.stride())}, where they were {list(before.stride())}"
+    return None

@@ -193,7 +193,10 @@ def wait(ctx: Context, node: fx.Node, target: Any, args: Args, kwargs: Kwargs) -
     if kwargs or len(args) != 1 or not isinstance(args[0], fx.Node):
         return None
     value = ctx.read(args[0])
-    return value.parts[0] if value.kind is Kind.PENDING else value
+    if value.kind is not Kind.PENDING:
+        return value
+    ctx.values[args[0]] = value.parts[0]  # by whichever name it is read from now on
+    return value.parts[0]
 
 
 def identity(ctx: Context, node: fx.Node, target: Any, args: Args, kwargs: Kwargs) -> Value | None:

@@ -26,7 +26,7 @@ from spfast.verifier.crossing import shown_across
 from spfast.verifier.dims import Dims
 from spfast.verifier.groups import Groups
 from spfast.verifier.kinds import COLLECTIVES, Collective, Writes, operator_name
-from spfast.verifier.layout import lies_alike
+from spfast.verifier.layout import otherwise
 from spfast.verifier.metadata import Metadata
 from spfast.verifier.ranks import Shown
 from spfast.verifier.report import Problem, Verification
@@ -275,9 +275,8 @@ def _outputs(
             was, now = before.vals.get(left), after.vals.get(right)
             if not _is_same_tensor(after.dims, was, now):
                 yield right, f"is output {place} with another shape or dtype than before"
-            elif isinstance(was, torch.Tensor) and not lies_alike(after.dims, was, now):
-                lay, lie = list(was.stride()), list(now.stride())
-                yield right, f"is output {place} with strides {lie}, where they were {lay}"
+            elif (lie := otherwise(after.dims, was, now)) is not None:
+                yield right, f"is output {place} with strides {lie}"
             continue
         if actual.kind is Kind.WRONG:
             continue
