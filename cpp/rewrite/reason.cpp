@@ -122,6 +122,9 @@ std::string format_reason(const NodeTable& table, std::span<const GroupInfo> gro
                   ? " gives each rank another one"
                   : " over all ranks shows") +
              ", and would be read beside shards";
+    case Reason::Kind::kRankPart:
+      return call(reason.node) + " takes a part of every row, each rank another one, as " +
+             call(reason.other) + " over all ranks shows";
     case Reason::Kind::kNotProved:
       return label(reason.node) + " is not proved to be the same on every rank, " +
              "and config.replicated does not let it be taken on trust";

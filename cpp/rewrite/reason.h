@@ -37,6 +37,7 @@ struct Reason {
     kQuantised,      // node: a quantised value, which is not to be sharded
     kNeedsAll,       // node: who reads the reduced value and needs all tokens
     kUnread,         // node: a reduced value that nobody reads
+    kRankPart,       // node: it takes a part of every row, other: the collective that tells
     kRankOwn,        // node: a value that one rank alone has, other: the collective that tells
     kNotProved,      // node: a value of which nothing says that all ranks have the same
     kNoGain,         // what the row-wise view would gather is no less than the all_reduce moves

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "base/work.h"
+#include "rewrite/lone_parts.h"
 #include "table/targets.h"
 
 namespace spfast {
@@ -27,7 +28,10 @@ Replication::Replication(const NodeTable& table, const Effects& effects, const R
       written_(meetings_.slots()),
       read_(meetings_.slots()) {
   prove();
-  if (doubt_constants()) {
+  doubt_constants();
+  lone_parts_ = find_lone_parts(table, traits_);
+  if (!lone_parts_.empty()) doubt_parts();
+  if (!doubted_.empty()) {
     proved_.assign(table.size(), 0);
     own_.assign(table.size(), 0);
     scattered_.assign(table.size(), 0);
@@ -146,7 +150,37 @@ void Replication::prove() {
   }
 }
 
-bool Replication::doubt_constants() {
+void Replication::doubt_constants() {
+  each_reduced([&](NodeId value, GroupMask group, NodeId collective, std::vector<GroupMask>& seen) {
+    if (!is_proved(value, group)) return;
+    walk_behind(value, group, collective, seen, [&](NodeId node, bool constant) {
+      if (constant) doubt(node, group, collective);
+    });
+  });
+}
+
+void Replication::doubt_parts() {
+  // The groups of whose collectives something comes, through whatever computes.
+  std::vector<GroupMask> from(table_.size(), 0);
+  for (NodeId node = 0; node < table_.size(); ++node) {
+    if (table_.op(node) != Op::kCallFunction) continue;
+    const auto [kind, group] = meetings_.of(node);
+    if (kind != Collective::kNone) from[node] = meetings_.bit(group);
+    if (!is_deterministic(node)) continue;
+    for (const Value value : table_.operands(node)) {
+      if (value.is_node()) from[node] |= from[value.payload];
+    }
+  }
+  each_reduced([&](NodeId value, GroupMask group, NodeId collective, std::vector<GroupMask>& seen) {
+    walk_behind(value, group, collective, seen, [&](NodeId node, bool) {
+      const bool lone = std::binary_search(lone_parts_.begin(), lone_parts_.end(), node);
+      if (lone && (from[node] & group) != 0) doubt(node, group, collective);
+    });
+  });
+}
+
+template <typename Of>
+void Replication::each_reduced(Of of) {
   // Through whatever computes, and through operators that treat rows alone.
   std::vector<GroupMask> seen;
   std::vector<GroupMask> seen_by_rows;
@@ -158,16 +192,16 @@ bool Replication::doubt_constants() {
                        kind == Collective::kAllGather;
     if (!tells || group == kNone) continue;
     for (const Value value : table_.operands(node)) {
-      if (!value.is_node() || !is_proved(value.payload, meetings_.bit(group))) continue;
-      doubt_constants_of(value.payload, meetings_.bit(group), node,
-                         meetings_.changes_equals(node) ? seen : seen_by_rows);
+      if (!value.is_node()) continue;
+      of(value.payload, meetings_.bit(group), node,
+         meetings_.changes_equals(node) ? seen : seen_by_rows);
     }
   }
-  return !doubted_.empty();
 }
 
-void Replication::doubt_constants_of(NodeId value, GroupMask group, NodeId collective,
-                                     std::vector<GroupMask>& seen) {
+template <typename Of>
+void Replication::walk_behind(NodeId value, GroupMask group, NodeId collective,
+                              std::vector<GroupMask>& seen, Of of) {
   std::vector<NodeId> pending{value};
   while (!pending.empty()) {
     const NodeId node = pending.back();
@@ -184,12 +218,14 @@ void Replication::doubt_constants_of(NodeId value, GroupMask group, NodeId colle
       constant = false;
       if (follows) pending.push_back(operand.payload);
     }
-    if (!constant) continue;
-    if (doubted_.empty()) doubted_.assign(evidence_.size(), kNone);
-    each_slot(group, [&](uint32_t slot) {
-      doubted_[size_t{node} * meetings_.slots() + slot] = collective;
-    });
+    of(node, constant);
   }
+}
+
+void Replication::doubt(NodeId node, GroupMask group, NodeId collective) {
+  if (doubted_.empty()) doubted_.assign(evidence_.size(), kNone);
+  each_slot(group,
+            [&](uint32_t slot) { doubted_[size_t{node} * meetings_.slots() + slot] = collective; });
 }
 
 // A size, or what is computed of sizes.

@@ -91,6 +91,11 @@ class Replication {
   // Ranks that have the same operands have the same result.
   [[nodiscard]] bool is_deterministic(NodeId node) const;
   [[nodiscard]] bool treats_rows_alone(NodeId node) const;
+  // Whether a node takes a part of every row, and each rank another one: by their literals.
+  [[nodiscard]] bool is_own_part(NodeId node, uint32_t group) const {
+    return std::binary_search(lone_parts_.begin(), lone_parts_.end(), node) &&
+           of(node, group) == Sharing::kOwn;
+  }
   // A view or a copy: its operand under another name.
   [[nodiscard]] bool is_name(NodeId node) const;
 
@@ -111,10 +116,20 @@ class Replication {
   }
   void prove();
   // The constants that a collective would be for nothing on, were they the same on every rank: each
-  // rank may have literals of its own. Returns whether there are any.
-  [[nodiscard]] bool doubt_constants();
-  void doubt_constants_of(NodeId value, GroupMask group, NodeId collective,
-                          std::vector<GroupMask>& seen);
+  // rank may have literals of its own.
+  void doubt_constants();
+  // The same of parts of rows: of what all ranks share, each may take another.
+  void doubt_parts();
+  // Calls `of` with each value that is reduced or gathered, the group, the collective, and a place
+  // to note what was seen behind such ones.
+  template <typename Of>
+  void each_reduced(Of of);
+  // Walks back from what a collective takes, through what would make it be for nothing; calls `of`
+  // with each node, and whether that reads but numbers.
+  template <typename Of>
+  void walk_behind(NodeId value, GroupMask group, NodeId collective, std::vector<GroupMask>& seen,
+                   Of of);
+  void doubt(NodeId node, GroupMask group, NodeId collective);
   [[nodiscard]] bool is_number(NodeId node) const;
   void prove_after(NodeId collective);
   void blame();
@@ -170,6 +185,7 @@ class Replication {
   std::vector<GroupMask> scattered_;
   std::vector<NodeId> evidence_;       // by node and group
   std::vector<NodeId> doubted_;        // by node and group: what shows it; empty if nothing does
+  std::vector<NodeId> lone_parts_;     // sorted
   std::vector<uint8_t> suspicion_;     // by node and group
   std::vector<GroupMask> conditions_;  // whether each of its elements says that something holds
   std::vector<GroupMask> selects_;  // a rank's own for what selects by it: what it compares is not

@@ -60,6 +60,11 @@ const std::vector<RowOperand>& RowReader::read(NodeId node, const RowLayout& lay
     ok = false;
     why_ = {Reason::Kind::kBlocks, node, kNone, static_cast<uint64_t>(rule->block), class_};
   }
+  if (ok && replication_.is_own_part(node, classes_[class_].group)) {
+    ok = false;
+    why_ = {Reason::Kind::kRankPart, node, replication_.evidence(node, classes_[class_].group), 0,
+            0};
+  }
   for (RowOperand& operand : operands_) {
     if (!ok) break;
     const bool here = is_row_here(node, operand.root, layout) || !layout.is_row(operand.root);

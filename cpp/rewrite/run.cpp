@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "rewrite/lone_parts.h"
 
 namespace spfast {
 namespace {
@@ -104,15 +105,17 @@ void Run::match(RunOptions options) {
   replication_.emplace(table_, *effects_, rules_.rows, rules_.families, groups_, options_.trust);
 }
 
-// Reads the sizes that the graph asks for: their metas tell whether they depend on data.
+// Reads the sizes that the graph asks for: their metas tell whether they depend on data. And those
+// of values of which parts are taken: they tell whether some are left.
 void Run::read_sizes() {
   std::vector<NodeId> sizes;
   {
     SharedTraits traits;
     for (NodeId node = 0; node < table_.size(); ++node) {
-      if (table_.op(node) == Op::kCallFunction && traits.of(table_.target(node)).sizes) {
-        sizes.push_back(node);
-      }
+      if (table_.op(node) != Op::kCallFunction) continue;
+      const OperatorTraits& known = traits.of(table_.target(node));
+      if (known.sizes) sizes.push_back(node);
+      list_sized(table_, node, known.takes_part, sizes);
     }
   }
   // The lock is given back: to read metas may wait for Python.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "table/targets.h"
 
@@ -126,6 +127,22 @@ constexpr Dropout kAttention[] = {
     {"_scaled_dot_product_fused_attention_overrideable", 4},
 };
 
+constexpr std::pair<std::string_view, PartBy> kParts[] = {
+    {"chunk", PartBy::kSplit},
+    {"gather", PartBy::kIndex},
+    {"narrow", PartBy::kNarrow},
+    {"narrow_copy", PartBy::kNarrow},
+    {"select", PartBy::kSelect},
+    {"select_copy", PartBy::kSelect},
+    {"slice", PartBy::kSlice},
+    {"slice_copy", PartBy::kSlice},
+    {"split", PartBy::kSplit},
+    {"split_copy", PartBy::kSplit},
+    {"split_with_sizes", PartBy::kSplit},
+    {"split_with_sizes_copy", PartBy::kSplit},
+    {"unbind", PartBy::kUnbind},
+};
+
 bool has(std::string_view name, std::string_view part) {
   return name.find(part) != std::string_view::npos;
 }
@@ -176,6 +193,9 @@ OperatorTraits operator_traits(std::string_view name) {
   traits.condition = any_of(kConditions, op);
   if (op == "where") traits.selects_by = 0;
   if (op == "masked_fill") traits.selects_by = 1;
+  for (const auto& [part, by] : kParts) {
+    if (op == part) traits.takes_part = by;
+  }
   for (const Dropout& one : kAttention) {
     if (op == one.name) traits.dropout = one.position;
   }

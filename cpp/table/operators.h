@@ -20,6 +20,17 @@ enum class Collective : uint8_t {
   kOther,  // broadcast, scatter, permute, and whatever else a group does together
 };
 
+// How an operator says which part of its operand it takes, along one dim.
+enum class PartBy : uint8_t {
+  kNone,
+  kSlice,   // from, to, and by which step
+  kNarrow,  // from, and how many
+  kSelect,  // which one
+  kSplit,   // into several, of which getitem picks
+  kUnbind,  // into each
+  kIndex,   // by what another operand holds
+};
+
 struct OperatorTraits {
   Collective collective = Collective::kNone;
   bool deterministic = false;  // ranks with the same operands get the same result
@@ -29,6 +40,7 @@ struct OperatorTraits {
   bool condition = false;      // says of each element whether something holds
   int8_t selects_by = -1;      // position of the condition by which it selects
   int8_t dropout = -1;         // position of a probability; random unless that is absent or 0
+  PartBy takes_part = PartBy::kNone;
 };
 
 // Of a name as targets.h spells it, such as "aten.add.Tensor".

@@ -90,9 +90,10 @@ class Replication:
         self._prove(graph)
         self._doubted = doubted_constants(
             graph,
-            self._gives_away,
+            self._reduced,
             self._computes,
             lambda node, made: _changes_equals(made) or self._treats_rows_alone(node),
+            self.is_shared,
         )
         if self._doubted:
             self._shared = vouched
@@ -191,13 +192,13 @@ class Replication:
                     self._shared[node] = _EVERY if len(even) == len(self._known) else even
                 self._follow_own(node)
 
-    def _gives_away(self, node: fx.Node) -> tuple[Any, list[fx.Node]]:
-        """The group of a collective, and the operands that are proved to be shared all the same."""
+    def _reduced(self, node: fx.Node) -> tuple[Any, list[fx.Node]]:
+        """The group of a collective, and what it reduces or gathers."""
         kind, group = self._of(node).collective, self._group(node)
         tells = kind in ("all_reduce", "reduce_scatter", "all_gather")
         if node.op != "call_function" or group is None or not tells:
             return group, []
-        return group, [each for each in node.all_input_nodes if self.is_shared(each, group)]
+        return group, node.all_input_nodes
 
     def _common(self, operands: Collection[fx.Node]) -> _Shared:
         """The groups whose ranks share all of these."""

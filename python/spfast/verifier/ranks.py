@@ -133,6 +133,7 @@ class Ranks:
     shown: Shown = field(default_factory=Shown)
     seeds: Mapping[int, Meeting] = field(default_factory=dict)
     doubts: bool = False  # whether constants are seeds like others
+    own: Mapping[fx.Node, str] = field(default_factory=dict)  # parts of rows, each rank another
     known: dict[int, Same] = field(default_factory=dict)
     effects: dict[int, Same] = field(default_factory=dict)
     written: dict[int, list[int]] = field(default_factory=dict)  # assumed terms that effects write
@@ -151,7 +152,7 @@ class Ranks:
         self._inside: dict[str, bool] = {self.group: True}
         self._crossing: dict[str, bool] = {}
 
-    def _is_among(self, group: str | None) -> bool:
+    def is_among(self, group: str | None) -> bool:
         """Whether a group is this one, or lies within it.
 
         What all ranks of this one share, those of a group within it do; what each rank of that has
@@ -178,10 +179,12 @@ class Ranks:
         """Takes in the graph's nodes in their order."""
         for call in calls:
             found = self._result(call)
+            if call.node in self.own:
+                found = Same.LOCAL
             if call.node in self.shown.own:
                 self.unshown[call.node] = (found, self._assumed(call.operands))
                 found = Same.LOCAL
-            if call.exchange is not None and self._is_among(call.exchange.group):
+            if call.exchange is not None and self.is_among(call.exchange.group):
                 self._ask(call.node.name, call.exchange, call.operands)
             if call.node in self.shown.given:
                 self._ask_others(call.node, self.ctx.reads.get(call.node, self.ctx.values))
@@ -282,7 +285,7 @@ class Ranks:
     def _apart_after(self, call: Call) -> frozenset[str | None]:
         """The groups over which what a call yields is apart."""
         does = call.what.does
-        if does is Does.RANK or call.node in self.shown.own:
+        if does is Does.RANK or call.node in self.shown.own or call.node in self.own:
             return frozenset([None])
         before = frozenset[str | None]().union(*(self._apart(value) for value in call.operands))
         if does in SAME_AFTER:
@@ -346,7 +349,7 @@ class Ranks:
     def _ask_others(self, node: fx.Node, values: Mapping[fx.Node, Value]) -> None:
         """The same of what it hands on to other graphs, of their collectives."""
         for told in sorted(self.shown.given[node], key=lambda each: each.name):
-            if not self._is_among(told.exchange.group):
+            if not self.is_among(told.exchange.group):
                 continue
             if told.operand in self.unshown:
                 self._contradict(told.name, told.exchange, *self.unshown[told.operand])

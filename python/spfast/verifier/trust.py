@@ -9,7 +9,7 @@ the graph contradicts the assumption.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx
@@ -17,10 +17,11 @@ from torch import fx
 from spfast.trust import Assumption
 from spfast.verifier.context import Context, Meeting
 from spfast.verifier.names import Names
-from spfast.verifier.ranks import Contradiction, Ranks, Same, Shown, calls_of
+from spfast.verifier.parts import lone_parts, parts_given_away
+from spfast.verifier.ranks import Contradiction, Ranks, Same, Shown, calls_of, parts_of
 from spfast.verifier.snapshot import Entry
 from spfast.verifier.stand_ins import StandIns
-from spfast.verifier.values import Kind
+from spfast.verifier.values import Kind, Value
 
 __all__ = ["Trust", "judge"]
 
@@ -61,18 +62,25 @@ def judge(
     problems: list[tuple[fx.Node, str]] = []
     assumed: dict[str, Assumption] = {}
     meetings = {**original.met, **rewritten.met}
-    if not meetings:
+    parts = lone_parts(entries)
+    held = list(_shards(rewritten)) if parts else []
+    apart = [value.group for _, value in held]
+    groups = dict.fromkeys([*(group for group, _ in meetings), *apart])
+    if not groups:
         return Trust((), ())
     calls = list(calls_of(original, entries))
     names = Names(original)
     stand_ins = StandIns(names, rewritten, rewritten_entries)
-    for group in dict.fromkeys(group for group, _ in meetings):
+    for group in groups:
         met = stand_ins.of(
             group, {term: met for (other, term), met in meetings.items() if other == group}
         )
         # What is proved, and what is local, is so whatever is assumed besides.
         ranks = Ranks(original, group, is_named, shown, met if may_assume else {})
+        if parts:
+            ranks.own = parts_given_away(parts, entries, calls, ranks.is_among)
         ranks.read(calls)
+        problems += _own_parts(ranks, original, held)
         seeds: dict[int, Meeting] = {}
         for term, meeting in met.items():
             known = ranks.of_term(term)
@@ -112,6 +120,26 @@ def judge(
     order = names.order()
     listed = sorted(assumed.values(), key=lambda one: order.get(one.value, len(order)))
     return Trust(tuple(problems), tuple(listed))
+
+
+def _shards(rewritten: Context) -> Iterator[tuple[fx.Node, Value]]:
+    for node, value in rewritten.values.items():
+        yield from ((node, part) for part in parts_of(value) if part.kind is Kind.SHARD)
+
+
+def _own_parts(
+    ranks: Ranks, original: Context, held: Sequence[tuple[fx.Node, Value]]
+) -> Iterator[tuple[fx.Node, str]]:
+    """What is one rank's rows of a part of every row, where each rank takes another part."""
+    terms = {part.term: node for node in ranks.own for part in parts_of(original.values[node])}
+    for node, value in held:
+        if value.group == ranks.group and value.term in terms:
+            part = terms[value.term]
+            yield (
+                node,
+                f"holds one rank's rows of {part.name!r}, but each rank takes another part of "
+                f"every row: {ranks.own[part]!r} would else be for nothing",
+            )
 
 
 def _local(name: str, ranks: Ranks, term: int) -> str:

@@ -1,0 +1,130 @@
+"""Parts of every row of which nobody reads the rest: which one, a rank says by its own literals.
+
+Of what all ranks share, each takes the features that go with its rows of a weight; a sum over the
+ranks of what they make of them would else be for nothing.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from spfast.verifier.across import OTHER_AFTER, SAME_AFTER, Does
+from spfast.verifier.kinds import operator_name
+from spfast.verifier.ranks import Call
+from spfast.verifier.snapshot import Entry
+
+__all__ = ["lone_parts", "parts_given_away"]
+
+# Of each, the position of the dim along which it takes a part.
+_SPLITS = {"chunk": 2, "split": 2, "split_with_sizes": 2, "unbind": 1}
+_PARTS = {**_SPLITS, "gather": 1, "narrow": 1, "select": 1, "slice": 1}
+
+
+def lone_parts(entries: Sequence[Entry]) -> set[fx.Node]:
+    """The nodes that take a part along the features of a value that is not taken in all parts."""
+    vals = {entry[0]: entry[5] for entry in entries}
+    taken: dict[tuple[fx.Node, int], dict[fx.Node, Collection[int]]] = {}
+    split: dict[fx.Node, set[object]] = {}
+    for node, _, target, args, kwargs, _ in entries:
+        if target is operator.getitem and args[0] in split:
+            split[args[0]].discard(args[1])
+        name = operator_name(target).removeprefix("aten::").partition(".")[0].removesuffix("_copy")
+        if name not in _PARTS or not args or not isinstance(args[0], fx.Node):
+            continue
+        whole, at = vals[args[0]], _PARTS[name]
+        dim = args[at] if at < len(args) else kwargs.get("dim", 0)
+        rank = whole.dim() if isinstance(whole, torch.Tensor) else 0
+        if not isinstance(dim, int) or not 0 < dim % max(rank, 1):
+            continue
+        if name in _SPLITS:
+            split[node] = set(range(len(vals[node])))
+            continue
+        size = whole.shape[dim]
+        is_told = isinstance(size, int) and name != "gather"
+        given = _given(target, args, kwargs) if is_told else None
+        part = () if given is None else _elements(name, given, size)
+        taken.setdefault((args[0], dim % rank), {})[node] = part
+    found = {node for node, unread in split.items() if unread}
+    for (value, dim), parts in taken.items():
+        size = vals[value].shape[dim]
+        covered = set[int]().union(*parts.values())
+        if not isinstance(size, int) or len(covered) < size:
+            found.update(parts)
+    return found
+
+
+def _given(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int | None] | None:
+    """What an operator is given after the dim; None where that is no literal."""
+    names = [argument.name for argument in target._schema.arguments][2:]
+    values = [*args[2:], *(kwargs.get(each) for each in names[len(args[2:]) :])]
+    return values if all(value is None or type(value) is int for value in values) else None
+
+
+def _elements(name: str, given: list[int | None], size: int) -> Collection[int]:
+    """Which elements along the dim are taken."""
+    if name == "slice":
+        return range(size)[slice(*given)]
+    first = given[0] or 0
+    length = 1 if name == "select" else given[1] or 0
+    return range(size)[first:][:length]
+
+
+def parts_given_away(
+    parts: set[fx.Node],
+    entries: Sequence[Entry],
+    calls: Sequence[Call],
+    is_among: Callable[[str | None], bool],
+) -> dict[fx.Node, str]:
+    """Those that a collective shows to be another one on each rank, with its name.
+
+    Args:
+        parts: What :func:`lone_parts` finds.
+        entries: The graph.
+        calls: Its nodes but for the output, in order.
+        is_among: Whether a group is the one that is asked for, or lies within it.
+    """
+    by_node = {call.node: call for call in calls}
+    operands = {entry[0]: list(_operands(entry)) for entry in entries}
+    origin: set[fx.Node] = set()  # what is computed of what such a group reduced or gathered
+    for call in calls:
+        if call.what.group is not None:
+            if is_among(call.group):
+                origin.add(call.node)
+        elif _computes(call) and not origin.isdisjoint(operands[call.node]):
+            origin.add(call.node)
+    given: dict[fx.Node, str] = {}
+    seen: dict[bool, set[fx.Node]] = {True: set(), False: set()}
+    for call in calls:
+        if call.exchange is None or not is_among(call.exchange.group):
+            continue
+        by_all = call.exchange.changes_equal_values
+        pending = list(operands[call.node])
+        while pending:
+            node = pending.pop()
+            made = by_node.get(node)
+            if node in seen[by_all] or made is None or not _computes(made):
+                continue
+            seen[by_all].add(node)
+            if node in parts and node in origin:
+                given.setdefault(node, call.node.name)
+            if by_all or made.row_wise:
+                pending += operands[node]
+    return given
+
+
+def _computes(call: Call) -> bool:
+    """Whether equal operands give every rank the same."""
+    if call.op != "call_function" or call.what.group is not None:
+        return False
+    return call.what.does not in (Does.ANYTHING, *SAME_AFTER, *OTHER_AFTER)
+
+
+def _operands(entry: Entry) -> Iterator[fx.Node]:
+    found: list[fx.Node] = []
+    fx.node.map_arg((entry[3], entry[4]), found.append)
+    yield from found
