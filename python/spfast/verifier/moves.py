@@ -195,8 +195,10 @@ def wait(ctx: Context, node: fx.Node, target: Any, args: Args, kwargs: Kwargs) -
     value = ctx.read(args[0])
     if value.kind is not Kind.PENDING:
         return value
-    ctx.values[args[0]] = value.parts[0]  # by whichever name it is read from now on
-    return value.parts[0]
+    finished = value.parts[0]
+    if finished is not None:
+        ctx.values[args[0]] = finished  # by whichever name it is read from now on
+    return finished
 
 
 def identity(ctx: Context, node: fx.Node, target: Any, args: Args, kwargs: Kwargs) -> Value | None:
