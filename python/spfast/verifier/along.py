@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from spfast.verifier.context import Context
+from spfast.verifier.inner import along_inner, inner_dims
 from spfast.verifier.kinds import ALONG
 from spfast.verifier.norms import bind
 from spfast.verifier.rows import join
@@ -41,6 +42,10 @@ def along(
     dim = bound.get(dim_name)
     dims = dim if isinstance(dim, (list, tuple)) else [dim]
     if len(dims) != 1 or dims[0] not in (-1, len(first.shape) - 1):
+        inner = inner_dims(first.shape, dims)
+        found = inner and along_inner(ctx, node, target, operands, tuple(layout), inner)
+        if found:
+            return found
         if first.kind is Kind.SHARD:
             ctx.why = f"works along dim {dim} of {first.describe()} in {operands[0][0].name!r}"
         return None

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from spfast.verifier.context import Context
+from spfast.verifier.inner import along_inner, inner_dims
 from spfast.verifier.kinds import NORMS, REDUCTIONS, Norm
 from spfast.verifier.rows import row_operator
 from spfast.verifier.values import Kind, Value
@@ -185,10 +186,15 @@ def reduction(
     dim_name = names[where.dim] if isinstance(where.dim, int) else where.dim
     dim = bound.get(dim_name)
     listed = dim if isinstance(dim, (list, tuple)) else [dim]
-    if len(listed) != 1 or not isinstance(listed[0], int):
+    if not all(isinstance(each, int) for each in listed):
         return None
-    if listed[0] not in (-1, len(value.shape) - 1):
-        if value.kind is Kind.SHARD:
+    if len(listed) != 1 or listed[0] not in (-1, len(value.shape) - 1):
+        inner = inner_dims(value.shape, listed)
+        literals = tuple([(name, ctx.key(bound[name])) for name in bound if name not in (names[0], dim_name)])
+        found = inner and along_inner(ctx, node, target, [(operand, value)], literals, inner)
+        if found:
+            return found
+        if value.kind is Kind.SHARD and len(listed) == 1:
             ctx.why = f"reduces {value.describe()} in {operand.name!r} over dim {listed[0]}"
         return None
     output, skip = "row", {names[0], dim_name}
