@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <bit>
 #include <cctype>
-#include <iterator>
-#include <string>
 #include <string_view>
 
 #include "base/work.h"
@@ -231,12 +229,7 @@ void Replication::doubt(NodeId node, GroupMask group, NodeId collective) {
 // A size, or what is computed of sizes.
 bool Replication::is_number(NodeId node) const {
   if (table_.op(node) != Op::kCallFunction) return table_.meta(node).kind == MetaKind::kSym;
-  if (traits(node).sizes) return true;
-  if ((table_.flags(node) & target_flag::kGetItem) != 0) return false;
-  const std::string name = target_name(table_.target(node));
-  constexpr std::string_view kOfNumbers[] = {"_operator.", "math.", "builtins.", "torch."};
-  return std::any_of(std::begin(kOfNumbers), std::end(kOfNumbers),
-                     [&](std::string_view space) { return name.starts_with(space); });
+  return traits(node).number;
 }
 
 // torch calls such a number u0, u1 and so on.

@@ -19,6 +19,9 @@ constexpr std::string_view kDeterministicNamespaces[] = {
     "aten", "prims", "_operator", "math", "builtins", "torch", "quantized_decomposed", "vllm_ir",
 };
 
+// Whose functions compute numbers in a graph of operators; _operator.getitem takes any value apart.
+constexpr std::string_view kNumberNamespaces[] = {"_operator", "math", "builtins", "torch"};
+
 // Without the underscore of their in-place forms.
 constexpr std::string_view kRandom[] = {
     "_cudnn_rnn",
@@ -189,6 +192,7 @@ OperatorTraits operator_traits(std::string_view name) {
   while (plain.size() > 1 && plain.back() == '_') plain.remove_suffix(1);
   if (any_of(kRandom, plain) || any_of(kUninitialised, plain)) traits.deterministic = false;
   traits.sizes = any_of(kSizes, op);
+  traits.number = traits.sizes || (any_of(kNumberNamespaces, space) && name != "_operator.getitem");
   traits.data_sized = any_of(kDataSized, op);
   traits.condition = any_of(kConditions, op);
   if (op == "where") traits.selects_by = 0;

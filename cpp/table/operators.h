@@ -35,6 +35,7 @@ struct OperatorTraits {
   Collective collective = Collective::kNone;
   bool deterministic = false;  // ranks with the same operands get the same result
   bool sizes = false;          // reads how its operand lies, not what it holds
+  bool number = false;         // a size, or computes numbers from numbers, as Python's own do
   bool data_sized = false;     // the size of the result depends on what the operands hold
   bool rank = false;           // tells the ranks apart
   bool condition = false;      // says of each element whether something holds

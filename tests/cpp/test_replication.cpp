@@ -35,6 +35,11 @@ TEST(traits_of_operators_by_name) {
   EXPECT(!operator_traits("mylib.attention.default").deterministic);
   EXPECT(operator_traits("mylib.get_rank.default").rank);
   EXPECT(operator_traits("aten.sym_size.int").sizes);
+  for (const char* name : {"aten.sym_size.int", "_operator.floordiv", "math.ceil", "torch.sym_max"})
+    EXPECT(operator_traits(name).number);
+  for (const char* name :
+       {"_operator.getitem", "aten.mul.Tensor", "mathematics.add", "vllm_ir.norm"})
+    EXPECT(!operator_traits(name).number);
   EXPECT(operator_traits("aten.nonzero.default").data_sized);
   EXPECT(operator_traits("_c10d_functional.wait_tensor.default").deterministic);
   EXPECT(operator_traits("_c10d_functional.wait_tensor.default").collective == Collective::kNone);

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -94,12 +93,4 @@ def _is_number(node: fx.Node) -> bool:
     """Whether a value is a size, or computed of sizes."""
     if node.op != "call_function":
         return isinstance(node.meta.get("val"), (torch.SymInt, torch.SymFloat, torch.SymBool))
-    if node.target is operator.getitem:
-        return False
-    module = operator_name(node).partition(".")[0]
-    return traits_of(operator_name(node)).sizes or module in (
-        "_operator",
-        "math",
-        "builtins",
-        "torch",
-    )
+    return traits_of(operator_name(node)).number

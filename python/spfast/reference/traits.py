@@ -19,6 +19,7 @@ class Traits:
             it is none.
         deterministic: Ranks with the same operands get the same result.
         sizes: It reads how its operand lies, not what it holds.
+        number: It reads a size, or computes numbers from numbers.
         data_sized: The size of its result depends on what its operands hold.
         rank: It tells the ranks apart.
         condition: It says of each element whether something holds.
@@ -29,6 +30,7 @@ class Traits:
     collective: str = ""
     deterministic: bool = False
     sizes: bool = False
+    number: bool = False
     data_sized: bool = False
     rank: bool = False
     condition: bool = False
@@ -39,6 +41,9 @@ class Traits:
 _COMPUTE = frozenset(
     "aten prims _operator math builtins torch quantized_decomposed vllm_ir".split()
 )
+# Their functions compute numbers, but for the one that takes any value apart.
+_NUMBERS = frozenset("_operator math builtins torch".split())
+_TAKES_APART = "_operator.getitem"
 _COLLECTIVE = frozenset(
     "_c10d_functional _c10d_functional_autograd c10d c10d_functional symm_mem".split()
 )
@@ -110,6 +115,8 @@ def traits_of(name: str) -> Traits:
     Example:
         >>> traits_of("vllm.all_reduce.default").collective
         'all_reduce'
+        >>> traits_of("math.ceil").number, traits_of("_operator.getitem").number
+        (True, False)
         >>> traits_of("aten.rand_like.default").deterministic
         False
     """
@@ -135,6 +142,7 @@ def traits_of(name: str) -> Traits:
     return Traits(
         deterministic=plain not in _RANDOM and plain not in _UNINITIALISED,
         sizes=op in _SIZES,
+        number=op in _SIZES or (space in _NUMBERS and name != _TAKES_APART),
         data_sized=op in _DATA_SIZED,
         condition=op in _CONDITIONS,
         selects_by=_SELECTS_BY.get(op),
