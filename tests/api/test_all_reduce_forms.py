@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from api.layers import RANKS, Layers, aten, c10d, of_rank, reasons, run_as, targets
-from counted import calls_of
+from support.counted import calls_of
 from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing._internal.distributed.fake_pg import FakeStore

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from goldens import CASES, Golden, load_golden, op_counts, wiring
+from support.goldens import CASES, Golden, load_golden, op_counts, wiring
 
 import spfast
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from shape_graphs import ShapeGraph, rewritten, targets
+from support.shape_graphs import ShapeGraph, rewritten, targets
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext

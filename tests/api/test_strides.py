@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from shape_graphs import ShapeGraph, rewritten
+from support.shape_graphs import ShapeGraph, rewritten
 
 aten = torch.ops.aten
 

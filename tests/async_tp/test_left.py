@@ -9,7 +9,7 @@ import pytest
 import torch
 from async_tp.forms import RANKS, Body, Pairs, build, gathered, scattered
 from async_tp.test_forms import CONFIG, fuse
-from faults import at_each_edit
+from support.faults import at_each_edit
 from torch import fx
 
 import spfast

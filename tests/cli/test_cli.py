@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from goldens import load_golden
+from support.goldens import load_golden
 
 import spfast
 from spfast.cli import demo, main

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 import pytest
-from corner_graphs import CORNERS, WORLD, inputs, mean_over_tokens, of_rank
-from goldens import CASES, load_golden
+from support.corner_graphs import CORNERS, WORLD, inputs, mean_over_tokens, of_rank
+from support.goldens import CASES, load_golden
 from torch import fx
 
 import spfast

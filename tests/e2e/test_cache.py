@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from fresh_compile import fresh_compile
+from support.fresh_compile import fresh_compile
 
 PROGRAM = """
 import sys, torch

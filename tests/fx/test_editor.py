@@ -7,7 +7,7 @@ from importlib import resources
 from typing import Any
 
 import pytest
-from faults import at_each_edit
+from support.faults import at_each_edit
 from torch import fx
 
 import spfast

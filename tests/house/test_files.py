@@ -56,3 +56,24 @@ def test_the_library_prints_nothing() -> None:
 def test_python_files_say_what_they_are_for() -> None:
     for path in PACKAGE.rglob("*.py"):
         assert path.read_text().startswith('"""'), path.relative_to(ROOT)
+
+
+def test_what_tests_share_lies_in_support() -> None:
+    loose = {path.name for path in (ROOT / "tests").glob("*.py")}
+    others = {name for name in loose if not name.startswith("test_")}
+    assert others == {"conftest.py", "matrix.py"}
+    assert list((ROOT / "tests" / "support").glob("*.py"))
+
+
+def test_tests_name_the_folder_of_what_they_import() -> None:
+    # The engine of a host runs its files as scripts, in an environment of its own.
+    engine = ROOT / "tests" / "hosts" / "vllm" / "engine"
+    files = [path for path in (ROOT / "tests").rglob("*.py") if engine not in path.parents]
+    names = "|".join(sorted({path.stem for path in files if not path.stem.startswith("test_")}))
+    bare = re.compile(rf"^\s*(?:from|import) (?:{names}|test_\w+)\b(?!\.)", re.MULTILINE)
+    found = {
+        str(path.relative_to(ROOT)): match.group().strip()
+        for path in files
+        for match in bare.finditer(path.read_text())
+    }
+    assert not found

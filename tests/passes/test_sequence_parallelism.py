@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from goldens import load_golden
+from support.goldens import load_golden
 from torch._guards import CompileContext, CompileId, compile_context
 from torch._inductor.custom_graph_pass import CustomGraphPass
 

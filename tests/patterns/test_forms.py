@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from patterns.one_site import (
+    GROUP,
+    TOKENS,
+    TP_SIZE,
+    Site,
+    declare_inplace_overload,
+    make_site,
+)
 
 import spfast
 from spfast.patterns import default_registry
 from spfast.patterns.model import Pattern
 from spfast.testing.equivalence import assert_equivalent
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from one_site import GROUP, TOKENS, TP_SIZE, Site, declare_inplace_overload, make_site  # noqa: E402
 
 declare_inplace_overload()
 PATTERNS = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from corner_graphs import CORNERS, WORLD, inputs, of_rank
+from support.corner_graphs import CORNERS, WORLD, inputs, of_rank
 from torch import fx
 
 import spfast

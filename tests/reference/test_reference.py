@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from goldens import CASES, load_golden, op_counts, wiring
+from support.goldens import CASES, load_golden, op_counts, wiring
 from torch import fx
 
 import spfast

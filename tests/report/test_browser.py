@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from goldens import load_golden
+from support.goldens import load_golden
 
 from spfast.cli import main
 

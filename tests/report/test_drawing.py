@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from goldens import load_golden
+from support.goldens import load_golden
 from torch import fx
 
 import spfast

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from counted import calls_of
 from sums.builder import RANKS, Sums, aten
+from support.counted import calls_of
 
 import spfast
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from goldens import CASES, load_golden
+from support.goldens import CASES, load_golden
 from torch import fx
 from torch.fx.graph import _FindNodesLookupTable, _Namespace
 

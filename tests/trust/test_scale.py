@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from counted import calls_of
+from support.counted import calls_of
 from torch import fx
 
 import spfast

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from goldens import load_golden
+from support.goldens import load_golden
 from torch import fx
 
 import spfast

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from goldens import load_golden
+from support.goldens import load_golden
 from torch import fx
 
 from bench.peers import hand_edits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from goldens import CASES, load_golden
+from support.goldens import CASES, load_golden
 from torch import fx
 from verifier.sites import Site, aten
 

@@ -24,7 +24,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 from spfast.testing import ops
 
-FOLDER = Path(__file__).parent / "data" / "goldens"
+FOLDER = Path(__file__).parents[1] / "data" / "goldens"
 CASES = tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
 
 
