@@ -71,10 +71,10 @@ def check_ranks_agree(
     """Makes sure that all ranks of a group will do the same together, before any compiles.
 
     Compared are the collectives, in order, that the graph has before and after the pass, each with
-    its group, literals and shapes; and what is computed on one rank's rows between them; in the
-    graph, and in the graphs that it calls. What a rank computes for
-    itself may differ: a bias that rank 0 adds to its partial sum, a name, an input that others do
-    not have.
+    its group, literals and shapes; what is computed on one rank's rows between them, and all that
+    is read there, from inputs and collectives on; in the graph, and in the graphs that it calls.
+    What a rank computes for itself may differ: a bias that rank 0 adds to its partial sum, a name,
+    an input that others do not have.
 
     Every rank of the group must call it. One small exchange is made when the ranks agree, and two
     more to find the first difference when they do not.
@@ -244,14 +244,14 @@ def done_together(graph: fx.Graph, before: fx.Graph | None = None) -> list[str]:
     """Describes what must be the same on every rank of a graph, in order.
 
     Each collective, and each node between a reduce_scatter and the all_gather that ends it:
-    operator, literals and shapes, with the operands that are described too by their place; and the
-    constants that it reads, however they are computed. And where a graph is called that has
-    collectives, which says when they come.
+    operator, literals and shapes, with the operands that are described too by their place; and all
+    that is read there, from inputs and collectives on: a mask, a gate, a part of a row. And where a
+    graph is called that has collectives, which says when they come.
 
     Args:
         graph: The graph.
         before: The graph before the pass, if it is one after it: what that lacks cuts a rank's rows
-            out of constants, by literals that are not compared.
+            out of what is read there, by literals that are not compared.
 
     Example:
         >>> done_together(fx.Graph())
@@ -261,12 +261,9 @@ def done_together(graph: fx.Graph, before: fx.Graph | None = None) -> list[str]:
     found: list[str] = []
     has_rows: set[fx.Node] = set()
     numbers = {path: number for number, path in enumerate(_meeting_places(graph), 1)}
-    constants: set[fx.Node] = set()
     names = {node.name for node in before.nodes} if before is not None else None
     for node in graph.nodes:
         kind = _collective(node)
-        if not kind and _is_constant(node, constants):
-            constants.add(node)
         for called in (node, *node.all_input_nodes):
             named = "call_module" if called is node else "get_attr"
             if called.op == named and str(called.target) in numbers:
@@ -274,7 +271,7 @@ def done_together(graph: fx.Graph, before: fx.Graph | None = None) -> list[str]:
         reads_rows = node.op != "output" and not has_rows.isdisjoint(node.all_input_nodes)
         behind: list[fx.Node] = []
         if reads_rows:
-            behind = _behind(node, constants.__contains__, text.places)
+            behind = _behind(node, _is_computed, text.places)
         elif names is not None and kind in _REDUCTIONS:
             # What was merged is made before the reduction now, with the literals that it has.
             behind = _behind(node, lambda made: made.name not in names, text.places)
@@ -292,11 +289,13 @@ def done_together(graph: fx.Graph, before: fx.Graph | None = None) -> list[str]:
     return found
 
 
-def _is_constant(node: fx.Node, constants: set[fx.Node]) -> bool:
-    """Whether a node computes of literals, sizes and other constants alone."""
-    if isinstance(node.meta.get("val"), torch.SymInt):
-        return True
-    return node.op == "call_function" and constants.issuperset(node.all_input_nodes)
+def _is_computed(node: fx.Node) -> bool:
+    """Whether what a rank computes is looked into: not an input, nor what all ranks do together."""
+    return node.op == "call_function" and not _collective(node)
+
+
+def _is_size(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), torch.SymInt)
 
 
 def _behind(
@@ -309,7 +308,8 @@ def _behind(
         each = pending.pop()
         if each not in found and each not in places and is_wanted(each):
             found.add(each)
-            pending += each.all_input_nodes
+            # Whose size it is does not matter.
+            pending += [one for one in each.all_input_nodes if not _is_size(each) or _is_size(one)]
     return sorted(found)
 
 

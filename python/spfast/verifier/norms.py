@@ -190,7 +190,9 @@ def reduction(
         return None
     if len(listed) != 1 or listed[0] not in (-1, len(value.shape) - 1):
         inner = inner_dims(value.shape, listed)
-        literals = tuple([(name, ctx.key(bound[name])) for name in bound if name not in (names[0], dim_name)])
+        literals = tuple(
+            [(name, ctx.key(bound[name])) for name in bound if name not in (names[0], dim_name)]
+        )
         found = inner and along_inner(ctx, node, target, [(operand, value)], literals, inner)
         if found:
             return found
