@@ -29,16 +29,17 @@ std::optional<int64_t> literal(const NodeTable& table, NodeId node, size_t posit
   return table.as_int(value);
 }
 
-// How many parts a value is split into, and those that somebody reads.
+// How many parts a value is split into, and those of them that are reached.
 struct Items {
   size_t count = 0;
   std::vector<int64_t> read;
 };
 
-Items items_of(const NodeTable& table, NodeId node) {
+Items items_of(const NodeTable& table, NodeId node, const Reached& reached) {
   Items items;
   items.count = table.parts(table.meta(node)).size();
   for (const NodeId user : table.users(node)) {
+    if (!reached(user)) continue;
     const bool item = (table.flags(user) & target_flag::kGetItem) != 0;
     if (item && table.args(user).size() == 2 && table.args(user)[1].tag == Tag::kInt) {
       items.read.push_back(table.as_int(table.args(user)[1]));
@@ -94,12 +95,13 @@ void list_sized(const NodeTable& table, NodeId node, PartBy by, std::vector<Node
   if (by == PartBy::kSplit || by == PartBy::kUnbind) out.push_back(node);
 }
 
-std::vector<NodeId> find_lone_parts(const NodeTable& table, TraitsCache& traits) {
+std::vector<NodeId> find_lone_parts(const NodeTable& table, TraitsCache& traits,
+                                    const Reached& reached) {
   std::vector<Part> parts;
   std::vector<NodeId> lone;
   for (NodeId node = 0; node < table.size(); ++node) {
     SPFAST_WORK(1);
-    if (table.op(node) != Op::kCallFunction) continue;
+    if (table.op(node) != Op::kCallFunction || !reached(node)) continue;
     const PartBy by = traits.of(table.target(node)).takes_part;
     const auto args = table.args(node);
     if (by == PartBy::kNone || args.empty() || !args[0].is_node()) continue;
@@ -112,7 +114,7 @@ std::vector<NodeId> find_lone_parts(const NodeTable& table, TraitsCache& traits)
     // Along the tokens a part is some of the rows, which is looked at elsewhere.
     if (along <= 0 || along >= rank) continue;
     if (by == PartBy::kSplit || by == PartBy::kUnbind) {
-      const Items items = items_of(table, node);
+      const Items items = items_of(table, node, reached);
       if (items.read.size() < items.count) lone.push_back(node);
       continue;
     }

@@ -1,7 +1,9 @@
-// Parts of rows of which nobody reads the rest. A rank that takes some features of what all ranks
-// share, to multiply them by its rows of a weight, says which by literals of its own.
+// Parts of rows that are summed over the ranks without the rest. A rank that takes some features of
+// what all ranks share, to multiply them by its rows of a weight, says which by literals of its
+// own.
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "table/operators.h"
@@ -11,8 +13,12 @@ namespace spfast {
 // Adds those whose metas tell whether a node, which takes a part by such means, takes all.
 void list_sized(const NodeTable& table, NodeId node, PartBy by, std::vector<NodeId>& out);
 
-// Sorted: operators that take a part of their operand along another dim than the first, where not
-// all parts of it are taken. The metas that `list_sized` adds are there.
-[[nodiscard]] std::vector<NodeId> find_lone_parts(const NodeTable& table, TraitsCache& traits);
+// Whether a node is among those that are asked about.
+using Reached = std::function<bool(NodeId)>;
+
+// Sorted: of the nodes that are reached, those that take a part of their operand along another dim
+// than the first, where these do not take all of it. The metas that `list_sized` adds are there.
+[[nodiscard]] std::vector<NodeId> find_lone_parts(const NodeTable& table, TraitsCache& traits,
+                                                  const Reached& reached);
 
 }  // namespace spfast

@@ -7,6 +7,7 @@
 
 #include "base/work.h"
 #include "rewrite/lone_parts.h"
+#include "rewrite/matrix_products.h"
 #include "table/targets.h"
 
 namespace spfast {
@@ -26,24 +27,28 @@ Replication::Replication(const NodeTable& table, const Effects& effects, const R
       written_(meetings_.slots()),
       read_(meetings_.slots()) {
   prove();
+  find_products();
   doubt_constants();
-  lone_parts_ = find_lone_parts(table, traits_);
-  if (!lone_parts_.empty()) doubt_parts();
-  if (!doubted_.empty()) {
-    proved_.assign(table.size(), 0);
-    own_.assign(table.size(), 0);
-    scattered_.assign(table.size(), 0);
-    evidence_.assign(evidence_.size(), kNone);
-    written_ = Stored(meetings_.slots());
-    prove();
-    doubted_.clear();
-  }
+  doubt_parts();
+  if (!doubted_.empty()) prove_again();
+  doubt_sums();
   rate();
   blame();
   spread();
   suspicion_.clear();
   conditions_.clear();
   selects_.clear();
+  factors_.clear();
+  constants_.clear();
+}
+
+void Replication::prove_again() {
+  proved_.assign(table_.size(), 0);
+  own_.assign(table_.size(), 0);
+  scattered_.assign(table_.size(), 0);
+  evidence_.assign(evidence_.size(), kNone);
+  written_ = Stored(meetings_.slots());
+  prove();
 }
 
 bool Replication::is_deterministic(NodeId node) const {
@@ -158,6 +163,11 @@ void Replication::doubt_constants() {
 }
 
 void Replication::doubt_parts() {
+  bool any = false;
+  for (NodeId node = 0; node < table_.size() && !any; ++node) {
+    any = table_.op(node) == Op::kCallFunction && traits(node).takes_part != PartBy::kNone;
+  }
+  if (!any) return;
   // The groups of whose collectives something comes, through whatever computes.
   std::vector<GroupMask> from(table_.size(), 0);
   for (NodeId node = 0; node < table_.size(); ++node) {
@@ -169,12 +179,106 @@ void Replication::doubt_parts() {
       if (value.is_node()) from[node] |= from[value.payload];
     }
   }
+  struct Found {
+    NodeId node;
+    GroupMask group;
+    NodeId collective;
+  };
+  std::vector<Found> found;
+  std::vector<GroupMask> reached(table_.size(), 0);
   each_reduced([&](NodeId value, GroupMask group, NodeId collective, std::vector<GroupMask>& seen) {
     walk_behind(value, group, collective, seen, [&](NodeId node, bool) {
-      const bool lone = std::binary_search(lone_parts_.begin(), lone_parts_.end(), node);
-      if (lone && (from[node] & group) != 0) doubt(node, group, collective);
+      reached[node] |= group;
+      const bool part = traits(node).takes_part != PartBy::kNone && (from[node] & group) != 0;
+      if (part) found.push_back({node, group, collective});
     });
   });
+  for (uint32_t slot = 0; slot < meetings_.slots() && !found.empty(); ++slot) {
+    const GroupMask one = slot_bit(slot);
+    const auto lone =
+        find_lone_parts(table_, traits_, [&](NodeId node) { return (reached[node] & one) != 0; });
+    for (const Found& part : found) {
+      if (part.group != one || !std::binary_search(lone.begin(), lone.end(), part.node)) continue;
+      doubt(part.node, part.group, part.collective);
+    }
+    lone_parts_.insert(lone_parts_.end(), lone.begin(), lone.end());
+  }
+  std::sort(lone_parts_.begin(), lone_parts_.end());
+}
+
+void Replication::doubt_sums() {
+  bool any = false;
+  factors_.clear();
+  each_reduced([&](NodeId value, GroupMask group, NodeId collective, std::vector<GroupMask>& seen) {
+    if (!is_proved(value, group) || !meetings_.changes_equals(collective)) return;
+    std::vector<NodeId> pending{value};
+    seen.resize(table_.size(), 0);
+    while (!pending.empty()) {
+      const NodeId node = pending.back();
+      pending.pop_back();
+      SPFAST_WORK(1);
+      if ((seen[node] & group) != 0 || !is_deterministic(node) || is_number(node)) continue;
+      seen[node] |= group;
+      if (!is_name(node)) {  // a name is what it names
+        doubt(node, group, collective);
+        any = true;
+      }
+      if (!treats_rows_alone(node)) continue;
+      for (const Value operand : table_.operands(node)) {
+        if (operand.is_node()) pending.push_back(operand.payload);
+      }
+    }
+  });
+  if (any) prove_again();
+}
+
+bool Replication::is_linear(NodeId node) const {
+  static const TargetId kLinear[] = {
+      intern_target("aten.add.Tensor"),
+      intern_target("aten.sub.Tensor"),
+      intern_target("aten.neg.default"),
+      intern_target("aten.t.default"),
+      intern_target("aten.transpose.int"),
+      intern_target("aten.permute.default"),
+      intern_target("prims.convert_element_type.default"),
+      intern_target("aten._to_copy.default"),
+  };
+  if (is_name(node)) return true;
+  const TargetId target = table_.target(node);
+  return std::find(std::begin(kLinear), std::end(kLinear), target) != std::end(kLinear);
+}
+
+void Replication::find_products() {
+  std::vector<GroupMask> seen;
+  for (NodeId node = 0; node < table_.size(); ++node) {
+    if (table_.op(node) != Op::kCallFunction) continue;
+    const auto [kind, group] = meetings_.of(node);
+    const bool sums = kind == Collective::kAllReduce || kind == Collective::kReduceScatter;
+    if (!sums || group == kNone || !meetings_.changes_equals(node)) continue;
+    const GroupMask one = meetings_.bit(group);
+    seen.resize(table_.size(), 0);
+    std::vector<NodeId> pending;
+    const auto add_operands = [&](NodeId of) {
+      for (const Value value : table_.operands(of)) {
+        if (value.is_node()) pending.push_back(value.payload);
+      }
+    };
+    add_operands(node);
+    while (!pending.empty()) {
+      const NodeId current = pending.back();
+      pending.pop_back();
+      SPFAST_WORK(1);
+      if (table_.op(current) != Op::kCallFunction || (seen[current] & one) != 0) continue;
+      seen[current] |= one;
+      if (is_linear(current)) {
+        add_operands(current);
+      } else if (const NodeId left =
+                     left_operand(table_, current, product_kind(table_.target(current)));
+                 product_kind(table_.target(current)) != ProductKind::kNone && left != kNone) {
+        factors_.push_back({left, node, one});
+      }
+    }
+  }
 }
 
 template <typename Of>
@@ -195,6 +299,7 @@ void Replication::each_reduced(Of of) {
          meetings_.changes_equals(node) ? seen : seen_by_rows);
     }
   }
+  for (const Factor& one : factors_) of(one.left, one.group, one.collective, seen);
 }
 
 template <typename Of>
@@ -214,10 +319,25 @@ void Replication::walk_behind(NodeId value, GroupMask group, NodeId collective,
     for (const Value operand : table_.operands(node)) {
       if (!operand.is_node() || is_number(operand.payload)) continue;
       constant = false;
-      if (follows) pending.push_back(operand.payload);
+      if (follows || is_constant(operand.payload)) pending.push_back(operand.payload);
     }
     of(node, constant);
   }
+}
+
+// Whether a value is computed of literals and sizes alone.
+bool Replication::is_constant(NodeId value) {
+  if (constants_.empty()) {
+    constants_.assign(table_.size(), false);
+    for (NodeId node = 0; node < table_.size(); ++node) {
+      const auto operands = table_.operands(node);
+      constants_[node] =
+          is_deterministic(node) && std::all_of(operands.begin(), operands.end(), [&](Value one) {
+            return !one.is_node() || is_number(one.payload) || constants_[one.payload];
+          });
+    }
+  }
+  return constants_[value];
 }
 
 void Replication::doubt(NodeId node, GroupMask group, NodeId collective) {

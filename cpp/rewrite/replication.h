@@ -91,10 +91,16 @@ class Replication {
   // Ranks that have the same operands have the same result.
   [[nodiscard]] bool is_deterministic(NodeId node) const;
   [[nodiscard]] bool treats_rows_alone(NodeId node) const;
-  // Whether a node takes a part of every row, and each rank another one: by their literals.
-  [[nodiscard]] bool is_own_part(NodeId node, uint32_t group) const {
-    return std::binary_search(lone_parts_.begin(), lone_parts_.end(), node) &&
-           of(node, group) == Sharing::kOwn;
+  // Whether a node may yield another value on each rank of what they share, by its literals.
+  [[nodiscard]] bool is_own_by_literals(NodeId node, uint32_t group) const {
+    if (doubted_.empty() || of(node, group) != Sharing::kOwn) return false;
+    const auto first = doubted_.begin() + static_cast<ptrdiff_t>(size_t{node} * meetings_.slots());
+    return std::any_of(first, first + meetings_.slots(),
+                       [](NodeId collective) { return collective != kNone; });
+  }
+  // Whether a node takes a part of every row, which may be another one on each rank.
+  [[nodiscard]] bool is_lone_part(NodeId node) const {
+    return std::binary_search(lone_parts_.begin(), lone_parts_.end(), node);
   }
   // A view or a copy: its operand under another name.
   [[nodiscard]] bool is_name(NodeId node) const;
@@ -120,6 +126,13 @@ class Replication {
   void doubt_constants();
   // The same of parts of rows: of what all ranks share, each may take another.
   void doubt_parts();
+  // What a sum would be for nothing on although no literal was found that tells the ranks apart:
+  // with all that it comes from by operators that treat rows alone.
+  void doubt_sums();
+  // The left operands of the products that a sum over a group's ranks is of. Were one the same on
+  // every rank, each rank's weight would be a part of a sum, which nobody stores.
+  void find_products();
+  [[nodiscard]] bool is_linear(NodeId node) const;
   // Calls `of` with each value that is reduced or gathered, the group, the collective, and a place
   // to note what was seen behind such ones.
   template <typename Of>
@@ -129,7 +142,10 @@ class Replication {
   template <typename Of>
   void walk_behind(NodeId value, GroupMask group, NodeId collective, std::vector<GroupMask>& seen,
                    Of of);
+  [[nodiscard]] bool is_constant(NodeId value);
   void doubt(NodeId node, GroupMask group, NodeId collective);
+  // Proves anew, without what is doubted.
+  void prove_again();
   [[nodiscard]] bool is_number(NodeId node) const;
   void prove_after(NodeId collective);
   void blame();
@@ -183,9 +199,16 @@ class Replication {
   std::vector<GroupMask> proved_;
   std::vector<GroupMask> own_;
   std::vector<GroupMask> scattered_;
-  std::vector<NodeId> evidence_;       // by node and group
-  std::vector<NodeId> doubted_;        // by node and group: what shows it; empty if nothing does
-  std::vector<NodeId> lone_parts_;     // sorted
+  std::vector<NodeId> evidence_;    // by node and group
+  std::vector<NodeId> doubted_;     // by node and group: what shows it; empty if nothing does
+  std::vector<NodeId> lone_parts_;  // sorted
+  struct Factor {
+    NodeId left;
+    NodeId collective;
+    GroupMask group;
+  };
+  std::vector<bool> constants_;        // by node, once asked for
+  std::vector<Factor> factors_;        // of products that are summed
   std::vector<uint8_t> suspicion_;     // by node and group
   std::vector<GroupMask> conditions_;  // whether each of its elements says that something holds
   std::vector<GroupMask> selects_;  // a rank's own for what selects by it: what it compares is not

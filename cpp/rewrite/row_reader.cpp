@@ -60,17 +60,19 @@ const std::vector<RowOperand>& RowReader::read(NodeId node, const RowLayout& lay
     ok = false;
     why_ = {Reason::Kind::kBlocks, node, kNone, static_cast<uint64_t>(rule->block), class_};
   }
-  if (ok && replication_.is_own_part(node, classes_[class_].group)) {
-    ok = false;
-    why_ = {Reason::Kind::kRankPart, node, replication_.evidence(node, classes_[class_].group), 0,
-            0};
-  }
   for (RowOperand& operand : operands_) {
     if (!ok) break;
     const bool here = is_row_here(node, operand.root, layout) || !layout.is_row(operand.root);
     operand.role = here ? role_of(node, *rule, operand, layout) : RowRole::kNeedsAll;
     ok = operand.role != RowRole::kNeedsAll;
     if (!ok) why_ = reason_for(node, operand, layout, *rule);
+  }
+  // One rank's rows of what each rank has for itself are rows of nothing.
+  const uint32_t group = ok ? classes_[class_].group : kNone;
+  if (ok && replication_.is_own_by_literals(node, group)) {
+    ok = false;
+    why_ = why_apart(replication_, node, node, group);
+    if (replication_.is_lone_part(node)) why_.kind = Reason::Kind::kRankPart;
   }
   if (!ok) operands_.clear();
   return operands_;

@@ -33,6 +33,12 @@ def features_of(b: Layers, rank: int) -> fx.Node:
     return b.call(aten.eq.Scalar, b.call(aten.remainder.Scalar, features, RANKS), rank)
 
 
+def blocks_of(b: Layers, rank: int) -> fx.Node:
+    """The features of a rank, told by an operator that no rule calls row by row."""
+    features = b.call(aten.arange.default, 16)
+    return b.call(aten.eq.Scalar, b.call(aten.floor_divide.default, features, 4), rank)
+
+
 def norm_of(b: Layers, x: fx.Node) -> fx.Node:
     mean = b.call(aten.mean.dim, b.call(aten.pow.Tensor_Scalar, x, 2), [-1], True)
     return b.call(aten.mul.Tensor, x, b.call(aten.rsqrt.default, mean))
@@ -50,7 +56,7 @@ def masked(mask: Mask, rank: int, reduce_op: str | None = "sum") -> Layers:
     return build
 
 
-@pytest.mark.parametrize("mask", [rows_of, features_of])
+@pytest.mark.parametrize("mask", [rows_of, features_of, blocks_of])
 @pytest.mark.parametrize("replicated", ["infer", "prove"])
 @pytest.mark.parametrize("reduce_op", ["sum", "avg", "max"])
 @pytest.mark.parametrize("apply", [spfast.apply, reference.apply])
@@ -64,6 +70,46 @@ def test_what_constants_select_for_a_reduction_is_the_rank_s_own(
     for rank, graph in enumerate(after):
         apply(graph, of_rank(rank, replicated=replicated))
     assert_same(run_lockstep(after, inputs), want, 1e-5, "outputs")
+
+
+def moved(rank: int, summed: bool = True) -> Layers:
+    """A value that all ranks share, moved along the tokens by as many as a rank's number."""
+    build = Layers()
+    streams = []
+    for _ in range(2):
+        total = build.wait(build.call(c10d.all_reduce.default, build.partial(), "sum", "tp"))
+        streams.append(norm_of(build, total))
+    turned = build.call(aten.roll.default, streams[0], [rank], [0])
+    gated = build.call(aten.mul.Tensor, turned, streams[1])
+    if summed:
+        gated = build.wait(build.call(c10d.all_reduce.default, gated, "sum", "tp"))
+    build.output([norm_of(build, gated)])
+    return build
+
+
+@pytest.mark.parametrize("replicated", ["infer", "prove"])
+@pytest.mark.parametrize("apply", [spfast.apply, reference.apply])
+def test_what_is_summed_is_the_rank_s_own_though_all_of_it_is_proved(
+    apply: Callable[..., Any], replicated: Any
+) -> None:
+    built = [moved(rank) for rank in range(RANKS)]
+    inputs = [[spec.make(rank, 8, 0) for spec in built[0].inputs] for rank in range(RANKS)]
+    want = run_lockstep([each.graph for each in built], [clone_inputs(row) for row in inputs])
+    after = [copy_graph(each.graph) for each in built]
+    for rank, graph in enumerate(after):
+        apply(graph, of_rank(rank, replicated=replicated))
+    assert_same(run_lockstep(after, inputs), want, 1e-5, "outputs")
+
+
+def test_ranks_compare_how_what_meets_their_rows_is_computed() -> None:
+    texts = []
+    for rank in (1, 2):
+        build = moved(rank, summed=False)
+        after = spfast.api.preview(build.graph, of_rank(0))
+        assert any(node.target is c10d.reduce_scatter_tensor.default for node in after.nodes)
+        texts.append(done_together(after, build.graph))
+    assert texts[0] != texts[1]
+    assert any("aten.roll" in text for text in texts[0])
 
 
 def test_what_nobody_sums_is_a_constant_like_any() -> None:

@@ -41,11 +41,27 @@ def gathered(b: Layers, h: fx.Node, rank: int) -> fx.Node:
     return b.call(aten.gather.default, h, 1, index)
 
 
-PARTS = [sliced, split, selected, gathered]
+def split_in_full(b: Layers, h: fx.Node, rank: int) -> fx.Node:
+    """As tracing leaves it, before what nobody reads is taken away."""
+    parts = b.call(aten.split.Tensor, h, WIDTH, 1)
+    return [b.call(operator.getitem, parts, place) for place in range(RANKS)][rank]
 
 
-def layer(part: Part, rank: int, *, is_summed: bool = True, all_parts: bool = False) -> Layers:
-    """A linear layer whose input is not split yet, between two norms."""
+PARTS = [sliced, split, selected, gathered, split_in_full]
+
+
+def layer(
+    part: Part,
+    rank: int,
+    *,
+    is_summed: bool = True,
+    all_parts: bool = False,
+    beside: bool = False,
+) -> Layers:
+    """A linear layer whose input is not split yet, between two norms.
+
+    All parts may be read for it, and all others beside it.
+    """
     build = Layers()
     total = build.wait(build.call(c10d.all_reduce.default, build.partial(), "sum", "tp"))
     normed = norm_of(build, total)
@@ -59,14 +75,21 @@ def layer(part: Part, rank: int, *, is_summed: bool = True, all_parts: bool = Fa
     if is_summed:
         out = build.wait(build.call(c10d.all_reduce.default, out, "sum", "tp"))
         out = build.call(aten.add.Tensor, out, total)
-    build.output([norm_of(build, out)])
+    outputs = [norm_of(build, out)]
+    if beside:
+        halves = [build.call(aten.slice.Tensor, normed, 1, *half) for half in ((8, 16), (0, 8))]
+        outputs.append(build.call(aten.cat.default, halves, -1))
+    build.output(outputs)
     return build
 
 
 @pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("beside", [False, True])
 @pytest.mark.parametrize("apply", [spfast.apply, reference.apply])
-def test_each_rank_keeps_the_part_that_it_takes(part: Part, apply: Callable[..., Any]) -> None:
-    built = [layer(part, rank) for rank in range(RANKS)]
+def test_each_rank_keeps_the_part_that_it_takes(
+    part: Part, apply: Callable[..., Any], beside: bool
+) -> None:
+    built = [layer(part, rank, beside=beside) for rank in range(RANKS)]
     inputs = [[spec.make(rank, 8, 0) for spec in built[0].inputs] for rank in range(RANKS)]
     want = run_lockstep([each.graph for each in built], [clone_inputs(row) for row in inputs])
     after = [copy_graph(each.graph) for each in built]
@@ -92,7 +115,7 @@ def test_the_site_is_rewritten_and_the_part_is_taken_of_full_rows(part: Part) ->
 
 
 def test_a_part_that_nobody_sums_is_as_good_as_any() -> None:
-    """Nor is one of several: what is read of a value in all parts, all ranks read alike."""
+    """Nor is one of several: what is summed of a value in all parts, all ranks read alike."""
     for build in (
         layer(sliced, 0, is_summed=False),
         layer(sliced, 0, all_parts=True),
@@ -106,7 +129,7 @@ def test_a_part_that_nobody_sums_is_as_good_as_any() -> None:
         assert widths == {8 // RANKS}
 
 
-@pytest.mark.parametrize("part", [sliced, split])
+@pytest.mark.parametrize("part", [sliced, split, split_in_full])
 def test_the_verifier_sees_it_by_itself(part: Part) -> None:
     before, after = layer(part, 0), Layers()
     rows = after.call(c10d.reduce_scatter_tensor.default, after.partial(), "sum", RANKS, "tp")

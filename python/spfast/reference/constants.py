@@ -10,9 +10,9 @@ from torch import fx
 
 from spfast.reference.parts import lone_parts
 from spfast.reference.traits import traits_of
-from spfast.reference.values import operator_name
+from spfast.reference.values import IDENTITIES, VIEWS, operator_name
 
-__all__ = ["Doubted", "doubted_constants"]
+__all__ = ["Doubted", "doubted_constants", "doubted_sums"]
 
 # By constant: the groups of which each rank has its own, with the collective that shows it.
 Doubted = dict[fx.Node, dict[Any, fx.Node]]
@@ -42,18 +42,78 @@ def doubted_constants(
         {}
     """
     doubted: Doubted = {}
-    parts = lone_parts(graph)
-    origins = _origins(graph, reduced, computes) if parts else {}
+    origins = _origins(graph, reduced, computes)
+    reached: dict[Any, dict[fx.Node, fx.Node]] = {}  # by group: what shows it
     for node in graph.nodes:
         group, values = reduced(node)
-        shared = [value for value in values if is_shared(value, group)]
+        # Nobody stores weights of which each rank's is a part of a sum.
+        sums = "gather" not in operator_name(node) and follows(node, node)
+        starts = [*values, *(_factors(values) if sums else ())]
+        shared = [value for value in starts if is_shared(value, group)]
         for value in _behind(shared, node, computes, follows):
             if all(_is_number(each) for each in value.all_input_nodes):
                 doubted.setdefault(value, {}).setdefault(group, node)
-        for value in _behind(values, node, computes, follows) if parts else ():
-            if value in parts and group in origins[value]:
+        for value in _behind(starts, node, computes, follows):
+            reached.setdefault(group, {}).setdefault(value, node)
+    for group, shown in reached.items():
+        for value in lone_parts(shown):
+            if group in origins[value]:
+                doubted.setdefault(value, {}).setdefault(group, shown[value])
+    return doubted
+
+
+def doubted_sums(
+    graph: fx.Graph,
+    reduced: Callable[[fx.Node], tuple[Any, list[fx.Node]]],
+    computes: Callable[[fx.Node], bool],
+    follows: Callable[[fx.Node], bool],
+    is_shared: Callable[[fx.Node, Any], bool],
+) -> Doubted:
+    """What is summed although it is proved to be the same on every rank, by no literal that tells.
+
+    Args:
+        graph: The graph.
+        reduced: The group of a collective that multiplies equal values, and what it is given.
+        computes: As :func:`doubted_constants` takes it.
+        follows: Whether a node treats rows alone.
+        is_shared: As :func:`doubted_constants` takes it.
+
+    Example:
+        >>> doubted_sums(fx.Graph(), lambda node: (None, []), bool, bool, bool)
+        {}
+    """
+    doubted: Doubted = {}
+    for node in graph.nodes:
+        group, values = reduced(node)
+        shared = [value for value in values if is_shared(value, group)]
+        for value in _behind(shared, node, computes, lambda each, _: follows(each)):
+            if value.target not in (*VIEWS, *IDENTITIES):  # a name is what it names
                 doubted.setdefault(value, {}).setdefault(group, node)
     return doubted
+
+
+_LINEAR = frozenset(
+    f"aten.{name}"
+    for name in """
+    add.Tensor sub.Tensor neg.default t.default transpose.int permute.default _to_copy.default
+    """.split()
+) | {"prims.convert_element_type.default"}
+_PRODUCTS = {"aten.mm.default": 0, "aten.addmm.default": 1, "aten._scaled_mm.default": 0}
+
+
+def _factors(summed: list[fx.Node]) -> Iterator[fx.Node]:
+    """The left operands of the products that a sum is of."""
+    pending, seen = list(summed), set[fx.Node]()
+    while pending:
+        value = pending.pop()
+        if value in seen or value.op != "call_function":
+            continue
+        seen.add(value)
+        name = operator_name(value)
+        if name in _LINEAR or value.target in (*VIEWS, *IDENTITIES):
+            pending += value.all_input_nodes
+        elif name in _PRODUCTS and isinstance(value.args[_PRODUCTS[name]], fx.Node):
+            yield value.args[_PRODUCTS[name]]  # type: ignore[misc]
 
 
 def _behind(
@@ -70,8 +130,23 @@ def _behind(
             continue
         seen.add(value)
         yield value
-        if follows(value, collective):
-            pending += [each for each in value.all_input_nodes if not _is_number(each)]
+        operands = [each for each in value.all_input_nodes if not _is_number(each)]
+        is_followed = follows(value, collective)
+        pending += [each for each in operands if is_followed or _is_constant(each, computes)]
+
+
+def _is_constant(value: fx.Node, computes: Callable[[fx.Node], bool]) -> bool:
+    """Whether a value is computed of literals and sizes alone."""
+    pending, seen = [value], set[fx.Node]()
+    while pending:
+        each = pending.pop()
+        if each in seen or _is_number(each):
+            continue
+        seen.add(each)
+        if not computes(each):
+            return False
+        pending += each.all_input_nodes
+    return True
 
 
 def _origins(

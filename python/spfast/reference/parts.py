@@ -1,8 +1,9 @@
-"""Parts of rows of which nobody reads the rest: a rank says by its literals which one it takes."""
+"""Parts of rows that are summed without the rest: a rank says by its literals which it takes."""
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -19,16 +20,16 @@ _SPLITS = ("chunk", "split", "split_copy", "split_with_sizes", "split_with_sizes
 _INDICES = ("gather",)
 
 
-def lone_parts(graph: fx.Graph) -> set[fx.Node]:
-    """Returns what takes a part of each row of a value, of which not all parts are taken.
+def lone_parts(reached: Collection[fx.Node]) -> set[fx.Node]:
+    """Returns what takes a part of each row of a value, where these do not take all parts.
 
     Example:
-        >>> lone_parts(fx.Graph())
+        >>> lone_parts([])
         set()
     """
     found: set[fx.Node] = set()
     taken: dict[tuple[fx.Node, int], dict[fx.Node, range]] = {}
-    for node in graph.nodes:
+    for node in reached:
         space, _, op = operator_name(node).rpartition(".")[0].partition(".")
         if node.op != "call_function" or space != "aten" or not node.args:
             continue
@@ -36,19 +37,25 @@ def lone_parts(graph: fx.Graph) -> set[fx.Node]:
             continue
         at = 2 if op in _SPLITS and op != "unbind" else 1
         dim = node.args[at] if at < len(node.args) else node.kwargs.get("dim", 0)
-        whole = node.args[0].meta.get("val") if isinstance(node.args[0], fx.Node) else None
-        if not isinstance(whole, torch.Tensor) or type(dim) is not int:
+        given = node.args[0]
+        whole = given.meta.get("val") if isinstance(given, fx.Node) else None
+        if (
+            not isinstance(given, fx.Node)
+            or not isinstance(whole, torch.Tensor)
+            or type(dim) is not int
+        ):
             continue
         dim += whole.dim() if dim < 0 else 0
         if not 0 < dim < whole.dim():
             continue  # along the tokens a part is some of the rows
         if op in _SPLITS:
-            read = {user.args[1] for user in node.users if user.target is operator.getitem}
+            items = [user for user in node.users if user.target is operator.getitem]
+            read = {item.args[1] for item in items if item in reached}
             if len(read) < len(node.meta["val"]):
                 found.add(node)
         else:
             part = _range(node, op, whole.shape[dim])
-            taken.setdefault((node.args[0], dim), {})[node] = part
+            taken.setdefault((given, dim), {})[node] = part
     for (value, dim), parts in taken.items():
         size = value.meta["val"].shape[dim]
         covered = set().union(*parts.values())

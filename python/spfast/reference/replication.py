@@ -19,7 +19,7 @@ from torch import fx
 
 from spfast.config import SequenceParallelConfig
 from spfast.ranks.groups import lies_across, lies_within
-from spfast.reference.constants import Doubted, doubted_constants
+from spfast.reference.constants import Doubted, doubted_constants, doubted_sums
 from spfast.reference.traits import Traits, reduces_tokens, traits_of
 from spfast.reference.values import (
     IDENTITIES,
@@ -96,11 +96,18 @@ class Replication:
             self.is_shared,
         )
         if self._doubted:
-            self._shared = vouched
-            self._shown = {node: {} for node in graph.nodes}
-            self._scattered = {node: {} for node in graph.nodes}
-            self._written = {}
-            self._prove(graph)
+            self._prove_again(graph, vouched)
+        sums = doubted_sums(
+            graph,
+            lambda node: self._reduced(node) if _changes_equals(node) else (None, []),
+            self._computes,
+            self._treats_rows_alone,
+            self.is_shared,
+        )
+        if sums:
+            for node, groups in sums.items():
+                self._doubted[node] = {**groups, **self._doubted.get(node, {})}
+            self._prove_again(graph, vouched)
         self._suspicion = {group: self._rate(graph, group) for group in self._known}
         self._conditions = {group: self._find_conditions(graph, group) for group in self._known}
         # A rank's own for what selects by it alone.
@@ -109,6 +116,13 @@ class Replication:
             self._blame(node)
         for node in graph.nodes:
             self._follow_own(node)
+
+    def _prove_again(self, graph: fx.Graph, vouched: Mapping[fx.Node, _Shared]) -> None:
+        self._shared = dict(vouched)
+        self._shown = {node: {} for node in graph.nodes}
+        self._scattered = {node: {} for node in graph.nodes}
+        self._written = {}
+        self._prove(graph)
 
     def is_shared(self, value: fx.Node, group: Any) -> bool:
         """Whether all ranks of the group have the value, by proof."""

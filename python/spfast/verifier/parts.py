@@ -1,4 +1,4 @@
-"""Parts of every row of which nobody reads the rest: which one, a rank says by its own literals.
+"""Parts of every row that are summed without the rest: which one, a rank says by its literals.
 
 Of what all ranks share, each takes the features that go with its rows of a weight; a sum over the
 ranks of what they make of them would else be for nothing.
@@ -18,22 +18,34 @@ from spfast.verifier.kinds import operator_name
 from spfast.verifier.ranks import Call
 from spfast.verifier.snapshot import Entry
 
-__all__ = ["lone_parts", "parts_given_away"]
+__all__ = ["has_parts", "parts_given_away"]
 
 # Of each, the position of the dim along which it takes a part.
 _SPLITS = {"chunk": 2, "split": 2, "split_with_sizes": 2, "unbind": 1}
 _PARTS = {**_SPLITS, "gather": 1, "narrow": 1, "select": 1, "slice": 1}
 
 
-def lone_parts(entries: Sequence[Entry]) -> set[fx.Node]:
-    """The nodes that take a part along the features of a value that is not taken in all parts."""
+def has_parts(entries: Sequence[Entry]) -> bool:
+    """Whether a graph takes parts of values at all."""
+    return any(_name(entry[2]) in _PARTS for entry in entries)
+
+
+def _name(target: Any) -> str:
+    name = operator_name(target).removeprefix("aten::").partition(".")[0]
+    return name.removesuffix("_copy")
+
+
+def _lone_parts(entries: Sequence[Entry], reached: Collection[fx.Node]) -> set[fx.Node]:
+    """Those that are reached and take a part along the features, where these take not all parts."""
     vals = {entry[0]: entry[5] for entry in entries}
     taken: dict[tuple[fx.Node, int], dict[fx.Node, Collection[int]]] = {}
     split: dict[fx.Node, set[object]] = {}
     for node, _, target, args, kwargs, _ in entries:
+        if node not in reached:
+            continue
         if target is operator.getitem and args[0] in split:
             split[args[0]].discard(args[1])
-        name = operator_name(target).removeprefix("aten::").partition(".")[0].removesuffix("_copy")
+        name = _name(target)
         if name not in _PARTS or not args or not isinstance(args[0], fx.Node):
             continue
         whole, at = vals[args[0]], _PARTS[name]
@@ -75,15 +87,13 @@ def _elements(name: str, given: list[int | None], size: int) -> Collection[int]:
 
 
 def parts_given_away(
-    parts: set[fx.Node],
     entries: Sequence[Entry],
     calls: Sequence[Call],
     is_among: Callable[[str | None], bool],
 ) -> dict[fx.Node, str]:
-    """Those that a collective shows to be another one on each rank, with its name.
+    """The parts that a collective shows to be another one on each rank, with its name.
 
     Args:
-        parts: What :func:`lone_parts` finds.
         entries: The graph.
         calls: Its nodes but for the output, in order.
         is_among: Whether a group is the one that is asked for, or lies within it.
@@ -110,11 +120,11 @@ def parts_given_away(
             if node in seen[by_all] or made is None or not _computes(made):
                 continue
             seen[by_all].add(node)
-            if node in parts and node in origin:
-                given.setdefault(node, call.node.name)
+            given.setdefault(node, call.node.name)
             if by_all or made.row_wise:
                 pending += operands[node]
-    return given
+    lone = _lone_parts(entries, given)
+    return {node: name for node, name in given.items() if node in lone and node in origin}
 
 
 def _computes(call: Call) -> bool:

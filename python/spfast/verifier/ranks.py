@@ -270,7 +270,9 @@ class Ranks:
             return Same.PROVED
         if does in OTHER_AFTER and not self._is_crossed(call.group):
             return Same.LOCAL
-        found = _together([self.of(value) for value in call.operands], call.row_wise)
+        # What is computed of a rank's own literals alone is so in every row.
+        by_rows = call.row_wise or (self.doubts and self._is_constant(call))
+        found = _together([self.of(value) for value in call.operands], by_rows)
         if does in SAME_AFTER or does in OTHER_AFTER:
             return self._after_another(call, found)
         return found
