@@ -190,6 +190,10 @@ class _Text:
         parts = (self.of(node.args), self.of(node.kwargs), self.of_value(node.meta.get("val")))
         return "|".join((node.op, target, *parts))
 
+    def of_cut(self, node: fx.Node) -> str:
+        """Rows of a value, without which: each rank takes its own."""
+        return "|".join(("rows", self.of(node.args[0]), self.of_value(node.meta.get("val"))))
+
     def of(self, argument: Any) -> str:
         if isinstance(argument, fx.Node):
             place = self.places.get(argument)
@@ -245,8 +249,9 @@ def done_together(graph: fx.Graph, before: fx.Graph | None = None) -> list[str]:
 
     Each collective, and each node between a reduce_scatter and the all_gather that ends it:
     operator, literals and shapes, with the operands that are described too by their place; and all
-    that is read there, from inputs and collectives on: a mask, a gate, a part of a row. And where a
-    graph is called that has collectives, which says when they come.
+    that is read there, from inputs and collectives on: a mask, a gate, a part of a row. Which rows
+    a rank takes of a value is its own affair. And where a graph is called that has collectives,
+    which says when they come.
 
     Args:
         graph: The graph.
@@ -276,7 +281,7 @@ def done_together(graph: fx.Graph, before: fx.Graph | None = None) -> list[str]:
             # What was merged is made before the reduction now, with the literals that it has.
             behind = _behind(node, lambda made: made.name not in names, text.places)
         for each in behind:
-            described = text.of_node(each)
+            described = text.of_cut(each) if _cuts_rows(each, node) else text.of_node(each)
             text.places[each] = len(found)
             if not reads_rows or names is None or each.name in names:
                 found.append(described)
@@ -294,6 +299,23 @@ def _is_computed(node: fx.Node) -> bool:
     return node.op == "call_function" and not _collective(node)
 
 
+def _cuts_rows(node: fx.Node, reader: fx.Node) -> bool:
+    """Whether a node takes as many rows of a value as its reader has: each rank takes its own."""
+    if node.target is not torch.ops.aten.slice.Tensor or len(node.args) < 4:
+        return False
+    rows, read = node.meta.get("val"), reader.meta.get("val")
+    if not isinstance(rows, torch.Tensor) or not isinstance(read, torch.Tensor):
+        return False
+    if not read.dim() or str(rows.shape[0]) != str(read.shape[0]):
+        return False
+    _, dim, start, end = node.args[:4]
+    if dim != 0:
+        return False
+    if not isinstance(start, int) or not isinstance(end, int):
+        return True
+    return 0 <= start < end and start % (end - start) == 0
+
+
 def _is_size(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), torch.SymInt)
 
@@ -308,8 +330,9 @@ def _behind(
         each = pending.pop()
         if each not in found and each not in places and is_wanted(each):
             found.add(each)
-            # Whose size it is does not matter.
-            pending += [one for one in each.all_input_nodes if not _is_size(each) or _is_size(one)]
+            # Whose size it is does not matter, nor which rows are a rank's own.
+            operands = each.all_input_nodes[:1] if _cuts_rows(each, node) else each.all_input_nodes
+            pending += [one for one in operands if not _is_size(each) or _is_size(one)]
     return sorted(found)
 
 

@@ -112,6 +112,20 @@ def test_ranks_compare_how_what_meets_their_rows_is_computed() -> None:
     assert any("aten.roll" in text for text in texts[0])
 
 
+def test_ranks_may_cut_their_own_rows() -> None:
+    """Of a graph that is sequence-parallel already."""
+    texts = []
+    for rank in (0, 1):
+        build = Layers()
+        stream = build.placeholder("stream", (8, 16), torch.float32)
+        rows = build.call(aten.slice.Tensor, stream, 0, 2 * rank, 2 * rank + 2)
+        mine = build.call(c10d.reduce_scatter_tensor.default, build.partial(), "sum", RANKS, "tp")
+        build.output([build.call(aten.add.Tensor, build.wait(mine), rows)])
+        texts.append(done_together(build.graph))
+    assert texts[0] == texts[1]
+    assert any(text.startswith("rows|") for text in texts[0])
+
+
 def test_what_nobody_sums_is_a_constant_like_any() -> None:
     build = masked(rows_of, 0, reduce_op=None)
     assert int(spfast.apply(build.graph, of_rank(0, replicated="prove"))) == 1
