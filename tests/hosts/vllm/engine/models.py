@@ -32,6 +32,8 @@ _EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_
 # By name: transformers' prefix, and what differs.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
+    "llama_int8": ("Llama", {}),
+    "llama_fp8": ("Llama", {}),
     "qwen3": ("Qwen3", {}),
     "gemma2": ("Gemma2", _GEMMA),
     "gemma3": ("Gemma3", _GEMMA),
@@ -61,6 +63,48 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+# By name: the format and its numbers as compressed-tensors calls them, torch's type, the largest.
+QUANTISED: dict[str, tuple[str, str, str, float]] = {
+    "llama_int8": ("int-quantized", "int", "int8", 127.0),
+    "llama_fp8": ("float-quantized", "float", "float8_e4m3fn", 448.0),
+}
+
+
+def _quantise(path: Path, form: str, numbers: str, dtype: str, largest: float) -> None:
+    """Quantises the layers of a checkpoint: weights by channel, and activations by token."""
+    import json
+
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    kept = {}
+    for name, weight in load_file(path / "model.safetensors").items():
+        if not name.endswith("_proj.weight"):
+            kept[name] = weight
+            continue
+        scale = weight.abs().amax(dim=1, keepdim=True) / largest
+        whole = (weight / scale).round() if dtype == "int8" else weight / scale
+        kept[name] = whole.to(getattr(torch, dtype))
+        kept[f"{name}_scale"] = scale
+    save_file(kept, path / "model.safetensors", {"format": "pt"})
+    each = {"num_bits": 8, "type": numbers, "symmetric": True}
+    config = json.loads((path / "config.json").read_text())
+    config["quantization_config"] = {
+        "quant_method": "compressed-tensors",
+        "format": form,
+        "quantization_status": "compressed",
+        "ignore": ["lm_head"],
+        "config_groups": {
+            "group_0": {
+                "targets": ["Linear"],
+                "weights": {**each, "strategy": "channel", "dynamic": False},
+                "input_activations": {**each, "strategy": "token", "dynamic": True},
+            }
+        },
+    }
+    (path / "config.json").write_text(json.dumps(config))
+
+
 def make_model(folder: Path, kind: str) -> str:
     """Writes the checkpoint, and a tokenizer of one word a token, where it is not there yet."""
     path = folder / f"tiny-{kind}"
@@ -82,6 +126,8 @@ def make_model(folder: Path, kind: str) -> str:
         elif "expert" in name or "gate" in name:  # whose own initialisation is not always random
             parameter.data.normal_(std=COMMON["initializer_range"])
     model.save_pretrained(path)
+    if kind in QUANTISED:
+        _quantise(path, *QUANTISED[kind])
     words = {f"w{number}": number for number in range(COMMON["vocab_size"])}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0"))
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(path)

@@ -1,11 +1,12 @@
 """Real vLLM engines on the CPU, with the pass and without it: `make test-vllm`.
 
-    python run.py FOLDER PYTHON [SCENARIO...]
+    python run.py FOLDER PYTHON [--keep] [SCENARIO...]
 
 PYTHON is that of an environment with vLLM and spfast. A SCENARIO is "start-up" or one of
 ``scenarios.py``: an engine with vLLM's own multiprocess executor. The first of a model runs with
 the plugin off, and the others are compared with it, token by token. The models are tiny and random;
-their graphs are those that a GPU would compile (``like_gpu/``).
+their graphs are those that a GPU would compile (``like_gpu/``). With --keep, the results go into
+the table of docs/vllm.md (``table.py``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -25,11 +27,19 @@ from typing import Any
 
 from prompts import SERVED, TOKENS
 from scenarios import COMPILATION, SCENARIOS, Scenario
+from table import Found, keep
 
 HERE = Path(__file__).parent
 LIMIT = 1e-5  # of a logprob
 START_UP = 50  # milliseconds that the plugin may cost a process while it is off
 TIMEOUT = int(os.environ.get("SPFAST_VLLM_TIMEOUT", "1200"))
+# Names a build by what pip wrote down of the package's files.
+BUILD = """
+import hashlib, importlib.metadata
+kept = [f"{each} {each.hash.value}" for each in importlib.metadata.files("spfast")
+        if each.hash and each.parts[0] == "spfast" and each.parts[1] != "_suite"]
+print(hashlib.sha256(" ".join(sorted(kept)).encode()).hexdigest()[:12])
+"""
 # Else each process would compile all of vLLM anew.
 BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
 
@@ -45,6 +55,7 @@ class Engines:
             "import importlib.metadata as packages;"
             "print(packages.version(packages.packages_distributions()['vllm'][0]))"
         )
+        self.build = self._ask(BUILD)
 
     def _ask(self, source: str) -> str:
         done = subprocess.run(
@@ -57,8 +68,7 @@ class Engines:
 
     def environment(self, name: str) -> dict[str, str]:
         scenario = SCENARIOS[name]
-        # Inductor's command lines take no spaces in a path.
-        cache = re.sub(r"\W+", "_", f"{self.version} {scenario.cache or name}")
+        cache = self._cache(name)
         return {
             **os.environ,
             "LIKE_GPU": "1",
@@ -68,8 +78,8 @@ class Engines:
             "CXX": str(HERE / "c++"),
             "KERNELS": str(self._made("kernels")),
             **BYTECODE,
-            "VLLM_CACHE_ROOT": str(self._cache(cache)),
-            "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "inductor"),
+            "VLLM_CACHE_ROOT": str(cache),
+            "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
             "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -88,8 +98,13 @@ class Engines:
         return path
 
     def _cache(self, name: str) -> Path:
-        """The folder for what vLLM keeps; what it knows of a model's class is for all engines."""
-        known, cache = self._made(f"{self.version}_modelinfos"), self._made(name)
+        """The folder for what vLLM and Inductor keep of a scenario.
+
+        What vLLM knows of a model's class is for all engines.
+        """
+        # Inductor's command lines take no spaces in a path.
+        cache = self._made(re.sub(r"\W+", "_", f"{self.version} {SCENARIOS[name].cache or name}"))
+        known = self._made(f"{self.version}_modelinfos")
         if not (cache / "modelinfos").exists():
             (cache / "modelinfos").symlink_to(known)
         return cache
@@ -103,25 +118,29 @@ class Engines:
             **scenario.arguments,
         }
 
-    def run(self, name: str) -> str:
-        """Runs a scenario; the answer is what there is to say of it.
+    def run(self, name: str) -> Found:
+        """Runs a scenario: what was rewritten, and what the comparison said.
 
         Raises:
             AssertionError: It is not as it has to be.
         """
         scenario = SCENARIOS[name]
         log = self.folder / f"{self.version} {name}.log"
+        if not scenario.cache:
+            shutil.rmtree(self._cache(name))  # of an earlier run, which compiled all of it
         if name == "served":
             return self._serve(scenario, log)
         out = self.folder / f"{self.version} {name}.json"
+        out.unlink(missing_ok=True)
         if scenario.spawned:
             self._spawn(name, out, log)
         else:
             self._fork(name, out, log)
         said = self._rewritten(scenario, log.read_text(errors="replace"))
-        if name == scenario.base:
-            return said
-        return f"{said}; {compare(self._said(scenario.base), self._said(name))}"
+        if scenario.is_base:
+            return Found(rewritten=said, compared="")
+        compared = compare(self._said(scenario.base), self._said(name))
+        return Found(rewritten=said, compared=compared)
 
     def _spawn(self, name: str, out: Path, log: Path) -> None:
         scenario = SCENARIOS[name]
@@ -170,13 +189,13 @@ class Engines:
         source = f"import runpy; runpy.run_path({str(HERE / script)!r}, run_name='__main__')"
         return dict(json.loads(self._ask(source)))
 
-    def start_up(self) -> str:
+    def start_up(self) -> Found:
         """Measures what the plugin costs while it is off: the least of three fresh processes."""
         took = [self._asked("startup.py") for _ in range(3)]
         least = {name: min(each[name] for each in took) for name in took[0]}
         said = f"{least['spfast']:.0f} ms, beside {least['vllm']:.0f} ms of vLLM's own imports"
         assert least["spfast"] < START_UP, said
-        return said
+        return Found(rewritten="", compared=said)
 
     def _said(self, name: str) -> list[dict[str, Any]]:
         """What the engine of a scenario answered to each prompt."""
@@ -191,9 +210,10 @@ class Engines:
             assert rewritten, "no graph was rewritten"
         else:
             assert rewritten == scenario.rewritten, lines
+        assert re.search(scenario.says, log), f"the log does not say {scenario.says!r}"
         return ", ".join(map(_shortened, lines)) or "none"
 
-    def _serve(self, scenario: Scenario, log: Path) -> str:
+    def _serve(self, scenario: Scenario, log: Path) -> Found:
         """`vllm serve` with nothing but the documented flag, and one request."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -222,13 +242,13 @@ class Engines:
         said = self._rewritten(scenario, log.read_text(errors="replace"))
         alone = [each["ids"] for each in self._said("off") if each["prompt"] == SERVED]
         assert alone == [answer], f"{alone} without the pass, {answer} served"
-        return f"{said}; {len(answer)} tokens served, equal"
+        return Found(rewritten=said, compared=f"{len(answer)} tokens served, equal")
 
 
 def _shortened(line: str) -> str:
     """What the plugin did to a graph, without what is the same for all graphs of an engine."""
     done, _, rest = line.partition(" rewritten in the graph ")
-    return "; ".join([done, *re.findall(r"; (\d+ left: [^;]*)", rest)])
+    return "; ".join([done, *re.findall(r"; (\d+ (?:left: |of )[^;]*)", rest)])
 
 
 def _ask_server(server: subprocess.Popen[bytes], port: int, model: str) -> list[int]:
@@ -274,8 +294,9 @@ def compare(base: list[dict[str, Any]], found: list[dict[str, Any]]) -> str:
     return f"{len(base)} requests equal, logprobs to {worst:.1g}"
 
 
-def main(folder: str, python: str, *names: str) -> int:
+def main(folder: str, python: str, *options: str) -> int:
     engines = Engines(Path(folder), python)
+    names = [each for each in options if each != "--keep"]
     checks = {"start-up": engines.start_up}
     for name in SCENARIOS:
         checks[name] = functools.partial(engines.run, name)
@@ -286,9 +307,13 @@ def main(folder: str, python: str, *names: str) -> int:
             continue
         start = time.monotonic()
         try:
-            said = checks[name]()
-        except (AssertionError, subprocess.SubprocessError) as error:
-            failed, said = failed + 1, f"FAILED: {error}"
+            found = checks[name]()
+        except (AssertionError, OSError, subprocess.SubprocessError) as error:
+            failed += 1
+            found = Found(rewritten="", compared=f"FAILED: {error}".splitlines()[0])
+        if "--keep" in options:
+            keep(engines.build, engines.version, name, found)
+        said = "; ".join(filter(None, found.values()))
         seconds = time.monotonic() - start
         print(f"| {engines.version} | {name} | {said} | {seconds:.0f} s |", flush=True)
     return 1 if failed else 0
