@@ -49,6 +49,8 @@ class Scenario:
     @property
     def base(self) -> str:
         """The scenario that it is compared with, which has the plugin off."""
+        if self.environment == PRODUCTS:
+            return "off, products"
         return "off" if self.kind == "llama" else f"{self.kind} off"
 
     @property
@@ -63,6 +65,8 @@ INSTALLED = {"compilation_config": {**COMPILATION, "pass_config": OWN_SWITCH}}
 TWO_STAGES = {**on(), "pipeline_parallel_size": 2}
 INSTALL = "from spfast.integrations import vllm; vllm.install()"
 PIECES = {**COMPILATION, "splitting_ops": ["vllm::unified_attention_with_output"]}
+# Matrix products are operators of vLLM's own on a CPU: no pair would be found beside them.
+PRODUCTS = {"PRODUCTS_LIKE_GPU": "1"}
 SCENARIOS = {
     "off": Scenario(rewritten=0),
     "on": Scenario("on, from 16 of 64 tokens on", on(), spawned=True),
@@ -113,12 +117,19 @@ SCENARIOS = {
     ),
     "served": Scenario("`vllm serve`, one request of 37 tokens", on()),
     # A CPU has no symmetric memory: each pair stays, and says why.
+    "off, products": Scenario(rewritten=0, environment=PRODUCTS),
     "async TP": Scenario(
-        '`"async_tp": true`', on(async_tp=True), says=r"0 of [1-9]\d* pairs fused; \d+ left: "
+        '`"async_tp": true`',
+        on(async_tp=True),
+        environment=PRODUCTS,
+        says=r"0 of [1-9]\d* pairs fused; \d+ left: ",
     ),
+    # Of three pieces, the last one gets no more collectives than it had.
     "pieces": Scenario(
         "cut at each attention, 32 tokens compiled by themselves",
         {**on(), "compilation_config": {**PIECES, "compile_sizes": [32]}},
+        rewritten=1,
+        left=2,
     ),
     "partitions": Scenario(
         "`use_inductor_graph_partition`",

@@ -1,7 +1,8 @@
 """Makes vLLM on a CPU compile the graph that it compiles on a GPU, in every process of an engine.
 
 vLLM's CPU platform compiles in another mode, runs no passes, reduces over shared memory in place,
-and calls a layer of experts as a function that is traced. And the package has another name there,
+calls a layer of experts as a function that is traced, and keeps a latent of each token that it is
+given, where a GPU's kernel keeps one for each slot. And the package has another name there,
 which vLLM's command line asks for.
 """
 
@@ -53,6 +54,30 @@ if os.environ.get("LIKE_GPU") == "1" and "vllm" not in sys.modules:
 
         module.MoERunner._select_forward = _select_forward
 
+    def _latents(module):
+        # Batches are padded, and what is padded has no slot.
+        keep = module.CPUMLAImpl.do_kv_cache_update
+
+        def do_kv_cache_update(self, latents, keys, cache, slots, *args, **kwargs):
+            count = slots.numel()
+            keep(self, latents[:count], keys[:count], cache, slots, *args, **kwargs)
+
+        module.CPUMLAImpl.do_kv_cache_update = do_kv_cache_update
+
+    def _products(module):
+        # oneDNN's are operators of vLLM's own, where a GPU's graph has matrix products.
+        dispatch = module.dispatch_cpu_unquantized_gemm
+
+        def dispatch_cpu_unquantized_gemm(layer, remove_weight):
+            if os.environ.get("PRODUCTS_LIKE_GPU") == "1":
+                from torch.nn.functional import linear
+
+                layer.cpu_linear = linear
+            else:
+                dispatch(layer, remove_weight)
+
+        module.dispatch_cpu_unquantized_gemm = dispatch_cpu_unquantized_gemm
+
     if os.environ.get("ANOTHER_SPFAST") == "1":
         when_imported(
             "spfast.integrations.vllm.takeover",
@@ -62,3 +87,5 @@ if os.environ.get("LIKE_GPU") == "1" and "vllm" not in sys.modules:
     when_imported("vllm.distributed.device_communicators.cpu_communicator", _communicator)
     when_imported("vllm.compilation.passes.utility.fix_functionalization", _functionalization)
     when_imported("vllm.model_executor.layers.fused_moe.runner.moe_runner", _experts)
+    when_imported("vllm.v1.attention.backends.mla.cpu_mla", _latents)
+    when_imported("vllm.model_executor.layers.utils", _products)
