@@ -1,9 +1,9 @@
 """Makes vLLM on a CPU compile the graph that it compiles on a GPU, in every process of an engine.
 
 vLLM's CPU platform compiles in another mode, runs no passes, reduces over shared memory in place,
-calls a layer of experts as a function that is traced, and keeps a latent of each token that it is
-given, where a GPU's kernel keeps one for each slot. And the package has another name there,
-which vLLM's command line asks for.
+calls a layer of experts as a function that is traced, gathers no float8, and keeps a latent of each
+token that it is given, where a GPU's kernel keeps one for each slot. And the package has another
+name there, which vLLM's command line asks for.
 """
 
 import importlib.metadata
@@ -33,6 +33,15 @@ if os.environ.get("LIKE_GPU") == "1" and "vllm" not in sys.modules:
         reduce = communicator.all_reduce
         # Out of place, as the operator promises, and over gloo.
         communicator.all_reduce = lambda self, x: reduce(self, x.clone())
+        gather = communicator.all_gather
+
+        def all_gather(self, x, dim=-1):
+            # gloo knows no float8, and NCCL does.
+            if x.element_size() > 1:
+                return gather(self, x, dim)
+            return gather(self, x.view(module.torch.uint8), dim).view(x.dtype)
+
+        communicator.all_gather = all_gather
         communicator._all_group_ranks_share_shm_group_name = lambda self: False
 
     version = importlib.metadata.version
