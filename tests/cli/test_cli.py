@@ -5,6 +5,8 @@ from __future__ import annotations
 import array
 import fcntl
 import json
+import logging
+import os
 import platform
 import re
 import signal
@@ -12,6 +14,7 @@ import subprocess
 import sys
 import termios
 import time
+import zipfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -229,6 +232,47 @@ def test_what_the_parser_refuses_ends_with_two(
     assert re.search(r" \(see spfast( \w+)? --help\)$", err)
 
 
+@pytest.mark.parametrize(("kept", "reason"), [(20, "not a ZIP archive"), (None, '"version"')])
+def test_a_damaged_program_is_refused_in_one_line(
+    kept: int | None,
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """torch logs a traceback, and then raises an error that only points to it."""
+    path = tmp_path / "program.pt2"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/b.txt", "nothing of the kind")
+    path.write_bytes(path.read_bytes()[:kept])
+    monkeypatch.setattr(logging.getLogger("torch"), "propagate", True)
+    assert main(["inspect", str(path)]) == 2
+    said = f"spfast: error: {path} is no exported program that torch {torch.__version__} can read ("
+    err = capsys.readouterr().err
+    assert err.startswith(said) and reason in err and err.count("\n") == 1
+    assert not [each for each in caplog.records if each.name == "torch.export"]
+
+
+def test_what_torch_says_of_a_program_that_it_reads_is_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "program.pt2"
+    torch.export.save(torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),)), path)
+    load = torch.export.load
+
+    def outspoken(*args: Any) -> Any:
+        logging.getLogger("torch.export").warning("an older format")
+        return load(*args)
+
+    monkeypatch.setattr(torch.export, "load", outspoken)
+    monkeypatch.setattr(logging.getLogger("torch"), "propagate", True)
+    assert main(["inspect", str(path)]) == 0
+    assert [each.message for each in caplog.records if each.name == "torch.export"] == [
+        "an older format"
+    ]
+
+
 @pytest.mark.parametrize(
     "held",
     [
@@ -332,6 +376,22 @@ def test_a_closed_pipe_ends_with_two_and_without_a_word(saved: Path) -> None:
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait(timeout=120) == 2
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["--help", "--version", "inspect {}"])
+def test_output_that_cannot_be_written_ends_with_two(
+    command: str, unbuffered: str, saved: Path
+) -> None:
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "spfast", *command.format(saved).split()],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )
+    assert ended.returncode == 2
+    assert ended.stderr == b"spfast: error: [Errno 28] No space left on device\n"
 
 
 def test_an_interrupt_ends_without_a_traceback(saved: Path) -> None:

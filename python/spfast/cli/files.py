@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,13 +68,37 @@ def _load_program(path: Path) -> ExportedProgram:
     # Registers the collectives that an exported program may call.
     import torch.distributed._functional_collectives  # noqa: F401
 
+    with _held_back(logging.getLogger("torch.export")) as records:
+        try:
+            return torch.export.load(path)
+        except Exception as error:  # torch.export raises whatever its reader stumbled over
+            # After a first failure torch logs it, tries an older format, and raises for that one.
+            told = [each.exc_info[1] for each in records if each.exc_info and each.exc_info[1]]
+            records.clear()
+            first = (told or [error])[0]
+            reason = (str(first).splitlines() or ["no reason"])[0]
+            raise FileFormatError(
+                f"{path} is no exported program that torch {torch.__version__} can read "
+                f"({type(first).__name__}: {reason})"
+            ) from error
+
+
+@contextlib.contextmanager
+def _held_back(logger: logging.Logger) -> Iterator[list[logging.LogRecord]]:
+    """Keeps what a logger is told until the end, when what is left of it is logged."""
+    records: list[logging.LogRecord] = []
+
+    def hold(record: logging.LogRecord) -> bool:
+        records.append(record)
+        return False
+
+    logger.addFilter(hold)
     try:
-        return torch.export.load(path)
-    except Exception as error:  # torch.export raises whatever its reader stumbled over
-        raise FileFormatError(
-            f"{path} is no exported program that torch {torch.__version__} can read "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason'})"
-        ) from error
+        yield records
+    finally:
+        logger.removeFilter(hold)
+        for record in records:
+            logger.handle(record)
 
 
 def written_as(source: Path) -> tuple[str, ...]:
