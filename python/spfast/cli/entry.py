@@ -8,7 +8,7 @@ import platform
 import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from spfast._core import version
 from spfast.base.versions import found_torch
@@ -16,6 +16,9 @@ from spfast.cli import apply, completion, doctor, explain, inspect, measure, rep
 from spfast.cli.interrupts import interruptible
 from spfast.cli.output import BAD_INPUT, DONE, FAULT, INTERRUPTED
 from spfast.errors import ConfigError, InternalError, SpfastError, VerificationError
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 __all__ = ["main"]
 
@@ -35,26 +38,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if sys.stdout is None:  # it was closed before the process began
         sys.stdout = open(os.devnull, "w")
+    code = _guarded(argv)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # The exit code says so. Python flushes once more at its end, to nobody's harm then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _guarded(argv: Sequence[str] | None) -> int:
     try:
         with interruptible():
-            arguments = _parser().parse_args(argv)
-            code = int(arguments.run(arguments))
+            code = _run(argv)
             sys.stdout.flush()  # what cannot be written shall not come up after the exit code
             return code
-    except SystemExit as end:  # the parser has said what is wrong, or what was asked for
-        return int(end.code or DONE)
     except (VerificationError, InternalError) as error:
         return _end(FAULT, f"fault: {error}")
     except ConfigError as error:
         return _end(BAD_INPUT, f"error: {_with_flags(str(error))}")
-    except BrokenPipeError:
-        # Whoever read has seen enough. Python flushes once more at its end, to nobody's harm then.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read has seen enough
         return BAD_INPUT
     except (SpfastError, OSError) as error:
         return _end(BAD_INPUT, f"error: {error}")
     except KeyboardInterrupt:
         return _end(INTERRUPTED, "interrupted")
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        arguments = _parser().parse_args(argv)
+    except SystemExit as end:  # the parser has said what is wrong, or what was asked for
+        return int(end.code or DONE)
+    return int(arguments.run(arguments))
 
 
 def _end(code: int, message: str) -> int:
@@ -76,6 +92,9 @@ def _with_flags(message: str) -> str:
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, without the usage before it; its commands do so too."""
+
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        print(self.format_help(), end="", file=file)  # argparse would hide that it cannot
 
     def error(self, message: str) -> NoReturn:
         message = message.removeprefix("argument ")
