@@ -224,7 +224,7 @@ NodeRef PairWriter::sum_of_fused(const ScatterPair& pair, uint32_t group, const 
 NodeRef PairWriter::first_fused(size_t since, const FusedLayout& layout) const {
   const auto& created = out_.plan.created;
   while (created.at(since).target != layout.target) ++since;
-  return graph_.table().size() + since;
+  return static_cast<NodeRef>(graph_.table().size() + since);
 }
 
 // Over so many a product sums.
