@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import fx
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from verifier.pairs import Maker, aten, pair
+
+from spfast.verifier.dims import Dims
+from spfast.verifier.layout import otherwise
 
 
 def columns(m: Maker) -> fx.Node:
@@ -61,3 +66,13 @@ def test_whose_elements_alone_count_is_read_wherever_it_lies() -> None:
         lambda m: packed(m, total(m, packed(m, columns(m)))),
     )
     assert found == {}
+
+
+def test_strides_of_sizes_that_nobody_knows_are_compared_without_a_guard() -> None:
+    env = ShapeEnv()
+    with FakeTensorMode(shape_env=env):
+        rows = env.create_unbacked_symint()
+        one, other = torch.empty(rows, 8), torch.empty(rows, 16)[:, :8]
+        assert otherwise(Dims(), one, torch.empty(rows, 8)) is None
+        assert otherwise(Dims(), one, other) == "[16, 1], where they were [8, 1]"
+    assert not env.guards

@@ -57,6 +57,7 @@ def otherwise(dims: Dims, before: Any, after: Any) -> str | None:
     if before is after or not isinstance(before, torch.Tensor):
         return None
     for size, was, now in zip(before.shape, before.stride(), after.stride(), strict=True):
-        if size != 1 and not dims.equal(dims.of(was), dims.of(now)):
+        # As expressions: a comparison of the sizes themselves would guard.
+        if dims.of(size) != 1 and not dims.equal(dims.of(was), dims.of(now)):
             return f"{list(after.stride())}, where they were {list(before.stride())}"
     return None
