@@ -38,6 +38,9 @@ an older way ([its page](pattern-matcher.md)), and tests of what it does not do 
 were counted before they said so and were skipped. Two examples with real ranks ran out of time on a
 busy machine.
 
+On 2.14.1 one test, of the benchmark of whole compiles, ran out of its five minutes on a busy
+machine; alone it passed in one.
+
 On 2.15, under `torch.compile(dynamic=True)`, a float of the model's own, such as an FP8 limit that
 is an attribute or a global, is an input of the graph and no number. No rule knows it there; the
 row-wise recogniser, which is on by default, gathers float8 all the same. The test that failed in
