@@ -16,11 +16,13 @@ from spfast.testing import assert_same, clone_inputs, copy_graph, ops, run_locks
 from spfast.testing.builder import GraphBuilder
 from spfast.verifier import snapshot, verify
 
+from .cpu_operators import int8
 from .quantised_layers import PER_TOKEN, SWIZZLED, WIDTH, column_major, layer, per_tensor, static
 
 RANKS = 4
 GATHER = torch.ops.vllm.all_gather.default
 aten, c10d = torch.ops.aten, torch.ops._c10d_functional
+INT8, BFLOAT16 = ("torch.int8", True), ("torch.bfloat16", True)
 WIDE = (torch.bfloat16, torch.float16)
 
 
@@ -108,6 +110,24 @@ def test_the_verifier_knows_tiles_by_itself() -> None:
     }
     proof = verify(snapshot(build.graph), graph, config(1))
     assert not proof and "needs whole blocks of 128 rows" in str(proof)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(
+    ("schema", "as_is", "told"),
+    [
+        ("Tensor! result, Tensor input, Tensor! scale, Tensor!? azp", INT8, INT8),
+        ("Tensor! out, Tensor input, Tensor! scale, Tensor!? azp", INT8, INT8),
+        ("Tensor! other, Tensor input, Tensor! scale, Tensor!? azp", BFLOAT16, (INT8[0], False)),
+        ("Tensor! scale, Tensor input, Tensor! out, Tensor!? azp", (INT8[0], False), None),
+    ],
+)
+def test_int8_by_the_names_of_a_gpu_or_a_cpu_and_by_no_others(
+    schema: str, as_is: tuple[str, bool], told: tuple[str, bool] | None, version: int
+) -> None:
+    """The verifier trusts no rule: it asks the operator's own schema what is written, in order."""
+    (found,) = run_ranks(int8, 1, (schema, version))
+    assert found == {"as is": as_is, "told": told or as_is}
 
 
 def test_a_scale_of_all_tokens_is_never_one_ranks_alone() -> None:

@@ -10,14 +10,15 @@ from spfast.patterns.rowwise import RowRule
 
 __all__ = ["VLLM"]
 
-# What writes to its arguments: the operator, and the arguments that get a row for each token.
+# What writes to its arguments: the operator, and the arguments that get a row for each token. What
+# a GPU's operators call "result" is "out" in those for a CPU.
 _WRITING = (
-    ("rms_norm.default", ("result",)),
+    ("rms_norm.default", ("result", "out")),
     ("static_scaled_fp8_quant.default", ("result",)),
     ("dynamic_per_token_scaled_fp8_quant.default", ("result", "scale")),
     ("per_token_group_fp8_quant.default", ("output_q", "output_s")),
-    ("static_scaled_int8_quant.default", ("result",)),
-    ("dynamic_scaled_int8_quant.default", ("result", "scale", "azp")),
+    ("static_scaled_int8_quant.default", ("result", "out")),
+    ("dynamic_scaled_int8_quant.default", ("result", "out", "scale", "azp")),
     ("per_token_group_quant_int8.default", ("output_q", "output_s")),
 )
 

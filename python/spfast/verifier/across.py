@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from spfast.ranks.groups import group_name
-from spfast.verifier.kinds import NORMS, operator_name
+from spfast.verifier.kinds import NORMS, norm_that_writes, operator_name
 
 __all__ = [
     "OTHER_AFTER",
@@ -219,7 +219,7 @@ def operands_that_count(
 def _operands_of_functionalised(
     args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> list[fx.Node] | None:
-    norm = NORMS.get(operator_name(args[0])) if args else None
+    norm = norm_that_writes(args[0]) if args else None
     if norm is None:
         return None
     buffers = [name for name in norm.writes if name not in norm.rows]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ __all__ = [
     "Norm",
     "Reduction",
     "is_elementwise",
+    "norm_that_writes",
     "operator_name",
     "writes_of",
 ]
@@ -263,6 +264,35 @@ NORMS: dict[str, Norm] = {
     ),
     "aten::layer_norm": Norm(("input",), ("weight", "bias"), shape_argument="normalized_shape"),
 }
+
+# What vLLM's operators for a CPU call an argument, by its name in those for a GPU.
+_ALSO_CALLED = {"result": "out"}
+
+
+@functools.lru_cache(maxsize=1024)
+def norm_that_writes(target: Any) -> Norm | None:
+    """Returns what is known of a norm or quantisation that writes its results, by its own names.
+
+    None where it is not known, or where its schema writes to other arguments than is known.
+
+    Example:
+        >>> from spfast.testing import ops
+        >>> _ = ops.declare()
+        >>> norm_that_writes(torch.ops._C.rms_norm.default).writes
+        ('result',)
+    """
+    norm = NORMS.get(operator_name(target))
+    if norm is None or not norm.writes:
+        return None
+    written = tuple(
+        argument.name
+        for argument in target._schema.arguments
+        if argument.alias_info is not None and argument.alias_info.is_write
+    )
+    if written == norm.writes:
+        return norm
+    renamed = tuple(_ALSO_CALLED.get(name, name) for name in norm.writes)
+    return replace(norm, writes=renamed) if written == renamed else None
 
 
 def operator_name(target: Any) -> str:

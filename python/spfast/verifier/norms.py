@@ -10,7 +10,7 @@ from torch import fx
 
 from spfast.verifier.context import Context
 from spfast.verifier.inner import along_inner, inner_dims
-from spfast.verifier.kinds import NORMS, REDUCTIONS, Norm
+from spfast.verifier.kinds import NORMS, REDUCTIONS, Norm, norm_that_writes
 from spfast.verifier.rows import row_operator
 from spfast.verifier.values import Kind, Value
 
@@ -121,8 +121,8 @@ def auto_functionalized(
     wrapped = args[0] if args else None
     if not isinstance(wrapped, torch._ops.OpOverload):
         return None
-    what = NORMS.get(wrapped._name)
-    if what is None or not what.writes:
+    what = norm_that_writes(wrapped)
+    if what is None:
         return None
     bound = bind(wrapped, (), kwargs)
     absent = {name for name in what.writes if bound.get(name, 0) is None}
