@@ -92,11 +92,11 @@ def _analysis(graph: fx.Graph) -> dict[str, float]:
     """Seconds of encode, match and plan; the graph stays as it is."""
     found = AllReduces(True, (), {})
     encode, run = timed(lambda g: Run(g, CONFIG, default_registry(), found), graph)
-    job = run.job
-    run.set_groups([resolve_group(group, CONFIG) for group in job.groups()])
-    match, _ = timed(lambda job: job.match(), job)
+    native = run.native
+    run.set_groups([resolve_group(group, CONFIG) for group in native.groups()])
+    match, _ = timed(lambda native: native.match(), native)
 
-    plan, _ = timed(lambda job: job.plan(lambda tokens, group: ("", False)), job)
+    plan, _ = timed(lambda native: native.plan(lambda tokens, group: ("", False)), native)
     return {"encode": encode, "match": match, "plan": plan}
 
 

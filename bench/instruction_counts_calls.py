@@ -27,7 +27,7 @@ def encode(layers: int) -> Callable[[], object]:
     """Encodes a graph of so many layers."""
     graph = vllm_ir.build(layers)
     rules = rules_of(default_registry())
-    return lambda: _core.Job(graph, rules)
+    return lambda: _core.NativeRun(graph, rules)
 
 
 def cold(layers: int) -> Callable[[], object]:

@@ -16,7 +16,7 @@ void bind_errors(py::module_& module);
 void bind_rules(py::module_& module);
 void bind_table(py::module_& module);
 void bind_values(py::module_& module);
-void bind_job(py::module_& module);
+void bind_native_run(py::module_& module);
 void bind_expr(py::module_& module);
 void bind_editor(py::module_& module);
 void bind_pairs(py::module_& module);

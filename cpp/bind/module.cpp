@@ -7,7 +7,7 @@ PYBIND11_MODULE(_core, module) {
   spfast::bind_rules(module);
   spfast::bind_table(module);
   spfast::bind_values(module);
-  spfast::bind_job(module);
+  spfast::bind_native_run(module);
   spfast::bind_expr(module);
   spfast::bind_editor(module);
   spfast::bind_pairs(module);

@@ -24,10 +24,10 @@ CollectiveForm read_collective(py::handle from) {
   return form;
 }
 
-class PairJob {
+class NativePairRun {
  public:
   // `operators`: the layouts of spfast.async_tp.symmetric, and whether shapes may be symbolic.
-  PairJob(py::object graph, const py::iterable& forms, const py::sequence& operators)
+  NativePairRun(py::object graph, const py::iterable& forms, const py::sequence& operators)
       : graph_(std::move(graph)), encoded_(fx::encode(graph_, {})), metas_(encoded_) {
     for (const py::handle form : forms) forms_.push_back(read_collective(form));
     given_.append(py::none());
@@ -46,15 +46,15 @@ class PairJob {
   // `worth`, of that group, what the first product multiplies, tokens and features, why a pair
   // does.
   void plan(const py::object& group, const py::object& worth) {
-    const PairPolicy policy{[&](Value value, NodeId call) {
-                              groups_.emplace(value_key(value), group_object(value, call));
-                              const py::tuple answer = group(groups_.at(value_key(value)));
+    const PairPolicy policy{[&](Argument value, NodeId call) {
+                              groups_.emplace(argument_key(value), group_object(value, call));
+                              const py::tuple answer = group(groups_.at(argument_key(value)));
                               given_.append(answer[1]);
                               return PairPolicy::Group{answer[0].cast<std::string>(),
                                                        static_cast<uint32_t>(given_.size() - 1)};
                             },
-                            [&](Value value, NodeId operand, Dim tokens, Dim features) {
-                              return worth(groups_.at(value_key(value)), encoded_.nodes[operand],
+                            [&](Argument value, NodeId operand, Dim tokens, Dim features) {
+                              return worth(groups_.at(argument_key(value)), encoded_.nodes[operand],
                                            size_of(tokens), size_of(features))
                                   .cast<std::string>();
                             }};
@@ -112,7 +112,7 @@ class PairJob {
   }
 
   // The group as the call spells it: among its arguments it is the one that was read as this value.
-  [[nodiscard]] py::object group_object(Value value, NodeId call) const {
+  [[nodiscard]] py::object group_object(Argument value, NodeId call) const {
     const auto args = encoded_.table.args(call);
     const py::tuple given = encoded_.nodes[call].attr("args");
     for (size_t i = 0; i < args.size(); ++i) {
@@ -145,13 +145,14 @@ class PairJob {
 }  // namespace
 
 void bind_pairs(py::module_& module) {
-  py::class_<PairJob>(module, "PairJob", "Collectives and the products beside them, one graph.")
+  py::class_<NativePairRun>(module, "NativePairRun",
+                            "Collectives and the products beside them, one graph.")
       .def(py::init<py::object, const py::iterable&, const py::sequence&>(), py::arg("graph"),
            py::arg("forms"), py::arg("operators"))
-      .def("plan", &PairJob::plan, py::arg("group"), py::arg("worth"))
-      .def("found", &PairJob::found)
-      .def("commit", &PairJob::commit, py::arg("make"))
-      .def("plan_text", &PairJob::plan_text);
+      .def("plan", &NativePairRun::plan, py::arg("group"), py::arg("worth"))
+      .def("found", &NativePairRun::found)
+      .def("commit", &NativePairRun::commit, py::arg("make"))
+      .def("plan_text", &NativePairRun::plan_text);
 }
 
 }  // namespace spfast

@@ -15,12 +15,12 @@ class Decoder {
  public:
   explicit Decoder(const NodeTable& table) : table_(table) {}
 
-  py::object value(Value root) {
+  py::object value(Argument root) {
     py::object result = shallow(root);
     while (!pending_.empty()) {
       auto [value, list] = pending_.back();
       pending_.pop_back();
-      for (const Value item : table_.items(value)) list.append(shallow(item));
+      for (const Argument item : table_.items(value)) list.append(shallow(item));
     }
     return result;
   }
@@ -62,7 +62,7 @@ class Decoder {
     return py::str(table_.string(id));
   }
 
-  py::object shallow(Value value) {
+  py::object shallow(Argument value) {
     switch (value.tag) {
       case Tag::kAbsent:
       case Tag::kNoneType:
@@ -101,14 +101,14 @@ class Decoder {
     return py::none();
   }
 
-  py::object container(const char* kind, Value value) {
+  py::object container(const char* kind, Argument value) {
     py::list items;
     pending_.emplace_back(value, items);
     return py::make_tuple(kind, items);
   }
 
   const NodeTable& table_;
-  std::vector<std::pair<Value, py::list>> pending_;
+  std::vector<std::pair<Argument, py::list>> pending_;
 };
 
 const char* op_name(Op op) {
@@ -123,7 +123,7 @@ py::list rows(const NodeTable& table) {
   py::list out;
   for (NodeId node = 0; node < table.size(); ++node) {
     py::list args;
-    for (const Value value : table.args(node)) args.append(decoder.value(value));
+    for (const Argument value : table.args(node)) args.append(decoder.value(value));
     py::list kwargs;
     const auto pairs = table.kwargs(node);
     for (size_t i = 0; i < pairs.size(); i += 2) {

@@ -247,7 +247,7 @@ class Committer {
   void note_operands(NodeId id) {
     const py::handle node = node_at(id);
     if (!noted_operands_.insert(node.ptr()).second) return;
-    for (const Value operand : encoded_.table.operands(id)) {
+    for (const Argument operand : encoded_.table.operands(id)) {
       if (operand.is_node()) note_users(encoded_.nodes[operand.payload]);
     }
     entries_.append(py::make_tuple(operands_, node, access_.read(node, Field::kArgs),

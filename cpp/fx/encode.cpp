@@ -217,7 +217,7 @@ class Encoder {
     }
   }
 
-  Value container(Tag tag, py::handle value, Py_ssize_t count) {
+  Argument container(Tag tag, py::handle value, Py_ssize_t count) {
     NodeTable& table = out_.table;
     const auto n = static_cast<uint32_t>(count);
     const uint32_t begin = table.reserve_values(n);
@@ -225,7 +225,7 @@ class Encoder {
     return table.make_container(tag, begin, n);
   }
 
-  Value encode(py::handle value) {
+  Argument encode(py::handle value) {
     NodeTable& table = out_.table;
     PyObject* object = value.ptr();
     if (access_.is_node(value)) {
@@ -253,7 +253,7 @@ class Encoder {
     return encode_torch(value);
   }
 
-  Value encode_torch(py::handle value) {
+  Argument encode_torch(py::handle value) {
     NodeTable& table = out_.table;
     if (has_type(value, dtype_type_)) return {Tag::kDtype, text_of(value, false)};
     if (has_type(value, device_type_)) {
@@ -265,7 +265,7 @@ class Encoder {
     if (has_type(value, op_overload_type_)) return {Tag::kTarget, targets_.resolve(value).id};
     if (has_type(value, symint_type_)) {
       const Dim dim = out_.metas.dim_of(table, value);
-      return dim.is_expr() ? Value{Tag::kExpr, dim.expr_id()} : table.make_int(dim.raw);
+      return dim.is_expr() ? Argument{Tag::kExpr, dim.expr_id()} : table.make_int(dim.raw);
     }
     const auto type = py::type::handle_of(value).attr("__qualname__").cast<std::string>();
     if (options_.complete) return table.make_string(Tag::kOpaque, "<" + type + ">");

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "table/value.h"
+#include "table/argument.h"
 
 namespace spfast::fx {
 

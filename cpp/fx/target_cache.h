@@ -6,7 +6,7 @@
 #include <map>
 #include <unordered_map>
 
-#include "table/value.h"
+#include "table/argument.h"
 
 namespace spfast::fx {
 

@@ -71,7 +71,7 @@ uint32_t Choice::gathers(const Match& match, LookThrough look, const std::vector
   sorted_.assign(match.operations.begin() + 1, match.operations.end());
   std::sort(sorted_.begin(), sorted_.end());
   // What does not depend on the reduced value is the same for every token and never gathered.
-  const auto is_inside = [&](Value value) {
+  const auto is_inside = [&](Argument value) {
     return value.is_node() && stamp_[look.root(value.payload)] == inside;
   };
   const NodeId reduced = look.root(match.operations[0]);
@@ -104,9 +104,9 @@ bool Choice::read_in_full(NodeId value, LookThrough look, const std::vector<bool
   const uint32_t inside = counts_ - 1;
   pending_.assign(1, value);
   while (!pending_.empty()) {
-    const NodeId name = pending_.back();
+    const NodeId alias = pending_.back();
     pending_.pop_back();
-    for (const NodeId user : table_.users(name)) {
+    for (const NodeId user : table_.users(alias)) {
       if (stamp_[user] == inside || claimed[user]) continue;
       const TargetId target = table_.target(user);
       // A size is told by any value of that size, and a buffer holds nothing of the value.

@@ -18,7 +18,7 @@ Anchor anchor_at(const NodeTable& table, NodeId call, const AllReduceFamily& fam
   const auto args = table.args(call);
   const auto at = [&](int32_t position) {
     return static_cast<size_t>(position) < args.size() ? args[static_cast<size_t>(position)]
-                                                       : Value{};
+                                                       : Argument{};
   };
   anchor.group = family.group >= 0 ? at(family.group) : kUnnamedGroup;
   if (family.reduce_op >= 0) anchor.reduce_op = at(family.reduce_op);
@@ -91,7 +91,7 @@ MatchResult find_matches(const NodeTable& table, const ProgramSet& programs,
   result.anchors = find_anchors(table, families, listed);
   result.reports.resize(result.anchors.size());
   if (result.anchors.empty()) return result;
-  result.roots = NameRoots(table);
+  result.roots = AliasRoots(table);
   Machine machine(table, programs);
   Choice choice(table, programs);
   std::vector<bool> claimed(table.size(), false);

@@ -23,7 +23,7 @@ std::optional<int64_t> row_width(const NodeTable& table, NodeId node) {
   return table.as_int(sizes.back());
 }
 
-bool is_int(const NodeTable& table, Value value, int64_t wanted) {
+bool is_int(const NodeTable& table, Argument value, int64_t wanted) {
   return value.tag == Tag::kInt && table.as_int(value) == wanted;
 }
 
@@ -74,7 +74,8 @@ NodeId LookThrough::source(const NodeTable& table, NodeId node, int64_t width) {
   return plain_source(table, node, flags);
 }
 
-NameRoots::NameRoots(const NodeTable& table) : plain_(table.size()), view_of_(table.size(), kNone) {
+AliasRoots::AliasRoots(const NodeTable& table)
+    : plain_(table.size()), view_of_(table.size(), kNone) {
   constexpr uint8_t kPlain = target_flag::kIdentity | target_flag::kCopy | target_flag::kSlice;
   for (NodeId node = 0; node < table.size(); ++node) {
     plain_[node] = node;

@@ -13,13 +13,13 @@
 
 namespace spfast {
 
-// What each node of a table is another name of, for streams of every width, in one pass over the
+// What each node of a table is an alias of, for streams of every width, in one pass over the
 // table. A view is looked through only where the stream is as wide as its last dim; behind such a
 // view the answer is known already, since its width is.
-class NameRoots {
+class AliasRoots {
  public:
-  NameRoots() = default;
-  explicit NameRoots(const NodeTable& table);
+  AliasRoots() = default;
+  explicit AliasRoots(const NodeTable& table);
 
   [[nodiscard]] NodeId root(NodeId node, int64_t width) const {
     const NodeId plain = plain_[node];
@@ -39,11 +39,11 @@ class NameRoots {
   std::vector<View> views_;
 };
 
-// The same for tensors whose last dim is `width`. Holds no memory; the NameRoots must outlive it.
+// The same for tensors whose last dim is `width`. Holds no memory; the AliasRoots must outlive it.
 class LookThrough {
  public:
   LookThrough() = default;
-  LookThrough(const NameRoots& roots, int64_t width) : roots_(&roots), width_(width) {}
+  LookThrough(const AliasRoots& roots, int64_t width) : roots_(&roots), width_(width) {}
   [[nodiscard]] int64_t width() const { return width_; }
   [[nodiscard]] NodeId root(NodeId node) const { return roots_->root(node, width_); }
   [[nodiscard]] NodeId plain_root(NodeId node) const { return roots_->plain_root(node); }
@@ -57,7 +57,7 @@ class LookThrough {
   [[nodiscard]] static NodeId source(const NodeTable& table, NodeId node, int64_t width);
 
  private:
-  const NameRoots* roots_ = nullptr;
+  const AliasRoots* roots_ = nullptr;
   int64_t width_ = 0;
 };
 

@@ -32,7 +32,7 @@ void Machine::run(LookThrough look, const Anchor& anchor, uint32_t anchor_index,
   anchor_index_ = anchor_index;
   matches_ = &matches;
   failure_ = &failure;
-  std::fill(slots_.begin(), slots_.end(), Value{});
+  std::fill(slots_.begin(), slots_.end(), Argument{});
   registers_[0] = {anchor.reduced, rank};
   steps_left_ = kSteps + kStepsPerNode * table_.size();
   explore(programs_.root_dispatch(), 1);
@@ -42,7 +42,7 @@ void Machine::run(LookThrough look, const Anchor& anchor, uint32_t anchor_index,
 void Machine::explore(const std::vector<Dispatch>& groups, uint32_t filled) {
   for (const Dispatch& group : groups) {
     if (group.upward) {
-      const Value value = slots_[group.source];
+      const Argument value = slots_[group.source];
       if (value.is_node()) try_candidate(group, look_.root(value.payload), filled);
       continue;
     }
@@ -57,25 +57,25 @@ void Machine::explore(const std::vector<Dispatch>& groups, uint32_t filled) {
   }
 }
 
-// Appends the users of a value under all its names, in graph order.
+// Appends the users of a value under all its aliases, in graph order.
 void Machine::collect_users(NodeId value) {
   const size_t begin = users_.size();
   const NodeId root = look_.root(value);
-  names_.assign(1, value);
-  for (size_t i = 0; i < names_.size(); ++i) {
-    const NodeId name = names_[i];
-    const auto users = table_.users(name);
+  aliases_.assign(1, value);
+  for (size_t i = 0; i < aliases_.size(); ++i) {
+    const NodeId alias = aliases_[i];
+    const auto users = table_.users(alias);
     SPFAST_WORK(users.size());
     users_.insert(users_.end(), users.begin(), users.end());
     for (const NodeId user : users) {
-      // copy(self, src) is another name of src only.
+      // copy(self, src) is an alias of src only.
       if (look_.root(user) == root && user != root &&
-          LookThrough::source(table_, user, look_.width()) == name) {
-        names_.push_back(user);
+          LookThrough::source(table_, user, look_.width()) == alias) {
+        aliases_.push_back(user);
       }
     }
   }
-  if (names_.size() == 1) return;
+  if (aliases_.size() == 1) return;
   const auto first = users_.begin() + static_cast<std::ptrdiff_t>(begin);
   std::sort(first, users_.end());
   users_.erase(std::unique(first, users_.end()), users_.end());
@@ -120,7 +120,7 @@ void Machine::try_step(uint32_t tree_node, NodeId node, uint32_t filled) {
         note_failure(tree_node, node, failed_check_, failed_value_);
       }
       while (trail_.size() > mark) {
-        slots_[trail_.back()] = Value{};
+        slots_[trail_.back()] = Argument{};
         trail_.pop_back();
       }
     }
@@ -132,7 +132,7 @@ bool Machine::try_form(const Step& step, const Form& form, NodeId node, bool swa
   for (size_t i = 0; i < step.checks.size(); ++i) {
     const Check& check = step.checks[i];
     const size_t place = swapped && i < 2 ? 1 - i : i;
-    const Value found = fetch(node, form.where[place]);
+    const Argument found = fetch(node, form.where[place]);
     const bool holds = check.kind == CheckKind::kLiteral
                            ? check_literal(check, form, node, found, filled)
                            : check_operand(check, found);
@@ -146,7 +146,7 @@ bool Machine::try_form(const Step& step, const Form& form, NodeId node, bool swa
 }
 
 // The last dim can be named from the front where the number of dims of the first operand is known.
-bool Machine::check_literal(const Check& check, const Form& form, NodeId node, Value found,
+bool Machine::check_literal(const Check& check, const Form& form, NodeId node, Argument found,
                             uint32_t filled) {
   const uint32_t rank = check.needs_rank ? rank_of(fetch(node, form.where[0]), filled) : 0;
   return std::any_of(check.literals.begin(), check.literals.end(), [&](const Literal& literal) {
@@ -154,7 +154,7 @@ bool Machine::check_literal(const Check& check, const Form& form, NodeId node, V
   });
 }
 
-bool Machine::check_operand(const Check& check, Value found) {
+bool Machine::check_operand(const Check& check, Argument found) {
   if (found.tag == Tag::kAbsent) found.tag = Tag::kNoneType;
   switch (check.kind) {
     case CheckKind::kRegister:
@@ -173,10 +173,10 @@ bool Machine::check_operand(const Check& check, Value found) {
   return false;
 }
 
-// Literals are interned, so equal ones are equal values; a node is the same under any of its names,
-// and a list the same as one of the same items.
-bool Machine::is_same(Value a, Value b) const {
-  std::vector<std::pair<Value, Value>> pending;
+// Literals are interned, so equal ones are equal values; a node is the same under any of its
+// aliases, and a list the same as one of the same items.
+bool Machine::is_same(Argument a, Argument b) const {
+  std::vector<std::pair<Argument, Argument>> pending;
   while (true) {
     if (a.is_node() && b.is_node()) {
       if (look_.root(a.payload) != look_.root(b.payload)) return false;
@@ -212,13 +212,13 @@ size_t items_named(const Form& form, const Location& list) {
 
 // No literal is ever ignored: what the form does not name must be absent or as the form says.
 bool Machine::check_fixed(const Form& form, NodeId node, size_t named) {
-  const auto refuse = [&](Value value) {
+  const auto refuse = [&](Argument value) {
     failed_check_ = static_cast<uint32_t>(named);
     failed_value_ = value;
     return false;
   };
   for (const Fixed& fixed : form.fixed) {
-    const Value value = fetch(node, fixed.where);
+    const Argument value = fetch(node, fixed.where);
     if (value.tag == Tag::kAbsent) {
       if (fixed.required) return refuse(value);
       continue;
@@ -246,7 +246,7 @@ bool Machine::check_fixed(const Form& form, NodeId node, size_t named) {
   }
   for (const Location& where : form.where) {
     if (where.item < 0) continue;
-    const Value list = fetch(node, {where.position, where.keyword, -1});
+    const Argument list = fetch(node, {where.position, where.keyword, -1});
     if (is_container(list.tag) && table_.items(list).size() > items_named(form, where)) {
       return refuse(list);
     }
@@ -254,8 +254,8 @@ bool Machine::check_fixed(const Form& form, NodeId node, size_t named) {
   return true;
 }
 
-Value Machine::fetch(NodeId node, const Location& where) const {
-  Value value;
+Argument Machine::fetch(NodeId node, const Location& where) const {
+  Argument value;
   const auto args = table_.args(node);
   if (where.position >= 0 && static_cast<size_t>(where.position) < args.size()) {
     value = args[where.position];
@@ -268,11 +268,11 @@ Value Machine::fetch(NodeId node, const Location& where) const {
   if (where.item < 0) return value;
   if (!is_sequence(value.tag)) return {};
   const auto items = table_.items(value);
-  return static_cast<size_t>(where.item) < items.size() ? items[where.item] : Value{};
+  return static_cast<size_t>(where.item) < items.size() ? items[where.item] : Argument{};
 }
 
 // The number of dims of a value of the stream, as far as it is known: 0 where it is not.
-uint32_t Machine::rank_of(Value value, uint32_t filled) {
+uint32_t Machine::rank_of(Argument value, uint32_t filled) {
   if (!value.is_node()) return 0;
   const NodeId node = look_.plain_root(value.payload);
   for (uint32_t i = filled; i-- > 0;) {
@@ -289,7 +289,7 @@ uint32_t Machine::result_rank(uint32_t at) {
   Register& result = registers_[at];
   if (result.rank == kNone) {
     uint32_t rank = 0;
-    for (const Value value : table_.operands(result.node)) {
+    for (const Argument value : table_.operands(result.node)) {
       SPFAST_WORK(1);
       rank = std::max(rank, rank_of(value, at));
     }
@@ -300,7 +300,7 @@ uint32_t Machine::result_rank(uint32_t at) {
 
 // The nearest miss: the most steps that held, then the most operands of the next one. An operand
 // that differs is nearer than an operation that is missing.
-void Machine::note_failure(uint32_t tree_node, NodeId node, uint32_t check, Value found) {
+void Machine::note_failure(uint32_t tree_node, NodeId node, uint32_t check, Argument found) {
   const TreeNode& tree = programs_.nodes()[tree_node];
   const uint32_t held = tree.depth - 1;
   const bool nearer =
@@ -330,7 +330,7 @@ void Machine::accept(uint32_t tree_node) {
     }
     match.parameters.reserve(accept.parameter_slots.size());
     for (const uint32_t slot : accept.parameter_slots) {
-      match.parameters.push_back(slot == kNone ? Value{} : slots_[slot]);
+      match.parameters.push_back(slot == kNone ? Argument{} : slots_[slot]);
     }
     matches_->push_back(std::move(match));
   }

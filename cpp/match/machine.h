@@ -34,16 +34,16 @@ class Machine {
   bool try_candidate(const Dispatch& group, NodeId node, uint32_t filled);
   void try_step(uint32_t tree_node, NodeId node, uint32_t filled);
   bool try_form(const Step& step, const Form& form, NodeId node, bool swapped, uint32_t filled);
-  bool check_literal(const Check& check, const Form& form, NodeId node, Value found,
+  bool check_literal(const Check& check, const Form& form, NodeId node, Argument found,
                      uint32_t filled);
-  bool check_operand(const Check& check, Value found);
+  bool check_operand(const Check& check, Argument found);
   bool check_fixed(const Form& form, NodeId node, size_t named);
   void collect_users(NodeId value);
-  [[nodiscard]] bool is_same(Value a, Value b) const;
-  [[nodiscard]] Value fetch(NodeId node, const Location& where) const;
-  [[nodiscard]] uint32_t rank_of(Value value, uint32_t filled);
+  [[nodiscard]] bool is_same(Argument a, Argument b) const;
+  [[nodiscard]] Argument fetch(NodeId node, const Location& where) const;
+  [[nodiscard]] uint32_t rank_of(Argument value, uint32_t filled);
   [[nodiscard]] uint32_t result_rank(uint32_t at);
-  void note_failure(uint32_t tree_node, NodeId node, uint32_t check, Value found);
+  void note_failure(uint32_t tree_node, NodeId node, uint32_t check, Argument found);
   void note_missing(const Dispatch& group, NodeId source);
   void accept(uint32_t tree_node);
 
@@ -52,15 +52,15 @@ class Machine {
   LookThrough look_;
   uint32_t anchor_index_ = 0;
   std::vector<Register> registers_;
-  std::vector<Value> slots_;
+  std::vector<Argument> slots_;
   std::vector<uint32_t> trail_;
-  std::vector<NodeId> names_;  // of the value whose users are being collected
+  std::vector<NodeId> aliases_;  // of the value whose users are being collected
   std::vector<NodeId> users_;  // of the values that are being explored, one stretch after the other
   std::vector<Match>* matches_ = nullptr;
   Failure* failure_ = nullptr;
   size_t steps_left_ = 0;
   uint32_t failed_check_ = kNone;
-  Value failed_value_;
+  Argument failed_value_;
 };
 
 }  // namespace spfast

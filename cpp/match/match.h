@@ -25,7 +25,7 @@ struct AllReduceFamily {
 };
 
 // What a collective that carries no group is over.
-inline constexpr Value kUnnamedGroup{Tag::kNoneType, 0};
+inline constexpr Argument kUnnamedGroup{Tag::kNoneType, 0};
 
 // One all_reduce of the graph.
 struct Anchor {
@@ -34,17 +34,17 @@ struct Anchor {
   NodeId input = kNone;    // what is reduced; absent where it is not given by position
   NodeId reduced = kNone;  // the value it yields: itself, or its wait
   uint32_t family = 0;
-  Value group;
-  Value reduce_op;
+  Argument group;
+  Argument reduce_op;
 };
 
 // One rule that holds at one anchor.
 struct Match {
   uint32_t rule = 0;
-  uint32_t tree_node = 0;          // where the rule was complete
-  uint32_t anchor = 0;             // index into the anchors
-  std::vector<NodeId> operations;  // by operation of the pattern; [0] is the reduced value
-  std::vector<Value> parameters;   // by parameter; absent if the rule does not use it
+  uint32_t tree_node = 0;            // where the rule was complete
+  uint32_t anchor = 0;               // index into the anchors
+  std::vector<NodeId> operations;    // by operation of the pattern; [0] is the reduced value
+  std::vector<Argument> parameters;  // by parameter; absent if the rule does not use it
 };
 
 // The deepest attempt at an anchor that no rule took: which rule, how far it got, and the first
@@ -55,11 +55,11 @@ struct Failure {
   uint32_t depth = 0;      // steps that held
   NodeId node = kNone;     // where the mismatch is
   uint32_t check = kNone;  // which operand; kNone: there is no such operation
-  Value found;
+  Argument found;
 };
 
 // A group that is a constant of the graph: what is computed there, nobody can look up.
-[[nodiscard]] constexpr bool is_group(Value group) {
+[[nodiscard]] constexpr bool is_group(Argument group) {
   return group.tag != Tag::kAbsent && !group.is_node() && !is_container(group.tag);
 }
 
@@ -87,7 +87,7 @@ struct MatchResult {
   // Parts of them that hold as well, for where the whole turns out to ask too much; in the same
   // order, at each anchor the best first.
   std::vector<Match> shorter;
-  NameRoots roots;
+  AliasRoots roots;
   [[nodiscard]] LookThrough look(int64_t width) const { return {roots, width}; }
 };
 

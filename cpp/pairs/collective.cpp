@@ -20,7 +20,7 @@ const CutTargets& cut_targets() {
 }
 
 // A collective along dim 0 that split and cat turn into one along another dim.
-struct Turned {
+struct MovedDim {
   NodeId end = kNone;
   size_t dim = 0;
   std::vector<NodeId> nodes;
@@ -38,10 +38,10 @@ class CollectiveReader {
     found.inside = {call};
     const auto args = arguments(form, call);
     if (!args) return "its arguments cannot be told";
-    Value operand;
+    Argument operand;
     int64_t dim = 0;
     for (size_t i = 0; i < form.slots.size(); ++i) {
-      const Value given = (*args)[i];
+      const Argument given = (*args)[i];
       const bool is_int = given.tag == Tag::kInt;
       switch (form.slots[i].kind) {
         case CollectiveArg::Kind::kInput:
@@ -74,17 +74,17 @@ class CollectiveReader {
       return "its unfinished result is read by something else than one wait";
     }
     if (!graph_.is_tensor(found.value)) return kUnknownShape;
-    turn(found);
+    move_dim(found);
     flatten(found);
     return found;
   }
 
  private:
   // The arguments as they lie in the operator's schema; nothing where that cannot be told.
-  [[nodiscard]] std::optional<std::vector<Value>> arguments(const CollectiveForm& form,
-                                                            NodeId call) const {
+  [[nodiscard]] std::optional<std::vector<Argument>> arguments(const CollectiveForm& form,
+                                                               NodeId call) const {
     const auto args = table_.args(call);
-    std::vector<Value> found(args.begin(), args.end());
+    std::vector<Argument> found(args.begin(), args.end());
     if (found.size() > form.slots.size()) return std::nullopt;
     size_t named = 0;
     while (found.size() < form.slots.size()) {
@@ -106,19 +106,19 @@ class CollectiveReader {
     return true;
   }
 
-  void turn(FoundCollective& found) {
+  void move_dim(FoundCollective& found) {
     if (found.dim != 0) return;
-    const auto turned = found.gathers ? put_together(found.value, found.size)
-                                      : taken_apart(found.operand, found.size);
-    if (!turned) return;
-    found.dim = turned->dim;
+    const auto moved = found.gathers ? put_together(found.value, found.size)
+                                     : taken_apart(found.operand, found.size);
+    if (!moved) return;
+    found.dim = moved->dim;
     auto& inside = found.inside;
     if (found.gathers) {
-      found.value = turned->end;
-      inside.insert(inside.end(), turned->nodes.begin(), turned->nodes.end());
+      found.value = moved->end;
+      inside.insert(inside.end(), moved->nodes.begin(), moved->nodes.end());
     } else {
-      found.operand = turned->end;
-      inside.insert(inside.begin(), turned->nodes.begin(), turned->nodes.end());
+      found.operand = moved->end;
+      inside.insert(inside.begin(), moved->nodes.begin(), moved->nodes.end());
     }
   }
 
@@ -130,15 +130,15 @@ class CollectiveReader {
   }
 
   // cat(split(gathered, size parts, dim 0), dim d): what gathers along dim d.
-  std::optional<Turned> put_together(NodeId value, int64_t size) {
+  std::optional<MovedDim> put_together(NodeId value, int64_t size) {
     std::vector<NodeId> parts;
-    Turned turned;
+    MovedDim moved;
     const NodeId split = graph_.only_reader(value);
     if (split != kNone && graph_.target(split) == cut_targets().split) {
       parts = graph_.users(split);
       sort_parts(parts);
       if (graph_.int_argument(split, 2, "dim", 0) != 0 || !are_parts(parts, split, size)) return {};
-      turned.nodes.push_back(split);
+      moved.nodes.push_back(split);
     } else {
       parts = graph_.users(value);
       if (!are_slices(parts, value, size, 0)) return {};
@@ -148,50 +148,50 @@ class CollectiveReader {
     for (const NodeId part : parts) {
       if (graph_.reader_count(part) != 1) return {};
     }
-    turned.end = cat;
+    moved.end = cat;
     const auto dim = place_of(graph_.int_argument(cat, 1, "dim", 0), graph_.rank(cat));
     if (!dim) return {};
-    turned.dim = *dim;
-    turned.nodes.insert(turned.nodes.end(), parts.begin(), parts.end());
-    turned.nodes.push_back(cat);
-    return turned;
+    moved.dim = *dim;
+    moved.nodes.insert(moved.nodes.end(), parts.begin(), parts.end());
+    moved.nodes.push_back(cat);
+    return moved;
   }
 
   // cat(parts of a value along dim d, dim 0) that a scatter along dim 0 reads.
-  std::optional<Turned> taken_apart(NodeId cat, int64_t size) {
+  std::optional<MovedDim> taken_apart(NodeId cat, int64_t size) {
     if (graph_.target(cat) != cut_targets().cat || graph_.int_argument(cat, 1, "dim", 0) != 0)
       return {};
-    const Value list = graph_.argument(cat, 0, "tensors");
+    const Argument list = graph_.argument(cat, 0, "tensors");
     if (!is_sequence(list.tag) || graph_.reader_count(cat) != 1) return {};
     std::vector<NodeId> parts;
-    for (const Value item : table_.items(list)) {
+    for (const Argument item : table_.items(list)) {
       if (!item.is_node() || graph_.reader_count(item.payload) != 1) return {};
       parts.push_back(item.payload);
     }
     if (static_cast<int64_t>(parts.size()) != size || parts.empty()) return {};
     const NodeId source = graph_.first_operand(parts[0]);
     if (source == kNone) return {};
-    Turned turned;
-    turned.nodes = parts;
-    turned.nodes.push_back(cat);
+    MovedDim moved;
+    moved.nodes = parts;
+    moved.nodes.push_back(cat);
     if (graph_.target(source) == cut_targets().split) {
       if (!are_parts(parts, source, size)) return {};
-      turned.end = graph_.first_operand(source);
-      if (turned.end == kNone || !graph_.is_tensor(turned.end)) return {};
+      moved.end = graph_.first_operand(source);
+      if (moved.end == kNone || !graph_.is_tensor(moved.end)) return {};
       const int64_t given = graph_.int_argument(source, 2, "dim", 0);
-      const auto dim = place_of(given, graph_.rank(turned.end));
+      const auto dim = place_of(given, graph_.rank(moved.end));
       if (!dim) return {};
-      turned.dim = *dim;
-      turned.nodes.insert(turned.nodes.begin(), source);
-      return turned;
+      moved.dim = *dim;
+      moved.nodes.insert(moved.nodes.begin(), source);
+      return moved;
     }
     if (graph_.target(parts[0]) != cut_targets().slice || !graph_.is_tensor(source)) return {};
     const int64_t given = graph_.int_argument(parts[0], 1, "dim", 0);
     const auto dim = place_of(given, graph_.rank(source));
     if (!dim || !are_slices(parts, source, size, *dim)) return {};
-    turned.end = source;
-    turned.dim = *dim;
-    return turned;
+    moved.end = source;
+    moved.dim = *dim;
+    return moved;
   }
 
   [[nodiscard]] static std::optional<size_t> place_of(int64_t dim, size_t rank) {
@@ -202,11 +202,12 @@ class CollectiveReader {
 
   [[nodiscard]] bool is_cat(NodeId cat, const std::vector<NodeId>& parts) const {
     if (graph_.target(cat) != cut_targets().cat) return false;
-    const Value list = graph_.argument(cat, 0, "tensors");
+    const Argument list = graph_.argument(cat, 0, "tensors");
     if (!is_sequence(list.tag)) return false;
     const auto items = table_.items(list);
-    return std::equal(items.begin(), items.end(), parts.begin(), parts.end(),
-                      [](Value item, NodeId part) { return item == Value{Tag::kNode, part}; });
+    return std::equal(
+        items.begin(), items.end(), parts.begin(), parts.end(),
+        [](Argument item, NodeId part) { return item == Argument{Tag::kNode, part}; });
   }
 
   // Which item of a tuple a node is; -1: of none.

@@ -27,7 +27,7 @@ struct FoundCollective {
   NodeId value = kNone;    // yields the result: its wait, itself, or what puts parts together
   NodeId operand = kNone;  // what it moves: this rank's part of a sum, or this rank's rows
   size_t dim = 0;  // that is scattered or gathered; 0 where the rows lie one after the other
-  Value group;
+  Argument group;
   int64_t size = 0;  // ranks of the group
   bool gathers = false;
   std::string reduce_op;       // of a reduce_scatter

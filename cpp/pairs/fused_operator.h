@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "table/value.h"
+#include "table/argument.h"
 
 namespace spfast {
 

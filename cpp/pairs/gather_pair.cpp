@@ -128,7 +128,7 @@ class GatherPairFinder {
 
   [[nodiscard]] bool same_step(NodeId x, NodeId y) const {
     if (x == y) return true;
-    const auto same = [](std::span<const Value> a, std::span<const Value> b) {
+    const auto same = [](std::span<const Argument> a, std::span<const Argument> b) {
       return std::equal(a.begin(), a.end(), b.begin(), b.end());
     };
     return table_.target(x) == table_.target(y) &&
@@ -244,7 +244,7 @@ class GatherPairFinder {
         return std::nullopt;
       }
       found.push_back(node);
-      for (const Value operand : table_.operands(node)) {
+      for (const Argument operand : table_.operands(node)) {
         if (operand.is_node()) wait_for(operand.payload);
       }
     }

@@ -116,14 +116,14 @@ NodeId LiveGraph::first_operand(NodeId node) const {
   return !args.empty() && args[0].is_node() ? args[0].payload : kNone;
 }
 
-Value LiveGraph::argument(NodeId node, size_t place, std::string_view name) const {
+Argument LiveGraph::argument(NodeId node, size_t place, std::string_view name) const {
   const auto args = table_.args(node);
   return place < args.size() ? args[place] : table_.kwarg(node, name);
 }
 
 int64_t LiveGraph::int_argument(NodeId node, size_t place, std::string_view name,
                                 int64_t missing) const {
-  const Value value = argument(node, place, name);
+  const Argument value = argument(node, place, name);
   if (value.tag == Tag::kAbsent || value.tag == Tag::kNoneType) return missing;
   return value.tag == Tag::kInt ? table_.as_int(value) : kNoInt;
 }

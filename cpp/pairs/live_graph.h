@@ -53,7 +53,7 @@ class LiveGraph {
   [[nodiscard]] bool is_cast(NodeId node);            // rounds to another dtype, nothing else
   [[nodiscard]] NodeId first_operand(NodeId node) const;  // kNone: its first argument is no node
   // An argument by its place or its name; absent where it is not given.
-  [[nodiscard]] Value argument(NodeId node, size_t place, std::string_view name) const;
+  [[nodiscard]] Argument argument(NodeId node, size_t place, std::string_view name) const;
   [[nodiscard]] int64_t int_argument(NodeId node, size_t place, std::string_view name,
                                      int64_t missing) const;  // kNoInt where it is no number
   static constexpr int64_t kNoInt = INT64_MIN;

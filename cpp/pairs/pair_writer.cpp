@@ -305,7 +305,7 @@ PlanArg PairWriter::node(NodeId node) {
   return PlanArg::of(graph_.now(node));
 }
 
-PlanArg PairWriter::node_or_none(Value value) {
+PlanArg PairWriter::node_or_none(Argument value) {
   return value.is_node() ? node(value.payload) : PlanArg::given(kGivenNone);
 }
 

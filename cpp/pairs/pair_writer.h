@@ -39,7 +39,7 @@ class PairWriter {
   NodeRef reshape(NodeRef node, NodeId like, NodeId origin, PairValue value);
   NodeRef item(NodeRef of, int64_t place, NodeId origin);
   [[nodiscard]] PlanArg node(NodeId node);
-  [[nodiscard]] PlanArg node_or_none(Value value);
+  [[nodiscard]] PlanArg node_or_none(Argument value);
   [[nodiscard]] std::vector<PlanArg> listed(std::span<const Dim> sizes) const;
   NodeRef shard_of(const GatherPair& pair);
   [[nodiscard]] PairValue whole_of(const GatherPair& pair);

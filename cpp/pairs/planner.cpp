@@ -65,7 +65,7 @@ class PairPlanner {
       wanted.push_back(node);
       // Of a product of matrices in one dtype the result says all.
       if (product_kind(table_.target(node)) == ProductKind::kMm) return;
-      for (const Value operand : table_.operands(node)) {
+      for (const Argument operand : table_.operands(node)) {
         if (operand.is_node()) wanted.push_back(operand.payload);
       }
     };
@@ -88,7 +88,7 @@ class PairPlanner {
   }
 
   const PairPolicy::Group& group_of(const FoundCollective& one) {
-    const uint64_t key = value_key(one.group);
+    const uint64_t key = argument_key(one.group);
     const auto known = groups_.find(key);
     if (known != groups_.end()) return known->second;
     return groups_.emplace(key, policy_.group(one.group, one.call)).first->second;

@@ -17,10 +17,10 @@ struct PairPolicy {
     uint32_t name = 0;    // which of the given objects is the group's name
   };
   // Asked once for each group; the call is one that names it.
-  std::function<Group(Value group, NodeId call)> group;
+  std::function<Group(Argument group, NodeId call)> group;
   // Why a pair is not worth fusing, or cannot be; empty: it is fused. `operand` is like what its
   // first product multiplies; tokens over all ranks, and the features of the stream.
-  std::function<std::string(Value group, NodeId operand, Dim tokens, Dim features)> worth;
+  std::function<std::string(Argument group, NodeId operand, Dim tokens, Dim features)> worth;
 };
 
 [[nodiscard]] PairPlan plan_pairs(NodeTable& table, MetaSource& source,

@@ -38,7 +38,7 @@ class ProductReader {
 
  private:
   [[nodiscard]] NodeId node_at(NodeId node, size_t place, std::string_view name) const {
-    const Value value = graph_.argument(node, place, name);
+    const Argument value = graph_.argument(node, place, name);
     return value.is_node() ? value.payload : kNone;
   }
   [[nodiscard]] bool is_tensor(NodeId node) const {
@@ -46,7 +46,7 @@ class ProductReader {
   }
 
   FoundProduct addmm(NodeId node) {
-    const auto is_one = [&](Value value) {
+    const auto is_one = [&](Argument value) {
       return (value.tag == Tag::kInt && table_.as_int(value) == 1) ||
              (value.tag == Tag::kFloat && table_.as_float(value) == 1.0);
     };
@@ -86,15 +86,15 @@ class ProductReader {
       return "what its cutlass_scaled_mm returns is read in several ways";
     }
     const auto given = [&](std::string_view name) { return table_.kwarg(node, name); };
-    Value buffer = given("out");
-    if (const Value bases = given("_all_bases"); is_sequence(bases.tag)) {
+    Argument buffer = given("out");
+    if (const Argument bases = given("_all_bases"); is_sequence(bases.tag)) {
       const auto items = table_.items(bases);
       if (items.size() != 1) return "its cutlass_scaled_mm writes to several buffers";
       buffer = items[0];
     }
     if (!buffer.is_node()) return kUnknownProduct;
     const auto node_of = [&](std::string_view name) {
-      const Value found = given(name);
+      const Argument found = given(name);
       return found.is_node() ? found.payload : kNone;
     };
     const ProductScales scales{
@@ -128,7 +128,7 @@ class ProductReader {
     return checked({value, left, right, scales, kNone, {node, value}, {wide, left}, viewed});
   }
 
-  [[nodiscard]] static bool is_true(Value value) {
+  [[nodiscard]] static bool is_true(Argument value) {
     return value.tag == Tag::kBool && value.payload;
   }
   [[nodiscard]] static std::string name_of(std::string_view dtype) {
@@ -203,7 +203,7 @@ std::vector<NodeId> Product::operands() const {
     return found;
   }
   found.push_back(scales->right);
-  for (const Value one : {scales->bias, scales->result}) {
+  for (const Argument one : {scales->bias, scales->result}) {
     if (one.is_node()) found.push_back(one.payload);
   }
   return found;

@@ -13,8 +13,8 @@ namespace spfast {
 struct ProductScales {
   NodeId left = kNone;   // one number, or one a row [M, 1], float32
   NodeId right = kNone;  // one number, or one a column [1, N], float32
-  Value bias;            // what is added before rounding, [N]
-  Value result;          // scales the result
+  Argument bias;         // what is added before rounding, [N]
+  Argument result;       // scales the result
   bool fast = false;     // whether sums may be kept in less than float32
   bool by_row = false;   // each row has a scale of its own
 };

@@ -66,7 +66,7 @@ class ScatterPairFinder {
     static const TargetId add = intern_target("aten.add.Tensor");
     if (graph_.target(node) != add || !graph_.table().kwargs(node).empty()) return false;
     const auto args = graph_.table().args(node);
-    return args.size() == 2 && std::all_of(args.begin(), args.end(), [&](Value arg) {
+    return args.size() == 2 && std::all_of(args.begin(), args.end(), [&](Argument arg) {
              return arg.is_node() && graph_.is_tensor(arg.payload) &&
                     graph_.dims(arg.payload) == graph_.dims(node) &&
                     graph_.dtype(arg.payload) == graph_.dtype(node);

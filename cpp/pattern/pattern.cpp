@@ -7,7 +7,7 @@ namespace {
 
 bool is_number(Tag tag) { return tag == Tag::kInt || tag == Tag::kFloat; }
 
-bool last_dim_equals(const NodeTable& table, Value value, uint32_t rank) {
+bool last_dim_equals(const NodeTable& table, Argument value, uint32_t rank) {
   if (is_sequence(value.tag)) {
     const auto items = table.items(value);
     if (items.size() != 1) return false;
@@ -20,7 +20,7 @@ bool last_dim_equals(const NodeTable& table, Value value, uint32_t rank) {
 
 }  // namespace
 
-bool literal_equals(const NodeTable& table, Value value, const Literal& literal, uint32_t rank) {
+bool literal_equals(const NodeTable& table, Argument value, const Literal& literal, uint32_t rank) {
   if (literal.last_dim) return last_dim_equals(table, value, rank);
   if (is_number(literal.tag) && is_number(value.tag)) {
     if (literal.tag == Tag::kInt && value.tag == Tag::kInt) {

@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "base/shared_list.h"
+#include "table/argument.h"
 #include "table/node_table.h"
-#include "table/value.h"
 
 namespace spfast {
 
@@ -84,7 +84,7 @@ struct Pattern {
   std::vector<std::string> parameter_names;
 };
 
-[[nodiscard]] bool literal_equals(const NodeTable& table, Value value, const Literal& literal,
+[[nodiscard]] bool literal_equals(const NodeTable& table, Argument value, const Literal& literal,
                                   uint32_t rank);
 [[nodiscard]] std::string format_literal(const Literal& literal);
 // Raises UserError when the pattern is not well formed.

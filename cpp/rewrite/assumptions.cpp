@@ -17,11 +17,11 @@ class Consequences {
                const Replication& replication)
       : table_(table),
         replication_(replication),
-        meetings_(replication.meetings()),
+        topology_(replication.topology()),
         effects_(replication.effects()),
         writes_(effects_.any_writes()),
         // Only a collective that leaves equal values as they are asks for rows.
-        follows_rows_(!meetings_.all_change_equals()) {
+        follows_rows_(!topology_.all_change_equals()) {
     for (const Site& site : sites.sites) {
       if (!site.reason.empty()) continue;
       if (shards_of_.empty()) shards_of_.assign(table.size(), kNone);
@@ -30,10 +30,10 @@ class Consequences {
       for (const NodeId node : site.interior) shards_of_[node] = group;
       for (const SiteOperand& operand : site.operands) {
         if (operand.kind == SiteOperand::Kind::kBuffer) {
-          filled_.insert(pair_key(operand.user, operand.name));
+          filled_.insert(pair_key(operand.user, operand.alias));
         }
         if (follows_rows_ && operand.kind == SiteOperand::Kind::kRows) {
-          cut_.insert(pair_key(operand.user, operand.name));
+          cut_.insert(pair_key(operand.user, operand.alias));
         }
       }
     }
@@ -54,7 +54,7 @@ class Consequences {
       // What was computed of an assumed value before the shard that reads it.
       if (shards_of_[node] == kNone && (writes_ || shared_[node] != kAllGroups)) share(node);
       if (follows_rows_) follow_rows(node);
-      const auto [kind, group] = meetings_.of(node);
+      const auto [kind, group] = topology_.of(node);
       if (kind == Collective::kAllReduce || kind == Collective::kReduceScatter ||
           kind == Collective::kAllGather) {
         any = contradict(node, group, replication) || any;
@@ -68,10 +68,10 @@ class Consequences {
   // What the collective would do for nothing, if its operands were shared among all of its group.
   bool contradict(NodeId collective, uint32_t group, Replication& replication) {
     bool any = false;
-    for (const Value value : table_.operands(collective)) {
+    for (const Argument value : table_.operands(collective)) {
       if (!value.is_node()) continue;
-      GroupMask shared = shared_[value.payload] & meetings_.outer(group);
-      if (!meetings_.changes_equals(collective) && !has_rows_[value.payload]) continue;
+      GroupMask shared = shared_[value.payload] & topology_.outer(group);
+      if (!topology_.changes_equals(collective) && !has_rows_[value.payload]) continue;
       for (; shared != 0; shared &= shared - 1) {
         any = blame(value.payload, shared & -shared, collective, replication) || any;
       }
@@ -85,9 +85,9 @@ class Consequences {
 
   // With a row for each token, by assumption or computed from such row by row.
   void follow_rows(NodeId node) {
-    const bool across = meetings_.of(node).kind != Collective::kNone;
+    const bool across = topology_.of(node).kind != Collective::kNone;
     if (has_rows_[node] || !(across || replication_.treats_rows_alone(node))) return;
-    for (const Value value : table_.operands(node)) {
+    for (const Argument value : table_.operands(node)) {
       if (value.is_node() && has_rows_[value.payload]) has_rows_[node] = true;
     }
   }
@@ -100,12 +100,12 @@ class Consequences {
 
   void follow_sharing(NodeId node) {
     if (const uint32_t group = shards_of_[node]; group != kNone) {
-      if (!is_proved(node, meetings_.bit(group))) {
-        for (const Value value : table_.operands(node)) {
+      if (!is_proved(node, topology_.bit(group))) {
+        for (const Argument value : table_.operands(node)) {
           if (value.is_node()) meet(value.payload, node, group);
         }
       }
-      shared_[node] |= meetings_.bit(group);
+      shared_[node] |= topology_.bit(group);
     }
     shared_[node] |= replication_.proved(node);
     share(node);
@@ -115,7 +115,7 @@ class Consequences {
   void share(NodeId node) {
     if (writes_) return share_contents(node);
     GroupMask common = ~shared_[node];
-    for (const Value value : table_.operands(node)) {
+    for (const Argument value : table_.operands(node)) {
       if (value.is_node()) common &= shared_[value.payload];
     }
     if (common != 0) shared_[node] |= common & replication_.kept(node);
@@ -124,7 +124,7 @@ class Consequences {
   // The same where an operand may be what was written to its memory since.
   void share_contents(NodeId node) {
     GroupMask common = ~shared_[node];
-    for (const Value value : table_.operands(node)) {
+    for (const Argument value : table_.operands(node)) {
       if (value.is_node()) common &= shared_[value.payload] & contents(value.payload);
     }
     if (common != 0) shared_[node] |= common & replication_.kept(node);
@@ -139,19 +139,19 @@ class Consequences {
     return found == contents_.end() ? kAllGroups : found->second;
   }
 
-  void meet(NodeId name, NodeId reader, uint32_t group) {
-    const GroupMask one = meetings_.bit(group);
-    if ((shared_[name] & one) != 0 || filled_.contains(pair_key(reader, name))) return;
+  void meet(NodeId alias, NodeId reader, uint32_t group) {
+    const GroupMask one = topology_.bit(group);
+    if ((shared_[alias] & one) != 0 || filled_.contains(pair_key(reader, alias))) return;
     // A view is as shared as what it is a view of.
-    std::vector<NodeId> names{name};
-    while (replication_.is_name(names.back())) {
-      names.push_back(table_.args(names.back())[0].payload);
-      if ((shared_[names.back()] & one) != 0) break;
+    std::vector<NodeId> aliases{alias};
+    while (replication_.is_alias(aliases.back())) {
+      aliases.push_back(table_.args(aliases.back())[0].payload);
+      if ((shared_[aliases.back()] & one) != 0) break;
     }
-    const NodeId value = names.back();
+    const NodeId value = aliases.back();
     const bool known = (shared_[value] & one) != 0;
-    const bool cut = follows_rows_ && cut_.contains(pair_key(reader, name));
-    for (const NodeId each : names) {
+    const bool cut = follows_rows_ && cut_.contains(pair_key(reader, alias));
+    for (const NodeId each : aliases) {
       if (cut && !known) has_rows_[each] = true;
       shared_[each] |= one;
     }
@@ -174,7 +174,7 @@ class Consequences {
         any = replication.refute(node, group, collective) || any;
         continue;
       }
-      for (const Value operand : table_.operands(node)) {
+      for (const Argument operand : table_.operands(node)) {
         if (operand.is_node() && (shared_[operand.payload] & one) != 0) {
           pending.push_back(operand.payload);
         }
@@ -185,7 +185,7 @@ class Consequences {
 
   const NodeTable& table_;
   const Replication& replication_;
-  const Meetings& meetings_;
+  const GroupTopology& topology_;
   const Effects& effects_;
   bool writes_;
   bool follows_rows_;

@@ -21,7 +21,7 @@ constexpr std::string_view kCopy = "aten.copy_.default";
 GroupMask Replication::conditions_read(NodeId node) const {
   GroupMask all = kAllGroups;
   GroupMask some = 0;
-  for (const Value value : table_.operands(node)) {
+  for (const Argument value : table_.operands(node)) {
     if (!value.is_node()) continue;
     all &= proved_[value.payload] | conditions_[value.payload];
     some |= conditions_[value.payload] & ~proved_[value.payload];
@@ -40,7 +40,7 @@ void Replication::rate() {
     if (table_.op(node) == Op::kCallFunction) {
       rate_call(node);
     } else {
-      for (uint32_t slot = 0; slot < meetings_.slots(); ++slot) {
+      for (uint32_t slot = 0; slot < topology_.slots(); ++slot) {
         suspicion_at(node, slot) = kInput;
       }
     }
@@ -55,14 +55,14 @@ void Replication::rate_call(NodeId node) {
   // What is written to later is not proved by its name, but it began as what all ranks share.
   const GroupMask born =
       effects_.any_writes() && is_deterministic(node) ? common_groups(node) : GroupMask{0};
-  for (uint32_t slot = 0; slot < meetings_.slots(); ++slot) {
+  for (uint32_t slot = 0; slot < topology_.slots(); ++slot) {
     if (((proved_[node] | born) & slot_bit(slot)) != 0) continue;
     uint8_t& suspicion = suspicion_at(node, slot);
     if (!rows && !collective) {
       suspicion = kComputed;
       continue;
     }
-    for (const Value value : table_.operands(node)) {
+    for (const Argument value : table_.operands(node)) {
       if (value.is_node()) suspicion = std::max(suspicion, suspicion_at(value.payload, slot));
     }
   }
@@ -92,7 +92,7 @@ void Replication::accuse_read(NodeId value, GroupMask groups, NodeId collective)
   own_[value] |= noted;
   const NodeId storage = effects_.written_storage(value);
   if (storage == kNone) return;
-  Stored::Contents& contents = read_.of(storage);
+  StorageContents::Contents& contents = read_.of(storage);
   contents.own |= noted;
   each_slot(noted, [&](uint32_t slot) { contents.evidence[slot] = collective; });
 }
@@ -101,10 +101,10 @@ void Replication::blame_written(NodeId node) {
   // What a graph that is called writes, its own nodes are blamed for.
   if (effects_.is_known_call(node)) return;
   for (const NodeId storage : effects_.storages_written_by(node)) {
-    const Stored::Contents* contents = read_.find(storage);
+    const StorageContents::Contents* contents = read_.find(storage);
     if (contents == nullptr) continue;
     each_slot(contents->own, [&](uint32_t slot) {
-      give_away(node, slot_bit(slot), contents->evidence[slot]);
+      mark_own(node, slot_bit(slot), contents->evidence[slot]);
       // What another graph says of a buffer it says of what is written, not of what was there.
       NodeId& known = evidence_at(node, slot);
       if (is_told(known)) known = contents->evidence[slot];
@@ -134,10 +134,10 @@ void Replication::blame() {
 // What a collective over one group yields differs in another only if its operand does. What comes
 // out of one says nothing else of what went in.
 void Replication::blame_collective(NodeId node) {
-  const auto [kind, group] = meetings_.of(node);
+  const auto [kind, group] = topology_.of(node);
   if (kind == Collective::kAllReduce || kind == Collective::kReduceScatter ||
       kind == Collective::kAllGather) {
-    accuse_operands(node, meetings_.bit(group), node);
+    accuse_operands(node, topology_.bit(group), node);
   }
   each_slot(own_[node] & kept(node), [&](uint32_t slot) {
     const NodeId evidence = evidence_at(node, slot);
@@ -146,7 +146,7 @@ void Replication::blame_collective(NodeId node) {
 }
 
 void Replication::accuse_operands(NodeId node, GroupMask groups, NodeId collective) {
-  for (const Value value : table_.operands(node)) {
+  for (const Argument value : table_.operands(node)) {
     if (value.is_node()) accuse(value.payload, groups, collective);
   }
 }
@@ -159,12 +159,12 @@ void Replication::blame_operands(NodeId node, uint32_t slot) {
   }
   const NodeId evidence = evidence_at(node, slot);
   const bool rows = treats_rows_alone(node) || writes_rows_alone(node);
-  if (!rows && !(is_deterministic(node) && meetings_.changes_equals(evidence))) return;
+  if (!rows && !(is_deterministic(node) && topology_.changes_equals(evidence))) return;
   const NodeId gone = overwritten(node);
   uint8_t most = kNotAtAll;
   NodeId first = kNone;
   bool several = false;
-  for (const Value value : table_.operands(node)) {
+  for (const Argument value : table_.operands(node)) {
     if (!value.is_node() || value.payload == gone) continue;
     if (suspicion_at(value.payload, slot) == kNotAtAll) continue;
     most = std::max(most, suspicion_at(value.payload, slot));
@@ -172,7 +172,7 @@ void Replication::blame_operands(NodeId node, uint32_t slot) {
     first = value.payload;
   }
   if (!rows && several) return;
-  for (const Value value : table_.operands(node)) {
+  for (const Argument value : table_.operands(node)) {
     if (value.is_node() && value.payload != gone && suspicion_at(value.payload, slot) == most) {
       accuse(value.payload, group, evidence);
     }
@@ -186,7 +186,7 @@ void Replication::blame_conditions(NodeId node, uint32_t slot) {
   const GroupMask group = slot_bit(slot);
   const auto args = table_.args(node);
   const int8_t position = traits(node).selects_by;
-  for (const Value value : table_.operands(node)) {
+  for (const Argument value : table_.operands(node)) {
     if (!value.is_node() || is_proved(value.payload, group)) continue;
     const bool named = position >= 0 && static_cast<size_t>(position) < args.size() &&
                        args[static_cast<size_t>(position)] == value;

@@ -30,7 +30,7 @@ struct CollectiveFamily {
 
 // A process group as somebody outside the table resolved it.
 struct GroupInfo {
-  Value group;
+  Argument group;
   int64_t size = 0;
   int64_t rank = 0;
   std::string problem;              // not empty: why its sites stay

@@ -54,13 +54,13 @@ bool CutCosts::is_few(const Anchor& anchor) const {
 
 // An all_reduce sends what it is given twice.
 int64_t CutCosts::part(const TokenSum& sum, std::span<const uint32_t> of_class) const {
-  return 2 * bytes_of(table_.meta(sum.name), sum.features) / sharers(sum.token_class, of_class);
+  return 2 * bytes_of(table_.meta(sum.alias), sum.features) / sharers(sum.token_class, of_class);
 }
 
 // A rank reads its own rows alone.
 int64_t CutCosts::saved_by(const TokenSum& sum) const {
   const int64_t ranks = sites_.classes[sum.token_class].ranks;
-  return bytes_of(table_.meta(sum.name), sum.features) / ranks * (ranks - 1) / kMemory;
+  return bytes_of(table_.meta(sum.alias), sum.features) / ranks * (ranks - 1) / kMemory;
 }
 
 // How many tokens share what a collective costs beside its bytes.

@@ -28,10 +28,10 @@ void Replication::doubt_parts() {
   std::vector<GroupMask> from(table_.size(), 0);
   for (NodeId node = 0; node < table_.size(); ++node) {
     if (table_.op(node) != Op::kCallFunction) continue;
-    const auto [kind, group] = meetings_.of(node);
-    if (kind != Collective::kNone) from[node] = meetings_.bit(group);
+    const auto [kind, group] = topology_.of(node);
+    if (kind != Collective::kNone) from[node] = topology_.bit(group);
     if (!is_deterministic(node)) continue;
-    for (const Value value : table_.operands(node)) {
+    for (const Argument value : table_.operands(node)) {
       if (value.is_node()) from[node] |= from[value.payload];
     }
   }
@@ -49,7 +49,7 @@ void Replication::doubt_parts() {
       if (part) found.push_back({node, group, collective});
     });
   });
-  for (uint32_t slot = 0; slot < meetings_.slots() && !found.empty(); ++slot) {
+  for (uint32_t slot = 0; slot < topology_.slots() && !found.empty(); ++slot) {
     const GroupMask one = slot_bit(slot);
     const auto lone =
         find_lone_parts(table_, traits_, [&](NodeId node) { return (reached[node] & one) != 0; });
@@ -66,7 +66,7 @@ void Replication::doubt_sums() {
   bool any = false;
   factors_.clear();
   each_reduced([&](NodeId value, GroupMask group, NodeId collective, std::vector<GroupMask>& seen) {
-    if (!is_proved(value, group) || !meetings_.changes_equals(collective)) return;
+    if (!is_proved(value, group) || !topology_.changes_equals(collective)) return;
     std::vector<NodeId> pending{value};
     seen.resize(table_.size(), 0);
     while (!pending.empty()) {
@@ -75,12 +75,12 @@ void Replication::doubt_sums() {
       SPFAST_WORK(1);
       if ((seen[node] & group) != 0 || !is_deterministic(node) || is_number(node)) continue;
       seen[node] |= group;
-      if (!is_name(node)) {  // a name is what it names
+      if (!is_alias(node)) {  // an alias is what it stands for
         doubt(node, group, collective);
         any = true;
       }
       if (!treats_rows_alone(node)) continue;
-      for (const Value operand : table_.operands(node)) {
+      for (const Argument operand : table_.operands(node)) {
         if (operand.is_node()) pending.push_back(operand.payload);
       }
     }
@@ -99,7 +99,7 @@ bool Replication::is_linear(NodeId node) const {
       intern_target("prims.convert_element_type.default"),
       intern_target("aten._to_copy.default"),
   };
-  if (is_name(node)) return true;
+  if (is_alias(node)) return true;
   const TargetId target = table_.target(node);
   return std::find(std::begin(kLinear), std::end(kLinear), target) != std::end(kLinear);
 }
@@ -108,14 +108,14 @@ void Replication::find_products() {
   std::vector<GroupMask> seen;
   for (NodeId node = 0; node < table_.size(); ++node) {
     if (table_.op(node) != Op::kCallFunction) continue;
-    const auto [kind, group] = meetings_.of(node);
+    const auto [kind, group] = topology_.of(node);
     const bool sums = kind == Collective::kAllReduce || kind == Collective::kReduceScatter;
-    if (!sums || group == kNone || !meetings_.changes_equals(node)) continue;
-    const GroupMask one = meetings_.bit(group);
+    if (!sums || group == kNone || !topology_.changes_equals(node)) continue;
+    const GroupMask one = topology_.bit(group);
     seen.resize(table_.size(), 0);
     std::vector<NodeId> pending;
     const auto add_operands = [&](NodeId of) {
-      for (const Value value : table_.operands(of)) {
+      for (const Argument value : table_.operands(of)) {
         if (value.is_node()) pending.push_back(value.payload);
       }
     };
@@ -145,14 +145,14 @@ void Replication::each_reduced(Of of) {
   for (NodeId node = 0; node < table_.size(); ++node) {
     if (table_.op(node) != Op::kCallFunction) continue;
     if (traits(node).collective == Collective::kNone) continue;
-    const auto [kind, group] = meetings_.of(node);
+    const auto [kind, group] = topology_.of(node);
     const bool tells = kind == Collective::kAllReduce || kind == Collective::kReduceScatter ||
                        kind == Collective::kAllGather;
     if (!tells || group == kNone) continue;
-    for (const Value value : table_.operands(node)) {
+    for (const Argument value : table_.operands(node)) {
       if (!value.is_node()) continue;
-      of(value.payload, meetings_.bit(group), node,
-         meetings_.changes_equals(node) ? seen : seen_by_rows);
+      of(value.payload, topology_.bit(group), node,
+         topology_.changes_equals(node) ? seen : seen_by_rows);
     }
   }
   for (const Factor& one : factors_) of(one.left, one.group, one.collective, seen);
@@ -171,8 +171,8 @@ void Replication::walk_behind(NodeId value, GroupMask group, NodeId collective,
     if ((seen[node] & group) == group) continue;
     seen[node] |= group;
     bool constant = true;
-    const bool follows = meetings_.changes_equals(collective) || treats_rows_alone(node);
-    for (const Value operand : table_.operands(node)) {
+    const bool follows = topology_.changes_equals(collective) || treats_rows_alone(node);
+    for (const Argument operand : table_.operands(node)) {
       if (!operand.is_node() || is_number(operand.payload)) continue;
       constant = false;
       if (follows || is_constant(operand.payload)) pending.push_back(operand.payload);
@@ -188,7 +188,8 @@ bool Replication::is_constant(NodeId value) {
     for (NodeId node = 0; node < table_.size(); ++node) {
       const auto operands = table_.operands(node);
       constants_[node] =
-          is_deterministic(node) && std::all_of(operands.begin(), operands.end(), [&](Value one) {
+          is_deterministic(node) &&
+          std::all_of(operands.begin(), operands.end(), [&](Argument one) {
             return !one.is_node() || is_number(one.payload) || constants_[one.payload];
           });
     }
@@ -199,7 +200,7 @@ bool Replication::is_constant(NodeId value) {
 void Replication::doubt(NodeId node, GroupMask group, NodeId collective) {
   if (doubted_.empty()) doubted_.assign(evidence_.size(), kNone);
   each_slot(group,
-            [&](uint32_t slot) { doubted_[size_t{node} * meetings_.slots() + slot] = collective; });
+            [&](uint32_t slot) { doubted_[size_t{node} * topology_.slots() + slot] = collective; });
 }
 
 }  // namespace spfast

@@ -9,7 +9,7 @@
 namespace spfast {
 
 EditList::EditList(const NodeTable& table, Plan& plan)
-    : table_(table), plan_(plan), uses_(table.size()), mortal_(table.size(), false) {
+    : table_(table), plan_(plan), uses_(table.size()), erasable_(table.size(), false) {
   for (NodeId node = 0; node < table.size(); ++node) {
     uses_[node] = static_cast<uint32_t>(table.users(node).size());
   }
@@ -18,7 +18,7 @@ EditList::EditList(const NodeTable& table, Plan& plan)
 void EditList::add_use(const PlanArg& arg) {
   if (arg.kind == PlanArg::Kind::kNode && arg.node < table_.size()) ++uses_[arg.node];
   if (arg.kind == PlanArg::Kind::kCopy) {
-    const Value copied = table_.args(arg.node)[static_cast<size_t>(arg.value)];
+    const Argument copied = table_.args(arg.node)[static_cast<size_t>(arg.value)];
     if (copied.is_node()) ++uses_[copied.payload];
   }
   for (const PlanArg& item : arg.items) add_use(item);
@@ -67,15 +67,15 @@ void EditList::finish() {
   // What a node that may die reads by now, by itself and the operand that it read before.
   std::unordered_map<uint64_t, NodeRef> rewired;
   for (const Edit& edit : plan_.edits) {
-    if (edit.kind == Edit::Kind::kRewire && (mortal_[edit.a] || is_size_arithmetic(edit.a))) {
+    if (edit.kind == Edit::Kind::kRewire && (erasable_[edit.a] || is_size_arithmetic(edit.a))) {
       rewired.emplace(pair_key(edit.a, edit.b), edit.c);
     }
   }
   std::vector<NodeId> counted_by(table_.size(), kNone);  // a node reads each operand once
   for (NodeId node = table_.size(); node-- > 0;) {
-    if (!mortal_[node] || uses_[node] > 0) continue;
+    if (!erasable_[node] || uses_[node] > 0) continue;
     plan_.edits.push_back({Edit::Kind::kErase, node, kNone, kNone});
-    for (const Value value : table_.operands(node)) {
+    for (const Argument value : table_.operands(node)) {
       if (!value.is_node() || counted_by[value.payload] == node) continue;
       counted_by[value.payload] = node;
       NodeId operand = value.payload;
@@ -85,7 +85,7 @@ void EditList::finish() {
         operand = now->second;
       }
       SPFAST_CHECK(uses_[operand] > 0);
-      if (--uses_[operand] == 0 && is_size_arithmetic(operand)) mortal_[operand] = true;
+      if (--uses_[operand] == 0 && is_size_arithmetic(operand)) erasable_[operand] = true;
     }
   }
 }

@@ -20,9 +20,9 @@ class EditList {
   void set_dim(NodeId node, uint32_t argument, uint32_t rank = kNone);
   void resize(NodeId node, MetaSpec meta);
   // Erased at the end, if nothing uses it then.
-  void may_die(NodeId node) {
-    SPFAST_CHECK(node < mortal_.size());
-    mortal_[node] = true;
+  void erase_if_unused(NodeId node) {
+    SPFAST_CHECK(node < erasable_.size());
+    erasable_[node] = true;
   }
   // Erases what died, users first.
   void finish();
@@ -34,7 +34,7 @@ class EditList {
   const NodeTable& table_;
   Plan& plan_;
   std::vector<uint32_t> uses_;
-  std::vector<bool> mortal_;
+  std::vector<bool> erasable_;
 };
 
 }  // namespace spfast

@@ -57,8 +57,8 @@ void Effects::each_written(NodeId node, Note&& note) const {
     return;
   }
   if ((table_.flags(node) & target_flag::kMutates) == 0) return;
-  const auto each_node = [&](std::span<const Value> values) {
-    for (const Value value : values) {
+  const auto each_node = [&](std::span<const Argument> values) {
+    for (const Argument value : values) {
       if (value.is_node()) note(value.payload);
     }
   };
@@ -67,7 +67,7 @@ void Effects::each_written(NodeId node, Note&& note) const {
     each_node(table_.operands(node));
     return;
   }
-  const auto note_value = [&](Value value) {
+  const auto note_value = [&](Argument value) {
     if (value.is_node()) note(value.payload);
     if (is_sequence(value.tag)) each_node(table_.items(value));
   };
@@ -108,7 +108,7 @@ void Effects::find_bases() {
       join(args[0].payload);
       continue;
     }
-    for (const Value operand : table_.operands(node)) {
+    for (const Argument operand : table_.operands(node)) {
       if (operand.is_node()) join(operand.payload);
     }
   }

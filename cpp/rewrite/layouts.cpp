@@ -30,8 +30,8 @@ bool Layouts::is_dense(const Meta& meta) const {
   return true;
 }
 
-bool Layouts::may_read_fresh(NodeId reader, NodeId name) const {
-  const Meta& meta = table_.meta(name);
+bool Layouts::may_read_fresh(NodeId reader, NodeId alias) const {
+  const Meta& meta = table_.meta(alias);
   if (meta.kind != MetaKind::kTensor || table_.strides(meta).empty()) return true;
   if (is_dense(meta)) return !sees_strides(reader);
   if (table_.op(reader) != Op::kCallFunction) return false;
@@ -47,7 +47,7 @@ bool Layouts::may_read_fresh(NodeId reader, NodeId name) const {
   const auto strides = table_.strides(meta);
   if (std::find(strides.begin(), strides.end(), Dim::of(0)) == strides.end()) return true;
   const auto operands = table_.operands(reader);
-  return std::all_of(operands.begin(), operands.end(), [&](Value value) {
+  return std::all_of(operands.begin(), operands.end(), [&](Argument value) {
     if (!value.is_node()) return true;
     const Meta& other = table_.meta(value.payload);
     return other.kind == MetaKind::kSym ||

@@ -16,8 +16,8 @@ class Layouts {
   // Whether strides are those of a fresh tensor. Those of dims of size 1 do not matter.
   [[nodiscard]] bool is_dense(const Meta& meta) const;
   // Whether the reader's result stays the same, strides included, if it reads a fresh tensor in
-  // place of a value. `name` is the view or copy of the value that it reads.
-  [[nodiscard]] bool may_read_fresh(NodeId reader, NodeId name) const;
+  // place of a value. `alias` is the view or copy of the value that it reads.
+  [[nodiscard]] bool may_read_fresh(NodeId reader, NodeId alias) const;
 
  private:
   [[nodiscard]] bool sees_strides(NodeId reader) const;

@@ -23,7 +23,7 @@ struct Part {
 std::optional<int64_t> literal(const NodeTable& table, NodeId node, size_t position,
                                const char* keyword, int64_t absent) {
   const auto args = table.args(node);
-  const Value value = position < args.size() ? args[position] : table.kwarg(node, keyword);
+  const Argument value = position < args.size() ? args[position] : table.kwarg(node, keyword);
   if (value.tag == Tag::kAbsent || value.tag == Tag::kNoneType) return absent;
   if (value.tag != Tag::kInt) return std::nullopt;
   return table.as_int(value);

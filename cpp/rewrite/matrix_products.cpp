@@ -26,9 +26,9 @@ ProductKind product_kind(TargetId target) {
 NodeId left_operand(const NodeTable& table, NodeId node, ProductKind kind) {
   const auto args = table.args(node);
   const size_t place = kind == ProductKind::kAddmm ? 1 : 0;
-  const Value left = kind == ProductKind::kCutlass ? table.kwarg(node, "a")
-                     : place < args.size()         ? args[place]
-                                                   : Value{};
+  const Argument left = kind == ProductKind::kCutlass ? table.kwarg(node, "a")
+                        : place < args.size()         ? args[place]
+                                                      : Argument{};
   return left.is_node() ? left.payload : kNone;
 }
 

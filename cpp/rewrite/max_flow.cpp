@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "base/work.h"
-#include "table/value.h"
+#include "table/argument.h"
 
 namespace spfast {
 

@@ -10,15 +10,15 @@ NodeRef Padding::fill(const Site& site, NodeRef value, NodeId before, NodeId lik
   // Two numbers a dim, the last dim first: how many before it, and how many after it.
   std::vector<PlanArg> amounts(2 * features + 1, PlanArg::integer(0));
   amounts.push_back(numbers(site, value, before).missing);
-  return draft_.create(draft_.pad, {PlanArg::of(value), PlanArg::sizes(std::move(amounts))}, before,
-                       like,
-                       {MetaForm::kPadded, like, site.token_class, static_cast<int64_t>(features)});
+  return builder_.create(
+      builder_.pad, {PlanArg::of(value), PlanArg::sizes(std::move(amounts))}, before, like,
+      {MetaForm::kPadded, like, site.token_class, static_cast<int64_t>(features)});
 }
 
 NodeRef Padding::cut(const Site& site, NodeRef rows, NodeId before, NodeId like, size_t features) {
   if (!needed(site)) return rows;
-  return draft_.create(
-      draft_.slice,
+  return builder_.create(
+      builder_.slice,
       {PlanArg::of(rows), PlanArg::integer(0), PlanArg::integer(0), settled(site).tokens}, before,
       like, {MetaForm::kCut, like, site.token_class, static_cast<int64_t>(features)});
 }
@@ -35,7 +35,7 @@ const Padding::Numbers& Padding::numbers(const Site& site, NodeRef value, NodeId
 
 Padding::Numbers Padding::known(const Site& site) const {
   const int64_t tokens = class_of(site).tokens.raw;
-  const int64_t ranks = draft_.group_of(site).size;
+  const int64_t ranks = builder_.group_of(site).size;
   const int64_t over = tokens % ranks;
   return {PlanArg::integer(tokens), PlanArg::integer(tokens / ranks + (over == 0 ? 0 : 1)),
           PlanArg::integer(over == 0 ? 0 : ranks - over)};
@@ -53,21 +53,22 @@ Padding::Numbers Padding::settled(const Site& site) const {
 // local = (tokens + ranks - 1) // ranks; what is missing is ranks * local - tokens, which torch
 // knows to make a multiple when it is added.
 Padding::Numbers Padding::reckon(const Site& site, NodeRef value, NodeId before) {
-  const NodeId like = draft_.anchor_of(site).all_reduce;
-  const int64_t ranks = draft_.group_of(site).size;
+  const NodeId like = builder_.anchor_of(site).all_reduce;
+  const int64_t ranks = builder_.group_of(site).size;
   const auto number = [&](TargetId target, PlanArg left, PlanArg right, MetaForm form,
                           int64_t factor) {
-    return PlanArg::of(draft_.create(target, {std::move(left), std::move(right)}, before, like,
-                                     {form, like, site.token_class, factor}));
+    return PlanArg::of(builder_.create(target, {std::move(left), std::move(right)}, before, like,
+                                       {form, like, site.token_class, factor}));
   };
   const PlanArg tokens =
-      number(draft_.sym_size, PlanArg::of(value), PlanArg::integer(0), MetaForm::kTokens, 0);
+      number(builder_.sym_size, PlanArg::of(value), PlanArg::integer(0), MetaForm::kTokens, 0);
   const PlanArg more =
-      number(draft_.add, tokens, PlanArg::integer(ranks - 1), MetaForm::kTokens, ranks - 1);
+      number(builder_.add, tokens, PlanArg::integer(ranks - 1), MetaForm::kTokens, ranks - 1);
   const PlanArg local =
-      number(draft_.floordiv, more, PlanArg::integer(ranks), MetaForm::kLocalSize, 1);
-  const PlanArg rows = number(draft_.mul, local, PlanArg::integer(ranks), MetaForm::kScaled, ranks);
-  return {tokens, local, number(draft_.sub, rows, tokens, MetaForm::kMissing, 1)};
+      number(builder_.floordiv, more, PlanArg::integer(ranks), MetaForm::kLocalSize, 1);
+  const PlanArg rows =
+      number(builder_.mul, local, PlanArg::integer(ranks), MetaForm::kScaled, ranks);
+  return {tokens, local, number(builder_.sub, rows, tokens, MetaForm::kMissing, 1)};
 }
 
 }  // namespace spfast

@@ -4,13 +4,13 @@
 
 #include <map>
 
-#include "rewrite/draft.h"
+#include "rewrite/plan_builder.h"
 
 namespace spfast {
 
 class Padding {
  public:
-  explicit Padding(Draft& draft) : draft_(draft) {}
+  explicit Padding(PlanBuilder& builder) : builder_(builder) {}
 
   [[nodiscard]] bool needed(const Site& site) const { return class_of(site).padded; }
   // `value`, [tokens, features...], with rows up to the multiple; itself where none are needed.
@@ -27,7 +27,7 @@ class Padding {
     PlanArg missing;  // rows
   };
   [[nodiscard]] const TokenClass& class_of(const Site& site) const {
-    return draft_.sites.classes[site.token_class];
+    return builder_.sites.classes[site.token_class];
   }
   // Made once for a class, of the first value that is filled up.
   const Numbers& numbers(const Site& site, NodeRef value, NodeId before);
@@ -35,7 +35,7 @@ class Padding {
   [[nodiscard]] Numbers settled(const Site& site) const;
   Numbers reckon(const Site& site, NodeRef value, NodeId before);
 
-  Draft& draft_;
+  PlanBuilder& builder_;
   std::map<uint32_t, Numbers> numbers_;  // by token class
 };
 

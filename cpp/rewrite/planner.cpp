@@ -14,18 +14,18 @@ namespace {
 
 class Planner {
  public:
-  explicit Planner(Draft& draft)
-      : draft_(draft),
-        table_(draft.table),
-        sites_(draft.sites),
-        uses_(draft),
-        padding_(draft),
-        rows_(draft, padding_),
-        gatherer_(draft, uses_, padding_) {}
+  explicit Planner(PlanBuilder& builder)
+      : builder_(builder),
+        table_(builder.table),
+        sites_(builder.sites),
+        uses_(builder),
+        padding_(builder),
+        rows_(builder, padding_),
+        gatherer_(builder, uses_, padding_) {}
 
   void run() {
     for (const SiteValue& one : site_values()) rewrite(sites_.sites[one.site], one);
-    draft_.edits.finish();
+    builder_.edits.finish();
   }
 
  private:
@@ -42,7 +42,7 @@ class Planner {
     for (uint32_t i = 0; i < sites_.sites.size(); ++i) {
       const Site& site = sites_.sites[i];
       if (!site.reason.empty()) continue;
-      if (site.scatters) all.push_back({draft_.anchor_of(site).all_reduce, i, 0});
+      if (site.scatters) all.push_back({builder_.anchor_of(site).all_reduce, i, 0});
       uint32_t operand = 0;
       for (const NodeId node : site.interior) {
         all.push_back({node, i, operand});
@@ -56,14 +56,14 @@ class Planner {
   }
 
   void rewrite(const Site& site, const SiteValue& one) {
-    const Anchor& anchor = draft_.anchor_of(site);
+    const Anchor& anchor = builder_.anchor_of(site);
     if (one.node == anchor.all_reduce) {
       scatter(site);
       gatherer_.gather_outputs(site, anchor.reduced);
       return_rows(anchor.reduced);
-      draft_.edits.may_die(anchor.reduced);
-      draft_.edits.may_die(anchor.all_reduce);
-      draft_.edits.may_die(anchor.call);
+      builder_.edits.erase_if_unused(anchor.reduced);
+      builder_.edits.erase_if_unused(anchor.all_reduce);
+      builder_.edits.erase_if_unused(anchor.call);
       return;
     }
     const NodeId node = one.node;
@@ -79,8 +79,8 @@ class Planner {
         if (operand.user != node) break;
         localize(site, operand);
       }
-      draft_.edits.resize(node,
-                          {MetaForm::kLocal, node, site.token_class, draft_.features_of(node)});
+      builder_.edits.resize(node,
+                            {MetaForm::kLocal, node, site.token_class, builder_.features_of(node)});
       if (site.match == kNone) {
         fix_row_dims(node);
       } else if (site.flat || site.views) {
@@ -97,26 +97,26 @@ class Planner {
     if (sites_.local_outputs.empty()) return;
     for (const NodeId user : table_.users(value)) {
       SPFAST_WORK(1);
-      if (!uses_.leaves_as_rows(user, value) || draft_.local[value] == value) continue;
-      draft_.edits.rewire(user, value, draft_.local[value]);
+      if (!uses_.leaves_as_rows(user, value) || builder_.local[value] == value) continue;
+      builder_.edits.rewire(user, value, builder_.local[value]);
     }
   }
 
   void scatter(const Site& site) {
-    const Anchor& anchor = draft_.anchor_of(site);
-    const CollectiveFamily& family = draft_.families[anchor.family];
+    const Anchor& anchor = builder_.anchor_of(site);
+    const CollectiveFamily& family = builder_.families[anchor.family];
     SPFAST_CHECK(anchor.input != kNone);
-    NodeRef input = site.flat ? flatten(site, anchor.input) : draft_.full_value(anchor.input);
+    NodeRef input = site.flat ? flatten(site, anchor.input) : builder_.full_value(anchor.input);
     if (!lies_fresh(site, anchor.input, input)) {
-      input = draft_.fresh(input, anchor.all_reduce, anchor.all_reduce,
-                           {MetaForm::kFlat, anchor.all_reduce, site.token_class, 1});
+      input = builder_.fresh(input, anchor.all_reduce, anchor.all_reduce,
+                             {MetaForm::kFlat, anchor.all_reduce, site.token_class, 1});
     }
     input = padding_.fill(site, input, anchor.all_reduce, anchor.all_reduce, 1);
-    draft_.local[anchor.reduced] =
-        draft_.collective(site, family.reduce_scatter, family.reduce_scatter_args, input,
-                          anchor.all_reduce, anchor.reduced, anchor.all_reduce,
-                          {MetaForm::kLocal, anchor.all_reduce, site.token_class, 1});
-    draft_.scattered.try_emplace(site.token_class, draft_.local[anchor.reduced]);
+    builder_.local[anchor.reduced] =
+        builder_.collective(site, family.reduce_scatter, family.reduce_scatter_args, input,
+                            anchor.all_reduce, anchor.reduced, anchor.all_reduce,
+                            {MetaForm::kLocal, anchor.all_reduce, site.token_class, 1});
+    builder_.scattered.try_emplace(site.token_class, builder_.local[anchor.reduced]);
   }
 
   // Whether what a site reads has the strides of a fresh tensor. An all_gather's result has; a view
@@ -124,24 +124,24 @@ class Planner {
   [[nodiscard]] bool lies_fresh(const Site& site, NodeId value, NodeRef input) {
     if (input < table_.size()) value = input;
     const bool view = input < table_.size() ||
-                      draft_.plan.created[input - table_.size()].target == draft_.reshape;
-    const Meta* meta = view ? draft_.need(site, value) : nullptr;
-    return meta == nullptr || draft_.layouts.is_dense(*meta);
+                      builder_.plan.created[input - table_.size()].target == builder_.reshape;
+    const Meta* meta = view ? builder_.need(site, value) : nullptr;
+    return meta == nullptr || builder_.layouts.is_dense(*meta);
   }
 
   // A 2D form of a value: the one that its views were made of, or a new view.
   NodeRef flatten(const Site& site, NodeId value) {
-    const int64_t width = draft_.look_of(site).width();
-    if (const NodeRef full = draft_.full_value(value); full != value) return full;
+    const int64_t width = builder_.look_of(site).width();
+    if (const NodeRef full = builder_.full_value(value); full != value) return full;
     const NodeRef behind = flat_behind(value, width);
     // Something has to be read first, and this plan is thrown away.
-    if (!draft_.unknown.values.empty()) return value;
+    if (!builder_.unknown.values.empty()) return value;
     if (behind != kNone) return behind;
-    const NodeId all_reduce = draft_.anchor_of(site).all_reduce;
+    const NodeId all_reduce = builder_.anchor_of(site).all_reduce;
     const auto features = table_.dims(table_.meta(all_reduce)).last(1);
-    return draft_.create(draft_.reshape, {PlanArg::of(value), Draft::flat_sizes(features)},
-                         all_reduce, all_reduce,
-                         {MetaForm::kFlat, lies_like(value, all_reduce), site.token_class, 1});
+    return builder_.create(
+        builder_.reshape, {PlanArg::of(value), PlanBuilder::flat_sizes(features)}, all_reduce,
+        all_reduce, {MetaForm::kFlat, lies_like(value, all_reduce), site.token_class, 1});
   }
 
   // Whose strides a view of a value gets: the value's own, or where they are not known those of
@@ -155,7 +155,7 @@ class Planner {
   NodeRef flat_behind(NodeId value, int64_t width) {
     std::vector<NodeId> views;
     NodeRef found = kNone;
-    for (NodeId at = value; draft_.is_view(at) && found == kNone;) {
+    for (NodeId at = value; builder_.is_view(at) && found == kNone;) {
       SPFAST_WORK(1);
       const auto known = flat_.find({at, width});
       if (known != flat_.end()) {
@@ -166,32 +166,32 @@ class Planner {
       at = table_.args(at)[0].payload;
       if (table_.meta(at).kind == MetaKind::kUnknown) {
         // The rest of the chain is followed all the same, so that all of it is read at once.
-        draft_.unknown.values.push_back(at);
+        builder_.unknown.values.push_back(at);
         continue;
       }
       const auto dims = table_.dims(table_.meta(at));
-      const NodeRef full = draft_.full_value(at);
+      const NodeRef full = builder_.full_value(at);
       const bool flat = full != at || dims.size() == 2;
       if (flat && !dims.empty() && dims.back() == Dim::of(width)) found = full;
     }
     for (const NodeId view : views) {
       flat_.emplace(std::pair{view, width}, found);
-      if (found != kNone) draft_.edits.may_die(view);
+      if (found != kNone) builder_.edits.erase_if_unused(view);
     }
     return found;
   }
 
   // Makes a view of a shard: it has the shard's tokens and the features of the old view.
   void reshape_shard(const Site& site, NodeId node, const SiteOperand& operand) {
-    const auto features = static_cast<size_t>(draft_.features_of(node));
+    const auto features = static_cast<size_t>(builder_.features_of(node));
     const auto dims = table_.dims(table_.meta(node)).last(features);
     const bool expands = (table_.flags(node) & target_flag::kView) == 0;
-    draft_.local[node] =
-        draft_.create(expands ? draft_.expand : draft_.reshape,
-                      {PlanArg::of(rows_.shard_of(site, operand)), Draft::flat_sizes(dims)}, node,
-                      node, {MetaForm::kLocal, node, site.token_class, draft_.features_of(node)});
+    builder_.local[node] = builder_.create(
+        expands ? builder_.expand : builder_.reshape,
+        {PlanArg::of(rows_.shard_of(site, operand)), PlanBuilder::flat_sizes(dims)}, node, node,
+        {MetaForm::kLocal, node, site.token_class, builder_.features_of(node)});
     // The old view stays for those who read it in full, and goes with the last of them.
-    draft_.edits.may_die(node);
+    builder_.edits.erase_if_unused(node);
   }
 
   // Each rank sums its own rows, and an all_reduce adds these parts. The old sum then reads the
@@ -200,86 +200,86 @@ class Planner {
     const auto spec = [&](MetaForm form, NodeId like) {
       return MetaSpec{form, like, site.token_class, sum.features};
     };
-    const NodeRef part = draft_.create(
+    const NodeRef part = builder_.create(
         table_.target(sum.node),
         {PlanArg::of(rows_.shard_of(site, operand)), PlanArg::sizes({PlanArg::integer(0)})},
-        sum.node, sum.node, spec(MetaForm::kPart, sum.name));
+        sum.node, sum.node, spec(MetaForm::kPart, sum.alias));
     const NodeRef whole =
-        draft_.all_reduce(sum.anchor, part, sum.node, sum.node, spec(MetaForm::kPart, sum.name));
-    const auto dims = table_.dims(table_.meta(sum.name));
+        builder_.all_reduce(sum.anchor, part, sum.node, sum.node, spec(MetaForm::kPart, sum.alias));
+    const auto dims = table_.dims(table_.meta(sum.alias));
     std::vector<PlanArg> sizes(dims.size() - sum.features, PlanArg::integer(1));
     for (const Dim dim : dims.last(sum.features)) sizes.push_back(PlanArg::integer(dim.raw));
     const NodeRef total =
-        draft_.create(draft_.reshape, {PlanArg::of(whole), PlanArg::sizes(std::move(sizes))},
-                      sum.node, sum.node, spec(MetaForm::kTotal, sum.name));
-    draft_.edits.rewire(sum.node, sum.name, total);
+        builder_.create(builder_.reshape, {PlanArg::of(whole), PlanArg::sizes(std::move(sizes))},
+                        sum.node, sum.node, spec(MetaForm::kTotal, sum.alias));
+    builder_.edits.rewire(sum.node, sum.alias, total);
   }
 
   void localize(const Site& site, const SiteOperand& operand) {
     switch (operand.kind) {
       case SiteOperand::Kind::kStream:
-        draft_.edits.rewire(operand.user, operand.name, draft_.local[operand.root]);
+        builder_.edits.rewire(operand.user, operand.alias, builder_.local[operand.root]);
         return;
       case SiteOperand::Kind::kRows:
-        draft_.edits.rewire(operand.user, operand.name, rows_.shard_of(site, operand));
-        release_names(site, operand);
+        builder_.edits.rewire(operand.user, operand.alias, rows_.shard_of(site, operand));
+        release_aliases(site, operand);
         return;
       case SiteOperand::Kind::kSame:
-        draft_.edits.rewire(operand.user, operand.name, rows_.one_row(site, operand));
+        builder_.edits.rewire(operand.user, operand.alias, rows_.one_row(site, operand));
         return;
       case SiteOperand::Kind::kSpread:
-        draft_.edits.rewire(operand.user, operand.name, rows_.spread_rows(site, operand));
+        builder_.edits.rewire(operand.user, operand.alias, rows_.spread_rows(site, operand));
         return;
       case SiteOperand::Kind::kBuffer:
-        draft_.edits.rewire(operand.user, operand.name,
-                            local_buffer(site, operand.name, operand.user));
-        draft_.edits.may_die(operand.name);
+        builder_.edits.rewire(operand.user, operand.alias,
+                              local_buffer(site, operand.alias, operand.user));
+        builder_.edits.erase_if_unused(operand.alias);
         return;
     }
   }
 
   // Lets the views and copies of a residual be erased, if nobody but this site reads them.
-  void release_names(const Site& site, const SiteOperand& operand) {
+  void release_aliases(const Site& site, const SiteOperand& operand) {
     if (site.match == kNone) return;
-    const int64_t width = draft_.look_of(site).width();
-    for (NodeId name = operand.name; name != operand.root && released_.insert(name).second;) {
+    const int64_t width = builder_.look_of(site).width();
+    for (NodeId alias = operand.alias; alias != operand.root && released_.insert(alias).second;) {
       SPFAST_WORK(1);
-      draft_.edits.may_die(name);
-      NodeId source = LookThrough::source(table_, name, width);
-      // Behind what patterns look through there may be names that the row-wise view knows.
-      if (source == kNone && sites_.layout.active()) source = sites_.layout.source[name];
+      builder_.edits.erase_if_unused(alias);
+      NodeId source = LookThrough::source(table_, alias, width);
+      // Behind what patterns look through there may be aliases that the row-wise view knows.
+      if (source == kNone && sites_.layout.active()) source = sites_.layout.source[alias];
       if (source == kNone) return;
-      name = source;
+      alias = source;
     }
   }
 
   NodeRef local_buffer(const Site& site, NodeId buffer, NodeId before) {
     const MetaSpec meta{MetaForm::kLocal, buffer, site.token_class, 1};
-    const Value first = table_.args(buffer)[0];
+    const Argument first = table_.args(buffer)[0];
     if (first.is_node()) {  // empty_like(a value of the stream)
-      const NodeRef like = draft_.local[draft_.root_of(site, first.payload)];
-      return draft_.create(table_.target(buffer), {PlanArg::of(like)}, before, buffer, meta,
-                           buffer);
+      const NodeRef like = builder_.local[builder_.root_of(site, first.payload)];
+      return builder_.create(table_.target(buffer), {PlanArg::of(like)}, before, buffer, meta,
+                             buffer);
     }
     const int64_t width = table_.dims(table_.meta(buffer)).back().raw;
     const PlanArg rows = rows_.local_size(site, before);
-    return draft_.create(table_.target(buffer), {PlanArg::sizes({rows, PlanArg::integer(width)})},
-                         before, buffer, meta, buffer);
+    return builder_.create(table_.target(buffer), {PlanArg::sizes({rows, PlanArg::integer(width)})},
+                           before, buffer, meta, buffer);
   }
 
   // A flattened stream has two dims. An argument that named the last dim by its positive number
   // becomes -1.
   void fix_dims(const Site& site, NodeId node) {
-    for (uint32_t at = draft_.matches.matches[site.match].tree_node; at != kNone;
-         at = draft_.programs.nodes()[at].parent) {
-      const Step& step = draft_.programs.nodes()[at].step;
+    for (uint32_t at = builder_.matches.matches[site.match].tree_node; at != kNone;
+         at = builder_.programs.nodes()[at].parent) {
+      const Step& step = builder_.programs.nodes()[at].step;
       for (const Location& where : last_dim_locations(step, table_.target(node))) {
         const auto args = table_.args(node);
         if (where.position < 0 || static_cast<size_t>(where.position) >= args.size()) continue;
-        Value value = args[static_cast<size_t>(where.position)];
+        Argument value = args[static_cast<size_t>(where.position)];
         if (is_sequence(value.tag)) value = table_.items(value)[0];
         if (value.tag == Tag::kInt && table_.as_int(value) >= 0) {
-          draft_.edits.set_dim(node, static_cast<uint32_t>(where.position));
+          builder_.edits.set_dim(node, static_cast<uint32_t>(where.position));
           return;
         }
       }
@@ -292,7 +292,7 @@ class Planner {
         std::lower_bound(fixes.begin(), fixes.end(), node,
                          [](const DimFix& fix, NodeId wanted) { return fix.node < wanted; });
     if (found != fixes.end() && found->node == node) {
-      draft_.edits.set_dim(node, found->argument, found->rank);
+      builder_.edits.set_dim(node, found->argument, found->rank);
     }
   }
 
@@ -300,17 +300,17 @@ class Planner {
   [[nodiscard]] bool is_tuple(NodeId node) const {
     const auto users = table_.users(node);
     return !users.empty() && table_.whole_of(users[0]) == node &&
-           draft_.site_of[users[0]] == draft_.site_of[node];
+           builder_.site_of[users[0]] == builder_.site_of[node];
   }
 
-  Draft& draft_;
+  PlanBuilder& builder_;
   const NodeTable& table_;
   const Sites& sites_;
   Uses uses_;
   Padding padding_;
   RankRows rows_;
   Gatherer gatherer_;
-  std::unordered_set<NodeId> released_;  // names of residuals that may go
+  std::unordered_set<NodeId> released_;  // aliases of residuals that may go
   // By view and width: the 2D value behind it; kNone: there is none.
   std::map<std::pair<NodeId, int64_t>, NodeRef> flat_;
 };
@@ -322,12 +322,12 @@ std::variant<Plan, Unknown> make_plan(const NodeTable& table, const ProgramSet& 
                                       std::span<const CollectiveFamily> families,
                                       std::span<const GroupInfo> groups, const Sites& sites,
                                       const Effects& effects) {
-  Draft draft(table, programs, matches, families, groups, sites, effects);
-  Planner(draft).run();
+  PlanBuilder builder(table, programs, matches, families, groups, sites, effects);
+  Planner(builder).run();
   // A site may have been refused for want of a meta that is read next: it is asked again.
-  if (!draft.unknown.values.empty()) draft.unknown.stays.clear();
-  if (!draft.unknown.empty()) return std::move(draft.unknown);
-  return std::move(draft.plan);
+  if (!builder.unknown.values.empty()) builder.unknown.stays.clear();
+  if (!builder.unknown.empty()) return std::move(builder.unknown);
+  return std::move(builder.plan);
 }
 
 }  // namespace spfast

@@ -8,15 +8,15 @@
 #include <utility>
 #include <vector>
 
-#include "rewrite/draft.h"
 #include "rewrite/padding.h"
+#include "rewrite/plan_builder.h"
 
 namespace spfast {
 
 class RankRows {
  public:
-  RankRows(Draft& draft, Padding& padding)
-      : draft_(draft), padding_(padding), table_(draft.table), sites_(draft.sites) {}
+  RankRows(PlanBuilder& builder, Padding& padding)
+      : builder_(builder), padding_(padding), table_(builder.table), sites_(builder.sites) {}
   // A view, with one leading dim, of a value that is the same for every token.
   NodeRef one_row(const Site& site, const SiteOperand& operand);
   // This rank's rows of a value that has a row for several tokens.
@@ -37,7 +37,7 @@ class RankRows {
   NodeRef reshape_to_one(const Site& site, const SiteOperand& operand, NodeRef value);
   std::pair<PlanArg, PlanArg> row_bounds(const Site& site, NodeId before);
 
-  Draft& draft_;
+  PlanBuilder& builder_;
   Padding& padding_;
   const NodeTable& table_;
   const Sites& sites_;

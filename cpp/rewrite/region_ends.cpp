@@ -24,7 +24,7 @@ std::map<uint32_t, Reason> region_ends(const NodeTable& table, const MatchResult
     std::priority_queue<NodeId> pending;
     std::unordered_set<NodeId> seen;
     for (NodeId at = node; !anchors.contains(at);) {
-      for (const Value value : table.operands(at)) {
+      for (const Argument value : table.operands(at)) {
         SPFAST_WORK(1);
         if (!value.is_node()) continue;
         const NodeId root = sites.layout.root(value.payload);

@@ -16,14 +16,14 @@ Replication::Replication(const NodeTable& table, const Effects& effects, const R
     : table_(table),
       effects_(effects),
       rows_(rows),
-      meetings_(table, families, groups),
+      topology_(table, families, groups),
       trust_(std::move(trust)),
       proved_(table.size(), 0),
       own_(table.size(), 0),
       scattered_(table.size(), 0),
-      evidence_(size_t{table.size()} * meetings_.slots(), kNone),
-      written_(meetings_.slots()),
-      read_(meetings_.slots()) {
+      evidence_(size_t{table.size()} * topology_.slots(), kNone),
+      written_(topology_.slots()),
+      read_(topology_.slots()) {
   prove();
   find_products();
   doubt_constants();
@@ -45,7 +45,7 @@ void Replication::prove_again() {
   own_.assign(table_.size(), 0);
   scattered_.assign(table_.size(), 0);
   evidence_.assign(evidence_.size(), kNone);
-  written_ = Stored(meetings_.slots());
+  written_ = StorageContents(topology_.slots());
   prove();
 }
 
@@ -57,16 +57,16 @@ bool Replication::is_deterministic(NodeId node) const {
     const auto args = table_.args(node);
     const auto position = static_cast<size_t>(known.dropout);
     if (position >= args.size()) return table_.kwargs(node).empty();
-    const Value p = args[position];
+    const Argument p = args[position];
     return (p.tag == Tag::kFloat && table_.as_float(p) == 0) ||
            (p.tag == Tag::kInt && table_.as_int(p) == 0);
   }
   return known.deterministic || rows_.find(table_.target(node)) != nullptr;
 }
 
-bool Replication::is_name(NodeId node) const {
-  constexpr uint8_t kNames = target_flag::kView | target_flag::kIdentity;
-  return table_.op(node) == Op::kCallFunction && (table_.flags(node) & kNames) != 0 &&
+bool Replication::is_alias(NodeId node) const {
+  constexpr uint8_t kAlias = target_flag::kView | target_flag::kIdentity;
+  return table_.op(node) == Op::kCallFunction && (table_.flags(node) & kAlias) != 0 &&
          !table_.args(node).empty() && table_.args(node)[0].is_node();
 }
 
@@ -76,7 +76,7 @@ bool Replication::reduces_tokens(NodeId node, const RowRule& rule) const {
   const auto args = table_.args(node);
   const auto position = static_cast<size_t>(rule.position);
   if (position >= args.size()) return table_.kwargs(node).empty();
-  const auto is_first = [this](Value dim) {
+  const auto is_first = [this](Argument dim) {
     return dim.tag == Tag::kInt && table_.as_int(dim) == 0;
   };
   if (!is_sequence(args[position].tag)) return is_first(args[position]);
@@ -86,23 +86,23 @@ bool Replication::reduces_tokens(NodeId node, const RowRule& rule) const {
 
 bool Replication::treats_rows_alone(NodeId node) const {
   const RowRule* rule = rows_.find(table_.target(node));
-  return (rule != nullptr && !reduces_tokens(node, *rule)) || is_name(node) ||
+  return (rule != nullptr && !reduces_tokens(node, *rule)) || is_alias(node) ||
          table_.whole_of(node) != kNone;
 }
 
 GroupMask Replication::common_groups(NodeId node) const {
   GroupMask common = kAllGroups;
-  for (const Value value : table_.operands(node)) {
+  for (const Argument value : table_.operands(node)) {
     if (value.is_node()) common &= proved_[value.payload];
   }
   return common;
 }
 
 GroupMask Replication::kept(NodeId node) const {
-  const auto [kind, group] = meetings_.of(node);
+  const auto [kind, group] = topology_.of(node);
   if (kind == Collective::kNone) return is_deterministic(node) ? kAllGroups : 0;
   if (kind == Collective::kAllReduce || kind == Collective::kAllGather) return kAllGroups;
-  return meetings_.crossed(group);
+  return topology_.crossed(group);
 }
 
 // Forward: what follows from the collectives over a group, from constants and from sizes.
@@ -110,7 +110,7 @@ void Replication::prove() {
   // The groups in which only its own rank knows the size of a value.
   std::vector<GroupMask> ragged(table_.size(), 0);
   for (const NodeId node : trust_.replicated) proved_[node] = kAllGroups;
-  for (const NodeId node : trust_.own) give_away(node, kAllGroups, node);
+  for (const NodeId node : trust_.own) mark_own(node, kAllGroups, node);
   for (NodeId node = 0; node < table_.size(); ++node) {
     SPFAST_WORK(1);
     if (table_.op(node) != Op::kCallFunction) {
@@ -128,21 +128,21 @@ void Replication::prove() {
       continue;
     }
     if (known.rank) {
-      give_away(node, kAllGroups, node);
+      mark_own(node, kAllGroups, node);
       continue;
     }
     if (is_deterministic(node)) {
       proved_[node] = effects_.writer_of(node) == kNone ? common_groups(node) : 0;
-      for (uint32_t slot = 0; !doubted_.empty() && slot < meetings_.slots(); ++slot) {
-        const NodeId shows = doubted_[size_t{node} * meetings_.slots() + slot];
+      for (uint32_t slot = 0; !doubted_.empty() && slot < topology_.slots(); ++slot) {
+        const NodeId shows = doubted_[size_t{node} * topology_.slots() + slot];
         if (shows == kNone) continue;
         proved_[node] &= ~slot_bit(slot);
-        give_away(node, slot_bit(slot), shows);
+        mark_own(node, slot_bit(slot), shows);
       }
       if (proved_[node] == kAllGroups) continue;
     }
     if (known.data_sized || (known.sizes && is_data(node))) ragged[node] = kAllGroups;
-    for (const Value value : table_.operands(node)) {
+    for (const Argument value : table_.operands(node)) {
       if (value.is_node()) ragged[node] |= ragged[value.payload];
     }
     ragged[node] &= ~proved_[node];
@@ -174,15 +174,15 @@ bool Replication::is_data(NodeId size) const {
 }
 
 void Replication::prove_after(NodeId collective) {
-  const auto [kind, group] = meetings_.of(collective);
+  const auto [kind, group] = topology_.of(collective);
   if (kind == Collective::kAllReduce || kind == Collective::kAllGather) {
     if (effects_.writer_before(collective, table_.size()) == kNone) {
-      proved_[collective] = meetings_.shared_after(group);
+      proved_[collective] = topology_.shared_after(group);
     }
   } else if (kind == Collective::kReduceScatter || kind == Collective::kAllToAll) {
     // A group that has no place among the others may be any.
-    if (group == kNone) give_away(collective, kAllGroups, collective);
-    scattered_[collective] |= note(collective, meetings_.bit(group), collective);
+    if (group == kNone) mark_own(collective, kAllGroups, collective);
+    scattered_[collective] |= note(collective, topology_.bit(group), collective);
   }
   follow_own(collective);
 }
@@ -193,8 +193,8 @@ void Replication::follow_own(NodeId node) {
   const OperatorTraits& known = traits(node);
   if (known.sizes) return;
   GroupMask ended = 0;
-  if (known.collective != Collective::kNone) ended = meetings_.bit(meetings_.of(node).group);
-  for (const Value value : table_.operands(node)) {
+  if (known.collective != Collective::kNone) ended = topology_.bit(topology_.of(node).group);
+  for (const Argument value : table_.operands(node)) {
     if (!value.is_node()) continue;
     const GroupMask scattered = scattered_[value.payload] & ~ended;
     const GroupMask own = own_[value.payload] & ~ended;
@@ -209,7 +209,7 @@ void Replication::follow_own(NodeId node) {
 }
 
 void Replication::follow_contents(NodeId node, NodeId storage, GroupMask ended) {
-  const Stored::Contents* contents = written_.find(storage);
+  const StorageContents::Contents* contents = written_.find(storage);
   if (contents == nullptr) return;
   const GroupMask scattered = contents->scattered & ~ended;
   const GroupMask own = contents->own & ~ended;
@@ -224,10 +224,10 @@ void Replication::keep_written(NodeId node) {
   if (!effects_.any_writes()) return;
   GroupMask own = own_[node];
   const bool told = std::binary_search(trust_.writers.begin(), trust_.writers.end(), node);
-  if (told) own = meetings_.all();
+  if (told) own = topology_.all();
   if ((own | scattered_[node]) == 0) return;
   for (const NodeId storage : effects_.storages_written_by(node)) {
-    Stored::Contents& contents = written_.of(storage);
+    StorageContents::Contents& contents = written_.of(storage);
     contents.own |= own;
     contents.scattered |= scattered_[node];
     each_slot(own | scattered_[node], [&](uint32_t slot) {
@@ -240,13 +240,13 @@ void Replication::keep_written(NodeId node) {
 
 // Notes what gives a value away; returns the groups of which that is no contradiction.
 GroupMask Replication::note(NodeId value, GroupMask groups, NodeId collective) {
-  groups &= ~proved_[value] & meetings_.all();
+  groups &= ~proved_[value] & topology_.all();
   each_slot(groups, [&](uint32_t slot) {
     NodeId& known = evidence_at(value, slot);
     if (known == kNone) {
       known = collective;
-    } else if (known > value && !meetings_.changes_equals(known) &&
-               meetings_.changes_equals(collective)) {
+    } else if (known > value && !topology_.changes_equals(known) &&
+               topology_.changes_equals(collective)) {
       known = collective;  // of two, the one that gives away more
     }
   });
@@ -255,16 +255,16 @@ GroupMask Replication::note(NodeId value, GroupMask groups, NodeId collective) {
 
 NodeId Replication::evidence(NodeId value, uint32_t group) const {
   GroupMask groups = apart(value, group);
-  if ((groups & meetings_.bit(group)) != 0) groups = meetings_.bit(group);
+  if ((groups & topology_.bit(group)) != 0) groups = topology_.bit(group);
   if (groups == 0) return kNone;
   const auto slot = static_cast<size_t>(std::countr_zero(groups));
-  return evidence_[size_t{value} * meetings_.slots() + slot];
+  return evidence_[size_t{value} * topology_.slots() + slot];
 }
 
-bool Replication::is_given_away(NodeId value) const {
+bool Replication::is_shown_by_readers(NodeId value) const {
   bool later = false;
   each_slot(own_[value], [&](uint32_t slot) {
-    const NodeId shows = evidence_[size_t{value} * meetings_.slots() + slot];
+    const NodeId shows = evidence_[size_t{value} * topology_.slots() + slot];
     later = later || (shows > value && shows != kNone);
   });
   return later;
@@ -280,14 +280,14 @@ void Replication::spread() {
 
 bool Replication::refute(NodeId value, uint32_t group, NodeId evidence) {
   if (of(value, group) == Sharing::kOwn) return false;
-  std::vector<NodeId> names{value};
-  while (!names.empty()) {
-    const NodeId name = names.back();
-    names.pop_back();
-    if (of(name, group) == Sharing::kOwn) continue;
-    give_away(name, meetings_.bit(group), evidence);
-    for (const NodeId user : table_.users(name)) {
-      if (is_name(user) && table_.args(user)[0].payload == name) names.push_back(user);
+  std::vector<NodeId> aliases{value};
+  while (!aliases.empty()) {
+    const NodeId alias = aliases.back();
+    aliases.pop_back();
+    if (of(alias, group) == Sharing::kOwn) continue;
+    mark_own(alias, topology_.bit(group), evidence);
+    for (const NodeId user : table_.users(alias)) {
+      if (is_alias(user) && table_.args(user)[0].payload == alias) aliases.push_back(user);
     }
   }
   return true;

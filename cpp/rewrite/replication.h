@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "rewrite/effects.h"
-#include "rewrite/meetings.h"
+#include "rewrite/group_topology.h"
 #include "rewrite/rowwise_rules.h"
-#include "rewrite/stored.h"
+#include "rewrite/storage_contents.h"
 #include "table/operators.h"
 
 namespace spfast {
@@ -47,7 +47,7 @@ class Replication {
               Trust trust);
 
   [[nodiscard]] Sharing of(NodeId value, uint32_t group) const {
-    if (is_proved(value, meetings_.bit(group))) return Sharing::kReplicated;
+    if (is_proved(value, topology_.bit(group))) return Sharing::kReplicated;
     return apart(value, group) != 0 ? Sharing::kOwn : Sharing::kUnknown;
   }
   // The groups whose ranks are proved to share a value.
@@ -69,11 +69,11 @@ class Replication {
   }
   // Whether what is written to the memory of a value is each rank's own.
   [[nodiscard]] bool is_written_own(NodeId value) const {
-    const Stored::Contents* contents = written_.find(effects_.written_storage(value));
+    const StorageContents::Contents* contents = written_.find(effects_.written_storage(value));
     return contents != nullptr && (contents->own | contents->scattered) != 0;
   }
   // Whether that is shown by what reads it, not by what it is computed from.
-  [[nodiscard]] bool is_given_away(NodeId value) const;
+  [[nodiscard]] bool is_shown_by_readers(NodeId value) const;
   // The collective that gives away that a value is a rank's own in a group, or the value of which
   // another graph shows it.
   [[nodiscard]] NodeId evidence(NodeId value, uint32_t group) const;
@@ -84,7 +84,7 @@ class Replication {
   // What is computed from values that turned out to be a rank's own is so too.
   void spread();
 
-  [[nodiscard]] const Meetings& meetings() const { return meetings_; }
+  [[nodiscard]] const GroupTopology& topology() const { return topology_; }
   [[nodiscard]] const Effects& effects() const { return effects_; }
   // Of the groups whose ranks share a node's operands, those that may share what it yields.
   [[nodiscard]] GroupMask kept(NodeId node) const;
@@ -94,16 +94,16 @@ class Replication {
   // Whether a node may yield another value on each rank of what they share, by its literals.
   [[nodiscard]] bool is_own_by_literals(NodeId node, uint32_t group) const {
     if (doubted_.empty() || of(node, group) != Sharing::kOwn) return false;
-    const auto first = doubted_.begin() + static_cast<ptrdiff_t>(size_t{node} * meetings_.slots());
-    return std::any_of(first, first + meetings_.slots(),
+    const auto first = doubted_.begin() + static_cast<ptrdiff_t>(size_t{node} * topology_.slots());
+    return std::any_of(first, first + topology_.slots(),
                        [](NodeId collective) { return collective != kNone; });
   }
   // Whether a node takes a part of every row, which may be another one on each rank.
   [[nodiscard]] bool is_lone_part(NodeId node) const {
     return std::binary_search(lone_parts_.begin(), lone_parts_.end(), node);
   }
-  // A view or a copy: its operand under another name.
-  [[nodiscard]] bool is_name(NodeId node) const;
+  // A view or a copy.
+  [[nodiscard]] bool is_alias(NodeId node) const;
 
  private:
   [[nodiscard]] bool is_proved(NodeId value, GroupMask one) const {
@@ -112,13 +112,13 @@ class Replication {
   // The groups that make a value a rank's own in a group. What was scattered over a group is apart
   // in every other, unless the two are known to cross.
   [[nodiscard]] GroupMask apart(NodeId value, uint32_t group) const {
-    return (own_[value] & meetings_.inner(group)) | (scattered_[value] & ~meetings_.crossed(group));
+    return (own_[value] & topology_.inner(group)) | (scattered_[value] & ~topology_.crossed(group));
   }
   [[nodiscard]] NodeId& evidence_at(NodeId value, uint32_t slot) {
-    return evidence_[size_t{value} * meetings_.slots() + slot];
+    return evidence_[size_t{value} * topology_.slots() + slot];
   }
   [[nodiscard]] uint8_t& suspicion_at(NodeId value, uint32_t slot) {
-    return suspicion_[size_t{value} * meetings_.slots() + slot];
+    return suspicion_[size_t{value} * topology_.slots() + slot];
   }
   void prove();
   // The constants that a collective would be for nothing on, were they the same on every rank: each
@@ -151,7 +151,7 @@ class Replication {
   void blame();
   void rate();
   void rate_call(NodeId node);
-  void give_away(NodeId value, GroupMask groups, NodeId collective) {
+  void mark_own(NodeId value, GroupMask groups, NodeId collective) {
     own_[value] |= note(value, groups, collective);
   }
   [[nodiscard]] GroupMask note(NodeId value, GroupMask groups, NodeId collective);
@@ -191,7 +191,7 @@ class Replication {
   const NodeTable& table_;
   const Effects& effects_;
   const RowRules& rows_;
-  Meetings meetings_;
+  GroupTopology topology_;
   Trust trust_;
   mutable TraitsCache traits_;
   // By node: the groups whose ranks all have it, those of which each rank is shown to have its own,
@@ -212,8 +212,8 @@ class Replication {
   std::vector<uint8_t> suspicion_;     // by node and group
   std::vector<GroupMask> conditions_;  // whether each of its elements says that something holds
   std::vector<GroupMask> selects_;  // a rank's own for what selects by it: what it compares is not
-  Stored written_;                  // forward: what was written so far
-  Stored read_;                     // backward: what is read from here on
+  StorageContents written_;         // forward: what was written so far
+  StorageContents read_;            // backward: what is read from here on
 };
 
 }  // namespace spfast

@@ -99,7 +99,7 @@ class Cutter {
       if (!site.reason.empty()) continue;
       for (const SiteOperand& operand : site.operands) {
         const NodeId root = layout_.root(operand.root);
-        if (operand.kind == SiteOperand::Kind::kBuffer) uses_.add_buffer(operand.name);
+        if (operand.kind == SiteOperand::Kind::kBuffer) uses_.add_buffer(operand.alias);
         if (operand.kind != SiteOperand::Kind::kBuffer && layout_.is_row(root) &&
             layout_.token_class[root] == site.token_class) {
           uses_.add(root, operand.user);
@@ -174,7 +174,7 @@ class Cutter {
     if (table_.whole_of(node) != kNone) return;
     if (const TokenSum* sum = layout_.sum_at(node)) {
       region.operands.push_back(
-          {SiteOperand::Kind::kRows, node, sum->name, sum->root, sum->features});
+          {SiteOperand::Kind::kRows, node, sum->alias, sum->root, sum->features});
       return;
     }
     for (const RowOperand& operand : reader_.read(node, layout_)) {
@@ -185,7 +185,7 @@ class Cutter {
                         : operand.role == RowRole::kSpread ? Kind::kSpread
                                                            : Kind::kRows;
       region.operands.push_back(
-          {kind, node, operand.name, operand.root, static_cast<uint8_t>(reader_.features())});
+          {kind, node, operand.alias, operand.root, static_cast<uint8_t>(reader_.features())});
     }
   }
 

@@ -27,7 +27,7 @@ class Growth {
         layout_(sites.layout) {
     layout_.token_class.assign(table.size(), kNone);
     layout_.features.assign(table.size(), 1);
-    layout_.forget_names(table.size());
+    layout_.forget_aliases(table.size());
     layout_.reshapes.assign(table.size(), false);
     layout_.dims.clear();
     layout_.sums.clear();
@@ -37,7 +37,7 @@ class Growth {
   bool run() {
     plant();
     if (!know_values()) return false;
-    layout_.forget_names(table_.size());
+    layout_.forget_aliases(table_.size());
     sizes_known_ = true;
     RowReader reader(table_, rules_, effects_, replication_, sites_.classes);
     for (NodeId node = 0; node < table_.size(); ++node) {
@@ -45,7 +45,7 @@ class Growth {
       if (seed_[node] || table_.op(node) != Op::kCallFunction || !reached_[node]) continue;
       if (const NodeId whole = table_.whole_of(node); whole != kNone) {
         grow_part(node, whole);
-      } else if (!grow_name(node)) {
+      } else if (!grow_alias(node)) {
         grow(node, reader);
       }
     }
@@ -85,17 +85,17 @@ class Growth {
       const bool part = table_.whole_of(node) != kNone;
       if (!part && rules_.find(table_.target(node)) == nullptr && !is_identity(node)) continue;
       const auto operands = table_.operands(node);
-      reached_[node] = std::any_of(operands.begin(), operands.end(), [&](Value value) {
+      reached_[node] = std::any_of(operands.begin(), operands.end(), [&](Argument value) {
         return value.is_node() && reached_[value.payload];
       });
       if (!reached_[node]) continue;
       if (const NodeId source = by_width(node); source != kNone) {
-        layout_.add_name(node, source);
+        layout_.add_alias(node, source);
         want(layout_.root(source), missing);
         continue;
       }
       want(node, missing);
-      for (const Value value : operands) {
+      for (const Argument value : operands) {
         if (value.is_node()) want(value.payload, missing);
       }
     }
@@ -110,10 +110,10 @@ class Growth {
     return (table_.flags(node) & target_flag::kIdentity) != 0;
   }
 
-  // The value that the node is another name of, by its literals alone: its sizes are not read.
+  // The value that the node is an alias of, by its literals alone: its sizes are not read.
   [[nodiscard]] NodeId by_width(NodeId node) const {
-    constexpr uint8_t kNames = target_flag::kView | target_flag::kIdentity;
-    if ((table_.flags(node) & kNames) == 0) return kNone;
+    constexpr uint8_t kAlias = target_flag::kView | target_flag::kIdentity;
+    if ((table_.flags(node) & kAlias) == 0) return kNone;
     const auto width = LookThrough::width_of(table_, node);
     const NodeId source = LookThrough::source(table_, node, width.value_or(0));
     if (source == kNone || !reached_[source]) return kNone;
@@ -130,13 +130,13 @@ class Growth {
 
   // --- growing ----------------------------------------------------------------------------------
 
-  bool grow_name(NodeId node) {
+  bool grow_alias(NodeId node) {
     const NodeId source = by_width(node);
     if (source == kNone) return false;
     const NodeId root = layout_.root(source);
     if (!layout_.is_row(root) || layout_.features[root] != 1) return false;
     if (effects_.writer_of(node) != kNone) return true;
-    layout_.add_name(node, source);
+    layout_.add_alias(node, source);
     return true;
   }
 
@@ -162,7 +162,7 @@ class Growth {
       return refuse(node, {Reason::Kind::kFormat, node, kNone, 0, 0});
     }
     const RowRule& rule = *rules_.find(table_.target(node));
-    const Meta& from = table_.meta(operands[0].name);
+    const Meta& from = table_.meta(operands[0].alias);
     const Meta& to = table_.meta(node);
     switch (rule.family) {
       case Family::kPointwise:
@@ -258,32 +258,32 @@ class Growth {
     const auto before = table_.dims(from).last(reader.features());
     const auto after = table_.dims(to).last(features);
     if (std::equal(before.begin(), before.end(), after.begin(), after.end())) {
-      layout_.add_name(node, table_.args(node)[0].payload);
+      layout_.add_alias(node, table_.args(node)[0].payload);
     } else {
       accept_reshaped(node, reader, to, features);
     }
   }
 
   [[nodiscard]] size_t norm_dims(NodeId node, const RowRule& rule) const {
-    const Value sizes = argument(node, rule.position);
+    const Argument sizes = argument(node, rule.position);
     if (!is_sequence(sizes.tag)) return SIZE_MAX;
     return table_.items(sizes).size();
   }
 
-  [[nodiscard]] Value argument(NodeId node, int32_t position) const {
+  [[nodiscard]] Argument argument(NodeId node, int32_t position) const {
     const auto args = table_.args(node);
     return static_cast<size_t>(position) < args.size() ? args[static_cast<size_t>(position)]
-                                                       : Value{};
+                                                       : Argument{};
   }
 
   void grow_along(NodeId node, RowReader& reader, const RowRule& rule, const Meta& from,
                   const Meta& to) {
     const size_t rank = table_.dims(from).size();
     const size_t lead = rank - reader.features();
-    Value value = argument(node, rule.position);
+    Argument value = argument(node, rule.position);
     std::vector<int64_t> dims;
     if (is_sequence(value.tag)) {
-      for (const Value item : table_.items(value)) {
+      for (const Argument item : table_.items(value)) {
         if (item.tag != Tag::kInt) return;
         dims.push_back(table_.as_int(item));
       }
@@ -308,7 +308,7 @@ class Growth {
 
   void grow_squeeze(NodeId node, RowReader& reader, const RowRule& rule, const Meta& from,
                     const Meta& to) {
-    const Value value = argument(node, rule.position);
+    const Argument value = argument(node, rule.position);
     if (value.tag != Tag::kInt || to.kind != MetaKind::kTensor) return;
     const size_t rank = table_.dims(from).size();
     const size_t lead = rank - reader.features();
@@ -318,7 +318,7 @@ class Growth {
     const int64_t at = dim < 0 ? dim + static_cast<int64_t>(counted) : dim;
     if (at < static_cast<int64_t>(lead)) {  // among the tokens' dims: nothing to a shard
       if (reader.shapes().holds_tokens(to, reader.features())) {
-        layout_.add_name(node, table_.args(node)[0].payload);
+        layout_.add_alias(node, table_.args(node)[0].payload);
       }
       return;
     }

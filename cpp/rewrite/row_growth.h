@@ -31,7 +31,7 @@ enum class RowRole : uint8_t {
   kNeedsAll,  // neither
 };
 struct RowOperand {
-  NodeId name = kNone;
+  NodeId alias = kNone;
   NodeId root = kNone;
   RowRole role = RowRole::kNone;
 };
@@ -69,11 +69,11 @@ class RowReader {
                                   const RowRule& rule) const;
   [[nodiscard]] bool is_row_here(NodeId node, NodeId root, const RowLayout& layout) const;
   [[nodiscard]] bool named(NodeId node, const std::vector<std::string>& keywords,
-                           NodeId name) const;
-  [[nodiscard]] bool is_written(NodeId node, const RowRule& rule, NodeId name) const;
+                           NodeId alias) const;
+  [[nodiscard]] bool is_written(NodeId node, const RowRule& rule, NodeId alias) const;
   [[nodiscard]] bool groups_tokens(NodeId node, const RowRule& rule) const;
   [[nodiscard]] bool cuts_blocks(NodeId node, const RowRule& rule) const;
-  [[nodiscard]] bool is_buffer(NodeId name, const RowLayout& layout) const;
+  [[nodiscard]] bool is_buffer(NodeId alias, const RowLayout& layout) const;
 
   const NodeTable& table_;
   const RowRules& rules_;

@@ -21,7 +21,7 @@ struct DimFix {
 // A sum over all tokens of a row-wise value.
 struct TokenSum {
   NodeId node = kNone;
-  NodeId name = kNone;  // what it sums, as it reads it
+  NodeId alias = kNone;  // what it sums, as it reads it
   NodeId root = kNone;
   uint32_t token_class = 0;
   uint32_t anchor = 0;  // an all_reduce that sums over the ranks of the class
@@ -58,12 +58,12 @@ struct RowLayout {
   [[nodiscard]] NodeId root(NodeId node) const { return active() ? behind[node] : node; }
 
   // Nodes come in graph order, so that the start of a chain is known before its next link is seen.
-  void forget_names(uint32_t nodes) {
+  void forget_aliases(uint32_t nodes) {
     source.assign(nodes, kNone);
     behind.resize(nodes);
     std::iota(behind.begin(), behind.end(), NodeId{0});
   }
-  void add_name(NodeId node, NodeId of) {
+  void add_alias(NodeId node, NodeId of) {
     source[node] = of;
     behind[node] = behind[of];
   }

@@ -38,14 +38,14 @@ const std::vector<RowOperand>& RowReader::read(NodeId node, const RowLayout& lay
   contested_ = false;
   const RowRule* rule = rules_.find(table_.target(node));
   if (rule == nullptr) return operands_;
-  for (const Value value : table_.operands(node)) {
+  for (const Argument value : table_.operands(node)) {
     if (!value.is_node()) continue;
-    const NodeId name = value.payload;
+    const NodeId alias = value.payload;
     SPFAST_WORK(1);
-    if (read_by_[name] == reads_) continue;
-    read_by_[name] = reads_;
-    const NodeId root = layout.root(name);
-    operands_.push_back({name, root, RowRole::kNone});
+    if (read_by_[alias] == reads_) continue;
+    read_by_[alias] = reads_;
+    const NodeId root = layout.root(alias);
+    operands_.push_back({alias, root, RowRole::kNone});
     if (!is_row_here(node, root, layout)) continue;
     const uint32_t one = layout.token_class[root];
     if (one == class_ || layout.is_barred(node, one)) continue;
@@ -83,44 +83,44 @@ Reason RowReader::reason_for(NodeId node, const RowOperand& operand, const RowLa
   using Kind = Reason::Kind;
   const bool row = layout.is_row(operand.root);
   if (row && !is_row_here(node, operand.root, layout)) {
-    return {Kind::kStream, node, operand.name, 0, 0};
+    return {Kind::kStream, node, operand.alias, 0, 0};
   }
-  const Meta& meta = table_.meta(operand.name);
-  if (meta.kind == MetaKind::kMissing) return {Kind::kUnknownSize, operand.name, kNone, 0, 0};
+  const Meta& meta = table_.meta(operand.alias);
+  if (meta.kind == MetaKind::kMissing) return {Kind::kUnknownSize, operand.alias, kNone, 0, 0};
   if (meta.kind != MetaKind::kTensor && meta.kind != MetaKind::kSym) return {};
   // What such an operator reads in the place of a weight it reads for all tokens.
   if (row && layout.token_class[operand.root] == class_) return {};
   const uint32_t group = classes_[class_].group;
-  if (!replication_.may_meet_shards(operand.name, node, group)) {
-    return why_apart(replication_, operand.name, node, group);
+  if (!replication_.may_meet_shards(operand.alias, node, group)) {
+    return why_apart(replication_, operand.alias, node, group);
   }
   if (meta.kind == MetaKind::kSym) return {};
-  const NodeId writer = effects_.writer_of(operand.name);
-  if (writer != kNone) return {Kind::kWritten, operand.name, writer, 0, 0};
+  const NodeId writer = effects_.writer_of(operand.alias);
+  if (writer != kNone) return {Kind::kWritten, operand.alias, writer, 0, 0};
   const bool pointwise = rule.family == RowRule::Family::kPointwise;
-  return pointwise && !row ? Reason{Kind::kBroadcast, operand.name, kNone, 0, 0}
-                           : Reason{Kind::kOtherTokens, node, operand.name, 0, 0};
+  return pointwise && !row ? Reason{Kind::kBroadcast, operand.alias, kNone, 0, 0}
+                           : Reason{Kind::kOtherTokens, node, operand.alias, 0, 0};
 }
 
 RowRole RowReader::role_of(NodeId node, const RowRule& rule, const RowOperand& operand,
                            const RowLayout& layout) {
   using Family = RowRule::Family;
   if (rule.family == Family::kRows) {
-    if (is_written(node, rule, operand.name)) {
-      return is_buffer(operand.name, layout) ? RowRole::kBuffer : RowRole::kNeedsAll;
+    if (is_written(node, rule, operand.alias)) {
+      return is_buffer(operand.alias, layout) ? RowRole::kBuffer : RowRole::kNeedsAll;
     }
     const auto args = table_.args(node);
     const bool positional = std::any_of(rule.rows.begin(), rule.rows.end(), [&](int32_t position) {
       return static_cast<size_t>(position) < args.size() &&
-             args[static_cast<size_t>(position)] == Value{Tag::kNode, operand.name};
+             args[static_cast<size_t>(position)] == Argument{Tag::kNode, operand.alias};
     });
-    const bool wanted = positional || named(node, rule.keywords, operand.name);
+    const bool wanted = positional || named(node, rule.keywords, operand.alias);
     const RowRole role = tensor_role(node, operand, layout);
     if (role == RowRole::kSame || role == RowRole::kSpread) return RowRole::kNeedsAll;
     return wanted == (role == RowRole::kRows) ? role : RowRole::kNeedsAll;
   }
   const auto args = table_.args(node);
-  const bool first = !args.empty() && args[0] == Value{Tag::kNode, operand.name};
+  const bool first = !args.empty() && args[0] == Argument{Tag::kNode, operand.alias};
   const RowRole role = tensor_role(node, operand, layout);
   switch (rule.family) {
     case Family::kPointwise:
@@ -128,7 +128,7 @@ RowRole RowReader::role_of(NodeId node, const RowRule& rule, const RowOperand& o
     case Family::kAlong: {
       // Whatever such an operator reads must be cut alike: a replicated operand has no rows to
       // join.
-      const Meta& meta = table_.meta(operand.name);
+      const Meta& meta = table_.meta(operand.alias);
       return meta.kind == MetaKind::kSym || role == RowRole::kRows ? role : RowRole::kNeedsAll;
     }
     default:
@@ -137,29 +137,29 @@ RowRole RowReader::role_of(NodeId node, const RowRule& rule, const RowOperand& o
   }
 }
 
-bool RowReader::named(NodeId node, const std::vector<std::string>& keywords, NodeId name) const {
+bool RowReader::named(NodeId node, const std::vector<std::string>& keywords, NodeId alias) const {
   return std::any_of(keywords.begin(), keywords.end(), [&](const std::string& key) {
-    return table_.kwarg(node, key) == Value{Tag::kNode, name};
+    return table_.kwarg(node, key) == Argument{Tag::kNode, alias};
   });
 }
 
 // The second version of auto_functionalized lists what is written to, and counts into that list;
 // an argument of which it says more is a part of its base.
-bool RowReader::is_written(NodeId node, const RowRule& rule, NodeId name) const {
+bool RowReader::is_written(NodeId node, const RowRule& rule, NodeId alias) const {
   if (rule.buffers.empty()) return false;
-  if (named(node, rule.buffers, name)) return true;
-  const Value list = table_.kwarg(node, "_all_bases");
+  if (named(node, rule.buffers, alias)) return true;
+  const Argument list = table_.kwarg(node, "_all_bases");
   if (!is_sequence(list.tag)) return false;
   const auto bases = table_.items(list);
-  if (std::count(bases.begin(), bases.end(), Value{Tag::kNode, name}) != 1) return false;
+  if (std::count(bases.begin(), bases.end(), Argument{Tag::kNode, alias}) != 1) return false;
   const auto is_base = [&](const std::string& buffer) {
     const std::string key = "_" + buffer + "_";
-    const Value index = table_.kwarg(node, key + "base_index");
+    const Argument index = table_.kwarg(node, key + "base_index");
     if (index.tag != Tag::kInt) return false;
     const auto at = static_cast<size_t>(table_.as_int(index));
     const bool part = table_.kwarg(node, key + "size").tag != Tag::kAbsent ||
                       table_.kwarg(node, key + "slice_dim").tag != Tag::kAbsent;
-    return !part && at < bases.size() && bases[at] == Value{Tag::kNode, name};
+    return !part && at < bases.size() && bases[at] == Argument{Tag::kNode, alias};
   };
   return std::any_of(rule.buffers.begin(), rule.buffers.end(), is_base);
 }
@@ -167,9 +167,9 @@ bool RowReader::is_written(NodeId node, const RowRule& rule, NodeId name) const 
 // Whether an operand without rows has one number for some of the tokens.
 bool RowReader::groups_tokens(NodeId node, const RowRule& rule) const {
   if (rule.groups.empty()) return false;
-  const Value sizes = table_.kwarg(node, rule.groups);
+  const Argument sizes = table_.kwarg(node, rule.groups);
   if (sizes.tag == Tag::kAbsent || sizes.tag == Tag::kNoneType) return false;
-  const auto items = is_sequence(sizes.tag) ? table_.items(sizes) : std::span<const Value>();
+  const auto items = is_sequence(sizes.tag) ? table_.items(sizes) : std::span<const Argument>();
   return items.empty() || items[0].tag != Tag::kInt || table_.as_int(items[0]) != -1;
 }
 
@@ -178,24 +178,24 @@ bool RowReader::cuts_blocks(NodeId node, const RowRule& rule) const {
   if (rule.block == 1) return false;
   const TokenClass& one = classes_[class_];
   if (!one.tokens.is_expr() && one.tokens.raw % (rule.block * one.ranks) == 0) return false;
-  const auto plain = [&](Value value) { return value.tag == Tag::kBool && value.payload == 0; };
+  const auto plain = [&](Argument value) { return value.tag == Tag::kBool && value.payload == 0; };
   const auto args = table_.args(node);
   const bool is_plain =
       std::any_of(rule.block_if.begin(), rule.block_if.end(), [&](int32_t position) {
         const auto at = static_cast<size_t>(position);
         return at < args.size() && plain(args[at]);
       });
-  const auto& names = rule.block_if_keywords;
-  return !is_plain && std::none_of(names.begin(), names.end(), [&](const std::string& key) {
+  const auto& keys = rule.block_if_keywords;
+  return !is_plain && std::none_of(keys.begin(), keys.end(), [&](const std::string& key) {
     return plain(table_.kwarg(node, key));
   });
 }
 
 // Operands broadcast from the last dim on, so every operand has as many feature dims.
 RowRole RowReader::tensor_role(NodeId node, const RowOperand& operand, const RowLayout& layout) {
-  const Meta& meta = table_.meta(operand.name);
+  const Meta& meta = table_.meta(operand.alias);
   if (meta.kind == MetaKind::kSym) {  // a number that is read out of a tensor may be a rank's own
-    const bool shared = replication_.may_meet_shards(operand.name, node, classes_[class_].group);
+    const bool shared = replication_.may_meet_shards(operand.alias, node, classes_[class_].group);
     return shared ? RowRole::kNone : RowRole::kNeedsAll;
   }
   if (meta.kind != MetaKind::kTensor) return RowRole::kNeedsAll;
@@ -203,7 +203,7 @@ RowRole RowReader::tensor_role(NodeId node, const RowOperand& operand, const Row
   if (row && layout.token_class[operand.root] == class_) {
     return layout.features[operand.root] == features_ ? RowRole::kRows : RowRole::kNeedsAll;
   }
-  if (!replication_.may_meet_shards(operand.name, node, classes_[class_].group)) {
+  if (!replication_.may_meet_shards(operand.alias, node, classes_[class_].group)) {
     return RowRole::kNeedsAll;
   }
   const auto dims = table_.dims(meta);
@@ -215,7 +215,7 @@ RowRole RowReader::tensor_role(NodeId node, const RowOperand& operand, const Row
   if (ones && lead.size() == 1) return RowRole::kNone;
   if (!counted && lead.size() > 1) return RowRole::kNeedsAll;
   if (ones) return row ? RowRole::kNeedsAll : RowRole::kSame;
-  if (effects_.writer_of(operand.name) != kNone) return RowRole::kNeedsAll;
+  if (effects_.writer_of(operand.alias) != kNone) return RowRole::kNeedsAll;
   if (shapes().holds_tokens(meta, features_)) return RowRole::kRows;
   return !row && counted && spreads(node, lead) ? RowRole::kSpread : RowRole::kNeedsAll;
 }
@@ -252,16 +252,16 @@ bool RowReader::can_restore(NodeId node, const Meta& meta, size_t features) {
   return told;
 }
 
-bool RowReader::is_buffer(NodeId name, const RowLayout& layout) const {
+bool RowReader::is_buffer(NodeId alias, const RowLayout& layout) const {
   static const TargetId kEmpty = intern_target("aten.empty.memory_format");
   static const TargetId kEmptyLike = intern_target("aten.empty_like.default");
-  const Meta& meta = table_.meta(name);
-  const auto args = table_.args(name);
+  const Meta& meta = table_.meta(alias);
+  const auto args = table_.args(alias);
   if (meta.kind != MetaKind::kTensor || args.size() != 1 || features_ != 1) return false;
   const auto dims = table_.dims(meta);
   if (!shapes().holds_tokens(meta, 1) || dims.back().is_expr()) return false;
-  if (table_.target(name) == kEmpty) return true;
-  return table_.target(name) == kEmptyLike && args[0].is_node() &&
+  if (table_.target(alias) == kEmpty) return true;
+  return table_.target(alias) == kEmptyLike && args[0].is_node() &&
          layout.is_row(layout.root(args[0].payload)) &&
          layout.token_class[layout.root(args[0].payload)] == class_;
 }

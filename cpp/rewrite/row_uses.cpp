@@ -35,14 +35,14 @@ bool RowUses::may_gather(NodeId root) const {
 
 // The reader that sees how the value lies; empty where there is none.
 Reason RowUses::strided_reader(NodeId root) const {
-  std::vector<NodeId> names{root};
-  for (size_t i = 0; i < names.size(); ++i) {
-    for (const NodeId user : table_.users(names[i])) {
+  std::vector<NodeId> aliases{root};
+  for (size_t i = 0; i < aliases.size(); ++i) {
+    for (const NodeId user : table_.users(aliases[i])) {
       SPFAST_WORK(1);
-      if (layout_.source[user] == names[i]) {
-        names.push_back(user);
-      } else if (!layouts_.may_read_fresh(user, names[i])) {
-        return {Reason::Kind::kStrides, user, names[i], 0, 0};
+      if (layout_.source[user] == aliases[i]) {
+        aliases.push_back(user);
+      } else if (!layouts_.may_read_fresh(user, aliases[i])) {
+        return {Reason::Kind::kStrides, user, aliases[i], 0, 0};
       }
     }
   }
@@ -54,18 +54,18 @@ bool RowUses::is_read_outside(NodeId root, const Anchor& anchor) const {
   const auto uses = of(root);
   const auto dims = table_.dims(table_.meta(root));
   const int64_t width = dims.empty() || dims.back().is_expr() ? 0 : dims.back().raw;
-  std::vector<NodeId> names{root};
-  for (size_t i = 0; i < names.size(); ++i) {
-    for (const NodeId user : table_.users(names[i])) {
+  std::vector<NodeId> aliases{root};
+  for (size_t i = 0; i < aliases.size(); ++i) {
+    for (const NodeId user : table_.users(aliases[i])) {
       SPFAST_WORK(1);
-      // Matched sites read through more names than the row-wise view knows.
-      if (layout_.source[user] == names[i] ||
-          (!layout_.is_row(user) && LookThrough::source(table_, user, width) == names[i])) {
-        names.push_back(user);
+      // Matched sites read through more aliases than the row-wise view knows.
+      if (layout_.source[user] == aliases[i] ||
+          (!layout_.is_row(user) && LookThrough::source(table_, user, width) == aliases[i])) {
+        aliases.push_back(user);
         continue;
       }
-      if (names[i] == root && sites_.leaves_as_rows(user, root)) continue;
-      if (tells_sizes && asks_for_size(table_, anchor, user, names[i])) continue;
+      if (aliases[i] == root && sites_.leaves_as_rows(user, root)) continue;
+      if (tells_sizes && asks_for_size(table_, anchor, user, aliases[i])) continue;
       // A buffer like the value is made anew, like its shard.
       if (buffers_.contains(user)) continue;
       const auto use =
@@ -79,16 +79,16 @@ bool RowUses::is_read_outside(NodeId root, const Anchor& anchor) const {
 
 Reason RowUses::why_kept(NodeId reduced) const {
   if (!of(reduced).empty()) return why_no_gain(reduced);
-  std::vector<NodeId> names{reduced};
-  for (size_t i = 0; i < names.size(); ++i) {
-    for (const NodeId user : table_.users(names[i])) {
+  std::vector<NodeId> aliases{reduced};
+  for (size_t i = 0; i < aliases.size(); ++i) {
+    for (const NodeId user : table_.users(aliases[i])) {
       SPFAST_WORK(1);
-      if (layout_.source[user] != names[i]) {
+      if (layout_.source[user] != aliases[i]) {
         const auto known = sites_.not_grown.find(user);
         return known != sites_.not_grown.end() ? known->second
                                                : Reason{Reason::Kind::kNeedsAll, user, kNone, 0, 0};
       }
-      names.push_back(user);
+      aliases.push_back(user);
     }
   }
   return {Reason::Kind::kUnread, reduced, kNone, 0, 0};

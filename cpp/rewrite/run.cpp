@@ -51,7 +51,7 @@ Run::Run(NodeTable& table, const Rules& rules, MetaSource& source, std::vector<N
   for (const Anchor& anchor : find_anchors(table_, rules_.anchors, listed_)) {
     if (anchor.call != anchor.all_reduce) parts.push_back(anchor.all_reduce);
     if (!is_group(anchor.group)) continue;
-    if (!known.insert(value_key(anchor.group)).second) continue;
+    if (!known.insert(argument_key(anchor.group)).second) continue;
     groups_.push_back({anchor.group, 0, 0, {}});
     group_examples_.push_back(anchor.call);
   }
@@ -72,7 +72,7 @@ std::vector<std::string> Run::other_groups() const {
 void Run::set_groups(std::span<const GroupInfo> infos) {
   SPFAST_CHECK(infos.size() == group_examples_.size() || infos.size() == groups_.size());
   for (size_t i = 0; i < infos.size(); ++i) {
-    const Value group = groups_[i].group;
+    const Argument group = groups_[i].group;
     groups_[i] = infos[i];
     groups_[i].group = group;
   }
@@ -195,7 +195,7 @@ Unknown Run::unknown_values(const Plan& plan) {
     for (const NodeId node : site.interior) look(node);
     for (const SiteOperand& one : site.operands) {
       look(one.root);
-      look(one.name);
+      look(one.alias);
     }
     if (why == kNone) continue;
     out.stays.emplace_back(i, Reason{Reason::Kind::kUnknownSize, why, kNone, 0, 0});

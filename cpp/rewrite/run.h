@@ -61,9 +61,9 @@ class Run {
     return replication_->is_written_own(value);
   }
   // Whether a value is a rank's own by what reads it.
-  [[nodiscard]] bool is_given_away(NodeId value) const {
+  [[nodiscard]] bool is_shown_by_readers(NodeId value) const {
     SPFAST_CHECK(replication_.has_value() && value < table_.size());
-    return replication_->is_given_away(value);
+    return replication_->is_shown_by_readers(value);
   }
   // Size, rank and problem of each group, and how it lies to others; the name is the graph's. The
   // other groups may follow: of those only the latter counts.

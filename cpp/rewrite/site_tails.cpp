@@ -37,7 +37,7 @@ class Tail {
   }
 
  private:
-  struct Value {
+  struct Width {
     int64_t bytes = 0;         // of an element
     size_t source = SIZE_MAX;  // the value of the site that it reads, if it is one alone
     size_t sources = 0;
@@ -50,7 +50,7 @@ class Tail {
     auto operand = site_.operands.begin();
     for (size_t i = 0; i < values_.size(); ++i) {
       SPFAST_WORK(1);
-      Value& value = values_[i];
+      Width& value = values_[i];
       const NodeId node = site_.interior[i];
       for (; operand != site_.operands.end() && operand->user == node; ++operand) {
         value.buffer = value.buffer || operand->kind == SiteOperand::Kind::kBuffer;
@@ -77,8 +77,8 @@ class Tail {
 
   // The bytes of an element of the type that a call names; 0 where it names none.
   [[nodiscard]] int64_t converted(NodeId node) const {
-    spfast::Value dtype = table_.kwarg(node, "dtype");
-    for (const spfast::Value arg : table_.args(node)) {
+    Argument dtype = table_.kwarg(node, "dtype");
+    for (const Argument arg : table_.args(node)) {
       if (arg.tag == Tag::kDtype) dtype = arg;
     }
     return dtype.tag == Tag::kDtype ? dtype_bytes(table_.string(dtype.payload)) : 0;
@@ -94,7 +94,7 @@ class Tail {
   const RowRules& rules_;
   int64_t stream_;  // bytes of an element of what is reduced
   Site& site_;
-  std::vector<Value> values_;  // of the interior
+  std::vector<Width> values_;  // of the interior
 };
 
 }  // namespace

@@ -4,10 +4,10 @@
 #include <map>
 #include <utility>
 
+#include "rewrite/alias_checks.h"
 #include "rewrite/assumptions.h"
 #include "rewrite/held_sites.h"
 #include "rewrite/layouts.h"
-#include "rewrite/name_checks.h"
 #include "rewrite/row_cut.h"
 #include "rewrite/row_growth.h"
 #include "rewrite/stride_checks.h"
@@ -38,7 +38,7 @@ class Examiner {
         rows_(rows),
         costs_(std::move(costs)),
         classes_(table, groups, judged, out_.classes),
-        names_(table, effects, out_.missing),
+        aliases_(table, effects, out_.missing),
         layouts_(table, rows),
         stamp_(table.size(), kNone) {
     out_.local_outputs = costs_.local_outputs;
@@ -141,7 +141,7 @@ class Examiner {
         const auto args = table_.args(node);
         for (const Location& where : last_dim_locations(steps[at].step, table_.target(node))) {
           if (where.position < 1 || static_cast<size_t>(where.position) >= args.size()) continue;
-          Value dim = args[static_cast<size_t>(where.position)];
+          Argument dim = args[static_cast<size_t>(where.position)];
           if (is_sequence(dim.tag)) {
             const auto items = table_.items(dim);
             if (!items.empty()) dim = items[0];
@@ -209,7 +209,7 @@ class Examiner {
     pending.erase(std::unique(pending.begin(), pending.end()), pending.end());
     for (const NodeId node : pending) {
       const auto operands = table_.operands(node);
-      const bool depends = std::any_of(operands.begin(), operands.end(), [&](Value value) {
+      const bool depends = std::any_of(operands.begin(), operands.end(), [&](Argument value) {
         return value.is_node() && in_stream(value.payload);
       });
       if (!depends || stamp_[node] == match_->anchor) continue;
@@ -270,26 +270,26 @@ class Examiner {
     }
   }
 
-  void read_operand(Site& site, NodeId user, NodeId name) {
-    const NodeId root = look_.root(name);
+  void read_operand(Site& site, NodeId user, NodeId alias) {
+    const NodeId root = look_.root(alias);
     if (stamp_[root] == match_->anchor) {
-      names_.check(site, name, root, look_);
-      site.operands.push_back({SiteOperand::Kind::kStream, user, name, root});
+      aliases_.check(site, alias, root, look_);
+      site.operands.push_back({SiteOperand::Kind::kStream, user, alias, root});
       return;
     }
-    const Role role = role_of(name);
+    const Role role = role_of(alias);
     if (role != Role::kBuffer && !may_be_read(site, root, user)) return;
     switch (role) {
       case Role::kBuffer:
-        check_buffer(site, name);
-        site.operands.push_back({SiteOperand::Kind::kBuffer, user, name, name});
+        check_buffer(site, alias);
+        site.operands.push_back({SiteOperand::Kind::kBuffer, user, alias, alias});
         return;
       case Role::kRows:
-        read_rows(site, user, name, root);
+        read_rows(site, user, alias, root);
         return;
       case Role::kReplicated:
-        if (!read_replicated(site, user, name) && site.reason.empty()) {
-          site.reason = {Reason::Kind::kBroadcast, name, kNone, 0, 0};
+        if (!read_replicated(site, user, alias) && site.reason.empty()) {
+          site.reason = {Reason::Kind::kBroadcast, alias, kNone, 0, 0};
         }
         return;
     }
@@ -304,17 +304,17 @@ class Examiner {
     return false;
   }
 
-  [[nodiscard]] Role role_of(NodeId name) const {
+  [[nodiscard]] Role role_of(NodeId alias) const {
     const auto& roles = programs_.rules()[match_->rule].roles;
     for (size_t i = 0; i < roles.size(); ++i) {
-      const Value bound = match_->parameters[i];
-      if (bound.is_node() && look_.root(bound.payload) == look_.root(name)) return roles[i];
+      const Argument bound = match_->parameters[i];
+      if (bound.is_node() && look_.root(bound.payload) == look_.root(alias)) return roles[i];
     }
     return Role::kReplicated;
   }
 
-  void read_rows(Site& site, NodeId user, NodeId name, NodeId root) {
-    names_.check(site, name, root, look_);
+  void read_rows(Site& site, NodeId user, NodeId alias, NodeId root) {
+    aliases_.check(site, alias, root, look_);
     if (!site.reason.empty()) return;
     const Meta* meta = need(site, root);
     if (meta == nullptr) return;
@@ -326,8 +326,8 @@ class Examiner {
       site.views =
           site.views || !std::equal(dims.begin(), dims.end() - 1, stream.begin(), stream.end() - 1);
       site.strided = site.strided || !layouts_.is_dense(*meta);
-      site.operands.push_back({SiteOperand::Kind::kRows, user, name, root});
-    } else if (!read_replicated(site, user, name)) {
+      site.operands.push_back({SiteOperand::Kind::kRows, user, alias, root});
+    } else if (!read_replicated(site, user, alias)) {
       site.reason = {Reason::Kind::kResidualShape, root, anchor_->all_reduce, 0, 0};
     }
   }
@@ -373,7 +373,7 @@ class Examiner {
   Costs costs_;
   Sites out_;
   TokenClasses classes_;
-  NameChecks names_;
+  AliasChecks aliases_;
   Layouts layouts_;
   std::vector<uint32_t> stamp_;  // by node: the anchor whose stream it is in
   const Match* match_ = nullptr;

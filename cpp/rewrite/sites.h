@@ -27,7 +27,7 @@ struct SiteOperand {
   };
   Kind kind = Kind::kStream;
   NodeId user = kNone;
-  NodeId name = kNone;   // as the user reads it
+  NodeId alias = kNone;  // as the user reads it
   NodeId root = kNone;   // the value behind its views and copies
   uint8_t features = 1;  // last dims of it that belong to one token
 };

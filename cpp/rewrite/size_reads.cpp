@@ -6,10 +6,10 @@
 
 namespace spfast {
 
-bool asks_for_size(const NodeTable& table, const Anchor& anchor, NodeId user, NodeId name) {
+bool asks_for_size(const NodeTable& table, const Anchor& anchor, NodeId user, NodeId alias) {
   static const TargetId kSymSize = intern_target("aten.sym_size.int");
   if (table.target(user) != kSymSize || anchor.input == kNone || anchor.input >= user) return false;
-  const Meta& meta = table.meta(name);
+  const Meta& meta = table.meta(alias);
   const Meta& reduced = table.meta(anchor.all_reduce);
   if (meta.kind != MetaKind::kTensor || reduced.kind != MetaKind::kTensor) return false;
   const auto dims = table.dims(meta);

@@ -7,9 +7,9 @@
 
 namespace spfast {
 
-// Whether the user asks for a size of the value under this name that the anchor's input has as
+// Whether the user asks for a size of the value under this alias that the anchor's input has as
 // well, and stands after that input. Both values' meta has to be known.
 [[nodiscard]] bool asks_for_size(const NodeTable& table, const Anchor& anchor, NodeId user,
-                                 NodeId name);
+                                 NodeId alias);
 
 }  // namespace spfast

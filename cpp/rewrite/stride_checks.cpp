@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "base/work.h"
-#include "rewrite/name_checks.h"
+#include "rewrite/alias_checks.h"
 
 namespace spfast {
 namespace {
@@ -38,17 +38,17 @@ class StrideChecks {
   }
 
   void check_readers(Site& site, NodeId value) {
-    std::vector<NodeId> names{value};
-    for (size_t i = 0; i < names.size(); ++i) {
+    std::vector<NodeId> aliases{value};
+    for (size_t i = 0; i < aliases.size(); ++i) {
       if (!site.reason.empty()) return;
-      if (known_meta(table_, names[i], site, sites_.missing) == nullptr) return;
-      for (const NodeId user : table_.users(names[i])) {
+      if (known_meta(table_, aliases[i], site, sites_.missing) == nullptr) return;
+      for (const NodeId user : table_.users(aliases[i])) {
         SPFAST_WORK(1);
         if (local_[user]) continue;
-        if (LookThrough::source(table_, user, width_) == names[i]) {
-          names.push_back(user);
-        } else if (!layouts_.may_read_fresh(user, names[i])) {
-          site.reason = {Reason::Kind::kStrides, user, names[i], 0, 0};
+        if (LookThrough::source(table_, user, width_) == aliases[i]) {
+          aliases.push_back(user);
+        } else if (!layouts_.may_read_fresh(user, aliases[i])) {
+          site.reason = {Reason::Kind::kStrides, user, aliases[i], 0, 0};
           return;
         }
       }

@@ -8,12 +8,12 @@ namespace spfast {
 TokenClasses::TokenClasses(const NodeTable& table, std::span<const GroupInfo> groups,
                            std::span<const JudgedClass> judged, std::vector<TokenClass>& classes)
     : table_(table), groups_(groups), classes_(classes) {
-  for (uint32_t i = 0; i < groups.size(); ++i) group_ids_.emplace(value_key(groups[i].group), i);
+  for (uint32_t i = 0; i < groups.size(); ++i) group_ids_.emplace(argument_key(groups[i].group), i);
   for (const JudgedClass& one : judged) verdicts_[{one.tokens.raw, one.group}] = &one.verdict;
 }
 
 bool TokenClasses::find(Site& site, const Anchor& anchor) {
-  const auto known_group = group_ids_.find(value_key(anchor.group));
+  const auto known_group = group_ids_.find(argument_key(anchor.group));
   SPFAST_CHECK(known_group != group_ids_.end());
   const uint32_t group_index = known_group->second;
   const GroupInfo& group = groups_[group_index];

@@ -46,10 +46,10 @@ class Finder {
     for (const char* keyword : {"dim", "keepdim", "dtype"}) {
       if (table_.kwarg(node, keyword).tag != Tag::kAbsent) return;
     }
-    const NodeId name = args[0].payload;
-    const NodeId root = layout_.root(name);
+    const NodeId alias = args[0].payload;
+    const NodeId root = layout_.root(alias);
     if (!layout_.is_row(root) || anchors_[layout_.token_class[root]] == kNone) return;
-    const Meta& from = table_.meta(name);
+    const Meta& from = table_.meta(alias);
     const Meta& to = table_.meta(node);
     if (from.kind != MetaKind::kTensor || to.kind != MetaKind::kTensor) return;
     // A sum of whole numbers or booleans is of another dtype.
@@ -62,13 +62,13 @@ class Finder {
     if (features != 1 && !table_.strides(from).empty()) return;
     if (element_count(dims.last(features)) <= 0) return;
     const uint32_t one = layout_.token_class[root];
-    layout_.sums.push_back({node, name, root, one, anchors_[one], features});
+    layout_.sums.push_back({node, alias, root, one, anchors_[one], features});
   }
 
   // Whether the dims are the leading ones, each once.
-  [[nodiscard]] bool is_over(Value list, size_t rank, size_t lead) const {
+  [[nodiscard]] bool is_over(Argument list, size_t rank, size_t lead) const {
     std::vector<bool> over(rank, false);
-    for (const Value item : table_.items(list)) {
+    for (const Argument item : table_.items(list)) {
       if (item.tag != Tag::kInt) return false;
       const int64_t dim = table_.as_int(item);
       const int64_t at = dim < 0 ? dim + static_cast<int64_t>(rank) : dim;

@@ -4,7 +4,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
-#include "rewrite/draft.h"
+#include "rewrite/plan_builder.h"
 
 namespace spfast {
 
@@ -14,11 +14,11 @@ enum class Use : uint8_t { kFull, kLocal, kSliced };
 class Uses {
  public:
   // Finds the uses of the sites that are rewritten.
-  explicit Uses(const Draft& draft);
-  // How a node reads a value under this name.
-  [[nodiscard]] Use use_of(NodeId user, NodeId name) const;
+  explicit Uses(const PlanBuilder& builder);
+  // How a node reads a value through this alias.
+  [[nodiscard]] Use use_of(NodeId user, NodeId alias) const;
   // Whether the user is the graph's output, and returns the value as this rank's rows.
-  [[nodiscard]] bool leaves_as_rows(NodeId user, NodeId name) const;
+  [[nodiscard]] bool leaves_as_rows(NodeId user, NodeId alias) const;
 
  private:
   [[nodiscard]] bool only_fills(NodeId user, NodeId buffer) const;
@@ -26,11 +26,11 @@ class Uses {
   void find_wide_users(const Site& site);
   [[nodiscard]] Use use_of(const Site& site, const SiteOperand& operand) const;
 
-  const Draft& draft_;
+  const PlanBuilder& builder_;
   const NodeTable& table_;
   const Sites& sites_;
   std::unordered_set<uint64_t> buffer_uses_;  // (buffer, the value of a stream that it is like)
-  // Of users that read many values: (user, name), and where that stands among the site's operands.
+  // Of users that read many values: (user, alias), and where that stands among the site's operands.
   std::unordered_map<uint64_t, uint32_t> wide_;
 };
 

@@ -38,16 +38,16 @@ std::string format_float(double value) {
   return text;
 }
 
-std::string NodeTable::format_value(Value value) const {
+std::string NodeTable::format_value(Argument value) const {
   // Containers nest as deep as a user likes: an explicit stack, and a bound on what is shown.
   constexpr size_t kMaxLength = 160;
   struct Frame {
-    Value container;
+    Argument container;
     size_t next;
   };
   std::string out;
   std::vector<Frame> stack;
-  const auto put = [&](Value leaf) {
+  const auto put = [&](Argument leaf) {
     switch (leaf.tag) {
       case Tag::kAbsent:
         out += "nothing";
@@ -91,7 +91,7 @@ std::string NodeTable::format_value(Value value) const {
   put(value);
   while (!stack.empty()) {
     const size_t top = stack.size() - 1;
-    const Value container = stack[top].container;
+    const Argument container = stack[top].container;
     const auto contents = items(container);
     const size_t i = stack[top].next;
     if (i == contents.size() || out.size() > kMaxLength) {

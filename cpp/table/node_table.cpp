@@ -34,18 +34,18 @@ uint32_t NodeTable::reserve_values(uint32_t count) {
   return begin;
 }
 
-Value NodeTable::make_container(Tag tag, uint32_t begin, uint32_t count) {
+Argument NodeTable::make_container(Tag tag, uint32_t begin, uint32_t count) {
   spans_.push_back({begin, count});
   return {tag, static_cast<uint32_t>(spans_.size() - 1)};
 }
 
-Value NodeTable::make_int(int64_t value) {
+Argument NodeTable::make_int(int64_t value) {
   const auto [it, fresh] = int_ids_.try_emplace(value, static_cast<uint32_t>(ints_.size()));
   if (fresh) ints_.push_back(value);
   return {Tag::kInt, it->second};
 }
 
-Value NodeTable::make_float(double value) {
+Argument NodeTable::make_float(double value) {
   const auto [it, fresh] =
       float_ids_.try_emplace(std::bit_cast<uint64_t>(value), static_cast<uint32_t>(floats_.size()));
   if (fresh) floats_.push_back(value);
@@ -126,7 +126,7 @@ void NodeTable::finish() {
   // A user that reads a node twice is one user, as in FX: remember who counted last.
   std::vector<NodeId> last_user(count, kNone);
   for (NodeId user = 0; user < count; ++user) {
-    for (const Value value : operands(user)) {
+    for (const Argument value : operands(user)) {
       if (!value.is_node()) continue;
       SPFAST_CHECK(value.payload < user);
       if (last_user[value.payload] == user) continue;
@@ -139,7 +139,7 @@ void NodeTable::finish() {
   std::vector<uint32_t> next(user_begins_.begin(), user_begins_.end() - 1);
   last_user.assign(count, kNone);
   for (NodeId user = 0; user < count; ++user) {
-    for (const Value value : operands(user)) {
+    for (const Argument value : operands(user)) {
       if (!value.is_node() || last_user[value.payload] == user) continue;
       last_user[value.payload] = user;
       users_[next[value.payload]++] = user;
@@ -161,7 +161,7 @@ void NodeTable::shrink_to_fit() {
   strings_.shrink_to_fit();
 }
 
-Value NodeTable::kwarg(NodeId node, uint32_t key) const {
+Argument NodeTable::kwarg(NodeId node, uint32_t key) const {
   const auto pairs = kwargs(node);
   for (size_t i = 0; i < pairs.size(); i += 2) {
     if (pairs[i].payload == key) return pairs[i + 1];
@@ -169,7 +169,7 @@ Value NodeTable::kwarg(NodeId node, uint32_t key) const {
   return {};
 }
 
-Value NodeTable::kwarg(NodeId node, std::string_view key) const {
+Argument NodeTable::kwarg(NodeId node, std::string_view key) const {
   const auto pairs = kwargs(node);
   for (size_t i = 0; i < pairs.size(); i += 2) {
     if (string(pairs[i].payload) == key) return pairs[i + 1];
@@ -177,19 +177,19 @@ Value NodeTable::kwarg(NodeId node, std::string_view key) const {
   return {};
 }
 
-std::span<const Value> NodeTable::items(Value container) const {
+std::span<const Argument> NodeTable::items(Argument container) const {
   SPFAST_CHECK(is_container(container.tag));
   const Span span = spans_.at(container.payload);
   return {values_.data() + span.begin, span.count};
 }
 
-int64_t NodeTable::as_int(Value value) const {
+int64_t NodeTable::as_int(Argument value) const {
   if (value.tag == Tag::kBool) return value.payload;
   SPFAST_CHECK(value.tag == Tag::kInt);
   return ints_.at(value.payload);
 }
 
-double NodeTable::as_float(Value value) const {
+double NodeTable::as_float(Argument value) const {
   if (value.tag != Tag::kFloat) return static_cast<double>(as_int(value));
   return floats_.at(value.payload);
 }
@@ -206,7 +206,7 @@ size_t NodeTable::memory_bytes() const {
                            &part_pool_, &user_begins_, &users_}) {
     bytes += pool->capacity() * sizeof(uint32_t);
   }
-  bytes += values_.capacity() * sizeof(Value) + spans_.capacity() * sizeof(Span);
+  bytes += values_.capacity() * sizeof(Argument) + spans_.capacity() * sizeof(Span);
   bytes += ints_.capacity() * sizeof(int64_t) + floats_.capacity() * sizeof(double);
   bytes += metas_.capacity() * sizeof(Meta) + dim_pool_.capacity() * sizeof(Dim);
   bytes += strings_.memory_bytes() + exprs_.memory_bytes();

@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "base/interner.h"
+#include "table/argument.h"
 #include "table/targets.h"
-#include "table/value.h"
 
 namespace spfast {
 
@@ -44,11 +44,11 @@ class NodeTable {
   void begin_operands(uint32_t n_args, uint32_t n_kwargs);
   [[nodiscard]] uint32_t operand_begin(NodeId node) const { return begins_[node]; }
   [[nodiscard]] uint32_t reserve_values(uint32_t count);
-  void set_value(uint32_t index, Value value) { values_[index] = value; }
-  [[nodiscard]] Value make_container(Tag tag, uint32_t begin, uint32_t count);
-  [[nodiscard]] Value make_int(int64_t value);
-  [[nodiscard]] Value make_float(double value);
-  [[nodiscard]] Value make_string(Tag tag, std::string_view text) {
+  void set_value(uint32_t index, Argument value) { values_[index] = value; }
+  [[nodiscard]] Argument make_container(Tag tag, uint32_t begin, uint32_t count);
+  [[nodiscard]] Argument make_int(int64_t value);
+  [[nodiscard]] Argument make_float(double value);
+  [[nodiscard]] Argument make_string(Tag tag, std::string_view text) {
     return {tag, strings_.intern(text)};
   }
   [[nodiscard]] uint32_t intern_string(std::string_view text) { return strings_.intern(text); }
@@ -73,15 +73,15 @@ class NodeTable {
   [[nodiscard]] TargetId target(NodeId node) const { return targets_[node]; }
   [[nodiscard]] uint8_t flags(NodeId node) const { return flags_[node]; }
   [[nodiscard]] uint32_t name(NodeId node) const { return names_[node]; }
-  [[nodiscard]] std::span<const Value> args(NodeId node) const {
+  [[nodiscard]] std::span<const Argument> args(NodeId node) const {
     return {values_.data() + begins_[node], n_args_[node]};
   }
   // Keys and values alternate.
-  [[nodiscard]] std::span<const Value> kwargs(NodeId node) const {
+  [[nodiscard]] std::span<const Argument> kwargs(NodeId node) const {
     return {values_.data() + begins_[node] + n_args_[node], 2 * size_t{n_kwargs_[node]}};
   }
   // Everything that the node's operands hold, however deep.
-  [[nodiscard]] std::span<const Value> operands(NodeId node) const {
+  [[nodiscard]] std::span<const Argument> operands(NodeId node) const {
     return {values_.data() + begins_[node], values_.data() + begins_[node + 1]};
   }
   [[nodiscard]] std::span<const NodeId> users(NodeId node) const {
@@ -97,11 +97,11 @@ class NodeTable {
     return plain ? operands[0].payload : kNone;
   }
   // Absent when the node has no such keyword argument.
-  [[nodiscard]] Value kwarg(NodeId node, uint32_t key) const;
-  [[nodiscard]] Value kwarg(NodeId node, std::string_view key) const;
-  [[nodiscard]] std::span<const Value> items(Value container) const;
-  [[nodiscard]] int64_t as_int(Value value) const;
-  [[nodiscard]] double as_float(Value value) const;
+  [[nodiscard]] Argument kwarg(NodeId node, uint32_t key) const;
+  [[nodiscard]] Argument kwarg(NodeId node, std::string_view key) const;
+  [[nodiscard]] std::span<const Argument> items(Argument container) const;
+  [[nodiscard]] int64_t as_int(Argument value) const;
+  [[nodiscard]] double as_float(Argument value) const;
   [[nodiscard]] std::string_view string(uint32_t id) const { return strings_.at(id); }
   [[nodiscard]] std::string_view expr(uint32_t id) const { return exprs_.at(id); }
   [[nodiscard]] uint32_t expr_count() const { return exprs_.size(); }
@@ -124,7 +124,7 @@ class NodeTable {
   [[nodiscard]] size_t memory_bytes() const;
 
   // One line a person can read, such as "%add_1" or "[4096, 8192]".
-  [[nodiscard]] std::string format_value(Value value) const;
+  [[nodiscard]] std::string format_value(Argument value) const;
   [[nodiscard]] std::string node_label(NodeId node) const;
   [[nodiscard]] std::string format_dims(std::span<const Dim> dims) const;
 
@@ -140,7 +140,7 @@ class NodeTable {
   std::vector<uint32_t> n_args_;
   std::vector<uint32_t> n_kwargs_;
   std::vector<uint32_t> meta_of_;
-  std::vector<Value> values_;
+  std::vector<Argument> values_;
   std::vector<Span> spans_;
   std::vector<int64_t> ints_;
   std::vector<double> floats_;

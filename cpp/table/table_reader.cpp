@@ -168,7 +168,7 @@ class TableReader {
     }
   }
   void check_value(NodeId node, uint32_t index) {
-    Value& value = t_.values_[index];
+    Argument& value = t_.values_[index];
     switch (value.tag) {
       case Tag::kAbsent:
       case Tag::kNoneType:
@@ -205,7 +205,7 @@ class TableReader {
         break;
     }
   }
-  void check_container(NodeId node, uint32_t index, Value value) {
+  void check_container(NodeId node, uint32_t index, Argument value) {
     require(value.payload < t_.spans_.size(), "an index points outside its pool");
     const Span span = t_.spans_[value.payload];
     require(span.count == 0 ||

@@ -70,7 +70,7 @@ class TableWriter {
       }
     };
     for (const TargetId id : t_.targets_) note(id);
-    for (const Value value : t_.values_) {
+    for (const Argument value : t_.values_) {
       if (value.tag == Tag::kTarget) note(value.payload);
     }
     put(used.size());
@@ -81,7 +81,7 @@ class TableWriter {
   }
   void put_nodes() {
     put(t_.values_.size());
-    for (const Value value : t_.values_) {
+    for (const Argument value : t_.values_) {
       out_.push_back(static_cast<uint8_t>(value.tag));
       put(value.tag == Tag::kTarget ? file_target_.at(value.payload) : value.payload);
     }

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "table/value.h"
+#include "table/argument.h"
 
 namespace spfast {
 

@@ -245,13 +245,13 @@ class _Begun:
             for path, (graph, found) in self.others.items()
         ]
         everywhere = [*runs, *passed]
-        groups = [group for run in everywhere for group in run.job.groups()]
-        others = [name for run in everywhere for name in run.job.other_groups()]
+        groups = [group for run in everywhere for group in run.native.groups()]
+        others = [name for run in everywhere for name in run.native.other_groups()]
         resolved = resolve_groups(groups, self.config, others)
         reduced, rest = iter(resolved), iter(resolved[len(groups) :])
         for run in everywhere:
-            here = [next(reduced) for _ in run.job.groups()]
-            run.set_groups(here + [next(rest) for _ in run.job.other_groups()])
+            here = [next(reduced) for _ in run.native.groups()]
+            run.set_groups(here + [next(rest) for _ in run.native.other_groups()])
         if len(everywhere) > 1:
             tell_across(everywhere)
         for run in runs:
@@ -281,7 +281,7 @@ def preview(
         with collector_off():
             begun.merge()
             runs = begun.runs()
-            edited = [run for run in runs if run.job.planned_sites()]
+            edited = [run for run in runs if run.native.planned_sites()]
             for run in edited:
                 run.edit()
             merge_edited(edited, begun.config, begun.registry)
@@ -341,7 +341,7 @@ def _result(runs: Sequence[Run], reports: Sequence[Report], record_plan: bool) -
 
 def _plan_text(runs: Sequence[Run]) -> str:
     """Every edit; those of a graph that is called under its path."""
-    texts = [(run.path, run.job.plan_text()) for run in runs]
+    texts = [(run.path, run.native.plan_text()) for run in runs]
     return "\n".join(f"in {path}:\n{text}" if path else text for path, text in texts if text)
 
 
@@ -356,7 +356,7 @@ def _commit(
 
     Takes all of it, and the sums, back if it is not proved right.
     """
-    edited = [run for run in runs if run.job.planned_sites()]
+    edited = [run for run in runs if run.native.planned_sites()]
     guarded = [run for run in runs if run in edited or run.left_as_odd]
     journals = list(sums.journals.values())
     compiled: list[fx.GraphModule] = []

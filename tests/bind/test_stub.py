@@ -98,5 +98,5 @@ def test_same_results() -> None:
 
 
 def test_signatures_are_read() -> None:
-    assert native()[0]["Job.plan"] == Signature(("decide",), "None")
-    assert stubbed()[0]["Job.value_specs"] == Signature((), "ValueSpecs")
+    assert native()[0]["NativeRun.plan"] == Signature(("decide",), "None")
+    assert stubbed()[0]["NativeRun.value_specs"] == Signature((), "ValueSpecs")

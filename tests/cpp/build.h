@@ -173,7 +173,7 @@ class GraphBuilder {
 
   void put(uint32_t slot, const Arg& arg) { table.set_value(slot, encode(arg)); }
 
-  Value encode(const Arg& arg) {
+  Argument encode(const Arg& arg) {
     switch (arg.kind) {
       case Arg::Kind::kNone:
         return {Tag::kNoneType, 0};

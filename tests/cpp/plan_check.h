@@ -71,7 +71,7 @@ class PlanCheck {
       if (static_cast<uint64_t>(arg.value) >= args.size()) {
         return fail("a copied argument that is not there", &edit);
       }
-      const Value copied = args[static_cast<size_t>(arg.value)];
+      const Argument copied = args[static_cast<size_t>(arg.value)];
       if (copied.is_node()) reads_[user].insert(copied.payload);
     }
     for (const PlanArg& item : arg.items) read(user, item, edit);
@@ -79,7 +79,7 @@ class PlanCheck {
 
   void edit() {
     for (NodeId node = 0; node < table_.size(); ++node) {
-      for (const Value value : table_.operands(node)) {
+      for (const Argument value : table_.operands(node)) {
         if (value.is_node()) reads_[node].insert(value.payload);
       }
     }

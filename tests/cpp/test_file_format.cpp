@@ -46,8 +46,8 @@ std::string describe(const NodeTable& t) {
   for (NodeId node = 0; node < t.size(); ++node) {
     text += std::to_string(static_cast<int>(t.op(node))) + " " + t.node_label(node) + " = " +
             target_name(t.target(node)) + " " + std::to_string(t.flags(node)) + "(";
-    for (const Value value : t.args(node)) text += t.format_value(value) + ", ";
-    for (const Value value : t.kwargs(node)) text += t.format_value(value) + "; ";
+    for (const Argument value : t.args(node)) text += t.format_value(value) + ", ";
+    for (const Argument value : t.kwargs(node)) text += t.format_value(value) + "; ";
     text += ")";
     for (const NodeId user : t.users(node)) text += " " + std::to_string(user);
     const Meta& meta = t.meta(node);

@@ -122,7 +122,7 @@ TEST(finder_gives_a_shared_operation_to_the_later_anchor) {
   const MatchResult result = match(b.finish(), programs);
   EXPECT(result.reports[0].outcome == Outcome::kClaimed);
   EXPECT_EQ(rule_of(result, programs, 1), "middle");
-  EXPECT(result.matches[0].parameters[0] == (Value{Tag::kNode, one.id}));
+  EXPECT(result.matches[0].parameters[0] == (Argument{Tag::kNode, one.id}));
 }
 
 Outcome outcome(GraphBuilder& b) { return match(b.finish(), all_programs()).reports[0].outcome; }
@@ -185,7 +185,7 @@ TEST(look_through_by_width) {
   const Node guessed = b.call("aten.view.default", {wide, list({4096, -1})});
   const Node one = b.call("aten.view.default", {x, list({512})});
   const NodeTable t = b.finish();
-  const NameRoots roots(t);
+  const AliasRoots roots(t);
   for (const auto& [node, at512, at256] :
        {std::tuple{x, x, x}, std::tuple{clone, x, x}, std::tuple{flat, x, flat},
         std::tuple{again, x, flat}, std::tuple{narrow, narrow, flat},
@@ -225,7 +225,7 @@ TEST(look_through_agrees_with_its_sources) {
     }
   }
   const NodeTable t = b.finish();
-  const NameRoots roots(t);
+  const AliasRoots roots(t);
   for (const int64_t width : {1, 2, 3}) {
     for (NodeId node = 0; node < t.size(); ++node) {
       NodeId root = node;

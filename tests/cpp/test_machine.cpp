@@ -34,7 +34,7 @@ TEST(machine_takes_a_fused_norm) {
   EXPECT_EQ(found.rule, "first");
   const Match& m = found.result.matches[0];
   EXPECT(m.operations == (std::vector<NodeId>{r.id, n.id}));
-  EXPECT(m.parameters[0] == (Value{Tag::kNode, w.id}));
+  EXPECT(m.parameters[0] == (Argument{Tag::kNode, w.id}));
   EXPECT_EQ(found.table.as_float(m.parameters[1]), 1e-5);
 }
 
@@ -48,7 +48,7 @@ TEST(machine_takes_every_spelling_of_a_decomposed_norm) {
         norm(b, x, w, kShape, {fused_dim ? list({1}) : list({-1}), swapped, add, 1e-5});
         const Found found = run(b);
         EXPECT_EQ(found.rule, "first");
-        EXPECT(found.result.matches[0].parameters[0] == (Value{Tag::kNode, w.id}));
+        EXPECT(found.result.matches[0].parameters[0] == (Argument{Tag::kNode, w.id}));
         EXPECT_EQ(found.table.as_float(found.result.matches[0].parameters[1]), 1e-5);
       }
     }
@@ -121,7 +121,7 @@ TEST(machine_takes_either_order_of_an_add) {
     norm(b, sum, w, kShape);
     const Found found = run(b);
     EXPECT_EQ(found.rule, "middle");
-    EXPECT(found.result.matches[0].parameters[0] == (Value{Tag::kNode, residual.id}));
+    EXPECT(found.result.matches[0].parameters[0] == (Argument{Tag::kNode, residual.id}));
   }
 }
 
@@ -256,7 +256,7 @@ TEST(machine_backtracks_over_users) {
   const Found found = run(b);
   EXPECT_EQ(found.rule, "middle");
   EXPECT_EQ(found.result.matches[0].operations.back(), last.id);
-  EXPECT(found.result.matches[0].parameters[0] == (Value{Tag::kNode, residuals[4].id}));
+  EXPECT(found.result.matches[0].parameters[0] == (Argument{Tag::kNode, residuals[4].id}));
 }
 
 TEST(machine_gives_each_user_its_match) {

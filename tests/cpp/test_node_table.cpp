@@ -82,7 +82,7 @@ TEST(table_formats_values) {
                                  list({1, 2}, Tag::kSlice), tuple({}), list({"k", 1}, Tag::kDict)});
   const NodeTable t = b.finish();
   std::string text;
-  for (const Value value : t.args(call.id)) text += t.format_value(value) + ";";
+  for (const Argument value : t.args(call.id)) text += t.format_value(value) + ";";
   EXPECT_EQ(text, "None;True;-3;1e-05;2.0;'s';torch.float32;%x;slice(1, 2);();{'k': 1};");
   EXPECT_EQ(t.node_label(call.id), "1");
   EXPECT_EQ(t.format_value({}), "nothing");

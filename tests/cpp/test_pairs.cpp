@@ -43,8 +43,8 @@ struct Paired {
                                {"A", "B", "reduce_op", "scatter_dim", "group_name"});
     operators.symbolic_shape = symbolic;
     const PairPolicy policy{
-        [](Value, NodeId) { return PairPolicy::Group{"", 3}; },
-        [&](Value, NodeId, Dim, Dim) { return std::string(unworthy); },
+        [](Argument, NodeId) { return PairPolicy::Group{"", 3}; },
+        [&](Argument, NodeId, Dim, Dim) { return std::string(unworthy); },
     };
     NothingElse none;
     plan = plan_pairs(table, none, forms, operators, policy);

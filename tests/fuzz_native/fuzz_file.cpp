@@ -19,7 +19,7 @@ size_t walk(const NodeTable& table) {
   size_t length = 0;
   for (NodeId node = 0; node < table.size(); ++node) {
     length += table.node_label(node).size() + target_name(table.target(node)).size();
-    for (const Value value : table.operands(node)) length += table.format_value(value).size();
+    for (const Argument value : table.operands(node)) length += table.format_value(value).size();
     for (const NodeId user : table.users(node)) require(user > node);
     const Meta& meta = table.meta(node);
     length +=

@@ -30,7 +30,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     std::fprintf(stderr, "%s\n%s", error.c_str(), text.c_str());
     for (NodeId node = 0; node < planned.table.size(); ++node) {
       std::fprintf(stderr, "%u = %s(", node, target_name(planned.table.target(node)).c_str());
-      for (const Value value : planned.table.args(node)) {
+      for (const Argument value : planned.table.args(node)) {
         std::fprintf(stderr, "%s, ", planned.table.format_value(value).c_str());
       }
       const Meta& meta = planned.table.meta(node);

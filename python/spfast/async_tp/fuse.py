@@ -56,11 +56,11 @@ def fuse_pairs(
     forms = spelling_of(registry).forms(graph)
     if not forms:
         return AsyncTP(), None
-    job = _core.PairJob(graph, forms, fused_operators())
+    native = _core.NativePairRun(graph, forms, fused_operators())
     policy = _Policy(config)
-    job.plan(policy.group, policy.worth)
-    found, left = job.found()
-    journal: Journal | None = job.commit(make) if found else None
+    native.plan(policy.group, policy.worth)
+    found, left = native.found()
+    journal: Journal | None = native.commit(make) if found else None
     fused: list[FusedPair] = []
     if journal is not None:
         created = [entry[1] for entry in journal.entries if entry[0] == "create"]

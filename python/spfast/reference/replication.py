@@ -185,14 +185,14 @@ class Replication:
             elif traits.collective:
                 self._prove_collective(node, traits.collective)
             elif traits.rank:
-                self._give_away(node, self._known, node)
+                self._mark_own(node, self._known, node)
             else:
                 if self._computes(node) and self._memory.writer_of(node) is None:
                     self._shared[node] = self._common(operands)
                     if node in self._doubted:
                         self._shared[node] = frozenset(self._known) - self._doubted[node].keys()
                     for group, collective in self._doubted.get(node, {}).items():
-                        self._give_away(node, [group], collective)
+                        self._mark_own(node, [group], collective)
                     if self._shared[node] is _EVERY:
                         continue
                 for group in self._known:
@@ -230,7 +230,7 @@ class Replication:
                 self._shared[node] = frozenset([group])
         elif kind in ("reduce_scatter", "all_to_all"):
             if group is None:  # it may be any
-                self._give_away(node, self._known, node)
+                self._mark_own(node, self._known, node)
             else:
                 self._scattered[node].setdefault(group, node)
         self._follow_own(node)
@@ -266,7 +266,7 @@ class Replication:
     ) -> None:
         for group, evidence in list(shown.items()):
             if group != ended:
-                self._give_away(node, [group], evidence)
+                self._mark_own(node, [group], evidence)
         for group, evidence in list(scattered.items()):
             if group != ended and not self.is_shared(node, group):
                 self._scattered[node].setdefault(group, evidence)
@@ -306,7 +306,7 @@ class Replication:
 
     # --- backward: what a collective would be for nothing on -----------------------------------
 
-    def _give_away(self, value: fx.Node, groups: Collection[Any], collective: fx.Node) -> None:
+    def _mark_own(self, value: fx.Node, groups: Collection[Any], collective: fx.Node) -> None:
         for group in groups:
             if self.is_shared(value, group):
                 continue
@@ -326,7 +326,7 @@ class Replication:
         elif not kind:
             for storage in self._memory.storages_written_by(node):
                 for each, evidence in self._read.get(storage, {}).items():
-                    self._give_away(node, [each], evidence)
+                    self._mark_own(node, [each], evidence)
         position = self._memory.position
         for each, evidence in list(self._shown[node].items()):
             # What comes out of a collective says nothing else of what went in.
@@ -343,7 +343,7 @@ class Replication:
         self._accuse_read(value, group, collective)
 
     def _accuse_read(self, value: fx.Node, group: Any, collective: fx.Node) -> None:
-        self._give_away(value, [group], collective)
+        self._mark_own(value, [group], collective)
         storage = self._memory.written_storage(value)
         if storage is not None and not self.is_shared(value, group):
             self._read.setdefault(storage, {})[group] = collective

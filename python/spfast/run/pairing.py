@@ -74,7 +74,7 @@ def foresee(
 
     Done, and taken back.
     """
-    edited = [run for run in runs if run.job.planned_sites()]
+    edited = [run for run in runs if run.native.planned_sites()]
     if not config.async_tp and not any(run.makes_sums for run in edited):
         return (), None
     journals: list[Journal] = []

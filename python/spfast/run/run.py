@@ -39,7 +39,7 @@ class Run:
     Attributes:
         path: Where the graph is called; empty for the one that was given.
         module: Whose graph it is, where its code has to follow.
-        job: The native side.
+        native: The native side.
         seconds: Seconds by stage so far.
     """
 
@@ -71,7 +71,7 @@ class Run:
 
     def _encode(self) -> None:
         clock = time.perf_counter()
-        self.job = _core.Job(self._graph, self._rules, list(self._listed))
+        self.native = _core.NativeRun(self._graph, self._rules, list(self._listed))
         self._is_matched = False
         self._count("encode", clock)
 
@@ -87,10 +87,10 @@ class Run:
         return bool(self._listed or self._values.strided or padded)
 
     def set_groups(self, groups: Sequence[Group]) -> None:
-        """Takes the answers to ``job.groups()``, and then to ``job.other_groups()``."""
+        """Takes the answers to ``native.groups()``, and then to ``native.other_groups()``."""
         self._groups = list(groups)
         places = {group.name: place for place, group in enumerate(groups)}
-        self.job.set_groups(
+        self.native.set_groups(
             [
                 GroupInfo(
                     group.size,
@@ -107,21 +107,21 @@ class Run:
         """Whether the value at a place of the graph is shown to be each rank's own."""
         if not self._is_matched:
             self._match()
-        return self.job.is_own(place)
+        return self.native.is_own(place)
 
-    def is_given_away(self, place: int) -> bool:
+    def is_shown_by_readers(self, place: int) -> bool:
         """Whether it is shown by what reads the value in this graph."""
-        return self.is_own(place) and self.job.is_given_away(place)
+        return self.is_own(place) and self.native.is_shown_by_readers(place)
 
     def is_written(self, place: int) -> bool:
         """Whether the graph writes to the memory of a value."""
         if not self._is_matched:
             self._match()
-        return self.job.is_written(place)
+        return self.native.is_written(place)
 
     def is_written_own(self, place: int) -> bool:
         """Whether what it writes there is each rank's own."""
-        return self.is_written(place) and self.job.is_written_own(place)
+        return self.is_written(place) and self.native.is_written_own(place)
 
     def tell(self, more: Told) -> bool:
         """Takes what other graphs say; returns whether any of it is new."""
@@ -143,7 +143,7 @@ class Run:
             self._plan()
 
     def _names(self) -> list[str]:
-        return [*map(group_name, self.job.groups()), *self.job.other_groups()]
+        return [*map(group_name, self.native.groups()), *self.native.other_groups()]
 
     def _leave_listed(self, rounds: int) -> bool:
         """Whether calls that were listed stay as they are: they are what they were then.
@@ -156,7 +156,7 @@ class Run:
                 ever more that come before it do at once: all of the graph is planned each time.
         """
         why: dict[fx.Node, str] = {}
-        reports = list(zip(self.job.calls(), self.job.reports(), strict=True))
+        reports = list(zip(self.native.calls(), self.native.reports(), strict=True))
         for call, report in reports:
             if call in self._listed and not report.rewritten:
                 why.setdefault(call, f"it is reduced in one call with %{report.node}, which stays")
@@ -179,7 +179,7 @@ class Run:
         recognise, as_bytes = self._config.recognise, self._config.gather_bytes
         if as_bytes is None:
             as_bytes = not all(group.takes_float8 for group in self._groups)
-        self.job.match(
+        self.native.match(
             patterns=recognise != "rowwise",
             rowwise=recognise != "patterns",
             gather_bytes=as_bytes,
@@ -194,18 +194,18 @@ class Run:
         self._is_matched = True
 
     def _plan(self) -> None:
-        job = self.job
+        native = self.native
         if not self._is_matched:
             self._match()
         self._decide(hoping=True)
         odd = [decision for decision in self._decisions if decision.odd]
         if odd:
             # What another number of tokens would be rewritten for is worth a graph of its own.
-            hoped = {report.node for report in job.reports() if report.rewritten}
+            hoped = {report.node for report in native.reports() if report.rewritten}
             self._decide(hoping=False)
             lost = {
                 report.reason
-                for report in job.reports()
+                for report in native.reports()
                 if report.node in hoped and not report.rewritten
             }
             self._decisions = [each for each in self._decisions if not each.odd]
@@ -217,7 +217,7 @@ class Run:
         Args:
             hoping: Whether numbers of tokens that only the example speaks against are shared.
         """
-        job = self.job
+        native = self.native
         decisions: dict[tuple[str, int], Decision] = {}
 
         def judge(tokens: Any, group: int) -> tuple[str, bool]:
@@ -228,12 +228,12 @@ class Run:
             return decision.refused, decision.padded
 
         clock = time.perf_counter()
-        job.plan(judge)
+        native.plan(judge)
         self._count("plan", clock)
         clock = time.perf_counter()
         self._decisions = []
         self._shares = shares = []
-        for one in job.classes():
+        for one in native.classes():
             group = self._groups[one.group]
             share = None
             if one.shared:
@@ -242,7 +242,7 @@ class Run:
             key = (str(one.tokens), one.group)
             if key in decisions:
                 self._decisions.append(decisions[key])
-        self._values = make_values(job.value_specs(), shares)
+        self._values = make_values(native.value_specs(), shares)
         self._count("meta", clock)
 
     def _decision(self, tokens: Any, size: int) -> Decision:
@@ -254,7 +254,7 @@ class Run:
 
     def reports(self) -> list[Report]:
         """One for each all_reduce, in graph order."""
-        found = self.job.reports()
+        found = self.native.reports()
         if any(report.reason.startswith(_UNKNOWN_SIZE) for report in found):
             found = self._without_values(found)
         if self._left:
@@ -283,19 +283,19 @@ class Run:
         at = f"{self.path}." if self.path else ""
         return [
             Assumption(f"{at}{value}", f"is read beside the rows that %{at}{reader} computes")
-            for value, reader, _ in self.job.assumptions()
+            for value, reader, _ in self.native.assumptions()
         ]
 
     def totals(self) -> list[str]:
         """The sums over tokens of which each rank computes its part."""
         at = f"{self.path}." if self.path else ""
-        return [f"{at}{name}" for name in self.job.totals()]
+        return [f"{at}{name}" for name in self.native.totals()]
 
     def padded(self) -> list[str]:
         """The numbers of tokens that are padded, each with what it becomes."""
         if not any(share is not None and share.padded for share in self._shares):
             return []  # as nearly always: to ask for all values that are made takes long
-        found = sorted(self.job.value_specs().padded_classes())
+        found = sorted(self.native.value_specs().padded_classes())
         shares = [self._shares[index] for index in found]
         return [f"{share.tokens} tokens to {share.gathered}" for share in shares if share]
 
@@ -303,7 +303,7 @@ class Run:
         """Makes the edits; returns the journal that takes them back."""
         clock = time.perf_counter()
         values = self._values
-        journal: Journal = self.job.commit(values.created, values.resized, values.described)
+        journal: Journal = self.native.commit(values.created, values.resized, values.described)
         if values.strided:
             try:
                 self._settle(journal)
@@ -318,7 +318,7 @@ class Run:
         from spfast.fxgraph.strides import settle
 
         created = [entry[1] for entry in journal.entries if entry[0] == "create"]
-        touched = created + self.job.value_specs().resized_nodes()
+        touched = created + self.native.value_specs().resized_nodes()
         settle(self._graph, journal, touched, [touched[i] for i in self._values.strided])
 
     @property

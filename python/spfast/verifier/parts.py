@@ -18,7 +18,7 @@ from spfast.verifier.kinds import operator_name
 from spfast.verifier.ranks import Call
 from spfast.verifier.snapshot import Entry
 
-__all__ = ["has_parts", "parts_given_away"]
+__all__ = ["has_parts", "parts_shown_by_readers"]
 
 # Of each, the position of the dim along which it takes a part.
 _SPLITS = {"chunk": 2, "split": 2, "split_with_sizes": 2, "unbind": 1}
@@ -86,7 +86,7 @@ def _elements(name: str, given: list[int | None], size: int) -> Collection[int]:
     return range(size)[first:][:length]
 
 
-def parts_given_away(
+def parts_shown_by_readers(
     entries: Sequence[Entry],
     calls: Sequence[Call],
     is_among: Callable[[str | None], bool],

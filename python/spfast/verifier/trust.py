@@ -17,7 +17,7 @@ from torch import fx
 from spfast.trust import Assumption
 from spfast.verifier.context import Context, Meeting
 from spfast.verifier.names import Names
-from spfast.verifier.parts import has_parts, parts_given_away
+from spfast.verifier.parts import has_parts, parts_shown_by_readers
 from spfast.verifier.ranks import Contradiction, Ranks, Same, Shown, calls_of, parts_of
 from spfast.verifier.snapshot import Entry
 from spfast.verifier.stand_ins import StandIns
@@ -78,7 +78,7 @@ def judge(
         # What is proved, and what is local, is so whatever is assumed besides.
         ranks = Ranks(original, group, is_named, shown, met if may_assume else {})
         if parts:
-            ranks.own = parts_given_away(entries, calls, ranks.is_among)
+            ranks.own = parts_shown_by_readers(entries, calls, ranks.is_among)
         ranks.read(calls)
         problems += _own_parts(ranks, original, held)
         seeds: dict[int, Meeting] = {}

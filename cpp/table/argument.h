@@ -1,8 +1,8 @@
 // table/: the NodeTable, a graph as flat arrays. Depends on base/ alone.
 //
-// A Value is one operand or literal: a tag and a 32-bit payload. Small things live in the payload,
-// larger ones in the table's pools, so that an operand costs 8 bytes and equality of interned
-// literals is equality of integers.
+// An Argument is one operand or literal: a tag and a 32-bit payload. Small things live in the
+// payload, larger ones in the table's pools, so that an operand costs 8 bytes and equality of
+// interned literals is equality of integers.
 #pragma once
 
 #include <cstdint>
@@ -48,15 +48,15 @@ inline constexpr uint8_t kTagCount = static_cast<uint8_t>(Tag::kOpaque) + 1;
   return (uint64_t{first} << 32) | second;
 }
 
-struct Value {
+struct Argument {
   Tag tag = Tag::kAbsent;
   uint32_t payload = 0;
   [[nodiscard]] bool is_node() const { return tag == Tag::kNode; }
-  friend bool operator==(const Value&, const Value&) = default;
+  friend bool operator==(const Argument&, const Argument&) = default;
 };
 
 // A value as the key of a hash map.
-[[nodiscard]] constexpr uint64_t value_key(Value value) {
+[[nodiscard]] constexpr uint64_t argument_key(Argument value) {
   return pair_key(static_cast<uint32_t>(value.tag), value.payload);
 }
 

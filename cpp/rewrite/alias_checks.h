@@ -1,4 +1,4 @@
-// Whether a value may be read in place of its names: the views and copies of it.
+// Whether a value may be read in place of its aliases: the views and copies of it.
 #pragma once
 
 #include <functional>
@@ -22,23 +22,23 @@ namespace spfast {
 [[nodiscard]] bool is_fresh_buffer(const NodeTable& table, NodeId node, const Meta& meta,
                                    Dim tokens, const std::function<bool(NodeId)>& may_follow);
 
-class NameChecks {
+class AliasChecks {
  public:
-  NameChecks(const NodeTable& table, const Effects& effects, std::vector<NodeId>& missing)
+  AliasChecks(const NodeTable& table, const Effects& effects, std::vector<NodeId>& missing)
       : table_(table), effects_(effects), missing_(missing) {}
-  // Looking through names is right only if each keeps rows whole and nobody writes to any; gives
-  // the site its reason otherwise. Many sites may read one long chain of names: each name is looked
-  // at once.
-  void check(Site& site, NodeId name, NodeId root, const LookThrough& look);
+  // Looking through aliases is right only if each keeps rows whole and nobody writes to any; gives
+  // the site its reason otherwise. Many sites may read one long chain of aliases: each alias is
+  // looked at once.
+  void check(Site& site, NodeId alias, NodeId root, const LookThrough& look);
 
  private:
-  void check_one(Site& site, NodeId name, NodeId root, const LookThrough& look);
+  void check_one(Site& site, NodeId alias, NodeId root, const LookThrough& look);
   [[nodiscard]] bool same_size(const Meta& a, const Meta& b) const;
 
   const NodeTable& table_;
   const Effects& effects_;
   std::vector<NodeId>& missing_;
-  std::map<std::tuple<int64_t, NodeId, NodeId>, Reason> checked_;  // by width, root and name
+  std::map<std::tuple<int64_t, NodeId, NodeId>, Reason> checked_;  // by width, root and alias
 };
 
 }  // namespace spfast

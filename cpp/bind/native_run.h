@@ -18,12 +18,13 @@ namespace spfast {
 
 namespace py = pybind11;
 
-class Job {
+class NativeRun {
  public:
   // Encodes the graph. `listed` are its calls of all_reduces in place or of several tensors that
   // are all_reduces like any other: what they write to nobody else sees, and every part of a result
   // is taken once, by a getitem.
-  Job(py::object graph, std::shared_ptr<const Rules> rules, const std::vector<py::object>& listed);
+  NativeRun(py::object graph, std::shared_ptr<const Rules> rules,
+            const std::vector<py::object>& listed);
 
   // The groups that the all_reduces name, each once, as the graph spells them.
   [[nodiscard]] py::list groups() const;
@@ -47,7 +48,9 @@ class Job {
   // Whether the value at a place of the graph is shown to be each rank's own, once it is matched.
   [[nodiscard]] bool is_own(NodeId place) const { return run_.is_own(place); }
   // Likewise, by what reads the value.
-  [[nodiscard]] bool is_given_away(NodeId place) const { return run_.is_given_away(place); }
+  [[nodiscard]] bool is_shown_by_readers(NodeId place) const {
+    return run_.is_shown_by_readers(place);
+  }
   // Whether the graph writes to the memory of the value at a place, and a rank's own value.
   [[nodiscard]] bool is_written(NodeId place) const { return run_.is_written(place); }
   [[nodiscard]] bool is_written_own(NodeId place) const { return run_.is_written_own(place); }

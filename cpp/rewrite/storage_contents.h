@@ -6,13 +6,13 @@
 #include <unordered_map>
 #include <vector>
 
-#include "rewrite/meetings.h"
+#include "rewrite/group_topology.h"
 
 namespace spfast {
 
 // Of each storage: the groups of which its contents are each rank's own or scattered, and what
 // shows it.
-class Stored {
+class StorageContents {
  public:
   struct Contents {
     GroupMask own = 0;
@@ -20,7 +20,7 @@ class Stored {
     std::vector<NodeId> evidence;  // by slot
   };
 
-  explicit Stored(uint32_t slots) : slots_(slots) {}
+  explicit StorageContents(uint32_t slots) : slots_(slots) {}
   [[nodiscard]] bool empty() const { return known_.empty(); }
   // Null for a storage of which nothing is known.
   [[nodiscard]] const Contents* find(NodeId storage) const {

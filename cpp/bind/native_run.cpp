@@ -1,4 +1,4 @@
-#include "bind/job.h"
+#include "bind/native_run.h"
 
 #include <pybind11/stl.h>
 
@@ -25,15 +25,15 @@ fx::EncodedGraph encode_graph(py::handle graph, const Rules& rules,
 
 }  // namespace
 
-Job::Job(py::object graph, std::shared_ptr<const Rules> rules,
-         const std::vector<py::object>& listed)
+NativeRun::NativeRun(py::object graph, std::shared_ptr<const Rules> rules,
+                     const std::vector<py::object>& listed)
     : graph_(std::move(graph)),
       rules_(std::move(rules)),
       encoded_(encode_graph(graph_, *rules_, listed)),
       metas_(encoded_),
       run_(encoded_.table, *rules_, metas_, encoded_.pure) {}
 
-py::list Job::groups() const {
+py::list NativeRun::groups() const {
   py::list out;
   for (const NodeId example : run_.group_examples()) {
     const TargetId target = encoded_.table.target(example);
@@ -51,9 +51,10 @@ py::list Job::groups() const {
   return out;
 }
 
-void Job::match(bool patterns, bool rowwise, bool gather_bytes, bool trust_unknown,
-                std::vector<NodeId> replicated, std::vector<NodeId> numbers,
-                int64_t collective_cost, std::vector<size_t> local_outputs, const Across& across) {
+void NativeRun::match(bool patterns, bool rowwise, bool gather_bytes, bool trust_unknown,
+                      std::vector<NodeId> replicated, std::vector<NodeId> numbers,
+                      int64_t collective_cost, std::vector<size_t> local_outputs,
+                      const Across& across) {
   const py::gil_scoped_release released;
   run_.match({.patterns = patterns,
               .rowwise = rowwise,
@@ -65,7 +66,7 @@ void Job::match(bool patterns, bool rowwise, bool gather_bytes, bool trust_unkno
               .local_outputs = std::move(local_outputs)});
 }
 
-void Job::plan(const py::object& decide) {
+void NativeRun::plan(const py::object& decide) {
   const py::gil_scoped_release released;
   run_.plan([&](const TokenClass& one) {
     const py::gil_scoped_acquire locked;
@@ -74,12 +75,12 @@ void Job::plan(const py::object& decide) {
   });
 }
 
-py::object Job::tokens_of(const TokenClass& one) const {
+py::object NativeRun::tokens_of(const TokenClass& one) const {
   return one.tokens.is_expr() ? encoded_.metas.symbols().at(one.tokens.expr_id())
                               : py::object(py::int_(one.tokens.raw));
 }
 
-std::vector<Job::Tokens> Job::classes() const {
+std::vector<NativeRun::Tokens> NativeRun::classes() const {
   std::vector<Tokens> out;
   for (const TokenClass& one : run_.sites().classes) {
     out.push_back({tokens_of(one), one.group, one.refused.empty(), one.padded});
@@ -87,7 +88,7 @@ std::vector<Job::Tokens> Job::classes() const {
   return out;
 }
 
-fx::ValueSpecs Job::value_specs() const {
+fx::ValueSpecs NativeRun::value_specs() const {
   const NodeTable& table = encoded_.table;
   const auto spec = [&](const MetaSpec& meta) {
     // Nodes with one meta have values of one kind.
@@ -105,21 +106,21 @@ fx::ValueSpecs Job::value_specs() const {
   return out;
 }
 
-py::object Job::commit(const py::list& created, const py::list& resized,
-                       const py::list& described) {
+py::object NativeRun::commit(const py::list& created, const py::list& resized,
+                             const py::list& described) {
   const Plan& plan = run_.made();
   SPFAST_CHECK(created.size() == plan.created.size() && resized.size() == plan.metas.size() &&
                described.size() == plan.metas.size());
   return fx::commit(graph_, encoded_, plan, {created, resized, described}, fx::find_targets(plan));
 }
 
-py::list Job::calls() const {
+py::list NativeRun::calls() const {
   py::list out;
   for (const Anchor& anchor : run_.matches().anchors) out.append(encoded_.nodes[anchor.call]);
   return out;
 }
 
-std::vector<Job::Report> Job::reports() {
+std::vector<NativeRun::Report> NativeRun::reports() {
   std::vector<Report> out;
   for (SiteReport& one : run_.reports()) {
     out.push_back({encoded_.name(one.all_reduce), one.rewritten, std::move(one.rule),
@@ -128,7 +129,7 @@ std::vector<Job::Report> Job::reports() {
   return out;
 }
 
-py::list Job::assumptions() const {
+py::list NativeRun::assumptions() const {
   py::list out;
   for (const Assumption& one : run_.assumptions()) {
     out.append(py::make_tuple(encoded_.name(one.value), encoded_.name(one.reader), one.group));
@@ -136,7 +137,7 @@ py::list Job::assumptions() const {
   return out;
 }
 
-py::list Job::totals() const {
+py::list NativeRun::totals() const {
   const Sites& sites = run_.sites();
   py::list out;
   for (const TokenSum& sum : sites.layout.sums) {
@@ -149,7 +150,7 @@ py::list Job::totals() const {
   return out;
 }
 
-std::string Job::plan_text() {
+std::string NativeRun::plan_text() {
   encoded_.read_names();
   return format_plan(encoded_.table, run_.made());
 }
@@ -171,68 +172,70 @@ void bind_groups(py::module_& module) {
 
 void bind_across(py::module_& module) {
   using Pairs = std::vector<std::pair<NodeId, NodeId>>;
-  py::class_<Job::Across>(
+  py::class_<NativeRun::Across>(
       module, "Across", "What the graphs that call this one, or that it calls, say of its values.")
       .def(py::init([](std::vector<NodeId> own, std::vector<NodeId> writers,
                        std::vector<NodeId> known, Pairs written, Pairs shown) {
-             return Job::Across{std::move(own),
-                                std::move(writers),
-                                {std::move(known), std::move(written), std::move(shown)}};
+             return NativeRun::Across{std::move(own),
+                                      std::move(writers),
+                                      {std::move(known), std::move(written), std::move(shown)}};
            }),
            py::arg("own"), py::arg("writers"), py::arg("known"), py::arg("written"),
            py::arg("shown"));
 }
 
 void bind_results(py::module_& module) {
-  py::class_<Job::Tokens>(module, "Tokens", "Tokens that the ranks of a group share, or not.")
-      .def_readonly("tokens", &Job::Tokens::tokens)
-      .def_readonly("group", &Job::Tokens::group)
-      .def_readonly("shared", &Job::Tokens::shared)
-      .def_readonly("padded", &Job::Tokens::padded);
-  py::class_<Job::Report>(module, "Report", "What was done with an all_reduce, or why it stays.")
+  py::class_<NativeRun::Tokens>(module, "Tokens", "Tokens that the ranks of a group share, or not.")
+      .def_readonly("tokens", &NativeRun::Tokens::tokens)
+      .def_readonly("group", &NativeRun::Tokens::group)
+      .def_readonly("shared", &NativeRun::Tokens::shared)
+      .def_readonly("padded", &NativeRun::Tokens::padded);
+  py::class_<NativeRun::Report>(module, "Report",
+                                "What was done with an all_reduce, or why it stays.")
       .def(py::init<py::object, bool, std::string, std::string, std::string>(), py::arg("node"),
            py::arg("rewritten"), py::arg("rule"), py::arg("reason"), py::arg("nearest"))
-      .def_readonly("node", &Job::Report::node)
-      .def_readonly("rewritten", &Job::Report::rewritten)
-      .def_readonly("rule", &Job::Report::rule)
-      .def_readonly("reason", &Job::Report::reason)
-      .def_readonly("nearest", &Job::Report::nearest);
+      .def_readonly("node", &NativeRun::Report::node)
+      .def_readonly("rewritten", &NativeRun::Report::rewritten)
+      .def_readonly("rule", &NativeRun::Report::rule)
+      .def_readonly("reason", &NativeRun::Report::reason)
+      .def_readonly("nearest", &NativeRun::Report::nearest);
 }
 
 }  // namespace
 
-void bind_job(py::module_& module) {
+void bind_native_run(py::module_& module) {
   bind_groups(module);
   bind_across(module);
   bind_results(module);
-  py::class_<Job>(module, "Job", "One run of the pass over one graph, step by step.")
+  py::class_<NativeRun>(module, "NativeRun", "One run of the pass over one graph, step by step.")
       .def(py::init<py::object, std::shared_ptr<Rules>, const std::vector<py::object>&>(),
            py::arg("graph"), py::arg("rules"), py::arg("listed") = std::vector<py::object>())
-      .def("groups", &Job::groups)
-      .def("other_groups", &Job::other_groups)
-      .def("set_groups", &Job::set_groups, py::arg("infos"))
-      .def("match", &Job::match, py::arg("patterns") = true, py::arg("rowwise") = false,
+      .def("groups", &NativeRun::groups)
+      .def("other_groups", &NativeRun::other_groups)
+      .def("set_groups", &NativeRun::set_groups, py::arg("infos"))
+      .def("match", &NativeRun::match, py::arg("patterns") = true, py::arg("rowwise") = false,
            py::arg("gather_bytes") = false, py::arg("trust_unknown") = true,
            py::arg("replicated") = std::vector<NodeId>(),
            py::arg("numbers") = std::vector<NodeId>(),
            py::arg("collective_cost") = Costs{}.collective,
            py::arg("local_outputs") = std::vector<size_t>(),
-           py::arg_v("across", Job::Across{}, "..."))
-      .def("is_own", &Job::is_own, py::arg("place"))
-      .def("is_given_away", &Job::is_given_away, py::arg("place"))
-      .def("is_written", &Job::is_written, py::arg("place"))
-      .def("is_written_own", &Job::is_written_own, py::arg("place"))
-      .def("plan", &Job::plan, py::arg("decide"))
-      .def("classes", &Job::classes)
-      .def("value_specs", &Job::value_specs)
-      .def("commit", &Job::commit, py::arg("created"), py::arg("resized"), py::arg("described"))
-      .def("calls", &Job::calls)
-      .def("reports", &Job::reports)
-      .def("assumptions", &Job::assumptions)
-      .def("totals", &Job::totals)
-      .def("planned_sites", &Job::planned_sites)
-      .def("plan_text", &Job::plan_text)
-      .def("__len__", &Job::size);
+           py::arg_v("across", NativeRun::Across{}, "..."))
+      .def("is_own", &NativeRun::is_own, py::arg("place"))
+      .def("is_shown_by_readers", &NativeRun::is_shown_by_readers, py::arg("place"))
+      .def("is_written", &NativeRun::is_written, py::arg("place"))
+      .def("is_written_own", &NativeRun::is_written_own, py::arg("place"))
+      .def("plan", &NativeRun::plan, py::arg("decide"))
+      .def("classes", &NativeRun::classes)
+      .def("value_specs", &NativeRun::value_specs)
+      .def("commit", &NativeRun::commit, py::arg("created"), py::arg("resized"),
+           py::arg("described"))
+      .def("calls", &NativeRun::calls)
+      .def("reports", &NativeRun::reports)
+      .def("assumptions", &NativeRun::assumptions)
+      .def("totals", &NativeRun::totals)
+      .def("planned_sites", &NativeRun::planned_sites)
+      .def("plan_text", &NativeRun::plan_text)
+      .def("__len__", &NativeRun::size);
 }
 
 }  // namespace spfast

@@ -29,19 +29,19 @@ void each_slot(GroupMask groups, Visit visit) {
 
 [[nodiscard]] inline GroupMask slot_bit(uint32_t slot) { return GroupMask{1} << slot; }
 
-class Meetings {
+class GroupTopology {
  public:
   // A collective and the index of its group; kNone for all other nodes, and for a group that is
   // not among those that are known.
-  struct Meeting {
+  struct GroupCall {
     Collective kind = Collective::kNone;
     uint32_t group = kNone;
   };
 
-  Meetings(const NodeTable& table, std::span<const CollectiveFamily> families,
-           std::span<const GroupInfo> groups);
+  GroupTopology(const NodeTable& table, std::span<const CollectiveFamily> families,
+                std::span<const GroupInfo> groups);
 
-  [[nodiscard]] Meeting of(NodeId node) const;
+  [[nodiscard]] GroupCall of(NodeId node) const;
   // How many bits a mask has.
   [[nodiscard]] uint32_t slots() const { return slots_; }
   [[nodiscard]] GroupMask all() const { return slots_ < 64 ? slot_bit(slots_) - 1 : ~GroupMask{0}; }
@@ -75,11 +75,11 @@ class Meetings {
     return group < masks.size() ? masks[group] : 0;
   }
   [[nodiscard]] bool keeps_equals(NodeId collective) const;
-  [[nodiscard]] Value reduce_op_of(NodeId node) const;
+  [[nodiscard]] Argument reduce_op_of(NodeId node) const;
 
   const NodeTable& table_;
   std::span<const CollectiveFamily> families_;
-  std::unordered_map<uint64_t, uint32_t> groups_;  // by value_key
+  std::unordered_map<uint64_t, uint32_t> groups_;  // by argument_key
   mutable TraitsCache traits_;
   uint32_t slots_;
   std::vector<GroupMask> inner_, outer_, crossed_;  // by group
@@ -87,8 +87,8 @@ class Meetings {
 };
 
 // The group that a collective names; absent where it names none.
-[[nodiscard]] Value group_of(const NodeTable& table, std::span<const CollectiveFamily> families,
-                             NodeId node);
+[[nodiscard]] Argument group_of(const NodeTable& table, std::span<const CollectiveFamily> families,
+                                NodeId node);
 
 // A collective for each group that has a name and is not among the known, in graph order.
 [[nodiscard]] std::vector<NodeId> find_other_groups(const NodeTable& table,

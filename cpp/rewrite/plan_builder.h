@@ -19,13 +19,13 @@ namespace spfast {
 
 using MetaForm = MetaSpec::Form;
 
-struct Draft {
-  Draft(const NodeTable& table, const ProgramSet& programs, const MatchResult& matches,
-        std::span<const CollectiveFamily> families, std::span<const GroupInfo> groups,
-        const Sites& sites, const Effects& effects);
+struct PlanBuilder {
+  PlanBuilder(const NodeTable& table, const ProgramSet& programs, const MatchResult& matches,
+              std::span<const CollectiveFamily> families, std::span<const GroupInfo> groups,
+              const Sites& sites, const Effects& effects);
   // `edits` writes to the plan that stands beside it.
-  Draft(const Draft&) = delete;
-  Draft& operator=(const Draft&) = delete;
+  PlanBuilder(const PlanBuilder&) = delete;
+  PlanBuilder& operator=(const PlanBuilder&) = delete;
 
   [[nodiscard]] const Anchor& anchor_of(const Site& site) const {
     return matches.anchors[site.anchor];

@@ -1,12 +1,13 @@
-#include "rewrite/draft.h"
+#include "rewrite/plan_builder.h"
 
 #include <algorithm>
 
 namespace spfast {
 
-Draft::Draft(const NodeTable& table, const ProgramSet& programs, const MatchResult& matches,
-             std::span<const CollectiveFamily> families, std::span<const GroupInfo> groups,
-             const Sites& sites, const Effects& effects)
+PlanBuilder::PlanBuilder(const NodeTable& table, const ProgramSet& programs,
+                         const MatchResult& matches, std::span<const CollectiveFamily> families,
+                         std::span<const GroupInfo> groups, const Sites& sites,
+                         const Effects& effects)
     : table(table),
       programs(programs),
       matches(matches),
@@ -31,13 +32,13 @@ Draft::Draft(const NodeTable& table, const ProgramSet& programs, const MatchResu
   }
 }
 
-bool Draft::is_local_for(const Site& site, NodeId root) const {
+bool PlanBuilder::is_local_for(const Site& site, NodeId root) const {
   if (sites.layout.sum_at(root) != nullptr) return false;  // it ends in full
   return site_of[root] != kNone && sites.sites[site_of[root]].token_class == site.token_class;
 }
 
-std::vector<PlanArg> Draft::collective_args(const std::vector<CollectiveArg>& slots,
-                                            const Site& site, NodeRef input) const {
+std::vector<PlanArg> PlanBuilder::collective_args(const std::vector<CollectiveArg>& slots,
+                                                  const Site& site, NodeRef input) const {
   const Anchor& anchor = anchor_of(site);
   const CollectiveFamily& family = families[anchor.family];
   std::vector<PlanArg> args;
@@ -64,14 +65,14 @@ std::vector<PlanArg> Draft::collective_args(const std::vector<CollectiveArg>& sl
   return args;
 }
 
-PlanArg Draft::flat_sizes(std::span<const Dim> features) {
+PlanArg PlanBuilder::flat_sizes(std::span<const Dim> features) {
   std::vector<PlanArg> sizes{PlanArg::integer(-1)};
   for (const Dim dim : features) sizes.push_back(PlanArg::integer(dim.raw));
   return PlanArg::sizes(std::move(sizes));
 }
 
-NodeRef Draft::create(TargetId target, std::vector<PlanArg> args, NodeId before, NodeId origin,
-                      MetaSpec meta, NodeId kwargs_of) {
+NodeRef PlanBuilder::create(TargetId target, std::vector<PlanArg> args, NodeId before,
+                            NodeId origin, MetaSpec meta, NodeId kwargs_of) {
   return edits.create({.target = target,
                        .args = std::move(args),
                        .kwargs_of = kwargs_of,
@@ -80,17 +81,17 @@ NodeRef Draft::create(TargetId target, std::vector<PlanArg> args, NodeId before,
                        .meta = meta});
 }
 
-NodeRef Draft::collective(const Site& site, TargetId target,
-                          const std::vector<CollectiveArg>& slots, NodeRef input, NodeId before,
-                          NodeId wait_before, NodeId origin, MetaSpec meta) {
+NodeRef PlanBuilder::collective(const Site& site, TargetId target,
+                                const std::vector<CollectiveArg>& slots, NodeRef input,
+                                NodeId before, NodeId wait_before, NodeId origin, MetaSpec meta) {
   const TargetId wait = families[anchor_of(site).family].match.wait;
   const NodeRef result = create(target, collective_args(slots, site, input), before, origin, meta);
   if (wait == kNone) return result;
   return create(wait, {PlanArg::of(result)}, wait_before, origin, meta);
 }
 
-NodeRef Draft::all_reduce(uint32_t anchor, NodeRef part, NodeId before, NodeId origin,
-                          MetaSpec meta) {
+NodeRef PlanBuilder::all_reduce(uint32_t anchor, NodeRef part, NodeId before, NodeId origin,
+                                MetaSpec meta) {
   const NodeId call = matches.anchors[anchor].call;
   const AllReduceFamily& family = families[matches.anchors[anchor].family].match;
   std::vector<PlanArg> args{PlanArg::of(part)};
@@ -102,18 +103,18 @@ NodeRef Draft::all_reduce(uint32_t anchor, NodeRef part, NodeId before, NodeId o
   return create(family.wait, {PlanArg::of(result)}, before, origin, meta);
 }
 
-NodeRef Draft::full_value(NodeId root) const {
+NodeRef PlanBuilder::full_value(NodeId root) const {
   const auto known = gathered.find(root);
   return known == gathered.end() ? root : known->second;
 }
 
-bool Draft::is_view(NodeId node) const {
+bool PlanBuilder::is_view(NodeId node) const {
   const auto args = table.args(node);
   return (table.flags(node) & target_flag::kView) != 0 && args.size() == 2 && args[0].is_node() &&
          is_sequence(args[1].tag);
 }
 
-const Meta* Draft::need(const Site& site, NodeId node) {
+const Meta* PlanBuilder::need(const Site& site, NodeId node) {
   const Meta& meta = table.meta(node);
   if (meta.kind == MetaKind::kTensor && !table.dims(meta).empty()) return &meta;
   if (meta.kind == MetaKind::kUnknown) {
@@ -124,7 +125,7 @@ const Meta* Draft::need(const Site& site, NodeId node) {
   return nullptr;
 }
 
-bool Draft::is_dense(const Site& site, NodeId node) {
+bool PlanBuilder::is_dense(const Site& site, NodeId node) {
   // The values of a site without strides of its own are not looked at.
   const Meta& known = table.meta(node);
   if (known.kind == MetaKind::kUnknown && !site.strided) return true;
@@ -132,7 +133,7 @@ bool Draft::is_dense(const Site& site, NodeId node) {
   return meta == nullptr || layouts.is_dense(*meta);
 }
 
-std::optional<PlanArg> Draft::size_of(const Site& site, Dim dim, NodeId before) {
+std::optional<PlanArg> PlanBuilder::size_of(const Site& site, Dim dim, NodeId before) {
   if (!dim.is_expr()) return PlanArg::integer(dim.raw);
   if (const auto source = sources.find(dim, before)) {
     if (source->dim == kNone) return PlanArg::of(source->node);
@@ -144,7 +145,8 @@ std::optional<PlanArg> Draft::size_of(const Site& site, Dim dim, NodeId before) 
   return {};
 }
 
-std::optional<PlanArg> Draft::sizes_of(const Site& site, std::span<const Dim> dims, NodeId before) {
+std::optional<PlanArg> PlanBuilder::sizes_of(const Site& site, std::span<const Dim> dims,
+                                             NodeId before) {
   const auto symbolic =
       std::count_if(dims.begin(), dims.end(), [](Dim dim) { return dim.is_expr(); });
   std::vector<PlanArg> sizes;
@@ -160,7 +162,7 @@ std::optional<PlanArg> Draft::sizes_of(const Site& site, std::span<const Dim> di
   return PlanArg::sizes(std::move(sizes));
 }
 
-NodeRef Draft::fresh(NodeRef value, NodeId before, NodeId origin, MetaSpec meta) {
+NodeRef PlanBuilder::fresh(NodeRef value, NodeId before, NodeId origin, MetaSpec meta) {
   return edits.create({.target = clone,
                        .args = {PlanArg::of(value)},
                        .contiguous = true,

@@ -1,4 +1,4 @@
-#include "rewrite/name_checks.h"
+#include "rewrite/alias_checks.h"
 
 #include <algorithm>
 
@@ -35,11 +35,11 @@ bool is_fresh_buffer(const NodeTable& table, NodeId node, const Meta& meta, Dim 
   return table.target(node) == kEmptyLike && args[0].is_node() && may_follow(args[0].payload);
 }
 
-void NameChecks::check(Site& site, NodeId name, NodeId root, const LookThrough& look) {
-  if (name == root) return;
+void AliasChecks::check(Site& site, NodeId alias, NodeId root, const LookThrough& look) {
+  if (alias == root) return;
   site.views = true;
   const auto key = [&](NodeId at) { return std::tuple{look.width(), root, at}; };
-  NodeId end = name;
+  NodeId end = alias;
   for (; end != root; end = LookThrough::source(table_, end, look.width())) {
     SPFAST_WORK(1);
     if (const auto known = checked_.find(key(end)); known != checked_.end()) {
@@ -49,39 +49,39 @@ void NameChecks::check(Site& site, NodeId name, NodeId root, const LookThrough& 
     check_one(site, end, root, look);
     if (!site.reason.empty()) break;
   }
-  for (NodeId at = name; at != end; at = LookThrough::source(table_, at, look.width())) {
+  for (NodeId at = alias; at != end; at = LookThrough::source(table_, at, look.width())) {
     checked_.emplace(key(at), site.reason);
   }
 }
 
-void NameChecks::check_one(Site& site, NodeId name, NodeId root, const LookThrough& look) {
-  const NodeId source = LookThrough::source(table_, name, look.width());
+void AliasChecks::check_one(Site& site, NodeId alias, NodeId root, const LookThrough& look) {
+  const NodeId source = LookThrough::source(table_, alias, look.width());
   SPFAST_CHECK(source != kNone);
   // A copy keeps what its source held: the source must not have been written to either.
-  for (const NodeId value : {root, name}) {
+  for (const NodeId value : {root, alias}) {
     const NodeId writer = effects_.writer_of(value);
     if (writer != kNone) site.reason = {Reason::Kind::kWritten, value, writer, 0, 0};
   }
-  const uint8_t flags = table_.flags(name);
+  const uint8_t flags = table_.flags(alias);
   if ((flags & target_flag::kView) != 0 && look.plain_root(source) == root) {
     const Meta* meta = known_meta(table_, root, site, missing_);
     if (meta != nullptr) {
       const auto dims = table_.dims(*meta);
       if (dims.empty() || dims.back() != Dim::of(look.width())) {
-        site.reason = {Reason::Kind::kReshaped, name, root, 0, 0};
+        site.reason = {Reason::Kind::kReshaped, alias, root, 0, 0};
       }
     }
   }
   if ((flags & target_flag::kCopy) != 0) {
-    const Meta* to = known_meta(table_, name, site, missing_);
+    const Meta* to = known_meta(table_, alias, site, missing_);
     const Meta* from = known_meta(table_, source, site, missing_);
     if (to != nullptr && from != nullptr && !same_size(*to, *from)) {
-      site.reason = {Reason::Kind::kCopied, name, kNone, 0, 0};
+      site.reason = {Reason::Kind::kCopied, alias, kNone, 0, 0};
     }
   }
 }
 
-bool NameChecks::same_size(const Meta& a, const Meta& b) const {
+bool AliasChecks::same_size(const Meta& a, const Meta& b) const {
   const auto x = table_.dims(a);
   const auto y = table_.dims(b);
   return a.dtype == b.dtype && std::equal(x.begin(), x.end(), y.begin(), y.end());
