@@ -27,6 +27,7 @@ _SCRIPTS = (
     "vendor/cytoscape.min.js",
     "vendor/cytoscape-dagre.min.js",
     "page/model.js",
+    "page/labels.js",
     "page/graph.js",
     "page/charts.js",
     "page/main.js",
@@ -98,6 +99,7 @@ def _graph(path: str, before: Sequence[Row], after: Sequence[Row]) -> dict[str, 
     return {
         "path": path,
         "layers": names,
+        "named": any(row.layer for row in before),
         "before": _side(before, ahead, foretold, place),
         "after": _side(after, become, become, placed),
     }

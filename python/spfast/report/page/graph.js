@@ -1,19 +1,6 @@
 "use strict";
 // One layer as a graph, drawn by Cytoscape.js and laid out by dagre.
-const SHORT = /\.(default|Tensor|Scalar|dim|int|Tensor_Scalar|overload)$/;
-const label = (target) => target.replace(SHORT, "").replace(/^_c10d_functional\./, "");
-const COLLECTIVES = new Set(["all_reduce", "reduce_scatter", "all_gather"]);
 const drawn = { before: null, after: null };
-
-// What a box holds: its operators, the most telling first.
-const TELLING = /mm|attention|conv|norm|silu|gelu|softmax|quant|embedding|moe/;
-function boxLabel(members) {
-  const counts = new Map();
-  for (const node of members) counts.set(label(node.t), (counts.get(label(node.t)) || 0) + 1);
-  const order = [...counts].sort((a, b) => TELLING.test(b[0]) - TELLING.test(a[0]) || b[1] - a[1]);
-  const named = order.slice(0, 3).map(([name, count]) => name.split(".").pop() + (count > 1 ? " ×" + count : ""));
-  return members.length + " operators\n" + named.join(", ") + (order.length > 3 ? ", …" : "");
-}
 
 function elements(side) {
   const nodes = graph()[side].nodes;
@@ -45,11 +32,11 @@ function elements(side) {
     const first = box.members[0], folded = box.members.length > 1;
     const text = box.outside ? (first.l < MODEL.layer ? "from " : "to ") + graph().layers[first.l]
       : folded && !COLLECTIVES.has(first.r) ? boxLabel(box.members) : label(first.t) + (first.v ? "\n" + first.v : "");
-    const classes = [box.outside ? "outside" : first.s];
-    if (!box.outside && COLLECTIVES.has(first.r)) classes.push("collective");
+    const classes = [box.outside ? "outside" : first.s], isCollective = !box.outside && COLLECTIVES.has(first.r);
+    if (isCollective) classes.push("collective");
     else if (folded) classes.push("box");
     if (box.members.some((node) => node.n === MODEL.node)) classes.push("chosen");
-    found.push({ data: { id, text, names: box.members.map((node) => node.n) }, classes: classes.join(" ") });
+    found.push({ data: { id, ...fitted(text, isCollective), names: box.members.map((node) => node.n) }, classes: classes.join(" ") });
   }
   for (const [id, data] of edges) found.push({ data: { id, ...data } });
   return found;
@@ -59,14 +46,14 @@ function style() {
   const rule = (selector, css) => ({ selector, style: css });
   return [
     rule("node", {
-      label: "data(text)", "text-wrap": "wrap", "text-max-width": 230, "font-size": 12, color: colour("text"),
-      "text-valign": "center", shape: "round-rectangle", width: 236, height: 40,
+      label: "data(text)", "text-wrap": "wrap", "font-size": FONT.size, "font-family": FONT.family, "line-height": LINE / FONT.size,
+      "text-valign": "center", shape: "round-rectangle", width: "data(wide)", height: "data(high)", color: colour("text"),
       "border-width": 1, "border-color": colour("soft"), "background-color": colour("full"),
     }),
     ...["full", "shard", "partial", "gathered", "input"].map((name) => rule("." + name, { "background-color": colour(name) })),
-    rule(".box", { "border-style": "dashed", height: 50 }),
-    rule(".collective", { shape: "hexagon", width: 270, "border-width": 3, "border-color": colour("collective"), "font-weight": "bold" }),
-    rule(".outside", { "background-opacity": 0, "border-style": "dotted", color: colour("soft"), height: 26 }),
+    rule(".box", { "border-style": "dashed" }),
+    rule(".collective", { shape: "hexagon", "border-width": 3, "border-color": colour("collective"), "font-weight": "bold" }),
+    rule(".outside", { "background-opacity": 0, "border-style": "dotted", color: colour("soft") }),
     rule(".chosen, :selected", { "border-width": 4, "border-color": colour("focus") }),
     rule("edge", {
       width: 1.5, "line-color": colour("soft"), "target-arrow-color": colour("soft"),

@@ -40,6 +40,7 @@ function cards() {
 }
 
 function layers() {
+  byId("unnamed").hidden = graph().named;
   const scatters = new Map();
   for (const node of graph().after.nodes) if (node.r === "reduce_scatter") scatters.set(node.l, (scatters.get(node.l) || 0) + 1);
   const sums = new Map();
