@@ -204,7 +204,6 @@ def test_bad_input_ends_with_two(
         (["explain", "x.spfx", "--tp-size", "1.5"], "--tp-size: invalid int value: '1.5'"),
         (["report", "x.spfx", "-o", ""], "-o/--output: expected a path, got ''"),
         (["inspect", ""], "FILE: expected a path, got ''"),
-        (["demo", "--tp-size", "8"], "unrecognized arguments: --tp-size 8"),
         ([], "the following arguments are required: COMMAND"),
     ],
 )
@@ -215,6 +214,39 @@ def test_what_the_parser_refuses_ends_with_two(
     err = capsys.readouterr().err
     assert err.startswith(f"spfast: error: {message}") and err.count("\n") == 1
     assert re.search(r" \(see spfast( \w+)? --help\)$", err)
+
+
+_COMMANDS = {
+    "demo": [],
+    "bench": [],
+    "apply": ["x.spfx"],
+    "explain": ["x.spfx"],
+    "report": ["x.spfx", "-o", "x.html"],
+    "inspect": ["x.spfx"],
+    "doctor": [],
+    "completion": ["bash"],
+}
+
+
+@pytest.mark.parametrize("name", [*_COMMANDS, ""])
+def test_an_unknown_argument_points_to_the_help_of_its_command(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not name:  # before any command
+        assert main(["--no-such", "doctor"]) == 2
+        told = "spfast: error: unrecognized arguments: --no-such (see spfast --help)\n"
+    else:
+        assert main([name, *_COMMANDS[name], "--no-such=8"]) == 2
+        told = f"spfast: error: unrecognized arguments: --no-such=8 (see spfast {name} --help)\n"
+    assert capsys.readouterr().err == told
+
+
+def test_every_command_is_asked_for_an_unknown_argument(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--help"]) == 0
+    told = re.findall(r"^    (\w+)", capsys.readouterr().out, flags=re.MULTILINE)
+    assert sorted(told) == sorted(_COMMANDS)
 
 
 @pytest.mark.parametrize(("kept", "reason"), [(20, "not a ZIP archive"), (None, '"version"')])
