@@ -38,6 +38,8 @@ py::object match(const expr::Program& program, const py::object& node) {
 }  // namespace
 
 void bind_expr(py::module_& module) {
+  module.attr("ScanHit") = expr::scan_hit().type();
+  module.attr("ExprMatch") = expr::expr_match().type();
   py::class_<expr::Program>(module, "ExprProgram")
       .def(py::init<const py::list&, int32_t>(), py::arg("steps"), py::arg("root"))
       .def("__len__", &expr::Program::size)

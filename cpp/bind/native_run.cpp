@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "bind/bind.h"
 #include "fx/commit.h"
+#include "fx/named_tuple.h"
 #include "fx/values.h"
 #include "table/targets.h"
 
@@ -21,6 +22,15 @@ fx::EncodedGraph encode_graph(py::handle graph, const Rules& rules,
   options.meta_of = targets;
   options.pure = listed;
   return fx::encode(graph, options);
+}
+
+const fx::NamedTuple<3>& assumption() {
+  static const auto& type = *new fx::NamedTuple<3>(
+      "spfast._core.Assumption",
+      "A value taken to be the same on every rank, the first node that reads "
+      "it beside a shard, and the group's index.",
+      {"value", "reader", "group"});
+  return type;
 }
 
 }  // namespace
@@ -132,7 +142,7 @@ std::vector<NativeRun::Report> NativeRun::reports() {
 py::list NativeRun::assumptions() const {
   py::list out;
   for (const Assumption& one : run_.assumptions()) {
-    out.append(py::make_tuple(encoded_.name(one.value), encoded_.name(one.reader), one.group));
+    out.append(assumption().make(encoded_.name(one.value), encoded_.name(one.reader), one.group));
   }
   return out;
 }
@@ -185,6 +195,7 @@ void bind_across(py::module_& module) {
 }
 
 void bind_results(py::module_& module) {
+  module.attr("Assumption") = assumption().type();
   py::class_<NativeRun::Tokens>(module, "Tokens", "Tokens that the ranks of a group share, or not.")
       .def_readonly("tokens", &NativeRun::Tokens::tokens)
       .def_readonly("group", &NativeRun::Tokens::group)

@@ -80,7 +80,7 @@ class NativeRun {
   };
   // One for each all_reduce.
   [[nodiscard]] std::vector<Report> reports();
-  // (value, the first that reads it beside a shard, group's index) of what the plan takes on trust.
+  // What the plan takes on trust: an Assumption by names each.
   [[nodiscard]] py::list assumptions() const;
   // The sums over tokens that are computed of one rank's rows, and finished by an all_reduce.
   [[nodiscard]] py::list totals() const;

@@ -2,10 +2,12 @@
 #include <pybind11/functional.h>
 #include <pybind11/stl.h>
 
+#include "base/check.h"
 #include "bind/bind.h"
 #include "fx/commit.h"
 #include "fx/encode.h"
 #include "fx/graph_metas.h"
+#include "fx/named_tuple.h"
 #include "fx/pair_values.h"
 #include "pairs/pair_writer.h"
 #include "pairs/planner.h"
@@ -24,22 +26,31 @@ CollectiveForm read_collective(py::handle from) {
   return form;
 }
 
+const fx::NamedTuple<3>& planned_pair() {
+  static const auto& type =
+      *new fx::NamedTuple<3>("spfast._core.PlannedPair",
+                             "A collective and the products beside it, by name, and the place of "
+                             "what is created for them.",
+                             {"collective", "products", "created"});
+  return type;
+}
+
 class NativePairRun {
  public:
-  // `operators`: the layouts of spfast.async_tp.symmetric, and whether shapes may be symbolic.
-  NativePairRun(py::object graph, const py::iterable& forms, const py::sequence& operators)
+  // `operators`: FusedOperators of spfast.async_tp.operators.
+  NativePairRun(py::object graph, const py::iterable& forms, py::handle operators)
       : graph_(std::move(graph)), encoded_(fx::encode(graph_, {})), metas_(encoded_) {
     for (const py::handle form : forms) forms_.push_back(read_collective(form));
     given_.append(py::none());
     given_.append(py::bool_(false));
     given_.append(py::bool_(true));
-    size_t at = 0;
-    for (FusedLayout* layout : {&operators_.gather, &operators_.scaled_gather, &operators_.scatter,
-                                &operators_.scaled_scatter[0], &operators_.scaled_scatter[1],
-                                &operators_.scaled_scatter[2], &operators_.scaled_scatter[3]}) {
-      read_layout(operators[at++], *layout);
-    }
-    operators_.symbolic_shape = operators[at].cast<bool>();
+    read_layout(operators.attr("gather"), operators_.gather);
+    read_layout(operators.attr("scaled_gather"), operators_.scaled_gather);
+    read_layout(operators.attr("scatter"), operators_.scatter);
+    const py::tuple scaled = operators.attr("scaled_scatter");
+    SPFAST_CHECK(scaled.size() == std::size(operators_.scaled_scatter));
+    for (size_t i = 0; i < scaled.size(); ++i) read_layout(scaled[i], operators_.scaled_scatter[i]);
+    operators_.symbolic_shape = operators.attr("symbolic_shape").cast<bool>();
   }
 
   // `group`, of a group as the graph spells it, returns why its collectives stay, and its name;
@@ -61,22 +72,24 @@ class NativePairRun {
     plan_ = plan_pairs(encoded_.table, metas_, forms_, operators_, policy);
   }
 
-  // (collective, products, the created node's place) of each pair, and (collective, why) of what is
-  // left; by their names.
-  [[nodiscard]] py::tuple found() const {
-    py::list fused;
+  // A planned_pair() each.
+  [[nodiscard]] py::list fused() const {
+    py::list out;
     for (const PlannedPair& pair : plan_.pairs) {
       py::tuple products(pair.products.size());
       for (size_t i = 0; i < pair.products.size(); ++i) {
         products[i] = encoded_.name(pair.products[i]);
       }
-      fused.append(py::make_tuple(encoded_.name(pair.collective), products, pair.fused));
+      out.append(planned_pair().make(encoded_.name(pair.collective), products, pair.fused));
     }
-    py::list left;
-    for (const LeftCollective& one : plan_.left) {
-      left.append(py::make_tuple(encoded_.name(one.call), one.why));
-    }
-    return py::make_tuple(fused, left);
+    return out;
+  }
+
+  // The name of each collective that is left, and why it is.
+  [[nodiscard]] std::vector<std::pair<py::object, std::string>> left() const {
+    std::vector<std::pair<py::object, std::string>> out;
+    for (const LeftCollective& one : plan_.left) out.emplace_back(encoded_.name(one.call), one.why);
+    return out;
   }
 
   // Makes the edits; returns the journal that takes them back.
@@ -94,18 +107,16 @@ class NativePairRun {
  private:
   void read_layout(py::handle from, FusedLayout& layout) {
     if (from.is_none()) return;
-    const auto parts = py::reinterpret_borrow<py::tuple>(from);
-    layout.target = intern_target(parts[0].cast<std::string>());
-    for (const py::handle item : parts[1]) {
-      const auto row = py::reinterpret_borrow<py::tuple>(item);
-      const auto name = row[0].cast<std::string>();
+    layout.target = intern_target(from.attr("target").cast<std::string>());
+    for (const py::handle argument : from.attr("arguments")) {
+      const auto name = argument.attr("name").cast<std::string>();
       FusedSlot slot;
-      if (row[1].cast<bool>()) slot.keyword = name;
-      if (row[2].cast<bool>()) {
+      if (argument.attr("by_keyword").cast<bool>()) slot.keyword = name;
+      if (argument.attr("given").cast<bool>()) {
         slot.argument = fused_argument(name);
       } else {
         slot.fallback = static_cast<uint32_t>(given_.size());
-        given_.append(py::object(row[3]));
+        given_.append(py::object(argument.attr("default")));
       }
       layout.slots.push_back(std::move(slot));
     }
@@ -145,12 +156,14 @@ class NativePairRun {
 }  // namespace
 
 void bind_pairs(py::module_& module) {
+  module.attr("PlannedPair") = planned_pair().type();
   py::class_<NativePairRun>(module, "NativePairRun",
                             "Collectives and the products beside them, one graph.")
-      .def(py::init<py::object, const py::iterable&, const py::sequence&>(), py::arg("graph"),
+      .def(py::init<py::object, const py::iterable&, py::handle>(), py::arg("graph"),
            py::arg("forms"), py::arg("operators"))
       .def("plan", &NativePairRun::plan, py::arg("group"), py::arg("worth"))
-      .def("found", &NativePairRun::found)
+      .def("fused", &NativePairRun::fused)
+      .def("left", &NativePairRun::left)
       .def("commit", &NativePairRun::commit, py::arg("make"))
       .def("plan_text", &NativePairRun::plan_text);
 }

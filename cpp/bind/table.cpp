@@ -3,14 +3,29 @@
 #include "base/check.h"
 #include "bind/bind.h"
 #include "fx/encode.h"
+#include "fx/named_tuple.h"
 #include "table/file_format.h"
 #include "table/targets.h"
 
 namespace spfast {
 namespace {
 
-// Values become what spfast.table reads: plain Python where there is a like, else ("tag", payload).
-// Containers nest as deep as their maker liked: they are built with a stack of our own.
+const fx::NamedTuple<4>& tensor_meta() {
+  static const auto& type = *new fx::NamedTuple<4>(
+      "spfast._core.TensorMeta", "A tensor without its elements; dims as NodeTable.rows has them.",
+      {"dims", "strides", "dtype", "device"});
+  return type;
+}
+
+const fx::NamedTuple<6>& node_row() {
+  static const auto& type =
+      *new fx::NamedTuple<6>("spfast._core.NodeRow", "One node of a table.",
+                             {"op", "target", "name", "args", "kwargs", "val"});
+  return type;
+}
+
+// Arguments become what spfast.table reads: plain Python where there is a like, else ("tag",
+// payload). Containers nest as deep as their maker liked: they are built with a stack of our own.
 class Decoder {
  public:
   explicit Decoder(const NodeTable& table) : table_(table) {}
@@ -44,8 +59,8 @@ class Decoder {
       case MetaKind::kSym:
         return py::make_tuple("sym", dim(table_.dims(meta)[0]));
       case MetaKind::kTensor:
-        return py::make_tuple("tensor", dims(table_.dims(meta)), dims(table_.strides(meta)),
-                              text(meta.dtype), text(meta.device));
+        return tensor_meta().make(dims(table_.dims(meta)), dims(table_.strides(meta)),
+                                  text(meta.dtype), text(meta.device));
       case MetaKind::kTuple: {
         py::list parts;
         for (const uint32_t part : table_.parts(meta))
@@ -117,7 +132,7 @@ const char* op_name(Op op) {
   return kNames[static_cast<size_t>(op)];
 }
 
-// (op, target, name, args, kwargs, val) of each node.
+// A node_row() for each node.
 py::list rows(const NodeTable& table) {
   Decoder decoder(table);
   py::list out;
@@ -131,8 +146,8 @@ py::list rows(const NodeTable& table) {
     }
     const py::object name = table.name(node) == kNone ? py::object(py::none())
                                                       : py::str(table.string(table.name(node)));
-    out.append(py::make_tuple(op_name(table.op(node)), target_name(table.target(node)), name, args,
-                              kwargs, decoder.meta(table.meta(node))));
+    out.append(node_row().make(op_name(table.op(node)), target_name(table.target(node)), name, args,
+                               kwargs, decoder.meta(table.meta(node))));
   }
   return out;
 }
@@ -175,6 +190,8 @@ void bind_table(py::module_& module) {
   module.def(
       "copies", [] { return known_targets(target_flag::kIdentity); },
       "Operators whose result is the same elements in the same sizes.");
+  module.attr("TensorMeta") = tensor_meta().type();
+  module.attr("NodeRow") = node_row().type();
   py::class_<NodeTable>(module, "NodeTable", "A graph as flat arrays.")
       .def_static("from_graph", &from_graph, py::arg("graph"), py::arg("hints"))
       .def_static("from_bytes", &from_bytes, py::arg("data"))

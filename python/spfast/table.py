@@ -235,8 +235,8 @@ class _Decoder:
         self._targets: dict[str, Any] = {}
 
     def graph(self) -> fx.Graph:
-        for op, target, name, args, kwargs, val in self._core.rows():
-            self._add(op, target, name, args, kwargs, val)
+        for row in self._core.rows():
+            self._add(row)
         return self._graph
 
     def _symbol(self, name: str, hint: int) -> Any:
@@ -256,11 +256,10 @@ class _Decoder:
                 env._generate_unique_id = own  # type: ignore[method-assign]
         return env.create_symintnode(symbol, hint=hint, source=source)
 
-    def _add(
-        self, op: str, target: str, name: str | None, args: Any, kwargs: Any, val: Any
-    ) -> None:
-        operands = tuple(self._value(arg) for arg in args)
-        named = {str(self._value(key)): self._value(value) for key, value in kwargs}
+    def _add(self, row: _core.NodeRow) -> None:
+        op, target, name = row.op, row.target, row.name
+        operands = tuple(self._value(arg) for arg in row.args)
+        named = {str(self._value(key)): self._value(value) for key, value in row.kwargs}
         found: Any = target
         if op in ("placeholder", "get_attr", "call_module"):
             # What a node of these kinds is called stands before its own operands.
@@ -276,8 +275,8 @@ class _Decoder:
         if name is not None and node.name != name:
             node._rename(name)
         self._nodes.append(node)
-        if val is not None:
-            node.meta["val"] = self._meta(val)
+        if row.val is not None:
+            node.meta["val"] = self._meta(row.val)
 
     def _target(self, name: str) -> Any:
         if name not in self._targets:
@@ -338,19 +337,19 @@ class _Decoder:
     def _meta(self, val: Any) -> Any:
         if val is None:
             return None
-        if val[0] == "sym":
-            return self._dim(val[1])
-        if val[0] == "tuple":
-            return tuple(self._meta(part) for part in val[1])
-        _, dims, strides, dtype, device = val
-        shape = [self._dim(dim) for dim in dims]
-        kind = _torch_constant(dtype)
-        if strides:
-            layout = [self._dim(stride) for stride in strides]
-            meta = torch.empty_strided(shape, layout, dtype=kind, device="meta")
+        if not isinstance(val, _core.TensorMeta):
+            kind, payload = val
+            if kind == "sym":
+                return self._dim(payload)
+            return tuple(self._meta(part) for part in payload)
+        shape = [self._dim(dim) for dim in val.dims]
+        dtype = _torch_constant(val.dtype)
+        if val.strides:
+            layout = [self._dim(stride) for stride in val.strides]
+            meta = torch.empty_strided(shape, layout, dtype=dtype, device="meta")
         else:
-            meta = torch.empty(shape, dtype=kind, device="meta")
-        return FakeTensor(self._mode, meta, torch.device(device))
+            meta = torch.empty(shape, dtype=dtype, device="meta")
+        return FakeTensor(self._mode, meta, torch.device(val.device))
 
 
 def _build(kind: str, values: list[Any]) -> Any:

@@ -75,7 +75,7 @@ py::object Scanner::advance() {
     while (pattern_ < PyList_GET_SIZE(programs)) {
       const Py_ssize_t index = pattern_++;
       const py::handle entry = PyList_GET_ITEM(programs, index);
-      if (entry.is_none()) return py::make_tuple(py::handle(node), index, py::none(), false);
+      if (entry.is_none()) return scan_hit().make(py::handle(node), index, py::none(), false);
       const auto& program = entry.cast<const Program&>();
       Matcher matcher(program);
       switch (matcher.run(node)) {
@@ -83,20 +83,20 @@ py::object Scanner::advance() {
         case Outcome::kAbort:
           continue;
         case Outcome::kUnknown:
-          return py::make_tuple(py::handle(node), index, py::none(), false);
+          return scan_hit().make(py::handle(node), index, py::none(), false);
         case Outcome::kYes:
           break;
       }
       const Region region = region_of(matcher.found().nodes);
       if (region == Region::kSeveral) continue;
-      return py::make_tuple(py::handle(node), index, to_python(matcher.found()),
-                            region == Region::kOne);
+      return scan_hit().make(py::handle(node), index, to_python(matcher.found()),
+                             region == Region::kOne);
     }
   }
   return py::none();
 }
 
-py::tuple to_python(const Found& found) {
+py::object to_python(const Found& found) {
   py::list args;
   for (const py::object& arg : found.args) args.append(arg);
   py::dict kwargs;
@@ -109,7 +109,20 @@ py::tuple to_python(const Found& found) {
   for (size_t i = 0; i < found.bound.size(); ++i) {
     if (found.bound[i]) bindings.append(py::make_tuple(i, found.bound[i]));
   }
-  return py::make_tuple(args, kwargs, nodes, targets, bindings);
+  return expr_match().make(args, kwargs, nodes, targets, bindings);
+}
+
+const fx::NamedTuple<4>& scan_hit() {
+  static const auto& type = *new fx::NamedTuple<4>("spfast._core.ScanHit", "Where a scan stopped.",
+                                                   {"node", "entry", "found", "one_region"});
+  return type;
+}
+
+const fx::NamedTuple<5>& expr_match() {
+  static const auto& type =
+      *new fx::NamedTuple<5>("spfast._core.ExprMatch", "What an expression was found to be.",
+                             {"args", "kwargs", "nodes", "targets", "bindings"});
+  return type;
 }
 
 }  // namespace spfast::expr

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "fx/expr/matcher.h"
+#include "fx/named_tuple.h"
 
 namespace spfast::expr {
 
@@ -17,8 +18,7 @@ class Scanner {
   // that tell where a node runs, each with what it is taken for where it is missing.
   Scanner(py::list candidates, py::dict table, py::dict places);
 
-  // The next pattern at a node that matches or that only torch's object can tell: the tuple
-  // (node, index of the pattern, what was found or None, whether its region is known to be one).
+  // The next pattern at a node that matches, or that only torch's object can tell: a scan_hit().
   // None at the end. Nodes that were erased meanwhile are passed over.
   [[nodiscard]] py::object advance();
 
@@ -40,9 +40,14 @@ class Scanner {
   Py_ssize_t pattern_ = 0;
 };
 
-// (args, kwargs, nodes, pairs of a step and its node's target, pairs of a step and what it is
-// bound to): what
-// torch's Match and MatchContext hold, with steps in the place of expressions.
-[[nodiscard]] py::tuple to_python(const Found& found);
+// What a match holds, as an expr_match().
+[[nodiscard]] py::object to_python(const Found& found);
+
+// node, index of the entry, what was found (None: ask torch's object), and whether the nodes are
+// known to lie in one region.
+[[nodiscard]] const fx::NamedTuple<4>& scan_hit();
+// What torch's Match and MatchContext hold, with steps in the place of expressions: targets and
+// bindings are pairs of a step and its node's target, or what the step is bound to.
+[[nodiscard]] const fx::NamedTuple<5>& expr_match();
 
 }  // namespace spfast::expr

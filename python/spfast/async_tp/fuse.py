@@ -59,16 +59,16 @@ def fuse_pairs(
     native = _core.NativePairRun(graph, forms, fused_operators())
     policy = _Policy(config)
     native.plan(policy.group, policy.worth)
-    found, left = native.found()
-    journal: Journal | None = native.commit(make) if found else None
+    planned = native.fused()
+    journal: Journal | None = native.commit(make) if planned else None
     fused: list[FusedPair] = []
     if journal is not None:
         created = [entry[1] for entry in journal.entries if entry[0] == "create"]
-        for collective, products, place in found:
-            node = created[place]
+        for pair in planned:
+            node = created[pair.created]
             operator = node.target.__name__.split(".")[0]
-            fused.append(FusedPair(node.name, collective, products, operator))
-    kept = tuple([LeftPair(*each) for each in left])
+            fused.append(FusedPair(node.name, pair.collective, pair.products, operator))
+    kept = tuple([LeftPair(*each) for each in native.left()])
     return AsyncTP(tuple(fused), kept, time.perf_counter() - start), journal
 
 

@@ -4,16 +4,67 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from spfast.async_tp.symmetric import fused_operator
 from spfast.fxgraph.targets import target_name
 
-__all__ = ["Layout", "fused_operators", "layout", "takes_symbols"]
+__all__ = [
+    "FusedOperators",
+    "Layout",
+    "LayoutArgument",
+    "fused_operators",
+    "layout",
+    "takes_symbols",
+]
 
-# The operator; of each argument its name, whether it goes by keyword, whether we give it, and what
-# it is where we do not.
-Layout = tuple[str, list[tuple[str, bool, bool, Any]]]
+
+class LayoutArgument(NamedTuple):
+    """One argument of a fused operator.
+
+    Attributes:
+        name: Its name in the schema.
+        by_keyword: Whether it is given by keyword.
+        given: Whether we give it.
+        default: What it is where we do not.
+    """
+
+    name: str
+    by_keyword: bool
+    given: bool
+    default: Any
+
+
+class Layout(NamedTuple):
+    """How an operator is called.
+
+    Attributes:
+        target: The operator's name.
+        arguments: Those of its schema, in order.
+    """
+
+    target: str
+    arguments: tuple[LayoutArgument, ...]
+
+
+class FusedOperators(NamedTuple):
+    """What the core is told of the fused operators; None stands for one that this torch has not.
+
+    Attributes:
+        gather: The all_gather before a product.
+        scaled_gather: The same of scaled products.
+        scatter: The reduce_scatter behind a product.
+        scaled_scatter: The same of a scaled product: with neither, with a bias, with a scale of its
+            result, with both.
+        symbolic_shape: Whether the last takes symbolic shapes.
+    """
+
+    gather: Layout | None
+    scaled_gather: Layout | None
+    scatter: Layout | None
+    scaled_scatter: tuple[Layout | None, ...]
+    symbolic_shape: bool
+
 
 _GATHER = ("A", "Bs", "gather_dim", "group_name")
 _SCALED_GATHER = (*_GATHER, "A_scale", "B_scales", "biases", "result_scales", "out_dtypes")
@@ -26,23 +77,18 @@ _SCALED_SCATTER = (
 _MORE = ((), ("bias",), ("result_scale",), ("bias", "result_scale"))
 
 
-def fused_operators() -> list[Any]:
-    """What the core is told of the fused operators.
-
-    Returns:
-        The layouts of the gather, the scaled gather, the scatter and the four forms of the scaled
-        scatter, None for one that this torch has not; and whether the last takes symbolic shapes.
-    """
+def fused_operators() -> FusedOperators:
+    """The fused operators of this torch."""
     scaled = fused_operator("fused_scaled_matmul_reduce_scatter")
-    return [
-        layout(fused_operator("fused_all_gather_matmul"), (*_GATHER, "return_A")),
-        layout(
+    return FusedOperators(
+        gather=layout(fused_operator("fused_all_gather_matmul"), (*_GATHER, "return_A")),
+        scaled_gather=layout(
             fused_operator("fused_all_gather_scaled_matmul"), (*_SCALED_GATHER, "use_fast_accum")
         ),
-        layout(fused_operator("fused_matmul_reduce_scatter"), (*_SCATTER, "scatter_dim")),
-        *(layout(scaled, (*_SCALED_SCATTER, *more)) for more in _MORE),
-        scaled is not None and takes_symbols(scaled, "output_shape"),
-    ]
+        scatter=layout(fused_operator("fused_matmul_reduce_scatter"), (*_SCATTER, "scatter_dim")),
+        scaled_scatter=tuple(layout(scaled, (*_SCALED_SCATTER, *more)) for more in _MORE),
+        symbolic_shape=scaled is not None and takes_symbols(scaled, "output_shape"),
+    )
 
 
 @functools.lru_cache(maxsize=64)
@@ -55,8 +101,8 @@ def layout(target: Any, names: tuple[str, ...]) -> Layout | None:
 
     Example:
         >>> import torch
-        >>> layout(torch.ops.aten.mm.default, ("self", "mat2"))
-        ('aten.mm.default', [('self', False, True, None), ('mat2', False, True, None)])
+        >>> layout(torch.ops.aten.mm.default, ("self", "mat2")).arguments[1]
+        LayoutArgument(name='mat2', by_keyword=False, given=True, default=None)
         >>> layout(torch.ops.aten.mm.default, ("self",)) is None
         True
     """
@@ -67,9 +113,11 @@ def layout(target: Any, names: tuple[str, ...]) -> Layout | None:
     asked = {each.name for each in arguments if not each.has_default_value()}
     if not asked <= set(names) <= known:
         return None
-    return target_name(target), [
-        (each.name, each.kwarg_only, each.name in names, each.default_value) for each in arguments
-    ]
+    placed = (
+        LayoutArgument(each.name, each.kwarg_only, each.name in names, each.default_value)
+        for each in arguments
+    )
+    return Layout(target_name(target), tuple(placed))
 
 
 @functools.lru_cache(maxsize=64)

@@ -12,7 +12,7 @@ import torch._inductor.pattern_matcher as stock
 from torch._dynamo.utils import counters
 from torch.fx.passes.graph_transform_observer import GraphTransformObserver
 
-from spfast._core import ExprProgram, ExprScanner
+from spfast._core import ExprProgram, ExprScanner, ScanHit
 from spfast.pattern_matcher.adopt import adopt
 from spfast.pattern_matcher.entry import DEBUG, ReplacementEntry
 from spfast.pattern_matcher.judgements import Support, compute_mutation_region_ids, mutates
@@ -103,23 +103,24 @@ class _Run:
         scanner = ExprScanner(candidates, table, PLACES)
         count = 0
         while (hit := scanner.advance()) is not None:
-            node, index, found, one_region = hit
-            entry = registered[(node.op, stock.extract_target(node))][index]
-            count += self._consider(entry, node, found, one_region)
+            node = hit.node
+            entry = registered[(node.op, stock.extract_target(node))][hit.entry]
+            count += self._consider(entry, hit)
         return count
 
-    def _consider(self, entry: Any, node: torch.fx.Node, found: Any, one_region: bool) -> int:
+    def _consider(self, entry: Any, hit: ScanHit) -> int:
         match: Any
+        node = hit.node
         route = route_of(entry.pattern)
-        if found is None:
+        if hit.found is None:
             route.unknown += route.program is not None
             match = entry.pattern.match(node)
             self._session.touch()
         else:
-            match = route.to_match(found, self._graph)
+            match = route.to_match(hit.found, self._graph)
         if not match:
             return 0
-        if not one_region and not _in_one_region(self._graph, match.nodes):
+        if not hit.one_region and not _in_one_region(self._graph, match.nodes):
             return 0
         if self._support.lacks(node):
             return 0

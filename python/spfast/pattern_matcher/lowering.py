@@ -14,7 +14,7 @@ import torch._inductor.pattern_matcher as stock
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.utils._pytree import tree_is_leaf
 
-from spfast._core import ExprProgram
+from spfast._core import ExprMatch, ExprProgram
 from spfast.pattern_matcher.shelf import shelf_of
 
 __all__ = ["Route", "route_of"]
@@ -65,7 +65,7 @@ class Route:
         else:
             self.program = ExprProgram(lowering.steps, root)
             self.symbolic = lowering.symbolic
-        self._expressions = list(lowering.index)
+        self._expressions: list[Any] = list(lowering.index)
         several = isinstance(pattern, stock.MultiOutputPattern)
         self._outputs: list[Any] = pattern.outputs if several else [pattern]  # type: ignore[attr-defined]
 
@@ -82,17 +82,16 @@ class Route:
             return exact if stock.is_match(exact) else None
         return self.to_match(found, node.graph) if found else None
 
-    def to_match(self, found: Any, graph: torch.fx.Graph) -> stock.Match:
+    def to_match(self, found: ExprMatch, graph: torch.fx.Graph) -> stock.Match:
         """What the program found as torch's Match."""
-        args, kwargs, nodes, targets, bindings = found
         expressions = self._expressions
         context = stock.MatchContext(self._outputs, graph=graph)
-        context.pattern_to_node = {expressions[i]: value for i, value in bindings}
+        context.pattern_to_node = {expressions[i]: value for i, value in found.bindings}
         match = stock.Match(context, self.pattern)
-        match.args = args
-        match.kwargs = kwargs
-        match.nodes = nodes
-        match.targets = {expressions[i]: target for i, target in targets}
+        match.args = found.args
+        match.kwargs = found.kwargs
+        match.nodes = found.nodes
+        match.targets = {expressions[i]: target for i, target in found.targets}
         return match
 
 

@@ -282,8 +282,10 @@ class Run:
         """What is taken to be the same on every rank."""
         at = f"{self.path}." if self.path else ""
         return [
-            Assumption(f"{at}{value}", f"is read beside the rows that %{at}{reader} computes")
-            for value, reader, _ in self.native.assumptions()
+            Assumption(
+                f"{at}{one.value}", f"is read beside the rows that %{at}{one.reader} computes"
+            )
+            for one in self.native.assumptions()
         ]
 
     def totals(self) -> list[str]:
