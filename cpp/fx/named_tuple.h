@@ -6,13 +6,14 @@
 
 #include <array>
 #include <cstddef>
+#include <type_traits>
 #include <utility>
 
 namespace spfast::fx {
 
 namespace py = pybind11;
 
-// A type of N items. Its instances are meant to live as long as the process, as types do.
+// A type of such tuples, of N items. It is never freed: types live as long as the process.
 template <size_t N>
 class NamedTuple {
  public:
@@ -31,15 +32,22 @@ class NamedTuple {
     auto made = py::reinterpret_steal<py::object>(PyStructSequence_New(type_));
     if (!made) throw py::error_already_set();
     Py_ssize_t at = 0;
-    (PyStructSequence_SetItem(made.ptr(), at++,
-                              py::cast(std::forward<Items>(items)).release().ptr()),
-     ...);
+    (PyStructSequence_SetItem(made.ptr(), at++, owned(std::forward<Items>(items))), ...);
     return made;
   }
 
   [[nodiscard]] py::handle type() const { return reinterpret_cast<PyObject*>(type_); }
 
  private:
+  template <typename Item>
+  [[nodiscard]] static PyObject* owned(Item&& item) {
+    if constexpr (std::is_base_of_v<py::handle, std::remove_cvref_t<Item>>) {
+      return py::handle(item).inc_ref().ptr();
+    } else {
+      return py::cast(std::forward<Item>(item)).release().ptr();
+    }
+  }
+
   PyTypeObject* type_ = nullptr;
 };
 

@@ -172,9 +172,9 @@ def _rewrite(entry: Any, match: stock.Match, graph: torch.fx.Graph, node: torch.
 
 
 def _changes_regions(match: stock.Match) -> bool:
-    plan = getattr(match, "plan", None)
-    if plan is not None:
-        changes: bool = plan.template.mutates
+    accepted = getattr(match, "accepted", None)
+    if accepted is not None:
+        changes: bool = accepted.template.mutates
     else:
         assert match.replacement_graph is not None
         changes = any(mutates(node) for node in match.replacement_graph.graph.nodes)

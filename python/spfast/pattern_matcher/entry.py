@@ -26,7 +26,7 @@ _CONTAINERS = (list, tuple, dict)
 
 
 @dataclass
-class Plan:
+class Accepted:
     """What an accepted match carries from the check to the rewrite."""
 
     bound: Bound
@@ -90,7 +90,7 @@ class ReplacementEntry(stock.ReplacementPatternEntry):
         found = bound.replacement(leaves, session)
         if isinstance(found, Template):
             match.replacement_graph = found.graph_module
-            match.plan = Plan(bound, found, leaves)  # type: ignore[attr-defined]
+            match.accepted = Accepted(bound, found, leaves)  # type: ignore[attr-defined]
         else:
             self._use(match, found)
         return not self._is_own_input(match)
@@ -153,15 +153,15 @@ class ReplacementEntry(stock.ReplacementPatternEntry):
 
     def apply(self, match: stock.Match, graph: torch.fx.Graph, node: torch.fx.Node) -> None:
         """Puts the replacement in the place of an accepted match."""
-        plan: Plan | None = getattr(match, "plan", None)
+        accepted: Accepted | None = getattr(match, "accepted", None)
         late: list[torch.fx.Node] = getattr(match, "late", [])
-        if plan is None:
+        if accepted is None:
             self.stock.apply(match, graph, node)
             if late:
                 stock.stable_topological_sort(graph)
             return
-        bound, template = plan.bound, plan.template
-        args = self._arguments(match, plan.leaves)
+        bound, template = accepted.bound, accepted.template
+        args = self._arguments(match, accepted.leaves)
         if len(args) < template.inputs:
             raise AssertionError(
                 f"pattern {self.spec.name!r}: the replacement has {template.inputs} inputs, "

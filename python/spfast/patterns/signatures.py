@@ -12,7 +12,7 @@ import ast
 import functools
 from typing import Any, NamedTuple
 
-__all__ = ["COMMUTATIVE", "Argument", "signature_of"]
+__all__ = ["COMMUTATIVE", "SchemaArgument", "signature_of"]
 
 # The scalar forms cannot be met in the other order: they are here to stand beside the others.
 COMMUTATIVE = frozenset(
@@ -57,7 +57,7 @@ _SIGNATURES = {
 }
 
 
-class Argument(NamedTuple):
+class SchemaArgument(NamedTuple):
     """One argument of an operator; ``position`` is -1 for one that is always named."""
 
     name: str
@@ -67,7 +67,7 @@ class Argument(NamedTuple):
 
 
 @functools.cache
-def signature_of(target: str) -> tuple[Argument, ...] | None:
+def signature_of(target: str) -> tuple[SchemaArgument, ...] | None:
     """The arguments of the operator called ``target``, or ``None`` if they are not known here."""
     text = _SIGNATURES.get(target)
     if text is None:
@@ -77,12 +77,14 @@ def signature_of(target: str) -> tuple[Argument, ...] | None:
     arguments = parsed.args
     first_default = len(arguments.args) - len(arguments.defaults)
     known = [
-        Argument(each.arg, i, i < first_default, None)
+        SchemaArgument(each.arg, i, i < first_default, None)
         if i < first_default
-        else Argument(each.arg, i, False, ast.literal_eval(arguments.defaults[i - first_default]))
+        else SchemaArgument(
+            each.arg, i, False, ast.literal_eval(arguments.defaults[i - first_default])
+        )
         for i, each in enumerate(arguments.args)
     ]
     for each, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
         value = None if default is None else ast.literal_eval(default)
-        known.append(Argument(each.arg, -1, default is None, value))
+        known.append(SchemaArgument(each.arg, -1, default is None, value))
     return tuple(known)

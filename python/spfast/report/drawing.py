@@ -14,10 +14,10 @@ from spfast.errors import FileFormatError
 from spfast.patterns import Registry
 from spfast.report.rows import Row, rows_of
 
-__all__ = ["Drawing", "Site"]
+__all__ = ["Drawing", "SiteReport"]
 
 
-class Site(NamedTuple):
+class SiteReport(NamedTuple):
     """What became of one all_reduce: a report, as plain data."""
 
     node: str
@@ -40,7 +40,7 @@ class Drawing:
 
     before: Mapping[str, tuple[Row, ...]]
     after: Mapping[str, tuple[Row, ...]]
-    sites: tuple[Site, ...]
+    sites: tuple[SiteReport, ...]
 
     @classmethod
     def begin(cls, graphs: Mapping[str, fx.Graph], registry: Registry) -> Drawing:
@@ -53,7 +53,8 @@ class Drawing:
         """Takes down the same graphs afterwards."""
         after = {path: rows_of(graph, registry) for path, graph in graphs.items()}
         sites = tuple(
-            Site(one.node, one.rewritten, one.rule, one.reason, one.nearest) for one in reports
+            SiteReport(one.node, one.rewritten, one.rule, one.reason, one.nearest)
+            for one in reports
         )
         return Drawing(self.before, after, sites)
 
@@ -108,6 +109,6 @@ def _row(fields: Sequence[Any]) -> Row:
     return Row(name, op, target, tuple(inputs), shape, size, role, layer, is_view)
 
 
-def _site(fields: Sequence[Any]) -> Site:
+def _site(fields: Sequence[Any]) -> SiteReport:
     name, done, rule, reason, nearest = fields
-    return Site(name, done, rule, reason, nearest)
+    return SiteReport(name, done, rule, reason, nearest)

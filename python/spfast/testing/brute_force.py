@@ -21,7 +21,7 @@ import torch
 from torch import fx
 
 from spfast.testing.equivalence import assert_equivalent
-from spfast.testing.graphs import Site, TensorParallelCase
+from spfast.testing.graphs import DrawnAllReduce, TensorParallelCase
 from spfast.testing.interpreter import LockstepError
 
 _FUNCTIONAL = torch.ops._c10d_functional
@@ -71,7 +71,7 @@ def gathered(graph: fx.Graph, nodes: Collection[str]) -> list[str]:
     ]
 
 
-def safe_sites(case: TensorParallelCase) -> list[Site]:
+def safe_sites(case: TensorParallelCase) -> list[DrawnAllReduce]:
     """The sites of a drawn graph whose all_reduce and norm can be computed on shards.
 
     Each is put on shards alone, with everything between its all_reduce and what its norm yields,
@@ -87,7 +87,9 @@ def safe_sites(case: TensorParallelCase) -> list[Site]:
     return [site for site in case.sites if site.norm and is_right(case, between(case, site))]
 
 
-def fewest_gathers(case: TensorParallelCase, sites: Iterable[Site], fewer_than: int) -> int:
+def fewest_gathers(
+    case: TensorParallelCase, sites: Iterable[DrawnAllReduce], fewer_than: int
+) -> int:
     """With how few all_gathers these sites can be computed on shards, if with fewer than so many.
 
     Tries every set of nodes around the sites: what they consist of, and any of the values that are
@@ -113,7 +115,7 @@ def fewest_gathers(case: TensorParallelCase, sites: Iterable[Site], fewer_than: 
     return best
 
 
-def between(case: TensorParallelCase, site: Site) -> set[str]:
+def between(case: TensorParallelCase, site: DrawnAllReduce) -> set[str]:
     """The nodes from a site's all_reduce to what its norm yields."""
     below: set[fx.Node] = set()
     for node in case.graph.nodes:

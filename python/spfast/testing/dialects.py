@@ -18,7 +18,7 @@ DIALECTS = ("vllm_ir", "vllm_custom_ops", "functional")
 FP8 = torch.float8_e4m3fn
 
 
-class Dialect:
+class LayerWriter:
     """Writes the vLLM-IR dialect; the others differ in what they override.
 
     Args:
@@ -96,7 +96,7 @@ class Dialect:
         return self.build.call(operator.getitem, value, index)
 
 
-class CustomOps(Dialect):
+class CustomOps(LayerWriter):
     """Mutating custom ops, functionalised (v1 or v2), as vLLM wrote its norms before its IR."""
 
     name = "vllm_custom_ops"
@@ -141,7 +141,7 @@ class CustomOps(Dialect):
         return self._item(pair, 1), self._item(pair, 2)
 
 
-class Functional(Dialect):
+class Functional(LayerWriter):
     """torch's functional collectives, with the norm in the aten forms that real models show."""
 
     name = "functional"
@@ -193,13 +193,13 @@ class Functional(Dialect):
         return self.norm(summed, weight, epsilon), summed
 
 
-def make_dialect(name: str, build: GraphBuilder, choose: Chooser) -> Dialect:
+def make_writer(name: str, build: GraphBuilder, choose: Chooser) -> LayerWriter:
     """The writer of the dialect called ``name``.
 
     Raises:
         ValueError: there is no such dialect.
     """
-    for kind in (Dialect, CustomOps, Functional):
+    for kind in (LayerWriter, CustomOps, Functional):
         if kind.name == name:
             return kind(build, choose)
     raise ValueError(f"no dialect is called {name!r}: choose one of {', '.join(DIALECTS)}")

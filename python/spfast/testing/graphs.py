@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from spfast.config import SequenceParallelConfig
 from spfast.testing.builder import TOKENS, Dim, GraphBuilder, InputSpec
 from spfast.testing.choose import Chooser, DrawnChooser, SeededChooser
-from spfast.testing.dialects import DIALECTS, FP8, Dialect, make_dialect
+from spfast.testing.dialects import DIALECTS, FP8, LayerWriter, make_writer
 from spfast.testing.taps import Stream, add_noise, tap
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class GraphOptions:
 
 
 @dataclass(frozen=True)
-class Site:
+class DrawnAllReduce:
     """One all_reduce of a drawn graph.
 
     Attributes:
@@ -100,7 +100,7 @@ class TensorParallelCase:
     world_size: int
     groups: dict[str, tuple[int, ...]]
     specs: tuple[InputSpec, ...]
-    sites: tuple[Site, ...]
+    sites: tuple[DrawnAllReduce, ...]
     tokens: int
     rows: int
     dynamic: bool
@@ -165,7 +165,7 @@ class _Drawing:
         # A backed symbol whose hint is 0 or 1 is specialised by torch.
         self.build = GraphBuilder(max(tokens, 2), dynamic)
         self.dynamic = dynamic
-        self.dialect: Dialect = make_dialect(name, self.build, choose)
+        self.writer: LayerWriter = make_writer(name, self.build, choose)
         self.groups = ["tp:0"] if name != "functional" else ["0"]
         if choose.chance(options.several_groups):
             self.groups.append("other:0")
@@ -180,7 +180,7 @@ class _Drawing:
         self.shared_gain: fx.Node | None = None
         self.shared_weights: dict[tuple[int, int], fx.Node] = {}
         self.fp8_used = False
-        self.sites: list[Site] = []
+        self.sites: list[DrawnAllReduce] = []
         self.notes: list[str] = [name, f"world {self.world}", f"tokens {self.build.hint}"]
         if self.three_d:
             self.size_node = (
@@ -235,7 +235,7 @@ class _Drawing:
     def partial(self, normed: fx.Node) -> fx.Node:
         """A block of a layer, up to where its all_reduce goes: each rank has its own weights."""
         if normed.meta["val"].dtype != self.dtype:
-            normed = self.dialect.cast(normed, self.dtype)
+            normed = self.writer.cast(normed, self.dtype)
         inner = self.choose.pick((8, 12))
         branches = [
             self.linear(self.flat(normed), inner, "w_in") for _ in range(self.choose.integer(1, 2))
@@ -248,13 +248,13 @@ class _Drawing:
     def reduce(self, x: fx.Node, has_norm: bool, quantised: bool = False) -> fx.Node:
         group = self.choose.pick(self.groups)
         kind = "sum"
-        if self.dialect.name == "functional" and self.choose.chance(self.options.reductions):
+        if self.writer.name == "functional" and self.choose.chance(self.options.reductions):
             kind = self.choose.pick(("avg", "max"))
             self.notes.append(f"{kind} reduction")
-        reduced = self.dialect.all_reduce(x, group, kind)
-        anchor = reduced.args[0] if self.dialect.name == "functional" else reduced
+        reduced = self.writer.all_reduce(x, group, kind)
+        anchor = reduced.args[0] if self.writer.name == "functional" else reduced
         assert isinstance(anchor, fx.Node)
-        self.sites.append(Site(anchor.name, group, has_norm, quantised))
+        self.sites.append(DrawnAllReduce(anchor.name, group, has_norm, quantised))
         return add_noise(self, reduced) if self.irregular() else reduced
 
     def note_norm(self, normed: fx.Node) -> None:
@@ -264,7 +264,7 @@ class _Drawing:
     def quantise(self, normed: fx.Node) -> fx.Node:
         scale = self.build.placeholder("scale", (1,), torch.float32, "constant", 0.02)
         self.fp8_used = self.fp8_used or self.native or self.quant_dtype == FP8
-        return self.dialect.quantise(normed, scale, self.native, self.quant_dtype)
+        return self.writer.quantise(normed, scale, self.native, self.quant_dtype)
 
     # --- the layers ---
 
@@ -272,11 +272,11 @@ class _Drawing:
         x = self.full_input("x")
         if self.choose.chance(0.3):
             self.notes.append("no first site")
-            return Stream(x, self.dialect.norm(x, self.gain(), self.epsilon))
+            return Stream(x, self.writer.norm(x, self.gain(), self.epsilon))
         quantised = self.quantises and self.choose.chance(0.5)
         embedded = self.shaped(self.linear(self.flat(x), self.hidden, "embedding"))
         reduced = self.reduce(embedded, True, quantised)
-        normed = self.dialect.norm(reduced, self.gain(), self.epsilon)
+        normed = self.writer.norm(reduced, self.gain(), self.epsilon)
         self.note_norm(normed)
         return Stream(reduced, self.quantise(normed) if quantised else normed)
 
@@ -285,14 +285,12 @@ class _Drawing:
         if self.irregular() and self.irregular():
             self.notes.append("site without a norm")
             reduced = self.reduce(partial, False)
-            stream.residual = self.dialect.add(stream.residual, reduced)
+            stream.residual = self.writer.add(stream.residual, reduced)
             stream.normed = self.build.call(aten.tanh.default, stream.residual)
             return
         quantised = self.quantises and self.choose.chance(0.6)
         reduced = self.reduce(partial, True, quantised)
-        normed, residual = self.dialect.add_norm(
-            reduced, stream.residual, self.gain(), self.epsilon
-        )
+        normed, residual = self.writer.add_norm(reduced, stream.residual, self.gain(), self.epsilon)
         self.note_norm(normed)
         plain = normed
         if self.irregular():
@@ -300,7 +298,7 @@ class _Drawing:
         stream.normed = self.quantise(normed) if quantised else normed
         stream.earlier, stream.residual = stream.residual, residual
         tapped = [residual, plain, stream.normed]
-        if self.dialect.name != "vllm_custom_ops":
+        if self.writer.name != "vllm_custom_ops":
             # There the norm overwrites what was reduced: nothing reads it afterwards.
             tapped.append(reduced)
         for value in tapped:
@@ -308,7 +306,7 @@ class _Drawing:
                 tap(self, stream, value)
         if self.irregular() and self.irregular():
             self.notes.append("dead site")
-            self.note_norm(self.dialect.norm(self.reduce(partial, True), self.gain(), self.epsilon))
+            self.note_norm(self.writer.norm(self.reduce(partial, True), self.gain(), self.epsilon))
 
     def draw(self) -> TensorParallelCase:
         stream = self.first()
@@ -320,7 +318,7 @@ class _Drawing:
             self.half_layer(stream)
         last = stream.normed
         if last.meta["val"].dtype != self.dtype:
-            last = self.dialect.cast(last, self.dtype)
+            last = self.writer.cast(last, self.dtype)
         outputs = [
             last if self.choose.chance(0.5) else self.linear(self.flat(last), 8, "head"),
             *stream.outputs,

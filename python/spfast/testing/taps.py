@@ -10,7 +10,7 @@ from torch import fx
 
 from spfast.testing.builder import GraphBuilder
 from spfast.testing.choose import Chooser
-from spfast.testing.dialects import Dialect
+from spfast.testing.dialects import LayerWriter
 
 aten = torch.ops.aten
 
@@ -45,7 +45,7 @@ class Drawing(Protocol):
 
     choose: Chooser
     build: GraphBuilder
-    dialect: Dialect
+    writer: LayerWriter
     dtype: torch.dtype
     hidden: int
     batch: int
@@ -97,20 +97,20 @@ def tap(drawing: Drawing, stream: Stream, value: fx.Node) -> None:
         elif kind == "written_then_read":
             buffer = drawing.full_input("buffer")
             call(aten.add_.Tensor, buffer, plain)
-            stream.residual = drawing.dialect.add(stream.residual, buffer)
+            stream.residual = drawing.writer.add(stream.residual, buffer)
         elif kind == "skip":
             earlier = stream.earlier if stream.earlier is not None else stream.residual
-            stream.residual = drawing.dialect.add(stream.residual, earlier)
+            stream.residual = drawing.writer.add(stream.residual, earlier)
         elif kind == "written_stream":
             call(aten.add_.Tensor, plain, drawing.full_input("full"))
         elif kind == "full_add":
-            added = drawing.dialect.add(plain, drawing.full_input("full"))
+            added = drawing.writer.add(plain, drawing.full_input("full"))
             if drawing.choose.chance(0.5):
                 stream.residual = added
             else:
                 stream.outputs.append(added)
         elif kind == "second_norm":
-            normed = drawing.dialect.norm(plain, drawing.gain(), drawing.epsilon)
+            normed = drawing.writer.norm(plain, drawing.gain(), drawing.epsilon)
             stream.outputs.append(drawing.linear(drawing.flat(normed), 8, "side"))
 
 
@@ -139,7 +139,7 @@ def _readable(drawing: Drawing, value: fx.Node) -> fx.Node:
     """``value`` in the dtype of the stream: quantised values are read through a cast."""
     if value.meta["val"].dtype == drawing.dtype:
         return value
-    return drawing.dialect.cast(value, drawing.dtype)
+    return drawing.writer.cast(value, drawing.dtype)
 
 
 def _getitem() -> object:

@@ -16,7 +16,7 @@ from torch import fx
 
 from spfast.testing.builder import InputSpec
 from spfast.testing.choose import Chooser, DrawnChooser
-from spfast.testing.graphs import Site, TensorParallelCase
+from spfast.testing.graphs import DrawnAllReduce, TensorParallelCase
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -199,7 +199,7 @@ def draw_step(choose: Chooser) -> TensorParallelCase:
         world_size=world,
         groups={_GROUP: tuple(range(world))},
         specs=tuple(specs),
-        sites=tuple(Site(node.name, _GROUP, False) for node in reduced),
+        sites=tuple(DrawnAllReduce(node.name, _GROUP, False) for node in reduced),
         tokens=length,
         rows=batch * length,
         dynamic=False,
