@@ -48,9 +48,12 @@ class StaticQuant:
         self.norm, self.added_norm = Norm(epsilon, False), Norm(epsilon, True)
         self.epsilon = epsilon
 
+    def quantise(self, result: Any, x: Any, scale: Any) -> Any:
+        return quant_static(result, x, scale)
+
     def pattern(self, result: Any, result_rms: Any, input: Any, weight: Any, scale: Any) -> Any:
         normed, _ = self.norm(result_rms, input, None, weight)
-        return quant_static(result, normed, scale)
+        return self.quantise(result, normed, scale)
 
     def replacement(self, result: Any, result_rms: Any, input: Any, weight: Any, scale: Any) -> Any:
         return auto_functionalized(
@@ -64,7 +67,7 @@ class StaticQuant:
 
     def added_pattern(self, result: Any, input: Any, residual: Any, weight: Any, scale: Any) -> Any:
         normed, residual = self.added_norm(None, input, residual, weight)
-        return quant_static(result, normed, scale), residual
+        return self.quantise(result, normed, scale), residual
 
     def added_replacement(
         self, result: Any, input: Any, residual: Any, weight: Any, scale: Any
@@ -83,16 +86,12 @@ class StaticQuant:
     def inputs(self) -> list[Any]:
         return [empty(5, 4, dtype=FP8), empty(5, 4), empty(5, 4), empty(4), empty(1, 1, dtype=F32)]
 
-    def added_inputs(self) -> list[Any]:
-        return [empty(5, 4, dtype=FP8), empty(5, 4), empty(5, 4), empty(4), empty(1, 1, dtype=F32)]
-
 
 class PerTokenQuant(StaticQuant):
     """Quantisation with one scale a token, computed on the way."""
 
-    def pattern(self, result: Any, result_rms: Any, input: Any, weight: Any, scale: Any) -> Any:
-        normed, _ = self.norm(result_rms, input, None, weight)
-        return quant_per_token(result, normed, scale)
+    def quantise(self, result: Any, x: Any, scale: Any) -> Any:
+        return quant_per_token(result, x, scale)
 
     def replacement(self, result: Any, result_rms: Any, input: Any, weight: Any, scale: Any) -> Any:
         done = self.fused(result, input, weight, scale, None)
@@ -100,7 +99,7 @@ class PerTokenQuant(StaticQuant):
 
     def added_pattern(self, result: Any, input: Any, residual: Any, weight: Any, scale: Any) -> Any:
         normed, residual = self.added_norm(None, input, residual, weight)
-        quantised, scale = quant_per_token(result, normed, scale)
+        quantised, scale = self.quantise(result, normed, scale)
         return quantised, residual, scale
 
     def added_replacement(
@@ -125,14 +124,8 @@ class PerTokenQuant(StaticQuant):
 class PerGroupQuant(PerTokenQuant):
     """Quantisation with one scale for each token and group of features."""
 
-    def pattern(self, result: Any, result_rms: Any, input: Any, weight: Any, scale: Any) -> Any:
-        normed, _ = self.norm(result_rms, input, None, weight)
-        return quant_per_group(result, normed, scale)
-
-    def added_pattern(self, result: Any, input: Any, residual: Any, weight: Any, scale: Any) -> Any:
-        normed, residual = self.added_norm(None, input, residual, weight)
-        quantised, scale = quant_per_group(result, normed, scale)
-        return quantised, residual, scale
+    def quantise(self, result: Any, x: Any, scale: Any) -> Any:
+        return quant_per_group(result, x, scale)
 
     def fused(self, result: Any, input: Any, weight: Any, scale: Any, residual: Any) -> Any:
         return auto_functionalized(
@@ -213,7 +206,7 @@ def _rules(kind: type[StaticQuant], added: bool) -> Any:
         for epsilon in EPSILONS:
             quant = kind(epsilon)
             if added:
-                yield Rule(quant.added_pattern, quant.added_replacement, quant.added_inputs)
+                yield Rule(quant.added_pattern, quant.added_replacement, quant.inputs)
             else:
                 yield Rule(quant.pattern, quant.replacement, quant.inputs)
 

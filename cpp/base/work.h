@@ -1,5 +1,5 @@
-// Counts elementary steps where a test asks whether work grows with the size of its input and no
-// faster: a count is the same on every machine, unlike a time. Compiled to nothing elsewhere.
+// Counts elementary steps. Tests ask by it whether work grows no faster than the input; a count is
+// the same on every machine, unlike a time. Outside of tests it compiles to nothing.
 #pragma once
 
 #include <cstdint>

@@ -5,12 +5,13 @@
 namespace spfast {
 namespace {
 
-// True or False; None where only torch's object can tell.
-py::object accepts(const expr::Program& program, const py::object& node) {
+// What `yes` makes of a match; False where there is none; None where only torch's object can tell.
+template <typename Yes>
+py::object run_at(const expr::Program& program, const py::object& node, Yes yes) {
   expr::Matcher matcher(program);
   switch (matcher.run(node)) {
     case expr::Outcome::kYes:
-      return py::bool_(true);
+      return yes(matcher.found());
     case expr::Outcome::kNo:
     case expr::Outcome::kAbort:
       return py::bool_(false);
@@ -20,19 +21,12 @@ py::object accepts(const expr::Program& program, const py::object& node) {
   return py::none();
 }
 
-// What was found, or False; None where only torch's object can tell.
+py::object accepts(const expr::Program& program, const py::object& node) {
+  return run_at(program, node, [](const expr::Found&) { return py::bool_(true); });
+}
+
 py::object match(const expr::Program& program, const py::object& node) {
-  expr::Matcher matcher(program);
-  switch (matcher.run(node)) {
-    case expr::Outcome::kYes:
-      return expr::to_python(matcher.found());
-    case expr::Outcome::kNo:
-    case expr::Outcome::kAbort:
-      return py::bool_(false);
-    case expr::Outcome::kUnknown:
-      break;
-  }
-  return py::none();
+  return run_at(program, node, expr::to_python);
 }
 
 }  // namespace

@@ -20,9 +20,9 @@ namespace py = pybind11;
 
 class NativeRun {
  public:
-  // Encodes the graph. `listed` are its calls of all_reduces in place or of several tensors that
-  // are all_reduces like any other: what they write to nobody else sees, and every part of a result
-  // is taken once, by a getitem.
+  // Encodes the graph. `listed` are calls of all_reduces in place or of several tensors that count
+  // as plain ones: nobody else sees what they write to, and every part of a result is taken once,
+  // by a getitem.
   NativeRun(py::object graph, std::shared_ptr<const Rules> rules,
             const std::vector<py::object>& listed);
 
@@ -82,7 +82,7 @@ class NativeRun {
   [[nodiscard]] std::vector<Report> reports();
   // What the plan takes on trust: an Assumption by names each.
   [[nodiscard]] py::list assumptions() const;
-  // The sums over tokens that are computed of one rank's rows, and finished by an all_reduce.
+  // The sums over tokens of which each rank computes its part, and which an all_reduce finishes.
   [[nodiscard]] py::list totals() const;
   [[nodiscard]] size_t planned_sites() const { return run_.sites().rewritten(); }
   [[nodiscard]] std::string plan_text();

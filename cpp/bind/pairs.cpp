@@ -53,9 +53,9 @@ class NativePairRun {
     operators_.symbolic_shape = operators.attr("symbolic_shape").cast<bool>();
   }
 
-  // `group`, of a group as the graph spells it, returns why its collectives stay, and its name;
-  // `worth`, of that group, what the first product multiplies, tokens and features, why a pair
-  // does.
+  // `group` is called with a group as the graph spells it. It returns why its collectives stay, and
+  // the group's name. `worth` is called with that group, what the first product multiplies, tokens
+  // and features. It returns why the pair stays.
   void plan(const py::object& group, const py::object& worth) {
     const PairPolicy policy{[&](Argument value, NodeId call) {
                               groups_.emplace(argument_key(value), group_object(value, call));

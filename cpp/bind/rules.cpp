@@ -44,8 +44,8 @@ Operand read_operand(py::handle from) {
   return operand;
 }
 
-// What patterns share is read once: by the Python object, which is kept so that no other takes its
-// place.
+// What several patterns share is read once. It is found by the address of the Python object, which
+// is kept so that no other object gets that address.
 template <class T>
 class Known {
  public:
@@ -96,7 +96,8 @@ class PatternReader {
   Known<Operand> operands_;
 };
 
-// What the registry lets through and the core cannot hold still names its rule.
+// A pattern that the registry lets through may still be more than the core can hold. The error
+// names its rule.
 Pattern checked_pattern(py::handle from, PatternReader& reader) {
   try {
     return reader.read(from);

@@ -58,9 +58,9 @@ class Encoder {
   }
 
  private:
-  // A large graph is not in the processor's caches, and a list tells where its next node is only
-  // once the one before is there. So what lies ahead is asked for early: the node after the next
-  // two, the operands of the one before that, and what the next node reads.
+  // A large graph is not in the processor's caches, and a linked list tells where the next node is
+  // only once the one before is loaded. So memory ahead is prefetched: the node after the next two,
+  // the operands of the one before that, and what the next node reads.
   void fetch_ahead(PyObject* node) const {
     PyObject* next = access_.peek(node, Field::kNext);
     PyObject* second = next == nullptr ? nullptr : access_.peek(next, Field::kNext);
@@ -95,7 +95,8 @@ class Encoder {
     TargetEntry entry = target_of(op, target, args);
     NodeTable& table = out_.table;
     if (!pure_.empty() && pure_.contains(node.ptr())) {
-      // Its result is a value of its own: what was written before to the memory is no write to it.
+      // Its result is a value of its own. An earlier write to that memory is no write to the
+      // result.
       entry.flags &= static_cast<uint8_t>(~(target_flag::kMutates | target_flag::kAliases));
       out_.pure.push_back(table.size());
     }
@@ -139,7 +140,8 @@ class Encoder {
         {"call_method", Op::kCallMethod},     {"output", Op::kOutput}};
     for (const auto& [name, code] : kOps) {
       if (PyUnicode_CompareWithASCIIString(op.ptr(), name) != 0) continue;
-      // Graphs share one string a kind; one whose nodes each have their own fills nothing up here.
+      // Graphs usually share one string for each kind of node. If each node has its own, nothing
+      // piles up here.
       if (ops_.size() < 2 * std::size(kOps)) {
         keep_.push_back(py::reinterpret_borrow<py::object>(op));
         ops_.emplace_back(op.ptr(), code);

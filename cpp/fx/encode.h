@@ -14,11 +14,11 @@ namespace spfast::fx {
 namespace py = pybind11;
 
 struct EncodeOptions {
-  // Names, the targets of inputs, and the meta of every node: what a file holds. Otherwise
-  // structure alone, and the meta of calls to these targets.
+  // Reads names, the targets of inputs, and every meta, as a file holds them. Otherwise only the
+  // structure is read, and the meta of calls to the targets of `meta_of`.
   bool complete = false;
   std::span<const TargetId> meta_of;
-  // Calls that write to nothing that anybody else can see.
+  // Calls whose writes nobody else can see.
   std::span<const py::object> pure;
 };
 

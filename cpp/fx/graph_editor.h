@@ -1,7 +1,7 @@
-// The edits of a torch.fx graph, one at a time. FX's own methods make them; where FX is as this
-// editor knows it, what those methods do is done here, in a fifth of the time. Whether it is, a
-// trial shows once a process (spfast.fxgraph.trial): both ways must leave equal graphs. Hooks, a
-// subclass, or a method that somebody replaced since, and FX's methods are called.
+// The edits of a torch.fx graph, one at a time. Where FX is as this editor knows it, the editor
+// does what FX's methods do, in a fifth of the time. A trial shows once a process whether FX is so
+// (spfast.fxgraph.trial): both ways must leave equal graphs. If a graph has hooks or is of a
+// subclass, or if a method was replaced since, FX's methods are called.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -38,7 +38,8 @@ class GraphEditor {
   void finish();
 
   [[nodiscard]] bool native() const { return native_; }
-  // For tests: the edit after so many more raises, before or after it is made; negative: none does.
+  // For tests: after so many more edits, one raises, before or after it is made. Negative: none
+  // does.
   static void break_after(int64_t edits);
 
  private:

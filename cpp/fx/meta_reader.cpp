@@ -12,8 +12,9 @@ py::object attribute(py::handle object, const py::str& name) {
   return stolen(PyObject_GetAttr(object.ptr(), name.ptr()));
 }
 
-// While it lives, tensor subclasses have no __torch_function__: a fake tensor's is disabled anyway,
-// and to find that out for each attribute takes a third of the time in which sizes are read.
+// While it lives, tensor subclasses have no __torch_function__. A fake tensor's is disabled anyway,
+// and torch would find that out anew for each attribute: a third of the time in which sizes are
+// read.
 class PlainAttributes {
  public:
   PlainAttributes() { guard_.attr("__enter__")(); }
@@ -116,7 +117,7 @@ uint32_t MetaReader::read_tuple(NodeTable& table, py::handle values) {
   for (const py::handle part : values) {
     const bool nested = PyTuple_Check(part.ptr()) != 0 || PyList_Check(part.ptr()) != 0;
     const uint32_t read = nested ? kNone : read_value(table, part);
-    // Nothing that we rewrite yields tuples of tuples, or of what is no tensor and no number.
+    // No operator that we rewrite yields tuples of tuples, or of anything but tensors and numbers.
     if (nested || (!part.is_none() && table.meta_at(read).kind == MetaKind::kMissing)) {
       meta.kind = MetaKind::kMissing;
       parts.clear();
@@ -171,7 +172,7 @@ bool MetaReader::is_contiguous(NodeTable& table, py::handle sizes, const std::ve
     expected *= std::max<int64_t>(dims[i - 1].raw, 1);
   }
   if (i <= 1) return true;
-  // Strides further out are products with symbols. Where one may be 0, torch takes 1 instead.
+  // Strides further out are products with symbols. Torch takes 1 for a size that may be 0.
   const std::span<const Dim> all(dims);
   for (const bool at_least_one : {false, true}) {
     size_t at = i - 1;
@@ -195,8 +196,8 @@ uint32_t MetaReader::text_of(NodeTable& table, py::handle object) {
 Dim MetaReader::dim_of(NodeTable& table, py::handle size) {
   if (PyLong_Check(size.ptr()) != 0) return Dim::of(size.cast<int64_t>());
   const py::object node = attribute(size, node_);
-  // The expression as it was made; what replacements made of it since is asked for only once. Few
-  // are made anew: nearly all are found by where they are, without comparing any.
+  // The expression as it was made. Nearly all are found by address. What torch's replacements make
+  // of one is asked for only once.
   const py::object made = py::getattr(node, own_expr_, py::none());
   if (const auto seen = seen_.find(made.ptr()); seen != seen_.end()) return seen->second.second;
   if (!made.is_none() && exprs_.contains(made)) {

@@ -18,8 +18,8 @@ struct TargetEntry {
   bool wraps = false;  // a higher-order operator that names what it calls in its first argument
 };
 
-// One for each encoding: operators that live as long as torch are remembered across all of them,
-// others (a user's function) only here.
+// Each encoding has one. Operators that live as long as torch are remembered for the whole process,
+// others (such as a user's function) only here.
 class TargetCache {
  public:
   TargetCache();

@@ -201,8 +201,8 @@ class ValueMaker {
   py::object clone(const Prototype& one) const {
     PyObject* storage[] = {one.size.ptr(), one.dtype.ptr(), meta_device_.ptr()};
     const py::object own = stolen(PyObject_Vectorcall(empty_.ptr(), storage, 1, empty_keys_.ptr()));
-    // The meta tensor takes the storage, and the fake one has it from there: newer torches ask the
-    // device of a tensor that is moved, which this one cannot tell yet.
+    // The meta tensor takes the storage, and the fake one takes it from there. Newer torches ask a
+    // tensor that gets a storage for its device, which this one cannot tell yet.
     PyObject* move[] = {one.meta.ptr(), own.ptr()};
     (void)stolen(PyObject_Vectorcall(set_storage_.ptr(), move, 2, nullptr));
     PyObject* subclass[] = {one.fake_type.ptr(), one.meta.ptr(), Py_False, Py_True,

@@ -19,7 +19,8 @@ struct ValueSpec {
   py::object like;
   uint32_t token_class = 0;
   int64_t factor = 1;
-  // Values of the same kind differ in nothing but their storage, mode and device. -1: not known.
+  // Values of the same kind differ only in their storage, mode and device. -1: the kind is not
+  // known.
   int64_t kind = -1;
 };
 

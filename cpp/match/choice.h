@@ -13,10 +13,10 @@ class Choice {
   Choice(const NodeTable& table, const ProgramSet& programs)
       : table_(table), programs_(programs), stamp_(table.size(), kNone) {}
 
-  // The match of highest priority, then the longest, then the first in the graph; but a shorter one
-  // that is part of it where that leaves fewer values to be gathered: a norm whose value is read in
-  // full beside its quantisation is gathered once, and quantised in full. `claimed`: by node,
-  // whether another site has it. kNone where another site has a part of every match.
+  // The match of highest priority, then the longest, then the first in the graph. A shorter one
+  // that is part of it is taken where that leaves fewer values to be gathered: a norm may be read
+  // in full beside its quantisation; then it is gathered once, and quantised in full. `claimed`: by
+  // node, whether another site has it. kNone where another site has a part of every match.
   [[nodiscard]] uint32_t best(std::span<const Match> matches, LookThrough look,
                               const std::vector<bool>& claimed);
   // The matches that are part of one of them, the best last.

@@ -113,7 +113,7 @@ MatchResult find_matches(const NodeTable& table, const ProgramSet& programs,
     }
     const Meta& meta = table.meta(anchor.all_reduce);
     const auto dims = table.dims(meta);
-    // A symbolic width is a width like any other, as long as no sizes are made of it.
+    // A symbolic width will do, as long as no sizes are computed from it.
     const bool has_width = dims.size() == 2 || (dims.size() > 2 && !dims.back().is_expr());
     if (meta.kind != MetaKind::kTensor || !has_width) {
       report.outcome = Outcome::kUnknownSize;

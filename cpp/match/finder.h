@@ -15,9 +15,9 @@ namespace spfast {
                                                std::span<const NodeId> listed = {});
 
 // The meta of every anchor's all_reduce must be known. At one anchor the rule of highest priority
-// wins, then the longest that leaves the fewest values to be gathered (choice.h). Where anchors
-// want the same operation (an add of two all_reduces) the later one gets it, for the earlier one's
-// value is the residual there.
+// wins, then the longest that leaves the fewest values to be gathered (choice.h). Two anchors may
+// want the same operation, such as an add of two all_reduces. The later one gets it: the earlier
+// one's value is its residual.
 [[nodiscard]] MatchResult find_matches(const NodeTable& table, const ProgramSet& programs,
                                        std::span<const AllReduceFamily> families,
                                        std::span<const NodeId> listed = {});

@@ -1,8 +1,9 @@
 // match/: the machine that runs programs over a table. Depends on base/, table/ and pattern/.
 //
-// Noise between the operations of a pattern is looked through by meaning: a view that keeps the
-// last dim keeps every token's row whole and in order, whatever the leading dims become; clone,
-// alias, detach, a slice of everything and functionalised copies change nothing at all.
+// Between the operations of a pattern there may be noise, which is looked through. A view that
+// keeps the last dim is noise: it keeps every token's row whole and in order, whatever the leading
+// dims become. So are clone, alias, detach, a slice of everything, and functionalised copies: they
+// change nothing.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +15,8 @@
 namespace spfast {
 
 // What each node of a table is an alias of, for streams of every width, in one pass over the
-// table. A view is looked through only where the stream is as wide as its last dim; behind such a
-// view the answer is known already, since its width is.
+// table. A view is looked through only where the stream is as wide as its last dim. So there is one
+// answer behind a view: that for its own width.
 class AliasRoots {
  public:
   AliasRoots() = default;
@@ -51,7 +52,7 @@ class LookThrough {
   // How wide a stream has to be that a view is looked through; absent for a node whose source does
   // not depend on it.
   [[nodiscard]] static std::optional<int64_t> width_of(const NodeTable& table, NodeId node);
-  // The node asks for a memory format that holds for a number of dims: its result lies otherwise.
+  // Whether a node asks for a memory format such as channels_last, which fits one number of dims.
   [[nodiscard]] static bool wants_format(const NodeTable& table, NodeId node);
   // The node that a noise node is a view or copy of; kNone for any other.
   [[nodiscard]] static NodeId source(const NodeTable& table, NodeId node, int64_t width);

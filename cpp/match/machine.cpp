@@ -13,8 +13,8 @@
 namespace spfast {
 namespace {
 
-// Steps tried at one all_reduce. Real rules take some tens; a value with very many users, some
-// for each.
+// How many steps are tried at one all_reduce. Real rules take some tens. A value with very many
+// users takes some for each.
 constexpr size_t kSteps = size_t{1} << 16;
 constexpr size_t kStepsPerNode = 16;
 
@@ -145,7 +145,7 @@ bool Machine::try_form(const Step& step, const Form& form, NodeId node, bool swa
   return check_fixed(form, node, step.checks.size());
 }
 
-// The last dim can be named from the front where the number of dims of the first operand is known.
+// A positive number can be the last dim only where the first operand's number of dims is known.
 bool Machine::check_literal(const Check& check, const Form& form, NodeId node, Argument found,
                             uint32_t filled) {
   const uint32_t rank = check.needs_rank ? rank_of(fetch(node, form.where[0]), filled) : 0;
@@ -210,7 +210,8 @@ size_t items_named(const Form& form, const Location& list) {
 
 }  // namespace
 
-// No literal is ever ignored: what the form does not name must be absent or as the form says.
+// No argument is ever ignored. What the pattern does not name must be absent, or what the form
+// says.
 bool Machine::check_fixed(const Form& form, NodeId node, size_t named) {
   const auto refuse = [&](Argument value) {
     failed_check_ = static_cast<uint32_t>(named);

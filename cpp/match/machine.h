@@ -1,8 +1,8 @@
 // Runs the program tree at one anchor and records every rule that holds there.
 //
-// Choice exists only among the users of a value and in the order of commuting operands; everything
-// else is a straight check. A choice is undone by truncation: registers above a step are simply
-// overwritten, slots that the step filled are cleared from a trail.
+// There are two kinds of choice: among the users of a value, and in the order of commuting
+// operands. Everything else is a check. To undo a choice costs little: registers above a step are
+// overwritten, and slots that the step filled are cleared by a trail.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +20,9 @@ class Machine {
   // appended in the order of the tree; the failure is the deepest.
   void run(LookThrough look, const Anchor& anchor, uint32_t anchor_index, uint32_t rank,
            std::vector<Match>& matches, Failure& failure);
-  // Whether the last run ended before it had tried everything. Of a value with n users of one
-  // operator a pattern of k such operations has n^k readings; what is tried grows with the graph.
+  // Whether the last run ended before it had tried everything. A pattern of k operations can be
+  // read in n^k ways from a value with n users of their operator. So the number of steps is
+  // bounded.
   [[nodiscard]] bool gave_up() const { return steps_left_ == 0; }
 
  private:

@@ -13,8 +13,8 @@ namespace spfast {
 
 // How one family of collectives spells an all_reduce. A node that waits for it is part of it.
 struct AllReduceFamily {
-  // In place, or several tensors in one call: an all_reduce like any other in a graph where
-  // somebody has seen to it that nobody can tell. Of such a graph these calls are listed.
+  // In place, or of several tensors in one call. Such a call counts only where it is listed:
+  // somebody has made sure that no other node can tell it from a plain all_reduce.
   enum class Form : uint8_t { kPlain, kInPlace, kCoalesced };
   uint32_t id = 0;
   TargetId all_reduce = kNone;
@@ -58,7 +58,7 @@ struct Failure {
   Argument found;
 };
 
-// A group that is a constant of the graph: what is computed there, nobody can look up.
+// Whether a group is a constant of the graph. One that is computed cannot be looked up.
 [[nodiscard]] constexpr bool is_group(Argument group) {
   return group.tag != Tag::kAbsent && !group.is_node() && !is_container(group.tag);
 }
@@ -84,8 +84,8 @@ struct MatchResult {
   std::vector<Anchor> anchors;        // in graph order
   std::vector<AnchorReport> reports;  // one for each anchor
   std::vector<Match> matches;         // in graph order of their anchors
-  // Parts of them that hold as well, for where the whole turns out to ask too much; in the same
-  // order, at each anchor the best first.
+  // Shorter matches that are part of them, for sites where the whole match asks too much. In the
+  // same order; at each anchor the best first.
   std::vector<Match> shorter;
   AliasRoots roots;
   [[nodiscard]] LookThrough look(int64_t width) const { return {roots, width}; }

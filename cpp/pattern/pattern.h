@@ -3,8 +3,8 @@
 // A pattern is a small graph that starts at an anchor: the value that an all_reduce yields. Each
 // operation lists its operands; an operand is the result of another operation, a parameter (bound
 // at its first use, compared at the next), a literal, or ignored. An operation has one form for
-// each operator that may stand for it, and a form says where in that operator's arguments each
-// operand is found: so one pattern covers add.Tensor and add.Scalar, or both versions of
+// each operator that may stand for it. A form says where in that operator's arguments each operand
+// is found. So one pattern covers add.Tensor and add.Scalar, or both versions of
 // auto_functionalized.
 #pragma once
 
@@ -39,7 +39,8 @@ struct Location {
   friend bool operator==(const Location&, const Location&) = default;
 };
 
-// An argument that the pattern does not name: absent, or equal to this. When required, present.
+// An argument that the pattern does not name. It must be absent, or equal to this value; if it is
+// required, it must be present.
 struct Fixed {
   Location where;
   Literal value;

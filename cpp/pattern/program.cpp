@@ -30,7 +30,8 @@ class Compiler {
     stream_[0] = true;
     for (uint32_t i = 1; i < pattern_.operations.size(); ++i) {
       const Operation& operation = pattern_.operations[i];
-      // Go down from the operand found last: the further from the stream, the fewer its users.
+      // Start from the operand that was found last. It is the furthest from the all_reduce, and
+      // such values have fewer users.
       uint32_t source = kNone;
       for (const Operand& operand : operation.operands) {
         if (operand.kind != OperandKind::kOperation || !stream_[operand.index]) continue;
@@ -108,7 +109,7 @@ class Compiler {
   uint32_t slots_ = 0;
 };
 
-// Equal steps have equal hashes. What a step does not say by its numbers is compared only.
+// Equal steps have equal hashes. Not all of a step goes into its hash; the rest is only compared.
 uint64_t hash_of(uint32_t parent, const Step& step) {
   uint64_t hash = parent;
   const auto mix = [&](uint64_t value) {

@@ -1,5 +1,5 @@
-// Patterns compiled to programs, and the programs of one anchor merged into a tree: patterns that
-// begin alike share the steps in which they are alike.
+// Patterns compiled to programs. The programs of all patterns are one tree: patterns that begin
+// alike share their first steps.
 //
 // A step finds the next operation: among the users of one already found, or as the operand of one.
 // It then checks each of the operation's operands. Registers are numbered in the order in which
@@ -47,8 +47,8 @@ struct Accept {
   std::vector<uint32_t> parameter_slots;      // by parameter; kNone if the pattern never uses it
 };
 
-// The steps below a tree node that start from the same place, by operator: a candidate meets only
-// the steps that could take it, however many patterns are registered.
+// The steps below a tree node that start from the same place, by operator. So a candidate meets
+// only the steps that could take it, however many patterns are registered.
 struct Dispatch {
   bool upward = false;
   uint32_t source = 0;

@@ -4,36 +4,10 @@
 
 #include "base/check.h"
 #include "base/work.h"
+#include "rewrite/known_meta.h"
 #include "table/targets.h"
 
 namespace spfast {
-
-const Meta* known_meta(const NodeTable& table, NodeId node, Site& site,
-                       std::vector<NodeId>& missing) {
-  const Meta& meta = table.meta(node);
-  if (meta.kind == MetaKind::kUnknown) {
-    missing.push_back(node);
-    return nullptr;
-  }
-  if (meta.kind == MetaKind::kMissing) {
-    site.reason = {Reason::Kind::kUnknownSize, node, kNone, 0, 0};
-    return nullptr;
-  }
-  return &meta;
-}
-
-bool is_fresh_buffer(const NodeTable& table, NodeId node, const Meta& meta, Dim tokens,
-                     const std::function<bool(NodeId)>& may_follow) {
-  static const TargetId kEmpty = intern_target("aten.empty.memory_format");
-  static const TargetId kEmptyLike = intern_target("aten.empty_like.default");
-  const auto args = table.args(node);
-  const auto dims = table.dims(meta);
-  if (args.size() != 1 || dims.size() < 2 || meta.tokens != tokens || dims.back().is_expr()) {
-    return false;
-  }
-  if (table.target(node) == kEmpty) return true;
-  return table.target(node) == kEmptyLike && args[0].is_node() && may_follow(args[0].payload);
-}
 
 void AliasChecks::check(Site& site, NodeId alias, NodeId root, const LookThrough& look) {
   if (alias == root) return;

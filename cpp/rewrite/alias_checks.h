@@ -12,16 +12,6 @@
 
 namespace spfast {
 
-// The meta of a value that a proof rests on; absent when it has to be read first, or when there is
-// none to read.
-[[nodiscard]] const Meta* known_meta(const NodeTable& table, NodeId node, Site& site,
-                                     std::vector<NodeId>& missing);
-
-// An empty tensor with a row for each token, which can be made with fewer: by its sizes, or like a
-// value that `may_follow`.
-[[nodiscard]] bool is_fresh_buffer(const NodeTable& table, NodeId node, const Meta& meta,
-                                   Dim tokens, const std::function<bool(NodeId)>& may_follow);
-
 class AliasChecks {
  public:
   AliasChecks(const NodeTable& table, const Effects& effects, std::vector<NodeId>& missing)

@@ -83,7 +83,8 @@ class Consequences {
     return (replication_.proved(node) & group) != 0;
   }
 
-  // With a row for each token, by assumption or computed from such row by row.
+  // Whether a value has a row for each token: by assumption, or computed row by row from one that
+  // has.
   void follow_rows(NodeId node) {
     const bool across = topology_.of(node).kind != Collective::kNone;
     if (has_rows_[node] || !(across || replication_.treats_rows_alone(node))) return;
@@ -121,7 +122,7 @@ class Consequences {
     if (common != 0) shared_[node] |= common & replication_.kept(node);
   }
 
-  // The same where an operand may be what was written to its memory since.
+  // The same, where an operand may have been overwritten in its memory.
   void share_contents(NodeId node) {
     GroupMask common = ~shared_[node];
     for (const Argument value : table_.operands(node)) {
@@ -201,16 +202,6 @@ class Consequences {
 };
 
 }  // namespace
-
-Reason why_apart(const Replication& replication, NodeId value, NodeId reader, uint32_t group) {
-  if (const NodeId writer = replication.changed_before(value, reader); writer != kNone) {
-    return {Reason::Kind::kWritten, value, writer, 0, 0};
-  }
-  if (replication.of(value, group) == Sharing::kOwn) {
-    return {Reason::Kind::kRankOwn, value, replication.evidence(value, group), 0, 0};
-  }
-  return {Reason::Kind::kNotProved, value, kNone, 0, 0};
-}
 
 std::vector<Assumption> find_assumptions(const NodeTable& table, std::span<const Anchor> anchors,
                                          const Sites& sites, const Replication& replication) {

@@ -1,5 +1,5 @@
-// What a rewrite takes on trust: the values that meet a shard and are not proved to be the same on
-// every rank. Together they may contradict the graph, where none does alone.
+// What a rewrite takes on trust: values that are read beside a shard and are not proved to be the
+// same on every rank. Several together may contradict the graph where none does alone.
 #pragma once
 
 #include <span>

@@ -1,4 +1,4 @@
-// Backward, from each collective: what gives a value away as a rank's own.
+// Backward, from each collective: which values it shows to be a rank's own.
 #include <algorithm>
 #include <string>
 
@@ -9,15 +9,16 @@
 namespace spfast {
 namespace {
 
-// How likely a value is one rank's part of a sum, where some operand of a sum has to be: what all
-// ranks share is not, an input may be, and most of all what weights went into.
+// How likely a value is one rank's part of a sum. Some operand of a sum has to be one. What all
+// ranks share is not; an input may be; what was multiplied by weights most likely is.
 enum Suspicion : uint8_t { kNotAtAll, kInput, kComputed };
 
 constexpr std::string_view kCopy = "aten.copy_.default";
 
 }  // namespace
 
-// Where it is made of comparisons and of what all ranks share: their negation, a cast, a view.
+// A condition stays one through operators on conditions and shared values: a negation, a cast, a
+// view.
 GroupMask Replication::conditions_read(NodeId node) const {
   GroupMask all = kAllGroups;
   GroupMask some = 0;
@@ -52,7 +53,8 @@ void Replication::rate_call(NodeId node) {
   const bool rows = treats_rows_alone(node);
   conditions_[node] = traits(node).condition ? kAllGroups : rows ? conditions_read(node) : 0;
   conditions_[node] &= ~proved_[node];
-  // What is written to later is not proved by its name, but it began as what all ranks share.
+  // Nothing is proved of a buffer that is written to later, but it may have begun as what all ranks
+  // share.
   const GroupMask born =
       effects_.any_writes() && is_deterministic(node) ? common_groups(node) : GroupMask{0};
   for (uint32_t slot = 0; slot < topology_.slots(); ++slot) {
@@ -98,14 +100,14 @@ void Replication::accuse_read(NodeId value, GroupMask groups, NodeId collective)
 }
 
 void Replication::blame_written(NodeId node) {
-  // What a graph that is called writes, its own nodes are blamed for.
+  // What a called graph writes is blamed in that graph.
   if (effects_.is_known_call(node)) return;
   for (const NodeId storage : effects_.storages_written_by(node)) {
     const StorageContents::Contents* contents = read_.find(storage);
     if (contents == nullptr) continue;
     each_slot(contents->own, [&](uint32_t slot) {
       mark_own(node, slot_bit(slot), contents->evidence[slot]);
-      // What another graph says of a buffer it says of what is written, not of what was there.
+      // Another graph speaks of what is written to a buffer, not of what was there before.
       NodeId& known = evidence_at(node, slot);
       if (is_told(known)) known = contents->evidence[slot];
     });
@@ -131,8 +133,8 @@ void Replication::blame() {
   }
 }
 
-// What a collective over one group yields differs in another only if its operand does. What comes
-// out of one says nothing else of what went in.
+// What a collective over one group yields differs in another group only if its operand does. The
+// result says nothing else of the operand.
 void Replication::blame_collective(NodeId node) {
   const auto [kind, group] = topology_.of(node);
   if (kind == Collective::kAllReduce || kind == Collective::kReduceScatter ||
@@ -180,8 +182,9 @@ void Replication::blame_operands(NodeId node, uint32_t slot) {
   if (rows) blame_conditions(node, slot);
 }
 
-// What is selected is one rank's, so the condition is too: by an operand that says so, or as a
-// factor. What it compares is not, for one of the two may be the same on every rank.
+// What is selected is a rank's own, so the condition is blamed: the operand that is one, or a
+// factor that is one. What the condition compares is not blamed, for one of the two may be the same
+// on every rank.
 void Replication::blame_conditions(NodeId node, uint32_t slot) {
   const GroupMask group = slot_bit(slot);
   const auto args = table_.args(node);

@@ -31,7 +31,7 @@ bool ClassCut::run(uint32_t token_class, std::span<const NodeId> members,
   Cut best = cheapest(fixed);
   if (!unsure_.empty()) return true;
   find_costly(fixed, best.cost);
-  // Fewer collectives, but more bytes: the fewest bytes come first then.
+  // This cut has fewer collectives but moves more bytes. Bytes count first.
   if (moves_more(best.sharded)) best = cheapest(1);
   sharded_ = std::move(best.sharded);
   keep_idle();
@@ -56,8 +56,8 @@ void ClassCut::find_gathered() {
 int64_t ClassCut::bytes_of(NodeId node) {
   const Meta& meta = table_.meta(node);
   if (meta.kind == MetaKind::kUnknown && nodes_.state[node] == State::kSharded) {
-    // A value of a matched site that nobody had to look at is, as a rule, as large as what was
-    // reduced. Whoever needs to know asks.
+    // The meta of a matched site's value may not have been read. Such a value is usually as large
+    // as what was reduced, so that is guessed; whoever needs to be sure has it read.
     unsure_.push_back(node);
     const Anchor& anchor = matches_.anchors[sites_.sites[nodes_.site_of[node]].anchor];
     return costs_.bytes_of(anchor);
@@ -66,7 +66,8 @@ int64_t ClassCut::bytes_of(NodeId node) {
   return costs_.bytes_of(meta, layout_.features[node]);
 }
 
-// Where each matched site costs no more than its all_reduce, all of them are the cheapest.
+// Whether each matched site costs no more than its all_reduce. Then sharding all of them is
+// cheapest.
 bool ClassCut::each_site_pays(int64_t fixed) {
   spent_.resize(sites_.sites.size());
   for (const uint32_t i : of_class_) spent_[i] = 0;
@@ -108,7 +109,7 @@ ClassCut::Cut ClassCut::cheapest(int64_t fixed, std::span<const uint32_t> loose)
     const State state = nodes_.state[node];
     if (state == State::kSum) {
       const TokenSum& sum = *layout_.sum_at(node);
-      // A value that is gathered anyway may as well be summed in full.
+      // A value that is gathered anyway may be summed in full at no cost.
       const int64_t saved = gathered_[index[sum.root]] ? 0 : costs_.saved_by(sum);
       flow.add_edge(source, 2 * i, saved);
       flow.add_edge(2 * i, sink, costs_.part(sum, of_class_) + fixed);
@@ -134,8 +135,8 @@ ClassCut::Cut ClassCut::cheapest(int64_t fixed, std::span<const uint32_t> loose)
   return cut;
 }
 
-// The matched sites that are row-wise without a rule, and of which a value is full anyway, or read
-// by what is not matched: what is computed of it may be cheaper full.
+// The matched sites that may be cheaper in part: the row-wise view knows all of their operators,
+// and a value of them is full anyway or is read by something outside.
 std::vector<uint32_t> ClassCut::loose_sites() const {
   const auto may_be_full = [&](NodeId node) {
     const auto uses = uses_.of(node);
@@ -197,7 +198,7 @@ bool ClassCut::moves_more(const std::vector<bool>& sharded) {
   return more > 0;
 }
 
-// An all_reduce whose shard nobody would read stays: so does all that only it would feed.
+// An all_reduce stays whose shard nobody would read. So does all that only this shard would feed.
 void ClassCut::keep_idle() {
   for (auto i = static_cast<uint32_t>(members_.size()); i-- > 0;) {
     if (!sharded_[i] || nodes_.state[members_[i]] != State::kReduced) continue;

@@ -6,8 +6,10 @@
 #include <span>
 #include <vector>
 
+#include "match/match.h"
 #include "rewrite/cut_costs.h"
 #include "rewrite/row_uses.h"
+#include "rewrite/rowwise_rules.h"
 #include "rewrite/sites.h"
 
 namespace spfast {

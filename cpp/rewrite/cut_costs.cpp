@@ -7,8 +7,8 @@
 namespace spfast {
 namespace {
 
-// A smaller stream is an example of larger ones, or a test: it is reckoned as one of 8,192 tokens
-// of 4,096 features in two bytes each, a prefill for which the rewrite is worth it.
+// A small stream stands for larger ones: it is an example, or a test. It is reckoned as 8,192
+// tokens of 4,096 features in two bytes each, a prefill for which the rewrite pays.
 constexpr int64_t kWorth = int64_t{64} << 20;
 // What a symbolic width is reckoned as.
 constexpr int64_t kWidth = 4096;
@@ -78,7 +78,7 @@ int64_t CutCosts::fixed(uint32_t token_class, std::span<const uint32_t> of_class
   const double share = static_cast<double>(collective_) / among;
   const double most = static_cast<double>(most_ / kBytes);
   const double cost = std::min(share, most) * static_cast<double>(kBytes);
-  // Next to nothing still decides between cuts that move the same bytes.
+  // At least 1, so that of cuts with the same bytes the one with fewer collectives is taken.
   return std::max(static_cast<int64_t>(cost), int64_t{1});
 }
 

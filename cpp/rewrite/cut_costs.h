@@ -5,6 +5,8 @@
 #include <span>
 #include <unordered_map>
 
+#include "match/match.h"
+#include "rewrite/costs.h"
 #include "rewrite/sites.h"
 
 namespace spfast {
@@ -16,9 +18,10 @@ class CutCosts {
 
   CutCosts(const NodeTable& table, const MatchResult& matches, const Sites& sites, Costs costs);
 
-  // No single cost is more, so that all costs together stay below what is never cut.
+  // The most that a single cost may be. So all costs together stay below that of an edge that is
+  // never cut.
   void limit(int64_t most) { most_ = most; }
-  // What gathering a value moves whose last `features` dims belong to one token.
+  // What it moves to gather a value whose last `features` dims belong to one token.
   [[nodiscard]] int64_t bytes_of(const Meta& meta, size_t features) const;
   // What a sum over tokens moves as the sum of the ranks' parts, and what computing it from shards
   // saves: both of a class of tokens with the sites that are rewritten in it.

@@ -1,4 +1,5 @@
-// Literals may be another rank's others: what a collective shows that is proved all the same.
+// Another rank may have other literals. What is proved from literals is doubted where a collective
+// shows that it must differ.
 #include <algorithm>
 
 #include "base/work.h"
@@ -24,7 +25,7 @@ void Replication::doubt_parts() {
     any = table_.op(node) == Op::kCallFunction && traits(node).takes_part != PartBy::kNone;
   }
   if (!any) return;
-  // The groups of whose collectives something comes, through whatever computes.
+  // By node: the groups whose collectives it is computed from.
   std::vector<GroupMask> from(table_.size(), 0);
   for (NodeId node = 0; node < table_.size(); ++node) {
     if (table_.op(node) != Op::kCallFunction) continue;

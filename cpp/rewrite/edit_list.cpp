@@ -64,7 +64,7 @@ bool EditList::is_size_arithmetic(NodeId node) const {
 }
 
 void EditList::finish() {
-  // What a node that may die reads by now, by itself and the operand that it read before.
+  // The rewired operands of nodes that may be erased: by node and old operand, what it reads now.
   std::unordered_map<uint64_t, NodeRef> rewired;
   for (const Edit& edit : plan_.edits) {
     if (edit.kind == Edit::Kind::kRewire && (erasable_[edit.a] || is_size_arithmetic(edit.a))) {
@@ -80,7 +80,7 @@ void EditList::finish() {
       counted_by[value.payload] = node;
       NodeId operand = value.payload;
       if (const auto now = rewired.find(pair_key(node, operand)); now != rewired.end()) {
-        // What was created has a living reader, or it would not have been.
+        // What was created has a reader that stays, or it would not have been created.
         if (now->second >= table_.size()) continue;
         operand = now->second;
       }

@@ -1,5 +1,5 @@
-// Collects the edits of a plan and keeps count of what still uses each node, so that whatever dies
-// with the rewrite, size arithmetic included, is erased with it.
+// Collects the edits of a plan. It counts the uses of each node, so that nodes that lose their last
+// use by the rewrite are erased with it; size arithmetic is, too.
 #pragma once
 
 #include <vector>
@@ -24,7 +24,7 @@ class EditList {
     SPFAST_CHECK(node < erasable_.size());
     erasable_[node] = true;
   }
-  // Erases what died, users first.
+  // Erases what nothing uses, users first.
   void finish();
 
  private:

@@ -5,6 +5,7 @@
 #include <span>
 #include <utility>
 
+#include "base/sorted.h"
 #include "base/work.h"
 #include "table/targets.h"
 
@@ -84,8 +85,8 @@ void Effects::each_written(NodeId node, Note&& note) const {
   for (size_t i = 1; i < pairs.size(); i += 2) note_value(pairs[i]);
 }
 
-// Finds who may share storage, as disjoint sets and once for the whole table: a chain of views may
-// be long, and must not be followed from each of its ends.
+// Finds which nodes may share storage, as disjoint sets. It is done once for the whole table: a
+// chain of views may be long, and must not be followed from each of its ends.
 void Effects::find_bases() {
   base_.resize(table_.size());
   std::iota(base_.begin(), base_.end(), NodeId{0});
@@ -99,7 +100,7 @@ void Effects::find_bases() {
   for (NodeId node = 0; node < table_.size(); ++node) {
     SPFAST_WORK(1);
     const auto join = [&](NodeId other) { base_[root(node)] = root(other); };
-    // What an operator that writes returns is, as a rule, what it wrote to.
+    // An operator that writes usually returns what it wrote to.
     if (!is_known_call(node)) each_written(node, join);
     for (const auto& [call, value] : pairs_of(calls_.shown, node)) join(value);
     if ((table_.flags(node) & target_flag::kAliases) == 0) continue;
@@ -135,7 +136,7 @@ NodeId Effects::writer_before(NodeId value, NodeId reader) const {
     SPFAST_WORK(1);
     if (writer >= reader) break;
     if (writer == value) continue;
-    // Of a called module nothing is known: it may write, but that does not show that it does.
+    // Nothing is known of a called module. It may write, but that is no evidence that it does.
     if (table_.op(writer) != Op::kCallModule || is_known_call(writer)) return writer;
   }
   return kNone;
@@ -149,8 +150,7 @@ std::vector<NodeId> Effects::storages_written_by(NodeId node) const {
   std::vector<NodeId> found;
   if (written_.empty()) return found;
   each_written(node, [&](NodeId value) { found.push_back(base_[value]); });
-  std::sort(found.begin(), found.end());
-  found.erase(std::unique(found.begin(), found.end()), found.end());
+  sort_unique(found);
   return found;
 }
 

@@ -1,4 +1,4 @@
-// Where the graph writes to memory: what a rewrite must not look behind (I8).
+// Where the graph writes to memory. A rewrite must not look behind such a place (I8).
 #pragma once
 
 #include <span>
@@ -9,8 +9,8 @@
 
 namespace spfast {
 
-// What calls of other graphs do to the memory of what they are given. Of a module that is called,
-// and of which nothing is known, it may be anything.
+// What calls of other graphs do to the memory of their arguments. A call of which nothing is known
+// may do anything.
 struct CallEffects {
   std::vector<NodeId> known = {};                       // sorted: calls of which all is known
   std::vector<std::pair<NodeId, NodeId>> written = {};  // sorted: such a call, what it writes to

@@ -1,5 +1,4 @@
-// Where the ranks meet: which collective runs over which group, and how the groups lie to each
-// other.
+// Which collective runs over which group, and how the groups lie to each other.
 #pragma once
 
 #include <bit>
@@ -10,6 +9,7 @@
 #include <vector>
 
 #include "rewrite/collectives.h"
+#include "rewrite/group_info.h"
 #include "table/operators.h"
 
 namespace spfast {

@@ -1,11 +1,12 @@
-// Sites of which somebody found out later that they have to stay: their values cannot be made, or
-// no plan brings them back. Sites are examined anew with that in mind.
+// Sites that turned out to have to stay: their values cannot be made, or no plan can write their
+// sizes. When sites are examined anew, these get their reasons.
 #pragma once
 
 #include <map>
 #include <span>
 #include <utility>
 
+#include "rewrite/decided.h"
 #include "rewrite/sites.h"
 
 namespace spfast {

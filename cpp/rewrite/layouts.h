@@ -1,5 +1,5 @@
-// How values lie in memory, and who sees it. A shard is gathered into a fresh tensor: its strides
-// are the usual ones, whatever those of the value were.
+// How values lie in memory, and which readers see that. A gathered value is a fresh tensor: it has
+// the usual strides, whatever strides the old value had.
 #pragma once
 
 #include <vector>

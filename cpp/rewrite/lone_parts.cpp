@@ -5,6 +5,7 @@
 #include <span>
 #include <tuple>
 
+#include "base/sorted.h"
 #include "base/work.h"
 #include "table/targets.h"
 
@@ -45,8 +46,7 @@ Items items_of(const NodeTable& table, NodeId node, const Reached& reached) {
       items.read.push_back(table.as_int(table.args(user)[1]));
     }
   }
-  std::sort(items.read.begin(), items.read.end());
-  items.read.erase(std::unique(items.read.begin(), items.read.end()), items.read.end());
+  sort_unique(items.read);
   return items;
 }
 

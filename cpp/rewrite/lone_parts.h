@@ -1,6 +1,6 @@
-// Parts of rows that are summed over the ranks without the rest. A rank that takes some features of
-// what all ranks share, to multiply them by its rows of a weight, says which by literals of its
-// own.
+// Parts of rows that are taken without the rest. A rank may take some features of what all ranks
+// share, to multiply them by its rows of a weight. Its literals then say which, and differ from the
+// other ranks'.
 #pragma once
 
 #include <functional>

@@ -68,7 +68,8 @@ bool MaxFlow::discharge(uint32_t node) {
   return true;
 }
 
-// What can not reach the sink stays where it is: the cut is the same, and only that is asked for.
+// Flow that cannot reach the sink stays where it is. The cut does not depend on it, and only the
+// cut is asked for.
 bool MaxFlow::run(uint32_t source, uint32_t sink) {
   index();
   excess_.assign(nodes_, 0);

@@ -41,7 +41,7 @@ Padding::Numbers Padding::known(const Site& site) const {
           PlanArg::integer(over == 0 ? 0 : ranks - over)};
 }
 
-// A symbolic number is reckoned where the first value of the class is filled up: every shard comes
+// A symbolic number is computed where the first value of the class is filled up. Every shard comes
 // later.
 Padding::Numbers Padding::settled(const Site& site) const {
   if (!class_of(site).tokens.is_expr()) return known(site);
@@ -50,8 +50,8 @@ Padding::Numbers Padding::settled(const Site& site) const {
   return found->second;
 }
 
-// local = (tokens + ranks - 1) // ranks; what is missing is ranks * local - tokens, which torch
-// knows to make a multiple when it is added.
+// local = (tokens + ranks - 1) // ranks; missing = ranks * local - tokens. Written so, torch sees
+// that tokens + missing is a multiple of ranks.
 Padding::Numbers Padding::reckon(const Site& site, NodeRef value, NodeId before) {
   const NodeId like = builder_.anchor_of(site).all_reduce;
   const int64_t ranks = builder_.group_of(site).size;

@@ -7,7 +7,11 @@
 #include <utility>
 #include <vector>
 
+#include "match/match.h"
+#include "rewrite/collectives.h"
 #include "rewrite/edit_list.h"
+#include "rewrite/effects.h"
+#include "rewrite/group_info.h"
 #include "rewrite/layouts.h"
 #include "rewrite/plan.h"
 #include "rewrite/planner.h"

@@ -29,7 +29,7 @@ class Planner {
   }
 
  private:
-  // One value of a site. They are rewritten in graph order, for later ones may read what is created
+  // One value of a site. Values are rewritten in graph order: later ones may read what is created
   // for earlier ones.
   struct SiteValue {
     NodeId node;
@@ -129,12 +129,12 @@ class Planner {
     return meta == nullptr || builder_.layouts.is_dense(*meta);
   }
 
-  // A 2D form of a value: the one that its views were made of, or a new view.
+  // A 2D form of a value: the one that it is a view of, or else a new view.
   NodeRef flatten(const Site& site, NodeId value) {
     const int64_t width = builder_.look_of(site).width();
     if (const NodeRef full = builder_.full_value(value); full != value) return full;
     const NodeRef behind = flat_behind(value, width);
-    // Something has to be read first, and this plan is thrown away.
+    // A meta has to be read first. This plan is thrown away.
     if (!builder_.unknown.values.empty()) return value;
     if (behind != kNone) return behind;
     const NodeId all_reduce = builder_.anchor_of(site).all_reduce;
@@ -144,14 +144,14 @@ class Planner {
         all_reduce, {MetaForm::kFlat, lies_like(value, all_reduce), site.token_class, 1});
   }
 
-  // Whose strides a view of a value gets: the value's own, or where they are not known those of
-  // what is reduced.
+  // The node whose strides a view of a value gets: the value. If its strides are not known: what is
+  // reduced.
   [[nodiscard]] NodeId lies_like(NodeId value, NodeId all_reduce) const {
     return table_.meta(value).kind == MetaKind::kTensor ? value : all_reduce;
   }
 
-  // The 2D value of this width behind a chain of views. It is kept for each view of the chain, so
-  // that a chain is followed once.
+  // The 2D value of this width behind a chain of views. It is noted for each view of the chain, so
+  // that no chain is followed twice.
   NodeRef flat_behind(NodeId value, int64_t width) {
     std::vector<NodeId> views;
     NodeRef found = kNone;
@@ -165,7 +165,7 @@ class Planner {
       views.push_back(at);
       at = table_.args(at)[0].payload;
       if (table_.meta(at).kind == MetaKind::kUnknown) {
-        // The rest of the chain is followed all the same, so that all of it is read at once.
+        // The rest of the chain is followed all the same. So all of its metas are read at once.
         builder_.unknown.values.push_back(at);
         continue;
       }
@@ -190,12 +190,13 @@ class Planner {
         expands ? builder_.expand : builder_.reshape,
         {PlanArg::of(rows_.shard_of(site, operand)), PlanBuilder::flat_sizes(dims)}, node, node,
         {MetaForm::kLocal, node, site.token_class, builder_.features_of(node)});
-    // The old view stays for those who read it in full, and goes with the last of them.
+    // The old view stays as long as somebody reads it in full.
     builder_.edits.erase_if_unused(node);
   }
 
   // Each rank sums its own rows, and an all_reduce adds these parts. The old sum then reads the
-  // total as a value of one row: it leaves the number as it is, and gives it the dims it had.
+  // total as a value of one row. A sum over one row changes no number, and it gives the total the
+  // old dims.
   void finish_sum(const Site& site, const TokenSum& sum, const SiteOperand& operand) {
     const auto spec = [&](MetaForm form, NodeId like) {
       return MetaSpec{form, like, site.token_class, sum.features};
@@ -246,7 +247,7 @@ class Planner {
       SPFAST_WORK(1);
       builder_.edits.erase_if_unused(alias);
       NodeId source = LookThrough::source(table_, alias, width);
-      // Behind what patterns look through there may be aliases that the row-wise view knows.
+      // Patterns know fewer aliases than the row-wise view. Behind theirs there may be more.
       if (source == kNone && sites_.layout.active()) source = sites_.layout.source[alias];
       if (source == kNone) return;
       alias = source;
@@ -267,7 +268,7 @@ class Planner {
                            before, buffer, meta, buffer);
   }
 
-  // A flattened stream has two dims. An argument that named the last dim by its positive number
+  // A flattened stream has two dims. So an argument that gave the last dim as a positive number
   // becomes -1.
   void fix_dims(const Site& site, NodeId node) {
     for (uint32_t at = builder_.matches.matches[site.match].tree_node; at != kNone;
@@ -324,7 +325,8 @@ std::variant<Plan, Unknown> make_plan(const NodeTable& table, const ProgramSet& 
                                       const Effects& effects) {
   PlanBuilder builder(table, programs, matches, families, groups, sites, effects);
   Planner(builder).run();
-  // A site may have been refused for want of a meta that is read next: it is asked again.
+  // A site may have been refused only because a meta was not read yet. It is asked again once the
+  // meta is there.
   if (!builder.unknown.values.empty()) builder.unknown.stays.clear();
   if (!builder.unknown.empty()) return std::move(builder.unknown);
   return std::move(builder.plan);

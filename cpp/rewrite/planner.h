@@ -4,12 +4,17 @@
 #include <utility>
 #include <variant>
 
+#include "match/match.h"
+#include "rewrite/collectives.h"
+#include "rewrite/effects.h"
+#include "rewrite/group_info.h"
 #include "rewrite/plan.h"
 #include "rewrite/sites.h"
 
 namespace spfast {
 
-// Why there is no plan yet. With neither, what is known has changed: it is worth another try.
+// Why there is no plan yet. If it is empty, something was learned meanwhile, and planning is worth
+// another try.
 struct Unknown {
   std::vector<NodeId> values;                      // whose meta has to be read first
   std::vector<std::pair<uint32_t, Reason>> stays;  // sites that turn out to have to stay

@@ -52,7 +52,7 @@ NodeRef RankRows::reshape_to_one(const Site& site, const SiteOperand& operand, N
                          {MetaForm::kOne, operand.alias, site.token_class, operand.features});
 }
 
-// With tp ranks to b samples, tp / b ranks have tokens of the same one.
+// With b samples on tp ranks, tp / b ranks have tokens of the same sample.
 std::optional<int64_t> RankRows::own_sample(const Site& site, std::span<const Dim> lead,
                                             std::span<const Dim> wanted) const {
   if (lead.size() != wanted.size()) return {};
@@ -129,7 +129,7 @@ std::pair<PlanArg, PlanArg> RankRows::row_bounds(const Site& site, NodeId before
   if (const auto known = bounds_.find(site.token_class); known != bounds_.end()) {
     return known->second;
   }
-  // Every rank makes the same nodes, names included: 0 and 1 are factors like any other.
+  // Every rank makes the same nodes with the same names. So a factor of 0 or 1 is not left out.
   const auto scaled = [&](int64_t factor) {
     return PlanArg::of(builder_.create(
         builder_.mul, {size, PlanArg::integer(factor)}, before, builder_.anchor_of(site).all_reduce,
@@ -147,7 +147,8 @@ PlanArg RankRows::local_size(const Site& site, NodeId before) {
   const auto known = sizes_.find(site.token_class);
   if (known != sizes_.end()) return known->second;
   const Anchor& anchor = builder_.anchor_of(site);
-  // A row-wise region may read rows before its own all_reduce: any shard of the class will do then.
+  // A row-wise region may read rows before its own all_reduce. Then any shard of the class tells
+  // the size.
   NodeRef shard = builder_.local[anchor.reduced];
   if (shard == kNone) {
     const auto other = builder_.scattered.find(site.token_class);

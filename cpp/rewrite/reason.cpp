@@ -22,7 +22,7 @@ bool tells_ranks_apart(const NodeTable& table, NodeId node) {
   return traits.rank || traits.collective != Collective::kNone;
 }
 
-// Of a collective in place it is of more weight that it needs all tokens.
+// A collective in place is named as one that needs all tokens, not as one that writes.
 bool writes_in_place(const NodeTable& table, NodeId node) {
   return table.op(node) == Op::kCallFunction && (table.flags(node) & target_flag::kMutates) != 0 &&
          target_name(table.target(node)).starts_with("aten.");

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "rewrite/collectives.h"
+#include "rewrite/group_info.h"
 #include "rewrite/plan.h"
 
 namespace spfast {

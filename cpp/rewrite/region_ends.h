@@ -3,6 +3,7 @@
 
 #include <map>
 
+#include "match/match.h"
 #include "rewrite/sites.h"
 
 namespace spfast {

@@ -107,7 +107,7 @@ GroupMask Replication::kept(NodeId node) const {
 
 // Forward: what follows from the collectives over a group, from constants and from sizes.
 void Replication::prove() {
-  // The groups in which only its own rank knows the size of a value.
+  // The groups among whose ranks the size of a value may differ.
   std::vector<GroupMask> ragged(table_.size(), 0);
   for (const NodeId node : trust_.replicated) proved_[node] = kAllGroups;
   for (const NodeId node : trust_.own) mark_own(node, kAllGroups, node);
@@ -180,7 +180,7 @@ void Replication::prove_after(NodeId collective) {
       proved_[collective] = topology_.shared_after(group);
     }
   } else if (kind == Collective::kReduceScatter || kind == Collective::kAllToAll) {
-    // A group that has no place among the others may be any.
+    // A group that is not among the known ones may be any of them.
     if (group == kNone) mark_own(collective, kAllGroups, collective);
     scattered_[collective] |= note(collective, topology_.bit(group), collective);
   }
@@ -238,7 +238,8 @@ void Replication::keep_written(NodeId node) {
   }
 }
 
-// Notes what gives a value away; returns the groups of which that is no contradiction.
+// Notes what shows that a value is a rank's own. Returns the groups where no proof speaks against
+// it.
 GroupMask Replication::note(NodeId value, GroupMask groups, NodeId collective) {
   groups &= ~proved_[value] & topology_.all();
   each_slot(groups, [&](uint32_t slot) {
@@ -247,7 +248,7 @@ GroupMask Replication::note(NodeId value, GroupMask groups, NodeId collective) {
       known = collective;
     } else if (known > value && !topology_.changes_equals(known) &&
                topology_.changes_equals(collective)) {
-      known = collective;  // of two, the one that gives away more
+      known = collective;  // of two, the one that shows more
     }
   });
   return groups;
@@ -270,7 +271,7 @@ bool Replication::is_shown_by_readers(NodeId value) const {
   return later;
 }
 
-// Forward once more: whoever reads what a collective gave away.
+// Forward once more: what reads a value that a collective showed to be a rank's own.
 void Replication::spread() {
   for (NodeId node = 0; node < table_.size(); ++node) {
     SPFAST_WORK(1);

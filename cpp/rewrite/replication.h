@@ -7,39 +7,31 @@
 #include <vector>
 
 #include "rewrite/effects.h"
+#include "rewrite/group_info.h"
 #include "rewrite/group_topology.h"
 #include "rewrite/rowwise_rules.h"
+#include "rewrite/sharing.h"
 #include "rewrite/storage_contents.h"
 #include "table/operators.h"
 
 namespace spfast {
 
-enum class Sharing : uint8_t {
-  kUnknown,     // an input, or computed from one
-  kReplicated,  // by proof: the same on every rank
-  kOwn,         // by the graph's own evidence: one rank's
-};
-
-// What may be taken on trust.
-struct Trust {
-  bool unknown = true;                  // values of which nothing is known
-  std::vector<NodeId> replicated = {};  // inputs that somebody vouches for
-  std::vector<NodeId> own = {};         // sorted: what other graphs show to be each rank's own
-  std::vector<NodeId> writers = {};     // sorted: calls of graphs that write such values
-  std::vector<NodeId> numbers = {};     // sorted: inputs that are numbers, and no input's size
-};
-
-// An all_reduce, a gather or a scatter of a value that all ranks share would be for nothing. So
-// what one reaches is taken for a rank's own: through operators that treat rows alone, where the
-// blame goes to the operands most likely to be partial, and through any deterministic operator
-// whose other operands are shared. The largest of equal values, or their average, is no other: a
-// quantisation is synchronised so, by a maximum over all tokens. Such a collective gives away
-// through operators that treat rows alone and no others. What is computed from a rank's own value
-// is its own as well. What differs within a group does so too in each group around it, and a
-// collective over another group leaves it so. And so is a condition that selects what is reduced:
-// it says which rows, or which part of a table, are the rank's own. What is written to memory is
-// followed to those who read it there, by whatever name. What constants and shared values make is
-// shared, unless a collective says otherwise: then the constants are a rank's own.
+// Tells which values all ranks share, and which are each rank's own. The evidence is the graph: an
+// all_reduce, gather or scatter of a value that all ranks share would be for nothing. So what
+// reaches one is taken to be a rank's own.
+// - Blame goes back through operators that treat each row alone. Among their operands it goes to
+//   those most likely to be partial.
+// - Blame goes back through any deterministic operator whose other operands are shared.
+// - The maximum, the minimum or the average of equal values is that value. A quantisation is
+//   synchronised in this way, by a maximum over all tokens. Such a collective blames only through
+//   operators that treat rows alone.
+// - A condition that selects what is reduced is blamed, too. It says which rows, or which part of a
+//   table, are the rank's own.
+// - What is computed from a rank's own value is its own as well. What differs within a group
+//   differs in each group around it. A collective over another group does not change that.
+// - What is written to memory is followed to whoever reads it there, through any alias.
+// - What is made of constants and shared values is shared. If a collective shows otherwise, the
+//   constants are a rank's own.
 class Replication {
  public:
   Replication(const NodeTable& table, const Effects& effects, const RowRules& rows,
@@ -52,8 +44,8 @@ class Replication {
   }
   // The groups whose ranks are proved to share a value.
   [[nodiscard]] GroupMask proved(NodeId value) const { return proved_[value]; }
-  // Whether a value that is no shard may be read beside one. What was written to meanwhile is
-  // another value than the one of its name: nobody can say of it that all ranks have it.
+  // Whether a value that is no shard may be read beside one. If something wrote to it before the
+  // read, nothing is known of what is read.
   [[nodiscard]] bool may_meet_shards(NodeId value, NodeId reader, uint32_t group) const {
     if (changed_before(value, reader) != kNone) return false;
     const Sharing sharing = of(value, group);
@@ -79,9 +71,9 @@ class Replication {
   [[nodiscard]] NodeId evidence(NodeId value, uint32_t group) const;
   // Nothing that is not proved meets a shard from now on.
   void trust_nothing() { trust_.unknown = false; }
-  // The value turned out to be a rank's own, and so are the names of it; false: that was known.
+  // Notes that a value turned out to be a rank's own, with its aliases. False if that was known.
   bool refute(NodeId value, uint32_t group, NodeId evidence);
-  // What is computed from values that turned out to be a rank's own is so too.
+  // Marks what is computed from values that turned out to be a rank's own.
   void spread();
 
   [[nodiscard]] const GroupTopology& topology() const { return topology_; }
@@ -91,7 +83,8 @@ class Replication {
   // Ranks that have the same operands have the same result.
   [[nodiscard]] bool is_deterministic(NodeId node) const;
   [[nodiscard]] bool treats_rows_alone(NodeId node) const;
-  // Whether a node may yield another value on each rank of what they share, by its literals.
+  // Whether the literals of a node may differ among the ranks, so that it yields another value on
+  // each from what they share.
   [[nodiscard]] bool is_own_by_literals(NodeId node, uint32_t group) const {
     if (doubted_.empty() || of(node, group) != Sharing::kOwn) return false;
     const auto first = doubted_.begin() + static_cast<ptrdiff_t>(size_t{node} * topology_.slots());
@@ -121,24 +114,24 @@ class Replication {
     return suspicion_[size_t{value} * topology_.slots() + slot];
   }
   void prove();
-  // The constants that a collective would be for nothing on, were they the same on every rank: each
-  // rank may have literals of its own.
+  // Doubts constants. If they were the same on every rank, a collective would be for nothing. So
+  // each rank may have literals of its own.
   void doubt_constants();
-  // The same of parts of rows: of what all ranks share, each may take another.
+  // The same of parts of rows: each rank may take another part of what all share.
   void doubt_parts();
-  // What a sum would be for nothing on although no literal was found that tells the ranks apart:
-  // with all that it comes from by operators that treat rows alone.
+  // Doubts what a sum would be for nothing on, where no literal was found that tells the ranks
+  // apart. All that it is computed from by operators that treat rows alone is doubted with it.
   void doubt_sums();
-  // The left operands of the products that a sum over a group's ranks is of. Were one the same on
-  // every rank, each rank's weight would be a part of a sum, which nobody stores.
+  // Finds the left operands of products that are summed over a group. If one were the same on every
+  // rank, the weights would be parts of a sum. Nobody stores weights so.
   void find_products();
   [[nodiscard]] bool is_linear(NodeId node) const;
   // Calls `of` with each value that is reduced or gathered, the group, the collective, and a place
   // to note what was seen behind such ones.
   template <typename Of>
   void each_reduced(Of of);
-  // Walks back from what a collective takes, through what would make it be for nothing; calls `of`
-  // with each node, and whether that reads but numbers.
+  // Walks back from the operand of a collective, through all that would have to differ among the
+  // ranks. Calls `of` with each node, and whether it reads numbers alone.
   template <typename Of>
   void walk_behind(NodeId value, GroupMask group, NodeId collective, std::vector<GroupMask>& seen,
                    Of of);
@@ -158,20 +151,20 @@ class Replication {
   void blame_collective(NodeId node);
   void blame_operands(NodeId node, uint32_t slot);
   void blame_conditions(NodeId node, uint32_t slot);
-  // A rank's own for what it goes into, not for what selects by it.
+  // Marks a value as a rank's own, for what it goes into and not only for what selects by it.
   void accuse(NodeId value, GroupMask groups, NodeId collective) {
     selects_[value] &= ~groups;
     accuse_read(value, groups, collective);
   }
-  // Of a value, and of what was written where it lies.
+  // The same of a value, and of what was written to its memory.
   void accuse_read(NodeId value, GroupMask groups, NodeId collective);
   void accuse_operands(NodeId node, GroupMask groups, NodeId collective);
   [[nodiscard]] GroupMask conditions_read(NodeId node) const;
   void follow_own(NodeId node);
   void follow_contents(NodeId node, NodeId storage, GroupMask ended);
-  // Notes that what a node wrote is a rank's own, for whoever reads it by another name.
+  // Notes that what a node wrote is a rank's own, for readers through another alias.
   void keep_written(NodeId node);
-  // Of what is read by another name after a node wrote it: it gives the written value away.
+  // Blames what a node wrote, if what is read later through another alias is a rank's own.
   void blame_written(NodeId node);
   // Whether a size depends on data: how many elements were selected, say.
   [[nodiscard]] bool is_data(NodeId size) const;
@@ -211,9 +204,10 @@ class Replication {
   std::vector<Factor> factors_;        // of products that are summed
   std::vector<uint8_t> suspicion_;     // by node and group
   std::vector<GroupMask> conditions_;  // whether each of its elements says that something holds
-  std::vector<GroupMask> selects_;  // a rank's own for what selects by it: what it compares is not
-  StorageContents written_;         // forward: what was written so far
-  StorageContents read_;            // backward: what is read from here on
+  std::vector<GroupMask>
+      selects_;  // a rank's own only for what selects by it; what it compares need not be
+  StorageContents written_;  // forward: what was written so far
+  StorageContents read_;     // backward: what is read from here on
 };
 
 }  // namespace spfast

@@ -74,7 +74,7 @@ class Reporter {
       out.rewritten = true;
       out.rule = kRowwise;
     } else if (outcome != Outcome::kMatched) {
-      // Neither recogniser knows its reader: both say so.
+      // Neither recogniser knows its reader. The report says so of both.
       const bool unknown = what_.patterns && outcome == Outcome::kNoMatch &&
                            (site.reason.kind == Reason::Kind::kNeedsAll ||
                             site.reason.kind == Reason::Kind::kNoGain);

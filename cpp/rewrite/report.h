@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "rewrite/group_info.h"
 #include "rewrite/meta_source.h"
 #include "rewrite/rules.h"
 #include "rewrite/sites.h"

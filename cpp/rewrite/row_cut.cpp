@@ -5,6 +5,7 @@
 #include "base/work.h"
 #include "rewrite/class_cut.h"
 #include "rewrite/cut_costs.h"
+#include "rewrite/row_reader.h"
 #include "rewrite/row_uses.h"
 
 namespace spfast {
@@ -60,8 +61,8 @@ class Cutter {
     }
   }
 
-  // Sorts values and sites by class. A graph may have as many classes as sites, so that none may
-  // look at what belongs to others.
+  // Sorts values and sites by class. A graph may have as many classes as sites. If each class
+  // looked at all of them, the work would grow with the square.
   void sort_by_class() {
     rows_of_.resize(sites_.classes.size());
     sites_of_.resize(sites_.classes.size());
@@ -87,7 +88,7 @@ class Cutter {
       const auto& operands = reader_.read(node, layout_);
       if (reader_.contested()) contested_.push_back(node);
       for (const RowOperand& operand : operands) {
-        // Rows of another token class are gathered, and cut anew: that is no use of the shard.
+        // Rows of another token class are gathered, and then cut anew. That does not use the shard.
         if (operand.role == RowRole::kRows && layout_.is_row(operand.root) &&
             layout_.token_class[operand.root] == layout_.token_class[node]) {
           uses_.add(operand.root, node);
@@ -136,8 +137,8 @@ class Cutter {
     return first;
   }
 
-  // Keeps full what comes before the first shard, if the tokens are symbolic: how many rows a rank
-  // has is read from a shard then, so that nothing can be cut before there is one.
+  // Keeps full what comes before the first shard, if the tokens are symbolic. The number of a
+  // rank's rows is then read from a shard, so nothing can be cut before there is one.
   void keep_early(uint32_t token_class, uint32_t first, std::vector<bool>& sharded) {
     if (!sites_.classes[token_class].tokens.is_expr() || first == kNone) return;
     const NodeId begin = matches_.anchors[first].reduced;
@@ -226,8 +227,8 @@ class Cutter {
     for (Site& region : regions_) sites_.sites.push_back(std::move(region));
   }
 
-  // Matched sites look through fewer views than the row-wise view of the graph does: from here on
-  // all operands go by what the latter found behind them.
+  // Matched sites look through fewer views than the row-wise view of the graph does. From here on,
+  // the root of each operand is the one that the row-wise view found.
   void rename_operands() {
     for (Site& site : sites_.sites) {
       for (SiteOperand& operand : site.operands) {

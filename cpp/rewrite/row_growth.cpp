@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/work.h"
+#include "rewrite/row_reader.h"
 #include "rewrite/site_tails.h"
 #include "rewrite/token_sums.h"
 #include "table/targets.h"
@@ -75,8 +76,8 @@ class Growth {
 
   // --- what has to be known ---------------------------------------------------------------------
 
-  // Whatever a chain of row-wise operators leads to; whether they really are is found out when the
-  // sizes are known.
+  // Everything that a chain of operators with row-wise rules leads to. Whether they are row-wise
+  // here is found out when the sizes are known.
   bool know_values() {
     reached_ = seed_;
     auto& missing = sites_.missing;
@@ -140,7 +141,7 @@ class Growth {
     return true;
   }
 
-  // A part of a tuple; what is taken of a tensor is one row of all.
+  // A part of a tuple. What getitem takes of a tensor is one of its rows, and no part of a tuple.
   void grow_part(NodeId node, NodeId whole) {
     if (table_.meta(whole).kind != MetaKind::kTuple) return;
     if (seed_[whole] || !layout_.is_row(whole)) return;
@@ -203,7 +204,7 @@ class Growth {
       if (!reader.shapes().holds_tokens(meta, features))
         return {Kind::kFlattened, node, kNone, 0, 0};
       if (!rules_.quantised() && is_quantised(meta)) return {Kind::kQuantised, node, kNone, 0, 0};
-      // A size that is left over of the rest needs something to be left over of.
+      // A size of -1 can only be inferred if there are elements.
       const auto dims = table_.dims(meta);
       const int64_t count = element_count(dims.last(features));
       if (count == 0 || (count < 0 && dims.size() > features + 1)) {
@@ -316,7 +317,7 @@ class Growth {
     const size_t counted = rank + (grows ? 1 : 0);
     const int64_t dim = table_.as_int(value);
     const int64_t at = dim < 0 ? dim + static_cast<int64_t>(counted) : dim;
-    if (at < static_cast<int64_t>(lead)) {  // among the tokens' dims: nothing to a shard
+    if (at < static_cast<int64_t>(lead)) {  // among the dims of tokens, which a shard does not have
       if (reader.shapes().holds_tokens(to, reader.features())) {
         layout_.add_alias(node, table_.args(node)[0].payload);
       }

@@ -11,7 +11,8 @@
 
 namespace spfast {
 
-// A dim argument that counts from the front: a shard has other leading dims than the full value.
+// A dim argument that counts from the front. A shard has other leading dims than the full value, so
+// the argument has to change.
 struct DimFix {
   NodeId node = kNone;
   uint32_t argument = 0;
@@ -38,8 +39,8 @@ struct RowLayout {
   std::vector<bool> reshapes;  // views that are created anew with the sizes of a shard
   std::vector<DimFix> dims;    // by node
   std::vector<TokenSum> sums;  // by node
-  // Sorted. A node that reads rows of several token classes belongs to one of them; it must not
-  // belong to these.
+  // Sorted: nodes, and the classes that they must not belong to. A node that reads rows of several
+  // token classes belongs to one of them.
   std::vector<std::pair<NodeId, uint32_t>> barred;
 
   [[nodiscard]] bool active() const { return !source.empty(); }
@@ -57,7 +58,7 @@ struct RowLayout {
   }
   [[nodiscard]] NodeId root(NodeId node) const { return active() ? behind[node] : node; }
 
-  // Nodes come in graph order, so that the start of a chain is known before its next link is seen.
+  // Nodes are added in graph order. So the start of a chain is known before its next link.
   void forget_aliases(uint32_t nodes) {
     source.assign(nodes, kNone);
     behind.resize(nodes);

@@ -1,7 +1,9 @@
+#include "rewrite/row_reader.h"
+
 #include <algorithm>
 
 #include "base/work.h"
-#include "rewrite/row_growth.h"
+#include "rewrite/why_apart.h"
 #include "table/targets.h"
 
 namespace spfast {
@@ -67,7 +69,7 @@ const std::vector<RowOperand>& RowReader::read(NodeId node, const RowLayout& lay
     ok = operand.role != RowRole::kNeedsAll;
     if (!ok) why_ = reason_for(node, operand, layout, *rule);
   }
-  // One rank's rows of what each rank has for itself are rows of nothing.
+  // Each rank would take rows of its own value. Together they are rows of no value.
   const uint32_t group = ok ? classes_[class_].group : kNone;
   if (ok && replication_.is_own_by_literals(node, group)) {
     ok = false;
@@ -88,7 +90,8 @@ Reason RowReader::reason_for(NodeId node, const RowOperand& operand, const RowLa
   const Meta& meta = table_.meta(operand.alias);
   if (meta.kind == MetaKind::kMissing) return {Kind::kUnknownSize, operand.alias, kNone, 0, 0};
   if (meta.kind != MetaKind::kTensor && meta.kind != MetaKind::kSym) return {};
-  // What such an operator reads in the place of a weight it reads for all tokens.
+  // Rows of this class are refused only where the operator reads a weight, which it reads once for
+  // all tokens. Then the operator itself needs all tokens.
   if (row && layout.token_class[operand.root] == class_) return {};
   const uint32_t group = classes_[class_].group;
   if (!replication_.may_meet_shards(operand.alias, node, group)) {
@@ -126,7 +129,7 @@ RowRole RowReader::role_of(NodeId node, const RowRule& rule, const RowOperand& o
     case Family::kPointwise:
       return role;
     case Family::kAlong: {
-      // Whatever such an operator reads must be cut alike: a replicated operand has no rows to
+      // All operands of such an operator have to be cut alike. A replicated operand has no rows to
       // join.
       const Meta& meta = table_.meta(operand.alias);
       return meta.kind == MetaKind::kSym || role == RowRole::kRows ? role : RowRole::kNeedsAll;
@@ -220,8 +223,8 @@ RowRole RowReader::tensor_role(NodeId node, const RowOperand& operand, const Row
   return !row && counted && spreads(node, lead) ? RowRole::kSpread : RowRole::kNeedsAll;
 }
 
-// A positional embedding [1, s, ...] of several samples, a gate [b, 1, ...] of each: broadcast to
-// the dims of the result, it has one row a token.
+// A value that is broadcast to the dims of the result may have one row a token there: a positional
+// embedding [1, s, ...], or a gate [b, 1, ...].
 bool RowReader::spreads(NodeId node, std::span<const Dim> lead) {
   const Meta& to = table_.meta(node);
   if (to.kind != MetaKind::kTensor || !shapes().holds_tokens(to, features_)) return false;

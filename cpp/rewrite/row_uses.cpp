@@ -10,7 +10,8 @@
 namespace spfast {
 namespace {
 
-// How far a value is followed to say why its all_reduce stays: a reason is asked for each.
+// How far a value is followed to say why its all_reduce stays. There is a bound, for every
+// all_reduce may be asked.
 constexpr size_t kLookedAt = 64;
 
 }  // namespace
@@ -94,7 +95,7 @@ Reason RowUses::why_kept(NodeId reduced) const {
   return {Reason::Kind::kUnread, reduced, kNone, 0, 0};
 }
 
-// It may be that what is computed from the value can't be gathered, or that to do so costs more.
+// Either what is computed from the value cannot be gathered, or to gather it costs more.
 Reason RowUses::why_no_gain(NodeId reduced) const {
   std::vector<NodeId> reached{reduced};
   std::unordered_set<NodeId> seen{reduced};

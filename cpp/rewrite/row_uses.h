@@ -1,12 +1,14 @@
-// Who reads which row-wise value row by row, who reads it otherwise, and so why an all_reduce
-// stays.
+// Which readers read a row-wise value row by row, and which otherwise. The latter are why an
+// all_reduce stays.
 #pragma once
 
 #include <span>
 #include <unordered_set>
 #include <vector>
 
+#include "match/match.h"
 #include "rewrite/layouts.h"
+#include "rewrite/rowwise_rules.h"
 #include "rewrite/sites.h"
 
 namespace spfast {

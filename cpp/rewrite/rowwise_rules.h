@@ -29,12 +29,13 @@ struct RowRule {
   std::vector<int32_t> rows;          // kRows: positions of the operands that have rows
   std::vector<std::string> keywords;  // and their keywords
   std::vector<std::string> buffers;   // keywords of operands that are written to and have rows
-  // kRows: if one of these arguments is true, a result is laid out in blocks of so many tokens.
+  // kRows: if one of the arguments `block_if` is true, a result is laid out in blocks of `block`
+  // tokens.
   int64_t block = 1;
   std::vector<int32_t> block_if;
   std::vector<std::string> block_if_keywords;
-  // kRows: the keyword of the sizes of a quantisation's groups. The first counts tokens: it has to
-  // be -1, for one group of all, or there are no groups.
+  // kRows: the keyword that gives the group sizes of a quantisation. The first size counts tokens.
+  // It has to be -1, which is one group of all tokens, or there must be no groups.
   std::string groups;
 };
 

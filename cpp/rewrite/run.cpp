@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "rewrite/examine_sites.h"
 #include "rewrite/lone_parts.h"
 
 namespace spfast {
@@ -94,7 +95,7 @@ void Run::match(RunOptions options) {
   matches_ = find_matches(table_, options_.patterns ? rules_.programs : kNoPrograms, rules_.anchors,
                           listed_);
   costs_.collective = options_.collective_cost;
-  // A flattened stream has other rows than what its caller knows.
+  // The caller does not know the rows of a flattened stream.
   const bool flat =
       std::all_of(matches_.anchors.begin(), matches_.anchors.end(), [&](const Anchor& anchor) {
         return table_.dims(table_.meta(anchor.all_reduce)).size() == 2;
@@ -165,7 +166,7 @@ bool Run::judge_classes(const Decide& decide) {
   return judged_.size() > before;
 }
 
-// A plan is worth nothing where the values of its nodes cannot be made: whose sites they are.
+// The sites of nodes whose values cannot be made. A plan with such nodes is of no use.
 Unknown Run::unknown_values(const Plan& plan) {
   std::vector<NodeId> likes;
   for (const MetaSpec& one : plan.metas) likes.push_back(one.like);
@@ -207,7 +208,8 @@ Unknown Run::unknown_values(const Plan& plan) {
 void Run::learn(const Unknown& unknown) {
   source_.read_metas(table_, unknown.values);
   for (const NodeId node : unknown.values) {
-    SPFAST_CHECK(table_.meta(node).kind != MetaKind::kUnknown);  // or it would be asked for ever
+    SPFAST_CHECK(table_.meta(node).kind !=
+                 MetaKind::kUnknown);  // else it would be asked for forever
   }
   for (const auto& [index, reason] : unknown.stays) {
     const Site& site = sites_.sites[index];

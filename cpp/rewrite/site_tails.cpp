@@ -15,8 +15,8 @@ class Tail {
     read();
   }
 
-  // From the last value back along the only one that each reads, as long as nothing else of the
-  // site reads that: what comes behind the narrowest goes.
+  // Walks back from the last value, from each value to the only one that it reads. It stops where
+  // something else of the site reads that, too. What comes behind the narrowest value is dropped.
   void drop() {
     size_t kept = values_.size();
     int64_t least = values_.back().bytes;
@@ -45,7 +45,7 @@ class Tail {
     bool buffer = false;
   };
 
-  // Sizes are told by the conversions alone: no value need be looked at.
+  // The conversions alone tell how wide the elements are. So no meta need be read.
   void read() {
     auto operand = site_.operands.begin();
     for (size_t i = 0; i < values_.size(); ++i) {

@@ -3,6 +3,7 @@
 
 #include <span>
 
+#include "match/match.h"
 #include "rewrite/rowwise_rules.h"
 #include "rewrite/sites.h"
 

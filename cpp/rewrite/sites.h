@@ -1,18 +1,13 @@
-// Examines each match: which values of it would be sharded, what it reads from outside, and whether
-// its rewrite can be proved right. What the examination needs to know about values it asks for.
+// What is sharded together: the sites of a graph, and what each of their nodes reads.
 #pragma once
 
 #include <algorithm>
-#include <functional>
 #include <map>
 #include <vector>
 
-#include "match/finder.h"
-#include "rewrite/effects.h"
+#include "rewrite/plan.h"
 #include "rewrite/reason.h"
-#include "rewrite/replication.h"
 #include "rewrite/row_layout.h"
-#include "rewrite/rowwise_rules.h"
 
 namespace spfast {
 
@@ -76,48 +71,5 @@ struct Sites {
            local_outputs.end();
   }
 };
-
-// Which part of the bytes that a collective moves hides behind the product beside it, in 1/1024: by
-// the class of tokens, bytes of an element that is multiplied, and features of the stream.
-using HiddenShare = std::function<int64_t(const TokenClass&, int64_t item_bytes, Dim features)>;
-
-// What collectives cost beside the bytes that they move.
-struct Costs {
-  // Values that nobody need gather.
-  std::vector<LocalOutput> local_outputs;
-  // Of one more collective, in bytes: 6.1 us at 256 GB/s on two H200
-  // (bench/gpu/collective_cost.py).
-  int64_t collective = 1600000;
-  HiddenShare hidden = {};  // none: nothing hides
-};
-
-// A class that somebody outside refused, or had padded.
-struct JudgedClass {
-  Dim tokens;
-  uint32_t group = 0;
-  Verdict verdict;
-};
-
-// A site that has to stay, as its plan showed.
-struct HeldSite {
-  uint32_t anchor = 0;
-  bool scatters = true;  // false: it was grown, and its class tells it
-  Dim tokens;
-  uint32_t group = 0;
-  Reason reason;
-};
-
-// Why a reader may not read a value beside shards, where it may not.
-[[nodiscard]] Reason why_apart(const Replication& replication, NodeId value, NodeId reader,
-                               uint32_t group);
-
-// A match that asks too much gives way to a shorter one that does not: they change places.
-// With `rows`, all_reduces that no rule matched are examined too, and every site's values are
-// followed through row-wise operators. What the graph contradicts is refuted in `replication`.
-[[nodiscard]] Sites examine_sites(const NodeTable& table, const ProgramSet& programs,
-                                  MatchResult& matches, std::span<const GroupInfo> groups,
-                                  std::span<const JudgedClass> judged, const Effects& effects,
-                                  Replication& replication, std::span<const HeldSite> held = {},
-                                  const RowRules* rows = nullptr, Costs costs = {});
 
 }  // namespace spfast

@@ -1,5 +1,5 @@
-// Who asks for a size of a value alone: it is a size of what was reduced, too, so that nothing is
-// gathered to know it.
+// Readers that only ask for a size of a value. What was reduced has the same size, so nothing is
+// gathered for them.
 #pragma once
 
 #include "match/match.h"

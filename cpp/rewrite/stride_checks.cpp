@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "base/work.h"
-#include "rewrite/alias_checks.h"
+#include "rewrite/known_meta.h"
 
 namespace spfast {
 namespace {

@@ -1,6 +1,7 @@
 // Values of matched sites that do not lie in memory as fresh tensors do: who reads them in full.
 #pragma once
 
+#include "match/match.h"
 #include "rewrite/layouts.h"
 #include "rewrite/sites.h"
 

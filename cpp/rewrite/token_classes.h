@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "rewrite/decided.h"
+#include "rewrite/group_info.h"
 #include "rewrite/sites.h"
 
 namespace spfast {

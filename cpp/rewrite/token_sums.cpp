@@ -26,7 +26,7 @@ class Finder {
     static const TargetId kSum = intern_target("aten.sum.dim_IntList");
     layout_.sums.clear();
     for (NodeId node = 0; node < table_.size(); ++node) {
-      // Behind a stream change nothing is told of what is read.
+      // Behind a stream change nothing is known of what is read.
       if ((table_.flags(node) & target_flag::kFence) != 0) return;
       if (table_.op(node) != Op::kCallFunction || table_.target(node) != kSum) continue;
       SPFAST_WORK(1);
@@ -58,7 +58,8 @@ class Finder {
     const uint8_t features = layout_.features[root];
     const auto dims = table_.dims(from);
     if (dims.size() <= features || !is_over(args[1], dims.size(), dims.size() - features)) return;
-    // What is summed lies as its rows do; of one dim that makes no difference.
+    // The result lies in memory as the rows of the operand do. With one dim that makes no
+    // difference.
     if (features != 1 && !table_.strides(from).empty()) return;
     if (element_count(dims.last(features)) <= 0) return;
     const uint32_t one = layout_.token_class[root];

@@ -2,6 +2,7 @@
 // the sum. A norm's weight gradient is one, and so is that of a bias.
 #pragma once
 
+#include "match/match.h"
 #include "rewrite/effects.h"
 #include "rewrite/sites.h"
 

@@ -7,7 +7,8 @@
 namespace spfast {
 namespace {
 
-// A user of so many values is looked up, one of fewer is looked through.
+// A user that reads at least so many values is looked up in a map. The operands of others are
+// searched.
 constexpr uint32_t kFew = 8;
 
 // Operands stand in the order of their users.

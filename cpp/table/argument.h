@@ -55,7 +55,7 @@ struct Argument {
   friend bool operator==(const Argument&, const Argument&) = default;
 };
 
-// A value as the key of a hash map.
+// An argument as the key of a hash map.
 [[nodiscard]] constexpr uint64_t argument_key(Argument value) {
   return pair_key(static_cast<uint32_t>(value.tag), value.payload);
 }

@@ -123,7 +123,8 @@ void NodeTable::reserve(uint32_t nodes) {
 void NodeTable::finish() {
   const uint32_t count = size();
   user_begins_.assign(count + 1, 0);
-  // A user that reads a node twice is one user, as in FX: remember who counted last.
+  // A user that reads a node twice is one user, as in FX. So the user that was counted last is
+  // kept.
   std::vector<NodeId> last_user(count, kNone);
   for (NodeId user = 0; user < count; ++user) {
     for (const Argument value : operands(user)) {

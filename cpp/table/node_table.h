@@ -54,8 +54,8 @@ class NodeTable {
   [[nodiscard]] uint32_t intern_string(std::string_view text) { return strings_.intern(text); }
   [[nodiscard]] uint32_t intern_expr(std::string_view text);
   void set_name(NodeId node, uint32_t name) { names_[node] = name; }
-  // Equal metas are one: of a meta that is known already, the dims and parts that were just added
-  // for it are dropped again.
+  // Equal metas share an id. If the meta is known already, the dims and parts that were just added
+  // for it are dropped.
   [[nodiscard]] uint32_t add_meta(const Meta& meta);
   void set_meta(NodeId node, uint32_t meta) { meta_of_[node] = meta; }
   [[nodiscard]] Span add_dims(std::span<const Dim> dims);
@@ -87,8 +87,8 @@ class NodeTable {
   [[nodiscard]] std::span<const NodeId> users(NodeId node) const {
     return {users_.data() + user_begins_[node], users_.data() + user_begins_[node + 1]};
   }
-  // Whose part the node takes by getitem(value, number), be it a tuple or not; kNone: no such node.
-  // Asked of every user of a site's values: here, so that most are told by their flags alone.
+  // The value that the node takes a part of by getitem(value, number), be it a tuple or not; kNone
+  // for any other node. Defined here, for most nodes are told by their flags alone.
   [[nodiscard]] NodeId whole_of(NodeId node) const {
     if ((flags(node) & target_flag::kGetItem) == 0) return kNone;
     const auto operands = args(node);

@@ -14,7 +14,7 @@ bool any_of(const std::string_view (&names)[N], std::string_view name) {
   return std::find(std::begin(names), std::end(names), name) != std::end(names);
 }
 
-// Whose operators compute from their operands alone, but for those named below.
+// Namespaces whose operators compute from their operands alone, except those named below.
 constexpr std::string_view kDeterministicNamespaces[] = {
     "aten", "prims", "_operator", "math", "builtins", "torch", "quantized_decomposed", "vllm_ir",
 };
@@ -69,7 +69,7 @@ constexpr std::string_view kRandom[] = {
     "uniform",
 };
 
-// What is in fresh memory, nobody knows.
+// Operators that yield fresh memory: nobody knows what it holds.
 constexpr std::string_view kUninitialised[] = {
     "_efficientzerotensor",
     "_empty_affine_quantized",
@@ -152,7 +152,7 @@ bool has(std::string_view name, std::string_view part) {
 
 Collective collective_of(std::string_view space, std::string_view op) {
   if (space == "aten" || space == "prims" || op == "wait_tensor") return Collective::kNone;
-  // What is gathered is multiplied by a weight that each rank has for itself.
+  // The gathered value is multiplied by a weight of each rank's own.
   if (has(op, "all_gather_matmul") || has(op, "all_gather_scaled_matmul"))
     return Collective::kOther;
   if (has(op, "all_reduce") || has(op, "allreduce")) return Collective::kAllReduce;

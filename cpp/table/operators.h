@@ -1,5 +1,6 @@
-// What an operator is, told from its name alone, so that a table from a file says the same as a
-// live graph does: whether it is a collective, and whether equal operands give every rank the same.
+// What an operator is, told from its name alone: whether it is a collective, say, or whether equal
+// operands give every rank the same result. So a table from a file says the same as a live graph
+// does.
 #pragma once
 
 #include <cstdint>
@@ -50,7 +51,7 @@ struct OperatorTraits {
 // The traits of a table's operators, each found out once.
 class TraitsCache {
  public:
-  // Asked of every node: here, so that what is known takes a few instructions.
+  // Defined here, for it is asked of every node and mostly takes a few instructions.
   [[nodiscard]] const OperatorTraits& of(TargetId target) {
     const bool known = target < known_.size() && known_[target];
     return known ? traits_[target] : find_out(target);
@@ -63,9 +64,9 @@ class TraitsCache {
   std::vector<bool> known_;
 };
 
-// A cache that all runs of the process share: targets are interned for the whole process. It is
-// locked as long as this lives, which is meant to be one walk over a table: to lock it at each node
-// would take longer. Nothing may wait for another thread meanwhile.
+// A cache that all runs of the process share. It is locked as long as this lives, which is meant to
+// be one walk over a table; to lock it at each node would take longer. Meanwhile nothing may wait
+// for another thread.
 class SharedTraits {
  public:
   SharedTraits();

@@ -148,8 +148,9 @@ class TableReader {
     require(value <= limit, "a number is out of its range");
     return value;
   }
-  // Operands come before their users, and each nested value stands in one container that comes
-  // before it in the same node: so neither graph nor nesting can loop, or grow when it is decoded.
+  // Checks that operands come before their users, and that each nested value is in one container
+  // that comes before it in the same node. So neither the graph nor a container can loop, or grow
+  // when it is decoded.
   void check_values() {
     owned_.assign(t_.values_.size(), false);
     for (NodeId node = 0; node < t_.size(); ++node) {

@@ -1,6 +1,6 @@
-// Operators by name. A target is interned once in the process: patterns name operators before they
-// are registered with torch, and tables from a file before torch is imported; both get the same id
-// as a live graph does. Properties of an operator come from whoever knows its schema (fx/).
+// Operators by name. A target is interned once in the process. So patterns may name operators that
+// torch does not know yet, and files may be read before torch is imported: the ids are those of a
+// live graph. Properties of an operator come from whoever knows its schema (fx/).
 #pragma once
 
 #include <cstddef>

@@ -278,7 +278,7 @@ def done_together(graph: fx.Graph, before: fx.Graph | None = None) -> list[str]:
         if reads_rows:
             behind = _behind(node, _is_computed, text.places)
         elif names is not None and kind in _REDUCTIONS:
-            # What was merged is made before the reduction now, with the literals that it has.
+            # A merged sum is computed before the reduction now. Its literals are compared, too.
             behind = _behind(node, lambda made: made.name not in names, text.places)
         for each in behind:
             described = text.of_cut(each) if _cuts_rows(each, node) else text.of_node(each)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Entry", "Explanation", "explain"]
 
-# Each by itself.
+# Each recogniser is tried alone.
 RECOGNISERS: tuple[Recognise, ...] = ("patterns", "rowwise")
 
 
@@ -79,7 +79,7 @@ class Entry:
         lines = []
         if self.nearest and not self.rewritten:
             lines.append(f"nearest: {self.nearest}")
-        # Told apart where the recognisers do not agree.
+        # Where the recognisers do not agree, each has a line.
         if _is_done(self.patterns) != _is_done(self.rowwise):
             lines += [f"patterns alone: {self.patterns}", f"row-wise alone: {self.rowwise}"]
         return lines

@@ -11,6 +11,20 @@ from pattern_matcher.graphs import Inputs, trace
 aten = torch.ops.aten
 
 
+def register_add_relu(pm: Any, matcher: Any, **options: Any) -> Any:
+    """Has a module register relu(x + y) -> sigmoid(x * y) with a pass; returns the pass."""
+    with Inputs().mode:
+        pm.register_replacement(
+            lambda x, y: aten.relu(aten.add(x, y)),
+            lambda x, y: aten.sigmoid(aten.mul(x, y)),
+            [torch.empty(2, 3), torch.empty(2, 3)],
+            pm.fwd_only,
+            matcher,
+            **options,
+        )
+    return matcher
+
+
 def rule(
     search: Any,
     replace: Any,

@@ -11,6 +11,7 @@ import pytest
 import torch
 from pattern_matcher.graphs import Inputs, trace, vectors
 from pattern_matcher.harness import Disagreement, agree, not_older
+from pattern_matcher.rules import register_add_relu
 from torch._inductor import pattern_matcher as torch_matcher
 
 aten = torch.ops.aten
@@ -45,16 +46,7 @@ def after(change: Any) -> Any:
 
 def replace_add_relu(pm: Any) -> Any:
     matcher = pm.PatternMatcherPass("test")
-    make = Inputs()
-    with make.mode:
-        pm.register_replacement(
-            lambda x, y: aten.relu(aten.add(x, y)),
-            lambda x, y: aten.sigmoid(aten.mul(x, y)),
-            [torch.empty(2, 3), torch.empty(2, 3)],
-            pm.fwd_only,
-            matcher,
-        )
-    return matcher
+    return register_add_relu(pm, matcher)
 
 
 def two_sites() -> Any:

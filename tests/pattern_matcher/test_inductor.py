@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from pattern_matcher.harness import not_older
+from pattern_matcher.rules import register_add_relu
 from torch._dynamo.utils import counters
 from torch._inductor import pattern_matcher as torch_matcher
 
@@ -133,18 +134,11 @@ def test_the_environment_switch(monkeypatch: Any) -> None:
 @not_older("it traces at each match")
 def test_patched_serves_patterns_registered_before() -> None:
     """A pass that torch's own functions filled, applied while ours is in place."""
-    from pattern_matcher.graphs import Inputs, trace, vectors
+    from pattern_matcher.graphs import trace, vectors
 
     aten = torch.ops.aten
     matcher = torch_matcher.PatternMatcherPass("before")
-    with Inputs().mode:
-        torch_matcher.register_replacement(
-            lambda x, y: aten.relu(aten.add(x, y)),
-            lambda x, y: aten.sigmoid(aten.mul(x, y)),
-            [torch.empty(2, 3), torch.empty(2, 3)],
-            torch_matcher.fwd_only,
-            matcher,
-        )
+    register_add_relu(torch_matcher, matcher)
     calls: list[int] = []
     original = torch_matcher.make_fx
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from pattern_matcher.graphs import F32, Inputs, trace, vectors
 from pattern_matcher.harness import agree, not_older
+from pattern_matcher.rules import register_add_relu
 from torch._higher_order_ops.auto_functionalize import auto_functionalized, auto_functionalized_v2
 
 aten = torch.ops.aten
@@ -37,16 +38,7 @@ def add_relu(pm: Any, spy: Any) -> Any:
         spy.match(match)
         return True
 
-    with Inputs().mode:
-        pm.register_replacement(
-            lambda x, y: aten.relu(aten.add(x, y)),
-            lambda x, y: aten.sigmoid(aten.mul(x, y)),
-            [torch.empty(2, 3), torch.empty(2, 3)],
-            pm.fwd_only,
-            matcher,
-            extra_check=check,
-        )
-    return matcher
+    return register_add_relu(pm, matcher, extra_check=check)
 
 
 def graph(fn: Any) -> Any:

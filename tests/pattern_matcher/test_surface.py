@@ -9,6 +9,7 @@ import pytest
 import torch
 from pattern_matcher.graphs import Inputs, trace, vectors
 from pattern_matcher.harness import not_older
+from pattern_matcher.rules import register_add_relu
 from torch._dynamo.utils import counters
 from torch._inductor import pattern_matcher as torch_matcher
 
@@ -19,15 +20,7 @@ aten = torch.ops.aten
 
 def rules(**options: Any) -> Any:
     matcher = pm.PatternMatcherPass("surface", **options)
-    with Inputs().mode:
-        pm.register_replacement(
-            lambda x, y: aten.relu(aten.add(x, y)),
-            lambda x, y: aten.sigmoid(aten.mul(x, y)),
-            [torch.empty(2, 3), torch.empty(2, 3)],
-            pm.fwd_only,
-            matcher,
-        )
-    return matcher
+    return register_add_relu(pm, matcher)
 
 
 def test_every_name_of_torchs_module_is_there() -> None:
@@ -87,14 +80,7 @@ def test_removing_a_pattern_by_hand() -> None:
 def test_a_torch_pass_takes_our_registration() -> None:
     """A registry that torch made, filled by ours, applied by torch."""
     matcher = torch_matcher.PatternMatcherPass("mixed")
-    with Inputs().mode:
-        pm.register_replacement(
-            lambda x, y: aten.relu(aten.add(x, y)),
-            lambda x, y: aten.sigmoid(aten.mul(x, y)),
-            [torch.empty(2, 3), torch.empty(2, 3)],
-            pm.fwd_only,
-            matcher,
-        )
+    register_add_relu(pm, matcher)
     gm = trace(lambda x, y: aten.relu(aten.add(x, y)), *vectors(2))
     assert matcher.apply(gm) == 1
     assert [n.target for n in gm.graph.nodes if n.op == "call_function"] == [
@@ -105,14 +91,7 @@ def test_a_torch_pass_takes_our_registration() -> None:
 
 def test_our_pass_takes_torchs_registration() -> None:
     matcher = pm.PatternMatcherPass("mixed")
-    with Inputs().mode:
-        torch_matcher.register_replacement(
-            lambda x, y: aten.relu(aten.add(x, y)),
-            lambda x, y: aten.sigmoid(aten.mul(x, y)),
-            [torch.empty(2, 3), torch.empty(2, 3)],
-            torch_matcher.fwd_only,
-            matcher,
-        )
+    register_add_relu(torch_matcher, matcher)
     gm = trace(lambda x, y: aten.relu(aten.add(x, y)), *vectors(2))
     assert matcher.apply(gm) == 1
 

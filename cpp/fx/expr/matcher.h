@@ -1,5 +1,5 @@
-// Runs a program at a node. The outcome is what torch's own object would give, its order of
-// comparisons, retries and quirks included; where that cannot be promised the outcome is kUnknown.
+// Runs a program at a node. The outcome is what torch's own object would give, with its order of
+// comparisons, its retries and its quirks. Where that cannot be promised, the outcome is kUnknown.
 #pragma once
 
 #include <cstdint>

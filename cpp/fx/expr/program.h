@@ -1,9 +1,8 @@
 // fx/expr/: torch's pattern expressions as flat programs that run over FX nodes.
 //
 // A program is an array of steps, one for each distinct expression of a pattern; steps refer to
-// each other by index. Python (pattern_matcher/lowering.py) lowers the expressions and refuses what
-// has no step; whatever a program meets at run time that it does not know, it leaves to torch's
-// object.
+// each other by index. Python (pattern_matcher/lowering.py) lowers the expressions, and refuses
+// those that have no step. What a program does not know at run time, it leaves to torch's object.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -58,7 +58,8 @@ PyObject* Scanner::programs_at(PyObject* node) {
   PyObject* by_target = PyDict_GetItemWithError(table_.ptr(), op.ptr());
   if (by_target == nullptr) return nullptr;
   PyObject* programs = PyDict_GetItemWithError(by_target, target.ptr());
-  // Candidates of one target follow each other; the table keeps the targets that it has alive.
+  // Candidates of one target follow each other, so the last look-up is kept. The table keeps its
+  // targets alive.
   if (programs != nullptr && is_equal_to_itself_alone(target.ptr())) {
     last_key_ = key;
     last_programs_ = programs;

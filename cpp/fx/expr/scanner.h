@@ -1,4 +1,4 @@
-// Walks the candidates of a pass and stops at the matches: everything else costs no Python object.
+// Walks the candidates of a pass and stops at matches. Other candidates cost no Python object.
 #pragma once
 
 #include <cstddef>

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         sys.stdout.flush()
     except OSError:
-        # The exit code says so. Python flushes once more at its end, to nobody's harm then.
+        # The exit code says so. Python flushes again when it ends; that has to go somewhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
 
@@ -51,13 +51,13 @@ def _guarded(argv: Sequence[str] | None) -> int:
     try:
         with interruptible():
             code = _run(argv)
-            sys.stdout.flush()  # what cannot be written shall not come up after the exit code
+            sys.stdout.flush()  # an error of writing has to come up before the exit code is chosen
             return code
     except (VerificationError, InternalError) as error:
         return _end(FAULT, f"fault: {error}")
     except ConfigError as error:
         return _end(BAD_INPUT, f"error: {_with_flags(str(error))}")
-    except BrokenPipeError:  # whoever read has seen enough
+    except BrokenPipeError:  # the reader has closed the pipe
         return BAD_INPUT
     except (SpfastError, OSError) as error:
         return _end(BAD_INPUT, f"error: {error}")
@@ -94,7 +94,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, without the usage before it; its commands do so too."""
 
     def print_help(self, file: SupportsWrite[str] | None = None) -> None:
-        print(self.format_help(), end="", file=file)  # argparse would hide that it cannot
+        print(self.format_help(), end="", file=file)  # argparse would hide an error of writing
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None

@@ -104,7 +104,7 @@ def _call(
             place = user.args[1]
             if place < len(items) and isinstance(items[place], fx.Node):
                 yield Crossing((where, items[place]), (path, user), node)
-    # A loop hands what a turn carries to the next one.
+    # A loop hands what one iteration carries to the next.
     for each, item in zip(inputs[: _carried(node, len(items))], items, strict=False):
         if isinstance(item, fx.Node):
             yield Crossing((where, item), (where, each), node)

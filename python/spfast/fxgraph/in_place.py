@@ -38,10 +38,11 @@ class Sharing:
     def __init__(self, graph: fx.Graph) -> None:
         self._graph = graph
         self._position: dict[fx.Node, int] = {}
-        # Values whose memory is known to be seen: how it is, and before which node that is true.
+        # Values whose memory others are known to see: how they see it, and before which node that
+        # is so.
         self._seen: dict[fx.Node, tuple[_Sight, float]] = {}
-        # Values of which a call's write was not seen. Nor is a later one, but by what reads the
-        # call's own result: nothing else reads them after the call.
+        # Values whose memory a call wrote to, unseen by others. A later write can only be seen by
+        # readers of the call's result, for nothing else reads these values after the call.
         self._unseen: dict[fx.Node, fx.Node] = {}
 
     def who_sees(self, call: fx.Node, written: Sequence[fx.Node]) -> str:
@@ -53,7 +54,8 @@ class Sharing:
         """
         if not self._position:
             self._position = {node: place for place, node in enumerate(self._graph.nodes)}
-        # Which memory a value is in; each but the first lies behind an operator of another.
+        # The number of the memory that a value lies in. 0 is the one that is written to; others are
+        # results of operators on it.
         memories = dict.fromkeys(written, 0)
         behind: list[tuple[int, fx.Node]] = [(0, call)]
         pending = list(memories)
@@ -179,7 +181,7 @@ def _viewed(node: fx.Node) -> Iterator[fx.Node]:
 
 def _is_elementwise(node: fx.Node) -> bool:
     if node.target is torch.ops.aten.clone.default:
-        return False  # it is there so that nobody writes to what it copies
+        return False  # a clone is there so that nobody writes to its operand
     return torch.Tag.pointwise in getattr(node.target, "tags", ())
 
 

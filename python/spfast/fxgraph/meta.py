@@ -78,8 +78,8 @@ def make_values(specs: ValueSpecs, shares: Sequence[TokenShare | None]) -> Value
         KeyError: A node that a spec refers to has no value. The core plans with none that has.
     """
     maker = _Maker(shares)
-    # A fake tensor's __torch_function__ is disabled; to find that out for each question that it is
-    # asked takes longer than the answer.
+    # A fake tensor's __torch_function__ is disabled. To find that out at each question takes torch
+    # longer than to answer it.
     with torch._C.DisableTorchFunctionSubclass(), _without_guards(shares):
         return _core.make_values(maker, specs)
 
@@ -222,7 +222,7 @@ class _Maker:
             # Dim by dim: asked for as a whole, a symbolic size would be made anew each time.
             dims = [row, *range(like.dim() - features, like.dim())]
             sizes, strides = [like.size(i) for i in dims], [like.stride(i) for i in dims]
-            # How many rows there are plays a part only where it is one.
+            # The number of rows matters only where it is one.
             key = (features, type(sizes[0]) is int and sizes[0], *sizes[1:], *strides)
         else:
             key = None

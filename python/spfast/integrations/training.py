@@ -46,7 +46,8 @@ class _JointPass(SequenceParallelismPass):
         super().__init__(config, registry)
         check_choice("recompute_gather", recompute_gather, (True, False))
         self.recompute_gather = recompute_gather
-        # Those that called it. A compile's name, unlike the compile itself, comes again.
+        # The compiles that called this pass. They are kept themselves: a compile's name comes
+        # again.
         self._compiles: WeakSet[CompileContext] = WeakSet()
 
     def __call__(self, graph: fx.Graph) -> None:
@@ -69,7 +70,9 @@ class _JointPass(SequenceParallelismPass):
         """As of the pass; what is gathered again is another graph."""
         key = f"{super().uuid()}.{'again' if self.recompute_gather else 'saved'}"
         if CompileContext.try_get() in self._compiles:
-            arrived(self)  # asked for the parts of what it was called for, it is not called again
+            arrived(
+                self
+            )  # the key of a part: the pass was called for the whole, and is not called again
         return key
 
     def __getstate__(self) -> dict[str, Any]:

@@ -37,8 +37,8 @@ def _source(function: Callable[..., Any]) -> str:
         return ""
 
 
-# The graph's nodes are gone through for their storages, then for the update, and since torch 2.14
-# once more for their ids. A torch that does otherwise updates in its own way.
+# Torch walks the graph's nodes for their storages, then for the update, and since 2.14 once more
+# for their ids. A torch that walks otherwise is left to update in its own way.
 _UPDATES_BY_MODULE = _source(_torch_update).count("self.gm.graph.nodes") in (2, 3)
 
 
@@ -75,9 +75,10 @@ class _Cascade:
         self.renamed = 0
         self._graph = graph
         self._changed = changed
-        self._replaced: set[torch.fx.Node] = set()  # as torch would have it
-        self._moved: set[int] = set()  # storages that are others with torch
-        # Nothing brings the output's own values up to date: what they share has to be theirs.
+        self._replaced: set[torch.fx.Node] = set()  # nodes whose values torch would have replaced
+        self._moved: set[int] = set()  # storages that torch would have replaced
+        # Nothing updates the values of the output node. So the storages that they share have to
+        # stay.
         ends = graph.find_nodes(op="output")
         self._pinned = {storage for end in ends for storage in _storages(end.meta.get("val"))}
         mode = V.fake_mode

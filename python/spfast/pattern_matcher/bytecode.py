@@ -69,11 +69,12 @@ def _reads(code: CodeType, scopes: Mapping[str, Scope]) -> Iterator[Read]:
         for name in names:
             scope = Scope.GLOBAL if step.opname in _GLOBALS else _variable(code, step, name, scopes)
             if scope is not None:
-                # Of several names that one step loads, the last is the one that is read off next.
+                # One step may load several names. The next step reads an attribute of the last.
                 yield Read(scope, name, _chain(steps, i) if name is names[-1] else ())
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            # What a nested function takes from here is this function's own, or from outside too.
+            # A nested function may take this function's own variables, or ones from further
+            # outside.
             outer = {name: scopes[name] for name in constant.co_freevars if name in scopes}
             yield from _reads(constant, outer)
 

@@ -147,7 +147,7 @@ def _items(of: Any) -> list[Any]:
 
 
 def _same(now: Any, was: Any) -> bool:
-    # Zero and "not a number" are equal to what they are not, or unequal to themselves.
+    # 0.0 equals -0.0, and "not a number" does not equal itself.
     if now is was:
         return True
     return type(now) is type(was) and type(now) in (int, str, float) and now == was and now != 0

@@ -79,7 +79,7 @@ def makes_cycle(match: Match, traced: torch.fx.GraphModule, args: Sequence[Any])
                     seen.add(operand)
                     pending.append(operand)
         reads.append(found)
-    # Whatever reads only values that are free of cycles is so itself.
+    # A node that only reads values free of cycles is free of them, too.
     free: set[int] = set()
     for _ in reads:
         free |= {i for i, found in enumerate(reads) if found <= free}

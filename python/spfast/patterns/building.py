@@ -159,7 +159,7 @@ def functionalized(operator: Operator, mutates: Sequence[str], **arguments: Any)
         v2.operands.append((Location(keyword="_all_bases", item=base), operand))
         index = Location(keyword=f"_{where.keyword}_base_index")
         v2.fixed.append(Fixed(index, Literal("int", base), required=True))
-        # The argument is the whole of its base, under another name.
+        # The argument is an alias of its whole base.
         v2.fixed.append(Fixed(Location(keyword=f"_{where.keyword}_alias"), Literal("bool", True)))
     v2.fixed.append(Fixed(Location(keyword="_all_bases", item=len(mutates)), NOTHING))
     for each in (v1, v2):

@@ -12,7 +12,7 @@ from spfast.patterns.values import Default, OneOf, Value, literal
 
 __all__ = ["NOTHING", "Call", "bind", "operation_of"]
 
-# Fixed where a list must have ended: no item of it can be None.
+# Stands where a list must have ended. No item of a list can be None.
 NOTHING = Literal("none")
 
 
@@ -88,7 +88,7 @@ def _place(out: Call, where: Location, argument: Any) -> None:
     elif isinstance(argument, list | tuple) and any(isinstance(each, Value) for each in argument):
         for i, each in enumerate(argument):
             _place(out, Location(where.position, where.keyword, i), each)
-        # One item more would be an argument that nobody looked at.
+        # A longer list would have an item that nothing checks.
         end = Location(where.position, where.keyword, len(argument))
         out.fixed.append(Fixed(end, NOTHING))
     else:
@@ -137,7 +137,7 @@ def _form(one: Call, operands: list[Operand]) -> Form:
     where = []
     for operand in operands:
         known = places[operand]
-        # Read more often elsewhere: the last place is looked at once more.
+        # Another call reads this operand more often. Here its last place is checked once more.
         where.append(known.pop(0) if len(known) > 1 else known[0])
     fixed = list(one.fixed)
     for location, operand in one.operands:

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 __all__ = ["COMMUTATIVE", "SchemaArgument", "signature_of"]
 
-# The scalar forms cannot be met in the other order: they are here to stand beside the others.
+# Nothing writes the scalar forms in the other order. They are listed because one operation may have
+# them beside the other forms.
 COMMUTATIVE = frozenset(
     {
         "aten.add.Scalar",

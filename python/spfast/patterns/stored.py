@@ -40,8 +40,8 @@ blocks building calls dialect dumping entries fp8 functional model registry rmsn
 stored tracing unify values vllm_custom_ops vllm_ir
 """.split()
 
-# The fields of each class, parts before what they are parts of: None for a plain value, a class for
-# the number of a row of its table, and lists of either.
+# The fields of each class. A class comes after those of its parts. None stands for a plain value, a
+# class for the number of a row of its table, and a list for a list of either.
 FIELDS: dict[str, tuple[Any, ...]] = {
     "Literal": (None, None, ["Literal"]),
     "Location": (None, None, None),

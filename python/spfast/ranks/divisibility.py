@@ -96,8 +96,8 @@ def decide(tokens: int | torch.SymInt, tp_size: int, divisibility: Divisibility)
         return Decision(tokens, tp_size)
     expression = str(tokens.node.expr)
     if divisibility in ("prove", "pad") or not tokens.node.has_hint() or _is_frozen(tokens):
-        # A guard that follows from others is as good, and torch reckons with it: the proof, which
-        # looks at all that is known, is for where there can be none.
+        # A guard that follows from others costs nothing, and torch uses it in later reasoning. The
+        # proof looks at all that is known. It is for where no guard is allowed.
         if _is_known_multiple(tokens, tp_size):
             return Decision(tokens, tp_size)
     if divisibility == "pad":

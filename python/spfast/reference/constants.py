@@ -46,7 +46,7 @@ def doubted_constants(
     reached: dict[Any, dict[fx.Node, fx.Node]] = {}  # by group: what shows it
     for node in graph.nodes:
         group, values = reduced(node)
-        # Nobody stores weights of which each rank's is a part of a sum.
+        # Nobody stores weights that are parts of a sum.
         sums = "gather" not in operator_name(node) and follows(node, node)
         starts = [*values, *(_factors(values) if sums else ())]
         shared = [value for value in starts if is_shared(value, group)]
@@ -87,7 +87,7 @@ def doubted_sums(
         group, values = reduced(node)
         shared = [value for value in values if is_shared(value, group)]
         for value in _behind(shared, node, computes, lambda each, _: follows(each)):
-            if value.target not in (*VIEWS, *IDENTITIES):  # a name is what it names
+            if value.target not in (*VIEWS, *IDENTITIES):  # an alias is the value itself
                 doubted.setdefault(value, {}).setdefault(group, node)
     return doubted
 

@@ -110,7 +110,7 @@ class Replication:
             self._prove_again(graph, vouched)
         self._suspicion = {group: self._rate(graph, group) for group in self._known}
         self._conditions = {group: self._find_conditions(graph, group) for group in self._known}
-        # A rank's own for what selects by it alone.
+        # Values that are a rank's own only for what selects by them.
         self._selecting: set[tuple[fx.Node, Any]] = set()
         for node in reversed(graph.nodes):
             self._blame(node)
@@ -311,7 +311,7 @@ class Replication:
             if self.is_shared(value, group):
                 continue
             known = self._shown[value].setdefault(group, collective)
-            # Of two that give it away, the one that gives away more.
+            # Of two collectives that show it, the one that shows more.
             later = self._memory.position[known] > self._memory.position[value]
             if later and not _changes_equals(known) and _changes_equals(collective):
                 self._shown[value][group] = collective
@@ -329,7 +329,7 @@ class Replication:
                     self._mark_own(node, [each], evidence)
         position = self._memory.position
         for each, evidence in list(self._shown[node].items()):
-            # What comes out of a collective says nothing else of what went in.
+            # The result of a collective says nothing else of its operand.
             if position[evidence] <= position[node]:
                 continue
             if not kind:
@@ -364,7 +364,7 @@ class Replication:
         if not rows and not (self._computes(node) and _changes_equals(collective)):
             return
         suspicion = self._suspicion[group]
-        # Of what is copied over nothing is left.
+        # Nothing is left of what is copied over.
         gone = node.args[0] if node.target is aten.copy_.default else None
         operands = [each for each in node.all_input_nodes if each is not gone]
         suspects = [each for each in operands if suspicion[each] != _NOT_AT_ALL]

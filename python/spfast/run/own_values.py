@@ -98,7 +98,7 @@ def _tell_own(runs: _Runs, places: _Places, found: Sequence[Crossing]) -> bool:
         at, to = places[source][one], places[sink][other]
         if runs[source].is_own(at) or runs[source].is_written_own(at):
             told[sink] |= Told(own=frozenset({to}))
-        # What comes from one source says nothing of another one: those who read it do.
+        # A value that comes from several sources says nothing of each. Only its readers do.
         elif runs[sink].is_shown_by_readers(to):
             told[source] |= Told(own=frozenset({at}))
         if each.is_operand and runs[sink].is_written_own(to):

@@ -200,7 +200,7 @@ class Run:
         self._decide(hoping=True)
         odd = [decision for decision in self._decisions if decision.odd]
         if odd:
-            # What another number of tokens would be rewritten for is worth a graph of its own.
+            # Sites that another number of tokens would let rewrite are worth a graph of their own.
             hoped = {report.node for report in native.reports() if report.rewritten}
             self._decide(hoping=False)
             lost = {
@@ -296,7 +296,7 @@ class Run:
     def padded(self) -> list[str]:
         """The numbers of tokens that are padded, each with what it becomes."""
         if not any(share is not None and share.padded for share in self._shares):
-            return []  # as nearly always: to ask for all values that are made takes long
+            return []  # the usual case; to list the values of all new nodes takes long
         found = sorted(self.native.value_specs().padded_classes())
         shares = [self._shares[index] for index in found]
         return [f"{share.tokens} tokens to {share.gathered}" for share in shares if share]

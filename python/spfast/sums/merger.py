@@ -127,8 +127,9 @@ class SumMerger:
             return None
         if not is_single(value) or not is_dense(value):
             return None
-        # An all_reduce of columns lies as one of what a rank makes of them by an operator that the
-        # others lack: all ranks have to merge the same.
+        # Only of a reduce_scatter is it asked how the operand lies. Another rank may compute the
+        # operand of an all_reduce by other operators, with other strides, and all ranks have to
+        # merge the same.
         if not how.keeps_shape and not is_dense(call.args[0]):
             return None
         return Reduction(call, value, how.keeps_shape, self._suspicion.of(call.args[0], rated))
@@ -145,7 +146,7 @@ def _merge(edits: Edits, root: fx.Node, total: Sum) -> Merged:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda read: now.get(read, read))
         shown: fx.Node | None = total.leaves[0].part
         if keeps_shape:
-            shown = root if node is root else None  # the root's own value is what is reduced's
+            shown = root if node is root else None  # the root has the value that it had
         now[node] = edits.create(root, node.target, args, kwargs, origin=node, value_of=shown)
     kept = max(total.leaves, key=lambda leaf: leaf.call)
     edits.set_operands(kept.call, (now[root], *kept.call.args[1:]))

@@ -104,7 +104,7 @@ class Context:
     def _after_write(self, value: Value, effect: int) -> Value:
         store = self.store
         if value.kind is Kind.FULL:
-            # Rows of a value are rows of what it becomes, for they are the same storage.
+            # Rows of a value stay rows of it after a write, for they share its storage.
             block = store.blocks.get(value.term)
             if block is not None:
                 assert value.shape is not None

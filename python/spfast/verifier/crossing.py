@@ -50,7 +50,7 @@ def shown_across(
             (source, one), (sink, other) = each.source, each.sink
             if walked[source].is_own(one) or walked[source].is_own_at_last(one):
                 changed |= walked[sink].tell_own(other)
-            # What comes from one source says nothing of another one: those who read it do.
+            # A value that comes from several sources says nothing of each. Only its readers do.
             elif (shows := walked[sink].gives_away(other)) is not None:
                 name = f"{walked[sink].at}{shows.node}"
                 told = Told(one, shows.exchange, name)

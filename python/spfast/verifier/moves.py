@@ -117,13 +117,13 @@ def _scatter(
     if not value.shape:
         return None
     rows = value.shape[0]
-    # A reduce_scatter that the original graph has runs on multiples alone.
+    # A reduce_scatter of the original graph only runs on multiples, so the rows are taken to be one.
     if ctx.is_after and not ctx.dims.is_divisible(rows, tp):
         if isinstance(rows, int) or not ctx.groups.assumes_divisible:
             ctx.why = _uneven(source, rows, tp)
             return None
     ctx.dims.assume_divisible(rows, tp)
-    # The very term of the all_reduce: a reduce_scatter yields its chunks.
+    # The term is that of the all_reduce, for a reduce_scatter yields chunks of the same sum.
     term = ctx.store.reduction(value.term, reduce_op, group)
     mine = (ctx.dims.divide(rows, tp), *value.shape[1:])
     return ctx.store.shard(term, Share(group, tp), mine)

@@ -60,7 +60,8 @@ class StandIns:
         while pending:
             current = pending.pop()
             if self.names.has(current):
-                # It goes into what is met, and need not have a row for each token itself.
+                # It is an operand of what is read beside shards, and need not have a row for each
+                # token.
                 found.setdefault(current, replace(meeting, has_rows=False))
                 continue
             made = self._maker_of(current)

@@ -39,7 +39,7 @@ def total(
     rows = ctx.dims.product(value.shape[:over])
     if value.kind is Kind.SHARD:
         rows = ctx.dims.multiply(rows, value.tp)
-    # Of what is repeated over and over, no term says how often.
+    # The number of rows is part of the term: the term of a repeated value does not say how often.
     term = ctx.store.term(("total", value.term, row, rows))
     if value.kind is Kind.SHARD:
         if value.share.is_padded:

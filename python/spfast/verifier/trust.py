@@ -75,7 +75,7 @@ def judge(
         met = stand_ins.of(
             group, {term: met for (other, term), met in meetings.items() if other == group}
         )
-        # What is proved, and what is local, is so whatever is assumed besides.
+        # What is proved, and what is local, does not depend on the assumptions.
         ranks = Ranks(original, group, is_named, shown, met if may_assume else {})
         if parts:
             ranks.own = parts_shown_by_readers(entries, calls, ranks.is_among)

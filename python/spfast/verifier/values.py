@@ -147,7 +147,6 @@ class Store:
         self._values: dict[Hashable, Value] = {}
         # Terms below this were in the original graph.
         self.known = 0
-        # Whether there are numbers that were read out of tensors.
         # Whether some number was read out of a tensor, or is an input that is no input's size.
         self.has_data = False
         self.given: set[Any] = set()  # the symbols of such inputs

@@ -1,26 +1,31 @@
-#include "rewrite/sites.h"
+#include "rewrite/examine_sites.h"
 
 #include <algorithm>
 #include <map>
 #include <utility>
 
+#include "base/sorted.h"
 #include "rewrite/alias_checks.h"
 #include "rewrite/assumptions.h"
+#include "rewrite/fresh_buffer.h"
 #include "rewrite/held_sites.h"
+#include "rewrite/known_meta.h"
 #include "rewrite/layouts.h"
 #include "rewrite/row_cut.h"
 #include "rewrite/row_growth.h"
 #include "rewrite/stride_checks.h"
 #include "rewrite/token_classes.h"
+#include "rewrite/why_apart.h"
 #include "table/targets.h"
 
 namespace spfast {
 namespace {
 
-// How often rows are grown anew, each time at the cost of the first: groups may take turns in sums.
+// The most rounds in which rows are grown anew. Each costs as much as the first. A graph whose sums
+// alternate between groups needs several.
 constexpr int kRounds = 16;
-// How often sites are examined anew because what they took on trust contradicts the graph. After
-// that nothing is taken on trust.
+// The most rounds in which sites are examined anew because an assumption contradicts the graph.
+// After the last one, nothing is taken on trust.
 constexpr int kRefutals = 8;
 
 class Examiner {
@@ -68,9 +73,7 @@ class Examiner {
     check_strides(table_, matches_, layouts_, out_);
     if (rows_ != nullptr) examine_unmatched();
     held_.hold_regions(out_);
-    auto& missing = out_.missing;
-    std::sort(missing.begin(), missing.end());
-    missing.erase(std::unique(missing.begin(), missing.end()), missing.end());
+    sort_unique(out_.missing);
     return std::move(out_);
   }
 
@@ -111,7 +114,7 @@ class Examiner {
   }
 
   // Two operands may have their rows in different dims. Then they may have been broadcast to more
-  // rows than tokens: this asks that each result has one row for each token.
+  // rows than tokens. So each result is checked to have one row for each token.
   void check_rows(Site& site) {
     const Dim tokens = out_.classes[site.token_class].tokens;
     const auto has_rows = [&](const Meta& part) {
@@ -132,8 +135,8 @@ class Examiner {
     }
   }
 
-  // Matching took a dim's positive number for the last dim by the dims of the stream. An operand
-  // may have added dims: this asks that the number still names the last one.
+  // A rule may have matched a positive number as the last dim, counted on the stream. An operand
+  // may have added dims since. So the number is checked to name the last dim still.
   void check_dims(Site& site) {
     const auto& steps = programs_.nodes();
     for (uint32_t at = match_->tree_node; at != kNone; at = steps[at].parent) {
@@ -159,14 +162,13 @@ class Examiner {
 
   // Whether no rule matched an all_reduce, or only one that asks too much of its operands.
   [[nodiscard]] bool may_be_rowwise(const AnchorReport& report) const {
+    using enum Outcome;
     const Outcome outcome = report.outcome;
-    return outcome == Outcome::kMatched
-               ? asks_too_much(out_.sites[report.match].reason.kind)
-               : outcome == Outcome::kNoMatch || outcome == Outcome::kClaimed ||
-                     outcome == Outcome::kTooMany;
+    if (outcome == kMatched) return asks_too_much(out_.sites[report.match].reason.kind);
+    return outcome == kNoMatch || outcome == kClaimed || outcome == kTooMany;
   }
 
-  // Sites of all_reduces that no rule matched: the row-wise view may take them all the same.
+  // Makes sites of all_reduces that no rule matched. The row-wise view may take these all the same.
   void examine_unmatched() {
     std::vector<bool> examined(matches_.anchors.size(), false);
     for (int round = 0; out_.missing.empty(); ++round) {
@@ -205,8 +207,7 @@ class Examiner {
   void collect_interior(Site& site) {
     stamp_[look_.root(anchor_->reduced)] = match_->anchor;
     std::vector<NodeId> pending(match_->operations.begin() + 1, match_->operations.end());
-    std::sort(pending.begin(), pending.end());
-    pending.erase(std::unique(pending.begin(), pending.end()), pending.end());
+    sort_unique(pending);
     for (const NodeId node : pending) {
       const auto operands = table_.operands(node);
       const bool depends = std::any_of(operands.begin(), operands.end(), [&](Argument value) {
@@ -228,7 +229,7 @@ class Examiner {
     if (std::none_of(users.begin(), users.end(), is_part)) return;
     const Meta& meta = table_.meta(node);
     if (meta.kind == MetaKind::kUnknown) out_.missing.push_back(node);
-    // Not parts of a tuple but rows of a tensor: it is needed in full.
+    // These are rows of a tensor, not parts of a tuple. The tensor is needed in full.
     if (meta.kind == MetaKind::kTensor) return;
     for (const NodeId user : users) {
       if (!is_part(user)) {
@@ -241,10 +242,8 @@ class Examiner {
   }
 
   void check_effects(Site& site) {
-    const NodeId first = anchor_->all_reduce;
-    const NodeId last = site.interior.back();
-    // Writes between the two matter to those who read what is written: each value is asked for
-    // below.
+    const NodeId first = anchor_->all_reduce, last = site.interior.back();
+    // A write between the two only matters to readers of what is written: so each value is checked.
     const NodeId change = effects_.change_between(first, last);
     if (change != kNone) return void(site.reason = {Reason::Kind::kFence, change, kNone, 0, 0});
     check_value(site, first);
@@ -321,7 +320,8 @@ class Examiner {
     const auto dims = table_.dims(*meta);
     if (dims.size() >= 2 && (dims.size() == 2 || !dims.back().is_expr()) &&
         meta->tokens == out_.classes[site.token_class].tokens) {
-      // With as many rows in other dims, the result may have more dims or rows than the stream.
+      // The same number of rows may lie in other dims. Then the result may have more dims, or more
+      // rows, than the stream.
       const auto stream = table_.dims(table_.meta(anchor_->all_reduce));
       site.views =
           site.views || !std::equal(dims.begin(), dims.end() - 1, stream.begin(), stream.end() - 1);
@@ -355,10 +355,10 @@ class Examiner {
   void check_buffer(Site& site, NodeId node) {
     const Meta* meta = need(site, node);
     if (meta == nullptr) return;
-    const Dim tokens = out_.classes[site.token_class].tokens;
     const auto in_here = [&](NodeId like) { return in_stream(like); };
-    if (is_fresh_buffer(table_, node, *meta, tokens, in_here)) return;
-    site.reason = {Reason::Kind::kBuffer, node, kNone, 0, 0};
+    if (!is_fresh_buffer(table_, node, *meta, out_.classes[site.token_class].tokens, in_here)) {
+      site.reason = {Reason::Kind::kBuffer, node, kNone, 0, 0};
+    }
   }
 
   const Meta* need(Site& site, NodeId node) { return known_meta(table_, node, site, out_.missing); }
