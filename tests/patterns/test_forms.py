@@ -42,6 +42,33 @@ def label(pattern: Pattern) -> str:
     return f"{PATTERNS.index(pattern)}-{pattern.rule}"
 
 
+RULES = {
+    f"{pattern.rule}-{name}": pattern
+    for name in ("vllm_ir", "vllm_custom_ops", "functional")
+    for pattern in default_registry().patterns([name])
+}
+
+
+def negate_what_was_reduced(site: Site) -> None:
+    """Puts an operator that no rule has between the all_reduce and what reads it, outputs aside."""
+    reduced = site.nodes[0]
+    with site.graph.inserting_after(reduced):
+        negated = site.graph.call_function(torch.ops.aten.neg.default, (reduced,))
+    negated.meta["val"] = reduced.meta["val"]
+    for user in list(reduced.users):
+        if user.op != "output" and user is not negated:
+            user.replace_input_with(reduced, negated)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_each_rule_holds_for_what_it_says_and_for_nothing_like_it(rule: str) -> None:
+    pattern = RULES[rule]
+    assert apply(make_site(pattern)).by_pattern == {pattern.rule: 1}
+    like = make_site(pattern)
+    negate_what_was_reduced(like)
+    assert apply(like).by_pattern == {}
+
+
 @pytest.mark.parametrize("choice", range(FORMS))
 def test_every_form_matches_and_its_end_is_sharded(choice: int) -> None:
     for pattern in PATTERNS:
