@@ -43,8 +43,7 @@ machine; alone it passed in one.
 
 On 2.15, under `torch.compile(dynamic=True)`, a float of the model's own, such as an FP8 limit that
 is an attribute or a global, is an input of the graph and no number. No rule knows it there; the
-row-wise recogniser, which is on by default, gathers float8 all the same. The test that failed in
-its row expected otherwise of an older build.
+row-wise recogniser, which is on by default, gathers float8 all the same.
 
 Written by `make matrix` (`tests/matrix.py`), which adds up the folders of tests whose runs ended,
 and nothing else: what was not run is not counted. Each folder counts as it ended when it was last
