@@ -93,7 +93,13 @@ bool Replication::treats_rows_alone(NodeId node) const {
 GroupMask Replication::common_groups(NodeId node) const {
   GroupMask common = kAllGroups;
   for (const Argument value : table_.operands(node)) {
-    if (value.is_node()) common &= proved_[value.payload];
+    if (!value.is_node()) continue;
+    common &= proved_[value.payload];
+    if (written_.empty() || common == 0) continue;
+    // Of an input that somebody vouches for, that is said of what it was when it came.
+    const StorageContents::Contents* contents =
+        written_.find(effects_.written_storage(value.payload));
+    if (contents != nullptr) common &= ~contents->unproved;
   }
   return common;
 }
@@ -225,11 +231,18 @@ void Replication::keep_written(NodeId node) {
   GroupMask own = own_[node];
   const bool told = std::binary_search(trust_.writers.begin(), trust_.writers.end(), node);
   if (told) own = topology_.all();
-  if ((own | scattered_[node]) == 0) return;
-  for (const NodeId storage : effects_.storages_written_by(node)) {
+  const std::vector<NodeId> storages = effects_.storages_written_by(node);
+  if (storages.empty()) return;
+  // Of a called module nothing is known: it may write, but that does not show that it does.
+  const bool is_known = table_.op(node) != Op::kCallModule || effects_.is_known_call(node);
+  const GroupMask shared = is_deterministic(node) ? common_groups(node) : GroupMask{0};
+  const GroupMask unproved = is_known ? ~shared : GroupMask{0};
+  if ((own | scattered_[node] | unproved) == 0) return;
+  for (const NodeId storage : storages) {
     StorageContents::Contents& contents = written_.of(storage);
     contents.own |= own;
     contents.scattered |= scattered_[node];
+    contents.unproved |= unproved;
     each_slot(own | scattered_[node], [&](uint32_t slot) {
       if (contents.evidence[slot] == kNone) {
         contents.evidence[slot] = told ? node : evidence_at(node, slot);

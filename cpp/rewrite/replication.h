@@ -162,7 +162,8 @@ class Replication {
   [[nodiscard]] GroupMask conditions_read(NodeId node) const;
   void follow_own(NodeId node);
   void follow_contents(NodeId node, NodeId storage, GroupMask ended);
-  // Notes that what a node wrote is a rank's own, for readers through another alias.
+  // Notes that what a node wrote is a rank's own, or not proved to be shared, for readers through
+  // another alias.
   void keep_written(NodeId node);
   // Blames what a node wrote, if what is read later through another alias is a rank's own.
   void blame_written(NodeId node);
@@ -174,7 +175,8 @@ class Replication {
   [[nodiscard]] bool writes_rows_alone(NodeId node) const;
   // The operand of which nothing is left, as another is copied over it.
   [[nodiscard]] NodeId overwritten(NodeId node) const;
-  // The groups over which all of the node's operands are proved to be the same.
+  // The groups over which all of the node's operands are proved to be the same, as they are after
+  // what was written to them so far.
   [[nodiscard]] GroupMask common_groups(NodeId node) const;
   [[nodiscard]] bool reduces_tokens(NodeId node, const RowRule& rule) const;
   [[nodiscard]] const OperatorTraits& traits(NodeId node) const {

@@ -11,12 +11,13 @@
 namespace spfast {
 
 // Of each storage: the groups of which its contents are each rank's own or scattered, and what
-// shows it.
+// shows it; and those over which nobody proves that what was written is the same.
 class StorageContents {
  public:
   struct Contents {
     GroupMask own = 0;
     GroupMask scattered = 0;
+    GroupMask unproved = 0;
     std::vector<NodeId> evidence;  // by slot
   };
 

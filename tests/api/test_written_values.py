@@ -109,3 +109,36 @@ def test_the_verifier_finds_it_by_itself(write: Write) -> None:
     assert int(spfast.apply(graph, everything)) > 0
     found = verify(writer.graph, graph, SequenceParallelConfig(tp_size=4, tp_rank=0))
     assert any("'mine' cannot be the same on every rank" in each.reason for each in found.problems)
+
+
+def vouched_for_and_written(write: Write, by: str) -> Build:
+    """An input that is said to be the same on every rank, and is then written over."""
+
+    def build(w: Writer) -> None:
+        read = write(w, w.stream("cache"), w.stream("value", by))
+        partial = w.project(w.stream("attention", "per_rank"), "down")
+        computed = w.call(aten.relu.default, read)
+        w.output([w.matched_norm(w.call(aten.add.Tensor, w.over_ranks(partial), computed))])
+
+    return build
+
+
+@pytest.mark.parametrize("recognise", ["both", "patterns", "rowwise"])
+@pytest.mark.parametrize("write", WRITES)
+def test_what_is_said_of_an_input_holds_until_it_is_written_over(
+    write: Write, recognise: str
+) -> None:
+    _, results, _ = on_every_rank(
+        vouched_for_and_written(write, "per_rank"), recognise=recognise, replicated=("cache",)
+    )
+    assert [each.reason for each in results[0].skipped] == [
+        "%relu_default is not proved to be the same on every rank, and config.replicated does not "
+        "let it be taken on trust"
+    ]
+
+
+@pytest.mark.parametrize("write", [copied, added, copied_and_scaled])
+def test_what_is_written_over_by_what_all_ranks_share_is_shared(write: Write) -> None:
+    build = vouched_for_and_written(write, "replicated")
+    _, results, _ = on_every_rank(build, replicated=("cache", "value"))
+    assert int(results[0]) == 1

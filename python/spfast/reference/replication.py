@@ -84,6 +84,8 @@ class Replication:
         self._scattered: dict[fx.Node, dict[Any, fx.Node]] = {node: {} for node in graph.nodes}
         # The same of memory that is written to: what was written so far, and what is read later.
         self._written: dict[fx.Node, list[dict[Any, fx.Node]]] = {}
+        # The groups over which nobody proves that what was written is the same.
+        self._unproved: dict[fx.Node, set[Any]] = {}
         self._read: dict[fx.Node, dict[Any, fx.Node]] = {}
         self._doubted: Doubted = {}
         vouched = dict(self._shared)
@@ -121,7 +123,7 @@ class Replication:
         self._shared = dict(vouched)
         self._shown = {node: {} for node in graph.nodes}
         self._scattered = {node: {} for node in graph.nodes}
-        self._written = {}
+        self._written, self._unproved = {}, {}
         self._prove(graph)
 
     def is_shared(self, value: fx.Node, group: Any) -> bool:
@@ -219,6 +221,11 @@ class Replication:
         common: _Shared = _EVERY
         for operand in operands:
             groups = self._shared.get(operand, frozenset())
+            storage = self._memory.written_storage(operand)
+            if storage is not None and self._unproved.get(storage):
+                # What is said of an input is said of what it was when it came.
+                shared = frozenset(self._known) if groups is _EVERY else groups
+                groups = shared - self._unproved[storage]
             if groups is not _EVERY:
                 common = groups if common is _EVERY else common & groups
         return common
@@ -250,7 +257,14 @@ class Replication:
             if storage in self._written:
                 shown, scattered = self._written[storage]
                 self._follow(node, shown, scattered, ended)
-        for storage in self._memory.storages_written_by(node):
+        storages = self._memory.storages_written_by(node)
+        if storages:
+            shared = self._common(node.all_input_nodes) if self._computes(node) else frozenset()
+            known = frozenset(self._known)
+            unproved = frozenset() if shared is _EVERY else known - shared
+            for storage in storages:
+                self._unproved.setdefault(storage, set()).update(unproved)
+        for storage in storages:
             shown, scattered = self._written.setdefault(storage, [{}, {}])
             for group, evidence in self._shown[node].items():
                 shown.setdefault(group, evidence)
