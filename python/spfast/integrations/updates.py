@@ -50,8 +50,8 @@ def _always_replaces() -> bool:
     """
     with FakeTensorMode():
         old, new = torch.empty(1), torch.empty(1)
-    same: Callable[..., Any] = fx_utils._is_fake_tensor_same
     try:
+        same: Callable[..., Any] = fx_utils._is_fake_tensor_same
         return not any(same(one, old, {_storages(old)[0]: 1}, node=None) for one in (old, new))
     except (AttributeError, TypeError):
         return False

@@ -101,6 +101,7 @@ _MORE_ELEMENTWISE = frozenset(
     {
         "aten::_to_copy",
         "aten::hardswish",
+        "aten::leaky_relu",
         "aten::masked_fill.Tensor",
         "aten::rsub.Scalar",
         "aten::rsub.Tensor",
