@@ -29,14 +29,13 @@ from spfast.reference.values import (
     operator_name,
     symbols_of_inputs,
 )
+from spfast.reference.written import EVERY, Written
 
 __all__ = ["Replication"]
 
 aten = torch.ops.aten
 
-# In place of groups: whatever the group.
-_EVERY: Any = object()
-_Shared = Any  # a set of groups, or _EVERY
+_Shared = Any  # a set of groups, or EVERY
 
 # How likely a value is one rank's part of a sum: what all share, an input, what weights went into.
 _NOT_AT_ALL, _INPUT, _COMPUTED = range(3)
@@ -76,7 +75,7 @@ class Replication:
         # The groups whose ranks all have a value, those of which each rank is shown to have its
         # own, and those over which it was scattered: each with the collective that shows it.
         self._shared: dict[fx.Node, _Shared] = {
-            node: _EVERY
+            node: EVERY
             for node in graph.nodes
             if node.op in ("placeholder", "get_attr") and config.names_replicated(node)
         }
@@ -84,8 +83,7 @@ class Replication:
         self._scattered: dict[fx.Node, dict[Any, fx.Node]] = {node: {} for node in graph.nodes}
         # The same of memory that is written to: what was written so far, and what is read later.
         self._written: dict[fx.Node, list[dict[Any, fx.Node]]] = {}
-        # The groups over which nobody proves that what was written is the same.
-        self._unproved: dict[fx.Node, set[Any]] = {}
+        self._contents = Written(memory, self._known)
         self._read: dict[fx.Node, dict[Any, fx.Node]] = {}
         self._doubted: Doubted = {}
         vouched = dict(self._shared)
@@ -123,13 +121,13 @@ class Replication:
         self._shared = dict(vouched)
         self._shown = {node: {} for node in graph.nodes}
         self._scattered = {node: {} for node in graph.nodes}
-        self._written, self._unproved = {}, {}
+        self._written, self._contents = {}, Written(self._memory, self._known)
         self._prove(graph)
 
     def is_shared(self, value: fx.Node, group: Any) -> bool:
         """Whether all ranks of the group have the value, by proof."""
         groups = self._shared.get(value, frozenset())
-        return groups is _EVERY or group in groups
+        return groups is EVERY or group in groups
 
     def evidence(self, value: fx.Node, group: Any) -> fx.Node | None:
         """The collective that shows that each rank has its own; None where nothing does."""
@@ -183,7 +181,7 @@ class Replication:
             if node.op != "call_function":
                 val = node.meta.get("val")
                 if isinstance(val, torch.SymInt) and val.node.expr.free_symbols <= sizes:
-                    self._shared[node] = _EVERY
+                    self._shared[node] = EVERY
             elif traits.collective:
                 self._prove_collective(node, traits.collective)
             elif traits.rank:
@@ -195,7 +193,7 @@ class Replication:
                         self._shared[node] = frozenset(self._known) - self._doubted[node].keys()
                     for group, collective in self._doubted.get(node, {}).items():
                         self._mark_own(node, [group], collective)
-                    if self._shared[node] is _EVERY:
+                    if self._shared[node] is EVERY:
                         continue
                 for group in self._known:
                     if self.is_shared(node, group):
@@ -205,7 +203,7 @@ class Replication:
                         ragged.add((node, group))
                 if traits.sizes:
                     even = {each for each in self._known if (node, each) not in ragged}
-                    self._shared[node] = _EVERY if len(even) == len(self._known) else even
+                    self._shared[node] = EVERY if len(even) == len(self._known) else even
                 self._follow_own(node)
 
     def _reduced(self, node: fx.Node) -> tuple[Any, list[fx.Node]]:
@@ -218,16 +216,11 @@ class Replication:
 
     def _common(self, operands: Collection[fx.Node]) -> _Shared:
         """The groups whose ranks share all of these."""
-        common: _Shared = _EVERY
+        common: _Shared = EVERY
         for operand in operands:
-            groups = self._shared.get(operand, frozenset())
-            storage = self._memory.written_storage(operand)
-            if storage is not None and self._unproved.get(storage):
-                # What is said of an input is said of what it was when it came.
-                shared = frozenset(self._known) if groups is _EVERY else groups
-                groups = shared - self._unproved[storage]
-            if groups is not _EVERY:
-                common = groups if common is _EVERY else common & groups
+            groups = self._contents.left(operand, self._shared.get(operand, frozenset()))
+            if groups is not EVERY:
+                common = groups if common is EVERY else common & groups
         return common
 
     def _prove_collective(self, node: fx.Node, kind: str) -> None:
@@ -257,14 +250,9 @@ class Replication:
             if storage in self._written:
                 shown, scattered = self._written[storage]
                 self._follow(node, shown, scattered, ended)
-        storages = self._memory.storages_written_by(node)
-        if storages:
-            shared = self._common(node.all_input_nodes) if self._computes(node) else frozenset()
-            known = frozenset(self._known)
-            unproved = frozenset() if shared is _EVERY else known - shared
-            for storage in storages:
-                self._unproved.setdefault(storage, set()).update(unproved)
-        for storage in storages:
+        shared = self._common(node.all_input_nodes) if self._computes(node) else ()
+        self._contents.note(node, shared)
+        for storage in self._memory.storages_written_by(node):
             shown, scattered = self._written.setdefault(storage, [{}, {}])
             for group, evidence in self._shown[node].items():
                 shown.setdefault(group, evidence)
@@ -304,7 +292,7 @@ class Replication:
         if not self._computes(node):
             return False
         groups = self._common(node.all_input_nodes)
-        return groups is _EVERY or group in groups
+        return groups is EVERY or group in groups
 
     def _find_conditions(self, graph: fx.Graph, group: Any) -> set[fx.Node]:
         """Comparisons, and what is made of them alone, row by row."""
