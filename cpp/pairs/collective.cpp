@@ -19,7 +19,8 @@ const CutTargets& cut_targets() {
   return instance;
 }
 
-// A collective along dim 0 that split and cat turn into one along another dim.
+// How split and cat make a collective along dim 0 one along another dim: the dim, the node where
+// that ends, and the nodes of it.
 struct MovedDim {
   NodeId end = kNone;
   size_t dim = 0;
@@ -122,7 +123,8 @@ class CollectiveReader {
     }
   }
 
-  // Dim 0 in place of one before which all sizes are 1: the rows lie one after the other.
+  // Takes dim 0 in place of a dim before which all sizes are 1: the rows lie one after the other
+  // all the same.
   void flatten(FoundCollective& found) const {
     const auto sizes = graph_.dims(found.operand);
     const auto end = sizes.begin() + static_cast<std::ptrdiff_t>(found.dim);

@@ -24,9 +24,9 @@ using Why = std::string;
 
 struct FoundCollective {
   NodeId call = kNone;
-  NodeId value = kNone;    // yields the result: its wait, itself, or what puts parts together
+  NodeId value = kNone;    // yields the result: its wait, itself, or the cat of parts behind it
   NodeId operand = kNone;  // what it moves: this rank's part of a sum, or this rank's rows
-  size_t dim = 0;  // that is scattered or gathered; 0 where the rows lie one after the other
+  size_t dim = 0;  // scattered or gathered along it; 0 where the rows lie one after the other
   Argument group;
   int64_t size = 0;  // ranks of the group
   bool gathers = false;

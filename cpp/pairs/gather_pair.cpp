@@ -9,10 +9,11 @@
 namespace spfast {
 namespace {
 
-// As many nodes are moved ahead of a fused operator at most, for one of its products.
+// The most nodes that are moved ahead of a fused operator for one of its products.
 constexpr size_t kMostMoved = 16;
 
-// A node that shows the gathered rows, and what turns them into what it holds, but for their shape.
+// A node that shows the gathered rows in some shape, and the steps from the rows to its value, but
+// for views.
 struct ShownRows {
   NodeId node = kNone;
   std::vector<NodeId> steps;
@@ -136,7 +137,7 @@ class GatherPairFinder {
            same(table_.kwargs(x), table_.kwargs(y));
   }
 
-  // The pair of the products whose other operands can be there in time.
+  // The pair of those products whose other operands can be computed before the gather.
   std::variant<GatherPair, Why> placed(const std::vector<Product>& products) {
     GatherPair pair;
     pair.gather = gather_;
@@ -238,7 +239,7 @@ class GatherPairFinder {
       const NodeId node = pending.back();
       pending.pop_back();
       if (std::find(found.begin(), found.end(), node) != found.end()) continue;
-      // Before a node that was moved itself there is no place of its own.
+      // Nothing can be placed right before a node that was moved itself.
       if (own.contains(node) || found.size() >= kMostMoved || graph_.was_moved(before) ||
           !is_pure(graph_, node)) {
         return std::nullopt;

@@ -1,4 +1,5 @@
-// Matrix products that read one gathered value: one operator, which may return it as well.
+// Matrix products that read one gathered value. They become one operator, which may return that
+// value as well.
 #pragma once
 
 #include <functional>
@@ -13,12 +14,12 @@ struct GatherPair {
   FoundCollective gather;
   std::vector<Product> products;  // of one kind, in graph order
   std::vector<NodeId> steps;      // what is done to this rank's rows before they are gathered
-  NodeId left_scale = kNone;      // this rank's rows of it where it was gathered, too
+  NodeId left_scale = kNone;      // of a left scale that was gathered too: this rank's rows
   std::optional<FoundCollective> scale_gather;  // goes if nothing else reads it
   std::vector<NodeId> shown;  // show the gathered rows, in graph order; without the value itself
   bool returns = false;       // whether something else reads them as well
   NodeId before = kNone;      // where the fused operator stands
-  std::vector<NodeId> moved;  // what has to stand before it, and did not, in order
+  std::vector<NodeId> moved;  // nodes that have to be moved before it, in order
   const FusedLayout* layout = nullptr;
 };
 

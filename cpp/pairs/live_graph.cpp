@@ -59,7 +59,7 @@ bool LiveGraph::is_row_major(NodeId node) {
   int64_t expected = 1;
   for (size_t i = dims.size(); i-- > 0;) {
     if (dims[i] == Dim::of(1)) continue;
-    // Beyond a symbolic size the table knows no product; strides as usual were seen to above.
+    // The table knows no product with a symbolic size. The usual strides were found above.
     if (!counted || strides[i] != Dim::of(expected)) return false;
     counted = !dims[i].is_expr();
     if (counted) expected *= dims[i].raw;
@@ -166,8 +166,8 @@ void LiveGraph::replace(NodeId node, NodeRef now, NodeId before) {
   places_[node] = place_before(before);
 }
 
-// What stands before a node that was moved itself shares its place: it is seldom, and never taken
-// to stand where it does not.
+// What stands before a node that was moved itself shares that node's place. This is rare, and never
+// tells an order that is not there.
 uint64_t LiveGraph::place_before(NodeId before) {
   if (was_moved(before)) return places_[before];
   return places_[before] - kStep + ++placed_before_[before];

@@ -1,8 +1,8 @@
 // pairs/: collectives and the matrix products beside them, found on the table and planned as one
 // operator each. Depends on base/, table/ and rewrite/.
 //
-// The graph as the pairs that were planned so far leave it: what is gone, what stands for what, and
-// where it stands. A node keeps its id when a new node takes its place.
+// The graph as the pairs that were planned so far leave it: which nodes are gone, which were
+// replaced, and where each stands. A node keeps its id when a new node takes its place.
 #pragma once
 
 #include <cstdint>
@@ -28,8 +28,8 @@ class LiveGraph {
   void read_names() { source_.read_names(table_); }
   [[nodiscard]] uint32_t text(std::string_view text) { return table_.intern_string(text); }
 
-  // --- values; what a node's value looks like is the same, whichever node yields it now ----------
-  // A copy: reading one meta may move those that were read before.
+  // --- values: sizes and dtype stay the same, whichever node yields the value now ----------
+  // Returns a copy, for reading one meta may move those that were read before.
   [[nodiscard]] Meta meta(NodeId node);
   [[nodiscard]] bool is_tensor(NodeId node) { return meta(node).kind == MetaKind::kTensor; }
   [[nodiscard]] std::vector<Dim> dims(NodeId node);
@@ -45,7 +45,7 @@ class LiveGraph {
   [[nodiscard]] bool can_list(NodeId node);
 
   // --- what nodes are -----------------------------------------------------------------------
-  // kNone of a node that is no call, or that another one stands for.
+  // kNone for a node that is no call, or that was replaced.
   [[nodiscard]] TargetId target(NodeId node) const;
   [[nodiscard]] bool is_view(NodeId node) const;      // the same elements in another shape
   [[nodiscard]] bool is_identity(NodeId node) const;  // what its first argument holds
@@ -60,7 +60,7 @@ class LiveGraph {
 
   // --- who reads what -------------------------------------------------------------------------
   [[nodiscard]] std::vector<NodeId> users(NodeId node) const;
-  // New nodes that read it are counted, too.
+  // Counts new nodes that read it, too.
   [[nodiscard]] size_t reader_count(NodeId node) const;
   [[nodiscard]] NodeId only_reader(NodeId node) const;  // kNone: none, several, or a new node
   // Where the first of the new nodes that read it stands; the end where none does.

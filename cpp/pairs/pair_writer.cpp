@@ -192,7 +192,7 @@ void PairWriter::write(const ScatterPair& pair, uint32_t group) {
   const bool saved = std::any_of(users.begin(), users.end(), [&](NodeId user) {
     return graph_.table().op(user) == Op::kOutput;
   });
-  // Saved unfinished for another graph, which waits.
+  // Saved for another graph before it is finished; that graph waits for it.
   if (saved && scatter.call != pair.result) take_place(scatter.call, now);
   std::vector<Product> products{pair.product};
   products.insert(products.end(), pair.added.begin(), pair.added.end());
@@ -202,7 +202,8 @@ void PairWriter::write(const ScatterPair& pair, uint32_t group) {
   settle(std::move(inside));
 }
 
-// One operator for each product; each hides its own collective, and this rank's rows are added.
+// Writes one operator for each product. Each hides a collective of its own, and this rank's rows of
+// them are added.
 NodeRef PairWriter::sum_of_fused(const ScatterPair& pair, uint32_t group, const PairValue& mine) {
   NodeRef sum = kNone;
   ScatterPair one = pair;
@@ -227,7 +228,7 @@ NodeRef PairWriter::first_fused(size_t since, const FusedLayout& layout) const {
   return static_cast<NodeRef>(graph_.table().size() + since);
 }
 
-// Over so many a product sums.
+// How many features a product sums over.
 Dim PairWriter::features_of(const ScatterPair& pair) {
   Dim sum = graph_.last_dim(pair.product.matrix());
   for (const Product& one : pair.added) sum = Dim::of(sum.raw + graph_.last_dim(one.left).raw);
@@ -363,7 +364,7 @@ void PairWriter::take_place(NodeId node, NodeRef now) {
   replaced_.push_back(node);
 }
 
-// What has no reader any more goes, and who else read what was replaced reads what replaces it.
+// Erases what has no reader any more. Other readers of what was replaced read what replaces it.
 void PairWriter::settle(std::vector<NodeId> inside) {
   std::sort(inside.begin(), inside.end(), std::greater<>());
   inside.erase(std::unique(inside.begin(), inside.end()), inside.end());

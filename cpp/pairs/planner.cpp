@@ -34,8 +34,8 @@ class PairPlanner {
       if (found != nullptr && found->gathers) gathers_.emplace(found->value, *found);
     }
     for (const auto& [call, form] : calls_) {
-      if (graph_.is_gone(call)) continue;  // a gather of scales, which went with what they scale
-      // Anew: who reads what it moves may be another by now.
+      if (graph_.is_gone(call)) continue;  // a gather of scales that was fused with another
+      // Read anew, for its readers may have changed.
       auto read = read_collective(graph_, *form, call);
       Why why = std::holds_alternative<Why>(read) ? std::get<Why>(read)
                                                   : fuse(std::get<FoundCollective>(read));
@@ -63,7 +63,7 @@ class PairPlanner {
     std::vector<NodeId> wanted;
     const auto with_operands = [&](NodeId node) {
       wanted.push_back(node);
-      // Of a product of matrices in one dtype the result says all.
+      // A product of matrices of one dtype is told by its result alone.
       if (product_kind(table_.target(node)) == ProductKind::kMm) return;
       for (const Argument operand : table_.operands(node)) {
         if (operand.is_node()) wanted.push_back(operand.payload);

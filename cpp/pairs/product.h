@@ -27,7 +27,7 @@ struct Product {
   std::optional<ProductScales> scales;  // of a product of float8 values
   NodeId addend = kNone;                // what is added to it afterwards
   std::vector<NodeId> inside;           // the nodes of which it consists, first to last
-  std::vector<NodeId> buffers;          // what it alone reads, of no use once it is gone
+  std::vector<NodeId> buffers;          // what only the product reads; unused once it is gone
   NodeId viewed = kNone;                // what `left` is a view of, where it is no matrix itself
 
   [[nodiscard]] NodeId matrix() const { return viewed == kNone ? left : viewed; }

@@ -5,7 +5,8 @@
 
 namespace spfast {
 
-// Whether a node computes from its operands alone, and nobody can tell when.
+// Whether a node computes from its operands alone and writes nothing, so that its time does not
+// matter.
 [[nodiscard]] bool is_pure(const LiveGraph& graph, NodeId node);
 
 }  // namespace spfast

@@ -73,7 +73,7 @@ class ScatterPairFinder {
            });
   }
 
-  // x1 w1 + x2 w2 + ... is one product, of what is joined along the features that are summed.
+  // x1 w1 + x2 w2 + ... is one product: of the operands, joined along the features that are summed.
   std::variant<ScatterPair, Why> of_sum(NodeId sum, std::vector<NodeId> between, NodeId wide) {
     std::vector<NodeId> terms;  // last to first
     NodeId rest = sum;
@@ -126,8 +126,8 @@ class ScatterPairFinder {
     });
   }
 
-  // Joining copies all operands. That takes less than it hides only while they are small: on two
-  // H200, products over 28,672 and 14,336 features whose sum has half or less gained nothing.
+  // To join operands is to copy them. That pays only while they are small: on two H200, products
+  // over 28,672 and 14,336 features whose sum has half as many or fewer gained nothing.
   bool is_too_wide(const std::vector<Product>& products) {
     int64_t joined = 0;
     for (const Product& one : products) joined += graph_.last_dim(one.left).raw;

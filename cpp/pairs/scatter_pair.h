@@ -9,8 +9,8 @@ namespace spfast {
 struct ScatterPair {
   FoundCollective scatter;
   Product product;
-  std::vector<Product> added;  // plain ones, to the product, in this order: what is scattered
-  bool each = false;           // they are an operator each, whose results are added
+  std::vector<Product> added;  // to the product, in this order, before the sum is scattered
+  bool each = false;           // each is an operator of its own, and their results are added
   NodeId result = kNone;       // whose place the fused operator takes
   std::vector<NodeId> inside;  // everything that goes, in graph order but for the collective's own
   bool apart = false;          // the rows are scattered along another dim than the first
