@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/work.h"
+#include "table/shared_traits.h"
 
 namespace spfast {
 

@@ -10,7 +10,7 @@
 
 #include "rewrite/collectives.h"
 #include "rewrite/group_info.h"
-#include "table/operators.h"
+#include "table/traits_cache.h"
 
 namespace spfast {
 

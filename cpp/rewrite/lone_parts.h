@@ -6,7 +6,7 @@
 #include <functional>
 #include <vector>
 
-#include "table/operators.h"
+#include "table/traits_cache.h"
 
 namespace spfast {
 

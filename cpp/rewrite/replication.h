@@ -12,7 +12,7 @@
 #include "rewrite/rowwise_rules.h"
 #include "rewrite/sharing.h"
 #include "rewrite/storage_contents.h"
-#include "table/operators.h"
+#include "table/traits_cache.h"
 
 namespace spfast {
 

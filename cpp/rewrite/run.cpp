@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "rewrite/examine_sites.h"
 #include "rewrite/lone_parts.h"
+#include "table/shared_traits.h"
 
 namespace spfast {
 namespace {

@@ -1,6 +1,6 @@
 #include "rewrite/size_sources.h"
 
-#include "table/operators.h"
+#include "table/shared_traits.h"
 
 namespace spfast {
 namespace {

@@ -206,22 +206,4 @@ OperatorTraits operator_traits(std::string_view name) {
   return traits;
 }
 
-const OperatorTraits& TraitsCache::find_out(TargetId target) {
-  if (target >= known_.size()) {
-    known_.resize(size_t{target} + 1, false);
-    traits_.resize(size_t{target} + 1);
-  }
-  traits_[target] = operator_traits(target_name(target));
-  known_[target] = true;
-  return traits_[target];
-}
-
-SharedTraits::SharedTraits() : kept_(kept()), lock_(kept_.mutex) {}
-
-SharedTraits::Kept& SharedTraits::kept() {
-  // Never destroyed: a thread may still run while the process ends.
-  static Kept& shared = *new Kept;
-  return shared;
-}
-
 }  // namespace spfast

@@ -4,9 +4,7 @@
 #pragma once
 
 #include <cstdint>
-#include <mutex>
 #include <string_view>
-#include <vector>
 
 #include "table/node_table.h"
 
@@ -47,40 +45,5 @@ struct OperatorTraits {
 
 // Of a name as targets.h spells it, such as "aten.add.Tensor".
 [[nodiscard]] OperatorTraits operator_traits(std::string_view name);
-
-// The traits of a table's operators, each found out once.
-class TraitsCache {
- public:
-  // Defined here, for it is asked of every node and mostly takes a few instructions.
-  [[nodiscard]] const OperatorTraits& of(TargetId target) {
-    const bool known = target < known_.size() && known_[target];
-    return known ? traits_[target] : find_out(target);
-  }
-
- private:
-  const OperatorTraits& find_out(TargetId target);
-
-  std::vector<OperatorTraits> traits_;
-  std::vector<bool> known_;
-};
-
-// A cache that all runs of the process share. It is locked as long as this lives, which is meant to
-// be one walk over a table; to lock it at each node would take longer. Meanwhile nothing may wait
-// for another thread.
-class SharedTraits {
- public:
-  SharedTraits();
-  [[nodiscard]] const OperatorTraits& of(TargetId target) { return kept_.traits.of(target); }
-
- private:
-  struct Kept {
-    std::mutex mutex;
-    TraitsCache traits;
-  };
-  [[nodiscard]] static Kept& kept();
-
-  Kept& kept_;
-  std::lock_guard<std::mutex> lock_;
-};
 
 }  // namespace spfast

@@ -112,6 +112,15 @@ def test_headers_are_guarded_and_say_what_they_are_for() -> None:
             assert "#pragma once" in text, path.name
 
 
+@pytest.mark.parametrize("room", BELOW)
+def test_a_header_of_the_core_has_one_class(room: str) -> None:
+    """Structs, which are data, may stand beside others; a class has a header of its own."""
+    for path in cpp_files(room):
+        if path.suffix == ".h":
+            classes = re.findall(r"^class (\w+)[^;]*\{", path.read_text(), flags=re.MULTILINE)
+            assert len(classes) <= 1, f"{path.relative_to(ROOT)} has {classes}"
+
+
 def _rooms() -> dict[str, set[str]]:
     """What each room, or file of the face, imports of others, wherever and for whom it does."""
     found: dict[str, set[str]] = {}
