@@ -117,7 +117,7 @@ def _scatter(
     if not value.shape:
         return None
     rows = value.shape[0]
-    # A reduce_scatter of the original graph only runs on multiples, so the rows are taken to be one.
+    # A reduce_scatter of the original graph only runs on multiples, so the rows are taken for one.
     if ctx.is_after and not ctx.dims.is_divisible(rows, tp):
         if isinstance(rows, int) or not ctx.groups.assumes_divisible:
             ctx.why = _uneven(source, rows, tp)
