@@ -137,6 +137,10 @@ class Engines:
         else:
             self._fork(name, out, log)
         said = self._rewritten(scenario, log.read_text(errors="replace"))
+        code = [path.read_text() for path in self._cache(name).rglob("*.py")]
+        assert any(re.search(scenario.compiled, each) for each in ("", *code)), (
+            f"no code has {scenario.compiled!r}"
+        )
         if scenario.is_base:
             return Found(rewritten=said, compared="")
         compared = compare(self._said(scenario.base), self._said(name))

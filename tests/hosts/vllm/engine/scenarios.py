@@ -31,6 +31,7 @@ class Scenario:
         versions: Which vLLM it is for.
         kind: The model.
         says: What the log must say, as a regular expression.
+        compiled: What Inductor's code must have, likewise, in one file.
         spawned: Whether engine and workers import all anew, as a user's do; else they are forked.
     """
 
@@ -44,6 +45,7 @@ class Scenario:
     versions: tuple[str, ...] = ("0.31", "0.32")
     kind: str = "llama"
     says: str = ""
+    compiled: str = ""
     spawned: bool = False
 
     @property
@@ -65,6 +67,7 @@ INSTALLED = {"compilation_config": {**COMPILATION, "pass_config": OWN_SWITCH}}
 TWO_STAGES = {**on(), "pipeline_parallel_size": 2}
 INSTALL = "from spfast.integrations import vllm; vllm.install()"
 PIECES = {**COMPILATION, "splitting_ops": ["vllm::unified_attention_with_output"]}
+IN_PIECES = {**on(), "compilation_config": {**PIECES, "compile_sizes": [32]}}
 # Matrix products are operators of vLLM's own on a CPU: no pair would be found beside them.
 PRODUCTS = {"PRODUCTS_LIKE_GPU": "1"}
 SCENARIOS = {
@@ -124,12 +127,21 @@ SCENARIOS = {
         environment=PRODUCTS,
         says=r"0 of [1-9]\d* pairs fused; \d+ left: ",
     ),
+    # Up to 0.31 vLLM itself takes the cuts back, for its own switch is on.
+    "pieces, taken back": Scenario(
+        "cut at each attention, which vLLM takes back, 32 tokens compiled by themselves",
+        IN_PIECES,
+        rewritten=2,
+        versions=("0.31",),
+        says="Setting splitting_ops to an empty list",
+    ),
     # Of three pieces, the last one gets no more collectives than it had.
     "pieces": Scenario(
         "cut at each attention, 32 tokens compiled by themselves",
-        {**on(), "compilation_config": {**PIECES, "compile_sizes": [32]}},
+        IN_PIECES,
         rewritten=1,
         left=2,
+        versions=("0.32",),
     ),
     "partitions": Scenario(
         "`use_inductor_graph_partition`",
@@ -146,6 +158,9 @@ TITLES = {
     "llama_int8": "Llama, int8: weights by channel, activations by token",
     "llama_fp8": "Llama, float8 likewise",
 }
+# What is gathered of a quantised model is quantised: the very buffer that the operator fills.
+INT8 = r"(?s)(buf\d+) = empty_strided_cpu\([^\n]*, torch\.int8\).*\ball_gather\.default\(\1,"
 for kind, title in TITLES.items():
+    compiled = INT8 if kind == "llama_int8" else ""
     SCENARIOS[f"{kind} off"] = Scenario(rewritten=0, kind=kind)
-    SCENARIOS[f"{kind} on"] = Scenario(title, on(), kind=kind)
+    SCENARIOS[f"{kind} on"] = Scenario(title, on(), kind=kind, compiled=compiled)

@@ -87,6 +87,10 @@ if os.environ.get("LIKE_GPU") == "1" and "vllm" not in sys.modules:
 
         module.dispatch_cpu_unquantized_gemm = dispatch_cpu_unquantized_gemm
 
+    def _int8(module):
+        # A CPU with AMX quantises inside the product, and takes no float32.
+        module.check_cpu_sgl_kernel = lambda *_: False
+
     if os.environ.get("ANOTHER_SPFAST") == "1":
         when_imported(
             "spfast.integrations.vllm.takeover",
@@ -98,3 +102,4 @@ if os.environ.get("LIKE_GPU") == "1" and "vllm" not in sys.modules:
     when_imported("vllm.model_executor.layers.fused_moe.runner.moe_runner", _experts)
     when_imported("vllm.v1.attention.backends.mla.cpu_mla", _latents)
     when_imported("vllm.model_executor.layers.utils", _products)
+    when_imported("vllm.model_executor.kernels.linear.scaled_mm.cpu", _int8)
