@@ -33,6 +33,7 @@ Replication::Replication(const NodeTable& table, const Effects& effects, const R
   rate();
   blame();
   spread();
+  carry_over();
   suspicion_.clear();
   conditions_.clear();
   selects_.clear();
@@ -290,6 +291,18 @@ void Replication::spread() {
     SPFAST_WORK(1);
     if (table_.op(node) == Op::kCallFunction) follow_own(node);
   }
+}
+
+void Replication::carry_over() {
+  if (written_.empty()) return;
+  bool any = false;
+  for (NodeId node = 0; node < table_.size(); ++node) {
+    if (table_.op(node) != Op::kPlaceholder && table_.op(node) != Op::kGetAttr) continue;
+    const GroupMask before = own_[node] | scattered_[node];
+    follow_contents(node, effects_.written_storage(node), 0);
+    any = any || (own_[node] | scattered_[node]) != before;
+  }
+  if (any) spread();
 }
 
 bool Replication::refute(NodeId value, uint32_t group, NodeId evidence) {

@@ -162,6 +162,9 @@ class Replication {
   [[nodiscard]] GroupMask conditions_read(NodeId node) const;
   void follow_own(NodeId node);
   void follow_contents(NodeId node, NodeId storage, GroupMask ended);
+  // An input that the graph leaves with a rank's own value had one when it came: what one call
+  // writes, the next one reads.
+  void carry_over();
   // Notes that what a node wrote is a rank's own, or not proved to be shared, for readers through
   // another alias.
   void keep_written(NodeId node);

@@ -142,3 +142,32 @@ def test_what_is_written_over_by_what_all_ranks_share_is_shared(write: Write) ->
     build = vouched_for_and_written(write, "replicated")
     _, results, _ = on_every_rank(build, replicated=("cache", "value"))
     assert int(results[0]) == 1
+
+
+def carried_over(by: str, reduced: bool = True) -> Build:
+    """A state that is read first, and left with another value for the next call."""
+
+    def build(w: Writer) -> None:
+        state, update = w.stream("state"), w.stream("update", by)
+        partial = w.project(w.stream("attention", "per_rank"), "down")
+        stream = w.call(aten.add.Tensor, w.over_ranks(partial), state)
+        total = w.over_ranks(update) if reduced else update
+        w.call(aten.copy_.default, state, update)
+        w.output([w.matched_norm(stream), w.call(aten.relu.default, total)])
+
+    return build
+
+
+@pytest.mark.parametrize("recognise", ["both", "patterns", "rowwise"])
+def test_what_is_left_with_a_ranks_own_value_came_with_one(recognise: str) -> None:
+    _, results, _ = on_every_rank(carried_over("per_rank"), recognise=recognise)
+    assert not results[0].assumptions
+    assert (
+        "%state is this rank's own, as %all_reduce_default_1 = "
+        "_c10d_functional.all_reduce.default over all ranks shows, and would be read beside shards"
+    ) in [each.reason for each in results[0].skipped]
+
+
+def test_what_is_left_with_a_value_that_may_be_shared_is_assumed() -> None:
+    _, results, _ = on_every_rank(carried_over("replicated", reduced=False))
+    assert [each.value for each in results[0].assumptions] == ["state"]

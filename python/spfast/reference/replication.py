@@ -10,6 +10,7 @@ alone.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -19,8 +20,9 @@ from torch import fx
 
 from spfast.config import SequenceParallelConfig
 from spfast.ranks.groups import lies_across, lies_within
+from spfast.reference.conditions import conditions
 from spfast.reference.constants import Doubted, doubted_constants, doubted_sums
-from spfast.reference.traits import Traits, reduces_tokens, traits_of
+from spfast.reference.traits import Traits, changes_equals, reduces_tokens, traits_of
 from spfast.reference.values import (
     IDENTITIES,
     VIEWS,
@@ -82,7 +84,7 @@ class Replication:
         self._shown: dict[fx.Node, dict[Any, fx.Node]] = {node: {} for node in graph.nodes}
         self._scattered: dict[fx.Node, dict[Any, fx.Node]] = {node: {} for node in graph.nodes}
         # The same of memory that is written to: what was written so far, and what is read later.
-        self._written: dict[fx.Node, list[dict[Any, fx.Node]]] = {}
+        self._written: dict[fx.Node, tuple[dict[Any, fx.Node], dict[Any, fx.Node]]] = {}
         self._contents = Written(memory, self._known)
         self._read: dict[fx.Node, dict[Any, fx.Node]] = {}
         self._doubted: Doubted = {}
@@ -92,14 +94,14 @@ class Replication:
             graph,
             self._reduced,
             self._computes,
-            lambda node, made: _changes_equals(made) or self._treats_rows_alone(node),
+            lambda node, made: changes_equals(made) or self._treats_rows_alone(node),
             self.is_shared,
         )
         if self._doubted:
             self._prove_again(graph, vouched)
         sums = doubted_sums(
             graph,
-            lambda node: self._reduced(node) if _changes_equals(node) else (None, []),
+            lambda node: self._reduced(node) if changes_equals(node) else (None, []),
             self._computes,
             self._treats_rows_alone,
             self.is_shared,
@@ -109,13 +111,28 @@ class Replication:
                 self._doubted[node] = {**groups, **self._doubted.get(node, {})}
             self._prove_again(graph, vouched)
         self._suspicion = {group: self._rate(graph, group) for group in self._known}
-        self._conditions = {group: self._find_conditions(graph, group) for group in self._known}
+        self._conditions = {
+            group: conditions(
+                graph,
+                functools.partial(self.is_shared, group=group),
+                lambda node: self._of(node).condition,
+                self._treats_rows_alone,
+            )
+            for group in self._known
+        }
         # Values that are a rank's own only for what selects by them.
         self._selecting: set[tuple[fx.Node, Any]] = set()
         for node in reversed(graph.nodes):
             self._blame(node)
-        for node in graph.nodes:
-            self._follow_own(node)
+        self._spread(graph)
+
+    def _spread(self, graph: fx.Graph) -> None:
+        """Readers of a rank's own; and what one call writes to an input, the next one reads."""
+        for _ in range(2):
+            for node in graph.nodes:
+                if node.op in ("placeholder", "get_attr"):
+                    self._follow_contents(node, node, None)
+                self._follow_own(node)
 
     def _prove_again(self, graph: fx.Graph, vouched: Mapping[fx.Node, _Shared]) -> None:
         self._shared = dict(vouched)
@@ -246,18 +263,20 @@ class Replication:
         ended = self._group(node) if traits.collective else None
         for operand in node.all_input_nodes:
             self._follow(node, self._shown[operand], self._scattered[operand], ended)
-            storage = self._memory.written_storage(operand)
-            if storage in self._written:
-                shown, scattered = self._written[storage]
-                self._follow(node, shown, scattered, ended)
-        shared = self._common(node.all_input_nodes) if self._computes(node) else ()
-        self._contents.note(node, shared)
+            self._follow_contents(node, operand, ended)
+        same = self._computes(node) and self._common(node.all_input_nodes)
+        self._contents.note(node, same or ())
         for storage in self._memory.storages_written_by(node):
-            shown, scattered = self._written.setdefault(storage, [{}, {}])
+            shown, scattered = self._written.setdefault(storage, ({}, {}))
             for group, evidence in self._shown[node].items():
                 shown.setdefault(group, evidence)
             for group, evidence in self._scattered[node].items():
                 scattered.setdefault(group, evidence)
+
+    def _follow_contents(self, node: fx.Node, value: fx.Node, ended: Any) -> None:
+        storage = self._memory.written_storage(value)
+        if storage in self._written:
+            self._follow(node, *self._written[storage], ended)
 
     def _follow(
         self,
@@ -294,18 +313,6 @@ class Replication:
         groups = self._common(node.all_input_nodes)
         return groups is EVERY or group in groups
 
-    def _find_conditions(self, graph: fx.Graph, group: Any) -> set[fx.Node]:
-        """Comparisons, and what is made of them alone, row by row."""
-        found: set[fx.Node] = set()
-        for node in graph.nodes:
-            if node.op != "call_function" or self.is_shared(node, group):
-                continue
-            unproved = [each for each in node.all_input_nodes if not self.is_shared(each, group)]
-            made = bool(unproved) and all(each in found for each in unproved)
-            if self._of(node).condition or (made and self._treats_rows_alone(node)):
-                found.add(node)
-        return found
-
     # --- backward: what a collective would be for nothing on -----------------------------------
 
     def _mark_own(self, value: fx.Node, groups: Collection[Any], collective: fx.Node) -> None:
@@ -315,7 +322,7 @@ class Replication:
             known = self._shown[value].setdefault(group, collective)
             # Of two collectives that show it, the one that shows more.
             later = self._memory.position[known] > self._memory.position[value]
-            if later and not _changes_equals(known) and _changes_equals(collective):
+            if later and not changes_equals(known) and changes_equals(collective):
                 self._shown[value][group] = collective
 
     def _blame(self, node: fx.Node) -> None:
@@ -363,7 +370,7 @@ class Replication:
             self._blame_conditions(node, group, collective)
             return
         rows = self._treats_rows_alone(node) or self._writes_rows_alone(node)
-        if not rows and not (self._computes(node) and _changes_equals(collective)):
+        if not rows and not (self._computes(node) and changes_equals(collective)):
             return
         suspicion = self._suspicion[group]
         # Nothing is left of what is copied over.
@@ -390,11 +397,3 @@ class Replication:
                 if group not in self._shown[operand]:
                     self._selecting.add((operand, group))
                 self._accuse_read(operand, group, collective)
-
-
-def _changes_equals(collective: fx.Node) -> bool:
-    """Whether it makes something else of values that are the same on every rank."""
-    # The group comes last, and may have any name.
-    return not {"max", "min", "avg"}.intersection(
-        argument for argument in collective.args[1:-1] if isinstance(argument, str)
-    )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import fx
 
-__all__ = ["Traits", "reduces_tokens", "traits_of"]
+__all__ = ["Traits", "changes_equals", "reduces_tokens", "traits_of"]
 
 
 @dataclass(frozen=True)
@@ -166,3 +166,11 @@ def reduces_tokens(node: fx.Node) -> bool:
     if isinstance(dims, (list, tuple)):
         return not dims or 0 in dims
     return type(dims) is int and dims == 0
+
+
+def changes_equals(collective: fx.Node) -> bool:
+    """Whether it makes something else of values that are the same on every rank."""
+    # The group comes last, and may have any name.
+    return not {"max", "min", "avg"}.intersection(
+        argument for argument in collective.args[1:-1] if isinstance(argument, str)
+    )
