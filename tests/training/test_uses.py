@@ -17,7 +17,7 @@ from tests.training.uses import (
 )
 
 LONG = bool(os.environ.get("SPFAST_LONG"))
-RELATIVE = 4e-6
+RELATIVE = 1e-6
 
 
 def check(ranks: list[Seen]) -> Seen:

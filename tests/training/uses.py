@@ -38,7 +38,7 @@ class Seen:
 
     Attributes:
         loss: Of the eager step, and of the compiled one with the pass.
-        worst: The largest difference of a gradient, relative to its largest magnitude.
+        worst: The largest norm of a gradient's difference, relative to the gradient's.
         where: Whose it is.
         collectives: Of all graphs that were compiled with the pass, by kind.
         groups: The names of the groups that they move values in.
