@@ -74,7 +74,7 @@ def _spec(entry: stock.ReplacementPatternEntry) -> ReplacementSpec | None:
         extra_check=None if extra_check is stock._return_true else extra_check,
         scalar_workaround=dict(parts["scalar_workaround"]),
         exclusive_arg_names=tuple(parts["exclusive_arg_names"]),
-        # Since 2.15 the check has no use for it.
+        # Since torch 2.15 the closure of the check does not hold the pattern.
         search_fn_pattern=parts.get("search_fn_pattern"),
         get_decomp_fn=parts["get_decomp_fn"],
         name=getattr(entry, "pattern_name", None) or parts["search_fn"].__name__,

@@ -34,8 +34,8 @@ def _getters() -> list[Callable[[], Hashable]]:
     ]
     for config in (inductor_config, functorch_config, symbols_config, compiler_config):
         found.append(config.get_hash)
-    # Which kernel attention, convolutions and norms are traced to depends on these; what an older
-    # torch lacks it does not read.
+    # The kernels that attention, convolutions and norms are traced to depend on these settings. An
+    # older torch lacks some of them, and then its tracing does not read them.
     for name in (
         *("_get_flash_sdp_enabled", "_get_mem_efficient_sdp_enabled", "_get_math_sdp_enabled"),
         *("_get_cudnn_sdp_enabled", "_get_overrideable_sdp_enabled", "_get_cudnn_enabled"),
@@ -55,7 +55,7 @@ _AUTOCAST_DEVICES = ("cpu", "cuda", "xpu", "mps", "mtia", "maia", "hpu", "xla", 
 
 
 def ambient() -> Ambient:
-    """The settings as a key, and why nothing may be kept under them; the latter empty if it may."""
+    """The settings as a key, and why no trace may be kept under them (empty if one may)."""
     key: list[Hashable] = [getter() for getter in _GETTERS]
     if torch._C._is_any_autocast_enabled():
         key += [
@@ -82,7 +82,7 @@ def _reason() -> str:
                 return f"a {type(mode).__name__} is active"
     if torch._C._len_torch_dispatch_stack():
         for mode in _get_current_dispatch_mode_stack():
-            # Tracing takes place in the graph's own fake mode, inside of any other.
+            # Tracing runs under the graph's own fake mode, whichever fake mode is active outside.
             if not isinstance(mode, FakeTensorMode):
                 return f"a {type(mode).__name__} is active"
     if torch._C._functorch.peek_interpreter_stack() is not None:
@@ -93,7 +93,7 @@ def _reason() -> str:
 
 
 def tracks_provenance() -> bool:
-    """Whether torch notes in new nodes which ones they replace; no template can hold that."""
+    """Whether torch notes in new nodes which nodes they replace: no template can hold that."""
     level: Callable[[], int] | None
     level = getattr(inductor_config, "effective_provenance_tracking_level", None)
     if level is not None:

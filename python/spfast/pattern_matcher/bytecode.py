@@ -1,7 +1,7 @@
 """What a Python function reads from outside its arguments, as its bytecode tells.
 
-Only what is surely read off a value by name is told apart (`config.scale`); a value that is used in
-any other way is reported whole, so that all of it may matter.
+An attribute that is surely read off a value by name (`config.scale`) is reported by itself. A value
+that is used in any other way is reported whole: then all of it may matter.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _variable(
 ) -> Scope | None:
     if not isinstance(name, str):
         return None
-    # A cell itself is handed to a nested function, which is looked at by itself.
+    # An access to the cell itself only hands it to a nested function, whose own code is looked at.
     cell = name in code.co_cellvars or name in code.co_freevars
     if "DEREF" in step.opname:
         return scopes.get(name)

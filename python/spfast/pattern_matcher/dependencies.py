@@ -65,11 +65,11 @@ _DESCRIPTORS = (
 
 
 class Unproved(Exception):  # noqa: N818 - an outcome, not an error that a user sees
-    """What a function depends on cannot be told; the message is the reason."""
+    """It cannot be told what a function depends on; the message is the reason."""
 
 
 class Dependencies:
-    """Everything that a set of functions reads from outside, as it was when this was made."""
+    """Everything that a set of functions reads from outside, with the values at that time."""
 
     def __init__(self) -> None:
         self._names: list[tuple[Mapping[Any, Any], Any, Any]] = []
@@ -81,7 +81,7 @@ class Dependencies:
         return len(self._names) + len(self._cells) + len(self._attributes) + len(self._items)
 
     def unchanged(self) -> bool:
-        """Whether every value is the one that it was."""
+        """Whether every value is still the same."""
         try:
             return (
                 all(_same(place.get(name, _MISSING), was) for place, name, was in self._names)
@@ -123,13 +123,13 @@ class Dependencies:
 
 
 def dependencies_of(functions: Iterable[Callable[..., Any] | None]) -> Dependencies:
-    """What these functions read besides their arguments.
+    """Everything that these functions read besides their arguments.
 
     Args:
         functions: Functions, methods, or other callables; None is left out.
 
     Raises:
-        Unproved: One of them reads what cannot be compared.
+        Unproved: A function reads something that cannot be compared.
     """
     walk = _Walk()
     try:
@@ -147,7 +147,7 @@ def _items(of: Any) -> list[Any]:
 
 
 def _same(now: Any, was: Any) -> bool:
-    # 0.0 equals -0.0, and "not a number" does not equal itself.
+    # Identity comes first: 0.0 equals -0.0, and "not a number" does not equal itself.
     if now is was:
         return True
     return type(now) is type(was) and type(now) in (int, str, float) and now == was and now != 0
@@ -185,7 +185,7 @@ class _Walk:
     # --- a value that is used whole -------------------------------------------------------
 
     def value(self, value: Any) -> None:
-        """All of a value may matter."""
+        """Notes a value of which every part may matter."""
         if type(value) in _ATOMS or isinstance(value, (*_OPERATORS, *_DESCRIPTORS)):
             return
         if not self._is_new(value):
@@ -268,7 +268,7 @@ class _Walk:
     # --- a function -----------------------------------------------------------------------
 
     def function(self, function: FunctionType, receiver: Any = _MISSING) -> None:
-        """What a function reads; a method's first argument is read from outside too."""
+        """Notes what a function reads. The first argument of a method comes from outside, too."""
         if not self._is_new(function, "called on", receiver):
             return
         watch = self.found.watch_attribute

@@ -23,7 +23,7 @@ from spfast.pattern_matcher.splice import BACKEND
 
 __all__ = ["run"]
 
-# Taken at import: `patched()` puts another one in its place.
+# Torch's own function is kept at import, for `patched()` puts another one in its place.
 _torch_apply = stock.PatternMatcherPass.apply
 
 # An older torch leaves the regions as they were when a replacement writes to memory.

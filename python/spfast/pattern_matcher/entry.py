@@ -50,7 +50,7 @@ class ReplacementEntry(stock.ReplacementPatternEntry):
         self.extra_check = self.check
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Without what was traced: a copy traces anew."""
+        """Leaves out what was traced: a copy traces anew."""
         own = ("stock", "spec", "variants", "extra_check")
         state = {name: value for name, value in vars(self).items() if name not in own}
         return ReplacementEntry, (self.stock, self.spec), state
@@ -114,7 +114,7 @@ class ReplacementEntry(stock.ReplacementPatternEntry):
         return bool(self.stock.extra_check(match)) and not self._is_own_input(match)
 
     def _is_own_input(self, match: stock.Match) -> bool:
-        """Whether the replacement on the match cannot be put into the graph, and says so."""
+        """Whether the replacement would need its own result as an input. Counts such matches."""
         traced = match.replacement_graph
         if not match.late or traced is None:  # type: ignore[attr-defined]
             return False
@@ -177,7 +177,7 @@ class ReplacementEntry(stock.ReplacementPatternEntry):
             template.returns,
             getattr(self, "pattern_name", None) or _NAME,
         )
-        # An argument that is an output may be gone; no new node reads it then.
+        # An argument that is also an output may be erased by now: then no new node reads it.
         left = [argument for argument in late if not argument._erased]
         if left and created:
             restore_order(created[0], max(left))

@@ -1,6 +1,7 @@
 """Torch's judgements of single nodes, remembered where they depend on little.
 
-Both questions are asked for every candidate or match, and torch takes longer to answer them than
+The two questions are whether a node mutates something, and whether Inductor leaves it to a
+fallback. They are asked for every candidate or match, and torch takes longer to answer them than
 the matcher takes for all else.
 """
 
@@ -33,7 +34,8 @@ def mutates(node: torch.fx.Node) -> bool:
     if known is not None:
         return known
     answer = bool(stock.is_mutation_op(node))
-    # An operator's schema tells; other functions may also be told where to write by an argument.
+    # The schema of an operator tells what it mutates. For any other function an argument may, so
+    # that its answer is not remembered.
     if isinstance(target, (torch._ops.OpOverload, AutoFunctionalized)) or target is getitem:
         _mutable[target] = answer
     return answer
@@ -82,7 +84,8 @@ class Support:
             key = (part.dtype, part.fake_device, part.layout)
             plain = known.get(key)
             if plain is None:
-                # A complex or an 8-bit float type is judged with its node, and not remembered.
+                # Torch's answer for a complex or 8-bit float dtype depends on the node. So such a
+                # dtype counts as not plain here, and torch is asked for each node.
                 special = part.is_complex() or "float8" in str(part.dtype)
                 plain = known[key] = not special and not unsupported(part, node)
             if not plain:

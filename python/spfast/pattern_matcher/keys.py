@@ -1,4 +1,4 @@
-"""The metadata on which a trace depends, as a hashable key; and that key without a graph's symbols.
+"""Hashable keys for the metadata on which a trace depends, with and without a graph's symbols.
 
 Search and replacement functions are traced under fake tensors that have only sizes, strides, a
 dtype and a device. So two matches whose arguments agree in these have the same trace. Within one
@@ -155,7 +155,7 @@ def _symbolic_dims(values: Sequence[Any]) -> list[torch.SymInt]:
 
 
 def _numbers(dims: Sequence[torch.SymInt]) -> dict[sympy.Symbol, torch.SymInt]:
-    """A number for each symbol: one of the sizes, or a new one if it is only a part of sizes."""
+    """A SymInt for each symbol: a size, or a new one where no size is the symbol itself."""
     found = {dim.node.expr: dim for dim in reversed(dims) if dim.node.expr.is_Symbol}
     for dim in dims:
         for symbol in dim.node.expr.free_symbols - found.keys():

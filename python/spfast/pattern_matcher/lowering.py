@@ -23,7 +23,7 @@ _CALLS = (stock.CallFunction, stock.CallMethod, stock.CallModule)
 _VARARGS = (stock.CallFunctionVarArgs, stock.CallMethodVarArgs, stock.CallModuleVarArgs)
 _SEQUENCES = (tuple, list, immutable_list)
 _MAPPINGS = (dict, immutable_dict)
-# Before torch 2.13 the first match may be visited twice.
+# Before torch 2.13, torch's own search may visit the first match twice.
 _REPEATS_AS_KNOWN = torch.__version__ >= (2, 13)  # type: ignore[operator]
 # Expressions and conditions that an older torch does not have.
 _CANONICAL_DIMS = getattr(stock, "CanonicalDims", None)
@@ -32,7 +32,8 @@ _equal: Any = getattr(stock, "_constant_values_equal", None)
 _get_attr: Any = getattr(stock, "_get_attr", None)
 _HAS_UNDECLARED = getattr(stock, "_has_undeclared_non_default_kwarg", None)
 _SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
-# Torch matches by recursion, at three frames an expression: deeper patterns would overflow there.
+# Torch matches by recursion and uses three frames an expression. A deeper pattern would overflow
+# torch's stack.
 _MAX_DEPTH = 300
 
 
@@ -182,7 +183,8 @@ class _Lowering:
         """What newer torches ask of a node besides its arguments."""
         found: dict[str, Any] = {}
         if _HAS_UNDECLARED is not None:
-            # The names alone: the pattern itself would keep the program, and be kept by it.
+            # The program is given the names alone. The pattern itself would make a reference cycle,
+            # for the pattern holds the program.
             declared = dict.fromkeys(expr.kwargs)
             found["undeclared"] = functools.partial(_HAS_UNDECLARED, declared=declared)
         meta = getattr(expr, "expected_meta", None)

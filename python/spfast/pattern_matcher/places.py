@@ -11,7 +11,7 @@ import torch._inductor.pattern_matcher as stock
 
 __all__ = ["PLACES", "TAGS", "TRACKS_MEMPOOLS", "common_place", "place_of"]
 
-# Before torch 2.14 a replacement does not inherit its place, and pools are not looked at.
+# Before torch 2.14 a replacement does not inherit its place, and torch does not look at pools.
 _common_context: Any = getattr(stock, "_common_custom_context", None)
 TRACKS_MEMPOOLS = _common_context is not None
 
@@ -23,13 +23,13 @@ def _mentions(code: CodeType, text: str) -> bool:
     )
 
 
-# Each annotation with what it is taken for where it is missing.
+# Each annotation with its default, which a node without the annotation has.
 _COMPARES_STREAMS = _mentions(stock.PatternMatcherPass.apply.__code__, "stream")
 PLACES: dict[str, Any] = {"stream": 0} if _COMPARES_STREAMS or TRACKS_MEMPOOLS else {}
 if TRACKS_MEMPOOLS:
     PLACES |= {"mempool": None, "mempool_device": None}
 
-# What an output's annotations are handed on as, to all that computes the new output.
+# The annotations of an output that all nodes which compute the new output inherit.
 TAGS = ("recompute", "ac_graph_id", *(("custom",) if TRACKS_MEMPOOLS else ()))
 
 

@@ -20,14 +20,14 @@ class Proof:
     """What a trace of some functions depends on, besides arguments and ambient settings.
 
     Args:
-        what: What the functions are, for reasons.
+        what: What the functions are called in reasons.
         functions: The functions that run while it is traced.
         policy: "proved" keeps traces while all that the functions read is the same, "always"
             keeps none, "once" takes the user's word that they read nothing that changes.
 
     Attributes:
         reason: Why nothing may be kept; empty while it may.
-        edition: Changes whenever what was traced before is out of date.
+        edition: A number that changes whenever earlier traces are out of date.
     """
 
     def __init__(
@@ -42,10 +42,10 @@ class Proof:
         self._compared_at: object = None
 
     def holds(self, moment: object) -> bool:
-        """Whether traces may be kept; `edition` tells whether those of before still hold.
+        """Whether traces may be kept; `edition` tells whether earlier traces still hold.
 
         Args:
-            moment: The same object as long as no code of a user has run in between.
+            moment: An object that stays the same as long as no code of a user runs.
         """
         if self._promised or moment is self._compared_at:
             return not self.reason
@@ -57,7 +57,7 @@ class Proof:
         return not self.reason
 
     def traced(self) -> None:
-        """Looks again after the functions were traced: they may have changed what they read."""
+        """Looks again after the functions were traced, for they may have changed what they read."""
         if self._found is not None and not self._found.unchanged():
             self._refuse("it changes what it reads")
 

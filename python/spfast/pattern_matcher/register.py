@@ -1,7 +1,7 @@
-"""Registration is torch's own; its entry that traces for each match gives way to the cached one.
+"""Registration by torch's own code; a cached entry then takes the place of torch's.
 
-Everything that can go wrong at registration (duplicates, signatures, bound methods, scalar
-workarounds) is decided by torch's code, so it is decided as in torch.
+Torch's entry traces for each match, and the cached one does not. Torch's code decides everything
+that can go wrong at registration: duplicates, signatures, bound methods, scalar workarounds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from spfast.pattern_matcher.trace import TAKES_DECOMPOSITIONS, ReplacementSpec, 
 
 __all__ = ["gen_register_replacement", "register_replacement"]
 
-# Taken at import: `patched()` puts the functions of this file in their place.
+# Torch's functions are kept at import, for `patched()` puts those of this file in their place.
 _torch_register = stock.register_replacement
 _torch_gen_register = stock.gen_register_replacement
 _TAKES_NAME = "pattern_name" in inspect.signature(_torch_register).parameters
@@ -52,10 +52,10 @@ def register_replacement(
 ) -> Any:
     """Registers a search and a replacement function, as torch's function of the same name does.
 
-    The search function is traced once here; search and replacement are traced once more for each
-    distinct metadata of the arguments with which the pattern is met, instead of for each match.
-    What they read elsewhere (closures, globals, defaults, attributes) is compared before each use;
-    where it changed they are traced anew, and where that cannot be told, for each match.
+    The search function is traced once here. Search and replacement are traced once more for each
+    distinct metadata of a match's arguments, instead of for each match. What the two functions read
+    elsewhere (closures, globals, defaults, attributes) is compared before each use. Where it
+    changed, they are traced anew. Where that cannot be told, they are traced for each match.
 
     Args:
         search_fn: Traced to the pattern. A bound method is fine.
@@ -72,7 +72,7 @@ def register_replacement(
         pattern_name: A name for counters and provenance.
         get_decomp_fn: Gives the decompositions for tracing.
         trace: "always" traces for each match, as torch does; "once" keeps traces without a proof,
-            for functions that read nothing that changes although it cannot be shown.
+            for functions that read nothing that changes, although no proof shows it.
 
     Returns:
         The pattern, or False if nothing was registered.

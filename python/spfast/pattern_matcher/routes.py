@@ -1,4 +1,4 @@
-"""What a pass tells of its patterns: which are matched natively, which are not, and why."""
+"""The description of a pass: which of its patterns are matched natively, which are not, and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An exact pattern and how it is matched."""
+"""An exact pattern together with its route."""
 
 from __future__ import annotations
 

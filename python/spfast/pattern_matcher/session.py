@@ -44,7 +44,7 @@ class Session:
 
     Attributes:
         bounds: What each pattern found for each key; filled by `Variants`.
-        moment: Another object whenever code of a user may have changed something.
+        moment: An object that is replaced whenever code of a user may have changed something.
     """
 
     bounds: dict[Hashable, Any] = field(default_factory=dict)
@@ -75,14 +75,14 @@ class Session:
         return tuple([env_state(env) for env in self._envs])
 
     def situation(self, values: Sequence[Any], quick: Hashable) -> Situation:
-        """What other graphs and patterns may know these values by.
+        """The situation of these values: the keys by which other graphs and patterns find traces.
 
         Args:
             values: Meta values of a match's arguments.
             quick: Their quick key, or None.
 
         Raises:
-            Unshareable: Nothing can be known of values of this kind.
+            Unshareable: There is no key for values of this kind.
         """
         found = self._situations.get((quick, self.state()))
         if found is None:

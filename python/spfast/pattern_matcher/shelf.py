@@ -1,4 +1,4 @@
-"""What we keep on an object of torch's: there for as long as the object, and in none of its copies.
+"""What we keep on an object of torch's: it lives as long as the object, and no copy has it.
 
 A pattern or an entry may be copied or pickled at any time, for example because a pass lies in
 Inductor's configuration. What is kept here belongs to the one object for which it was made.

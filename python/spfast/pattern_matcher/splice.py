@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 
-# Whose counters count matches.
+# The backend whose counters count matches.
 BACKEND: str = getattr(stock, "backend", "inductor")
 # An older torch erases outputs that are still read, leaves dead nodes and hands on other metadata.
 REPLACES_AS_KNOWN = (
@@ -55,8 +55,8 @@ def late_arguments(match: Match) -> list[Node]:
 def makes_cycle(match: Match, traced: torch.fx.GraphModule, args: Sequence[Any]) -> bool:
     """Whether a new value would be computed from itself: then no place in the graph is legal.
 
-    An argument may depend on an output, whose users are about to read the new value. The new nodes
-    themselves go on reading an output that is an argument as it was.
+    An argument may depend on an output, whose users are about to read the new value. An output may
+    also be an argument itself: then the new nodes go on reading the old value.
 
     Args:
         match: A match with late arguments.
@@ -79,7 +79,7 @@ def makes_cycle(match: Match, traced: torch.fx.GraphModule, args: Sequence[Any])
                     seen.add(operand)
                     pending.append(operand)
         reads.append(found)
-    # A node that only reads values free of cycles is free of them, too.
+    # A new value that is computed from values without cycles is in no cycle itself.
     free: set[int] = set()
     for _ in reads:
         free |= {i for i, found in enumerate(reads) if found <= free}
@@ -87,7 +87,7 @@ def makes_cycle(match: Match, traced: torch.fx.GraphModule, args: Sequence[Any])
 
 
 def _sources(traced: torch.fx.GraphModule) -> list[tuple[int | None, set[int]]]:
-    """For each returned value the argument that it is, if it is one, and all that it needs."""
+    """For each returned value: the argument that it is (or None), and all arguments it needs."""
     needs: dict[Node, set[int]] = {}
     passed: dict[Node, int] = {}
     returned: Any = ()
@@ -105,7 +105,7 @@ def _sources(traced: torch.fx.GraphModule) -> list[tuple[int | None, set[int]]]:
 
 
 def restore_order(first: Node, last: Node) -> None:
-    """Moves nodes that use what comes later behind it; all others keep their order.
+    """Moves each node that uses a later node behind that node; all others keep their order.
 
     Args:
         first: Where the stretch of the graph that may be out of order begins.

@@ -141,7 +141,7 @@ class Template:
 def _create(
     graph: torch.fx.Graph, spec: _NodeSpec, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> torch.fx.Node:
-    """Creates a node; its operands are set afterwards, which spares a search for raw symbols."""
+    """Creates a node and then sets its operands, which spares torch's search for raw symbols."""
     module = graph.owning_module
     watched = module is not None and getattr(module, "_create_node_hooks", None)
     if spec.raw_symbols or watched or not _SETS_OPERANDS:

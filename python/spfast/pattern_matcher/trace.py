@@ -72,7 +72,7 @@ class ReplacementSpec:
     cache: Any = None
 
     def __deepcopy__(self, _memo: Any) -> ReplacementSpec:
-        """The same: torch's entry shares the user's functions with its copies too."""
+        """Returns itself: torch's entry, too, shares the user's functions with its copies."""
         return self
 
     def unflatten(self, leaves: Sequence[Any]) -> list[Any]:
@@ -205,8 +205,8 @@ def trace_search(spec: ReplacementSpec, values: Sequence[Any]) -> Search:
     sizes = symbolic_sizes(fresh)
     search: Callable[..., Any] = spec.search_fn
     if sizes:
-        # Symbolic sizes come in as inputs of their own: otherwise the trace would read them off the
-        # tensors, and those reads would be part of the pattern.
+        # Symbolic sizes are inputs of their own. Otherwise the trace would read them off the
+        # tensors, and these reads would be part of the pattern.
         def search_with_sizes(*inputs: Any, **_: Any) -> Any:
             return spec.search_fn(*inputs[len(sizes) :])
 
@@ -235,7 +235,7 @@ def trace_search(spec: ReplacementSpec, values: Sequence[Any]) -> Search:
 
 
 def _slot(spec: ReplacementSpec, args: Sequence[Any]) -> Any:
-    """Where torch itself keeps the pattern for such arguments: a table and a key, or None."""
+    """The table and the key under which torch keeps the pattern for such arguments, or None."""
     if spec.cache is None:
         return None
     mode = detect_fake_mode(args)

@@ -201,14 +201,14 @@ class Builder:
     def _geometry(self, spec: TensorSpec) -> tuple[torch.Tensor, int]:
         """A meta tensor of a spec's sizes and strides, and the bytes of its storage.
 
-        One of symbolic size takes longer to make than all else here. So one is made for each spec,
-        and each value is an alias of it, moved to a storage of its own: as large as the example's
-        where the size is symbolic, for a storage's size is a number.
+        A meta tensor of symbolic size takes longer to make than all else here. So one is made for
+        each spec, and each value is an alias of it that is moved to a storage of its own. The size
+        of a storage is a number: where it is symbolic, the number of the example values is taken.
         """
         known = self._geometries.get(id(spec))
         if known is not None:
             return known
-        # Another pattern's template may describe the same.
+        # The template of another pattern may describe the same tensor by a spec of its own.
         shape = (spec.size, spec.stride, spec.offset, spec.storage_bytes, spec.dtype)
         known = self._shapes.get(shape)
         if known is None:
@@ -235,7 +235,8 @@ class Builder:
             fake = FakeTensor(self.mode, meta, device)
             self._states[device] = dict(fake.__dict__)
             return fake
-        # What its constructor does, with the attributes of the first one: a fifth of the time.
+        # Does what the constructor of FakeTensor does, with the attributes of the first fake tensor
+        # on this device. This takes a fifth of the time.
         fake = torch.Tensor._make_subclass(
             FakeTensor, meta, False, dispatch_device=True, device_for_backend_keys=device
         )

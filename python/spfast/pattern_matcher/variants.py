@@ -1,7 +1,7 @@
 """The traces of a registered pattern, one for each distinct metadata of its arguments.
 
-Identical layers of a graph share a trace, and so do graphs that are alike: within a graph a key
-names the graph's symbols, across graphs they are renamed (`keys.canonicalise`).
+Identical layers of a graph share a trace, and so do graphs that are alike. Within a graph a key
+names the graph's symbols. Across graphs the symbols are renamed (`keys.canonicalise`).
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class Variant:
     Attributes:
         search: The exact pattern.
         template: The replacement; None until it is needed.
-        edition: Of the replacement's proof when the template was made.
-        refusal: Why there is no template: the replacement is traced for each match.
-        counted: What tracing the replacement added to Inductor's counters: Inductor's own
-            replacement functions count their matches so.
+        edition: The edition of the replacement's proof when the template was made.
+        refusal: Why there is no template, and the replacement is traced for each match; or None.
+        counted: What tracing the replacement added to Inductor's counters. Inductor's own
+            replacement functions count their matches in this way.
     """
 
     search: Search
@@ -132,7 +132,7 @@ class Variants:
         traced: How many searches were traced.
         reused: How many matches were checked by a trace that was there.
         by_torch: How many matches torch's entry had to check or to trace the replacement for.
-        reasons: Why, with counts.
+        reasons: Why torch's entry had to, with counts.
     """
 
     def __init__(self, spec: ReplacementSpec) -> None:

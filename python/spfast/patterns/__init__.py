@@ -30,9 +30,9 @@ A dialect of one's own, whose all_reduce is another operator:
     ['vllm_ir', 'vllm_custom_ops', 'functional', 'mylib']
 
 The rules of every dialect start from every all_reduce, so the new dialect has the known norms at
-once. Where one operation may be written in several ways, :func:`either` says so; where it is a
-mutating operator that was functionalised, :func:`functionalized`. ``registry.describe()`` writes
-every pattern back as such a function.
+once. :func:`either` is for an operation that may be written in several ways, and
+:func:`functionalized` for a mutating operator that was functionalised. ``registry.describe()``
+writes every pattern back as such a function.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ __all__ = [
     "trace",
 ]
 
-# Needed by who writes rules, not by who uses them: imported when first asked for.
+# Only authors of rules need these names. Each is imported when it is first asked for.
 _LAZY = {
     "Buffer": "values",
     "Captures": "values",

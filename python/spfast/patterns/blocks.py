@@ -27,15 +27,15 @@ def register_rules(
 ) -> None:
     """Registers the four rules of a dialect.
 
-    At one all_reduce quantised beats plain, and a norm of the sum with the residual, which makes
-    the new residual, beats a norm beside that sum.
+    Several rules may match at one all_reduce. Then a rule with a quantisation beats one without,
+    and a norm of the sum with the residual beats a norm of the reduced value.
 
     Args:
-        registry: where to.
-        dialect: one that it knows.
-        norms: from the reduced value to the normed one.
-        add_norms: from the reduced value to the normed one and the new residual.
-        quants: from the normed value to the quantised one.
+        registry: the registry to add the rules to.
+        dialect: a dialect that the registry knows.
+        norms: blocks from the reduced value to the normed one.
+        add_norms: blocks from the reduced value to the normed one and the new residual.
+        quants: blocks from the normed value to the quantised one.
     """
     first: dict[str, Sequence[object]] = {"norm": norms}
     middle: dict[str, Sequence[object]] = {"add_norm": add_norms}

@@ -12,7 +12,8 @@ from spfast.patterns.values import Default, OneOf, Value, literal
 
 __all__ = ["NOTHING", "Call", "bind", "operation_of"]
 
-# Stands where a list must have ended. No item of a list can be None.
+# A pattern wants this in the place behind the last item of a list: a longer list does not match.
+# The mark is None, for no item of a list can be None.
 NOTHING = Literal("none")
 
 
@@ -88,7 +89,7 @@ def _place(out: Call, where: Location, argument: Any) -> None:
     elif isinstance(argument, list | tuple) and any(isinstance(each, Value) for each in argument):
         for i, each in enumerate(argument):
             _place(out, Location(where.position, where.keyword, i), each)
-        # A longer list would have an item that nothing checks.
+        # Without this a longer list would match too, with items that nothing checks.
         end = Location(where.position, where.keyword, len(argument))
         out.fixed.append(Fixed(end, NOTHING))
     else:
@@ -116,7 +117,7 @@ def _same(placed: list[tuple[Location, Operand]], operands: list[Operand]) -> bo
 
 
 def _shared_operands(calls: list[Call]) -> list[Operand]:
-    """What every call reads, each as often as the call that reads it most."""
+    """The operands that every call reads, each as often as in the call that reads it most often."""
     if len(calls) == 1:
         return [operand for _, operand in calls[0].operands]
     shared: list[Operand] = []

@@ -58,7 +58,7 @@ class _Writer:
             value, index = map(self.operand, operation.operands)
             return f"{value}[{index}]"
         forms = [self.form(form, operation) for form in operation.forms]
-        # The other order of a commuting operator is implied by its name.
+        # Tracing itself adds the other operand order of a commutative operator.
         forms = [each for i, each in enumerate(forms) if not self.is_exchanged(operation, i)]
         return forms[0] if len(forms) == 1 else f"either({', '.join(forms)})"
 

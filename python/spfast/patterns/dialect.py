@@ -1,4 +1,4 @@
-"""How collectives are spelled, and the dialects that spell them: data, as ``model`` is."""
+"""Families of collectives and dialects, as data like that of ``model``."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ class CollectiveFamily:
     Attributes:
         name: for people.
         all_reduce: its operator.
-        wait: the operator that yields the value; ``None``: the all_reduce itself does.
+        wait: the operator that waits for the value and yields it; ``None``: the all_reduce itself
+            yields the value.
         reduce_op: position of the reduce op among the all_reduce's arguments; -1: always a sum.
-        group: position of the group; ``None``: the all_reduce carries none, and the one that the
-            config speaks of is meant.
+        group: position of the group among the all_reduce's arguments; ``None``: it has no such
+            argument, and reduces over the group of the config.
         reduce_scatter: its operator.
         reduce_scatter_args: ``"input"``, ``"world_size"``, ``"group"``, ``"reduce_op"`` or an int.
         all_gather: its operator.
@@ -26,7 +27,7 @@ class CollectiveFamily:
             arguments of ``all_reduce``; ``None``: there is none.
         coalesced: the operator that reduces a list of tensors and returns a list of them, with the
             arguments of ``all_reduce`` but for the first.
-        coalesced_in_place: both at once.
+        coalesced_in_place: the operator that reduces a list of tensors in place.
     """
 
     name: str

@@ -25,7 +25,7 @@ def dump(registry: Registry) -> bytes:
                 row.append([write(each) for each in item])
             else:
                 row.append(item if kind is None else write(item))
-        # As text: 0.0 equals -0.0, and True equals 1.
+        # The key is text. As values, 0.0 would equal -0.0, and True would equal 1.
         return tables[name].setdefault(_json(row), len(tables[name]))
 
     content = {

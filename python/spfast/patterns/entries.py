@@ -21,7 +21,7 @@ class Key(NamedTuple):
 
 
 def digest_of(patterns: Sequence[Pattern]) -> str:
-    """A hash of patterns: equal in every process where they are."""
+    """A hash of patterns: equal patterns have equal hashes in every process."""
     return hashlib.sha256(repr(tuple(patterns)).encode()).hexdigest()
 
 

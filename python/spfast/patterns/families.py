@@ -45,7 +45,7 @@ def _problem(family: CollectiveFamily) -> str:
             return f"{name} lacks 'input', the value that is moved"
         if "group" in args and family.group is None:
             return f"{name} has 'group', and group=None says that there is none to pass on"
-    # Without it a maximum would become a sum.
+    # A reduce_scatter that is not given the reduce op would make a sum of a maximum.
     if ("reduce_op" in family.reduce_scatter_args) != (family.reduce_op != -1):
         return (
             f"reduce_op={family.reduce_op} and reduce_scatter_args={family.reduce_scatter_args!r} "
@@ -65,10 +65,10 @@ def _is_position(value: object) -> bool:
 
 
 def check_spelling(new: Dialect, known: Dialect) -> None:
-    """Checks that two dialects describe the collectives that they share alike.
+    """Checks that two dialects give the same description of each collective that both have.
 
     Raises:
-        PatternError: They do not.
+        PatternError: Their descriptions differ.
     """
     for family in new.families:
         for other in known.families:

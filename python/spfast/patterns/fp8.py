@@ -1,7 +1,7 @@
 """Static per-tensor quantisation to float8, whole or decomposed: building blocks of rules.
 
-The scale may be a tensor or a number, divided by, or multiplied with as its reciprocal, which is
-taken outside the token stream.
+The scale may be a tensor or a number. The value is divided by the scale or multiplied with its
+reciprocal, which is computed outside the token stream.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from spfast.patterns.values import Captures, Value, default, one_of, ops
 
 __all__ = ["QUANTS"]
 
-# The largest numbers of e4m3fn, e5m2 and e4m3fnuz, and the one that e4m3fnuz is used with.
+# The largest numbers of e4m3fn, e5m2 and e4m3fnuz, and the smaller limit that graphs clamp e4m3fnuz
+# to.
 LIMITS = (448.0, 57344.0, 240.0, 224.0)
 DTYPES = one_of(
     torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz

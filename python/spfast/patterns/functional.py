@@ -43,7 +43,7 @@ def _after_sum(norm: Block) -> AddBlock:
 
 
 def _after_wide_sum(norm: Block, keeps_residual: bool) -> AddBlock:
-    """As vLLM's native norm: summed in float32, cast back for the next site if there is one."""
+    """Adds the residual in float32, as vLLM's native norm does; the sum may be cast back."""
 
     def add_norm(x: Value, c: Captures) -> tuple[Value, Value]:
         wide = ops.aten.add.Tensor(cast(x, torch.float32), c.rows("residual"))
@@ -62,8 +62,8 @@ ADD_NORMS: tuple[AddBlock, ...] = (
 def register(registry: Registry) -> None:
     """Adds the dialect and its four rules.
 
-    A rule starts from the reduced value, whichever collective yields it: these also cover vLLM's
-    graphs where its norms are decomposed.
+    A rule starts from the reduced value, whichever collective yields it. So these rules also match
+    in vLLM's graphs where its norms are decomposed.
     """
     registry.add_dialect(DIALECT)
     register_rules(

@@ -64,7 +64,7 @@ class Location:
 
 @dataclass(frozen=True)
 class Fixed:
-    """An argument that is no operand: absent (unless required), or equal to a literal."""
+    """An argument that is no operand: it equals a literal, or is absent where it may be."""
 
     where: Location
     literal: Literal
@@ -86,8 +86,8 @@ class Operand:
 
     Attributes:
         kind: the result of another operation, a parameter, any of some literals, or anything.
-        index: of the operation or parameter.
-        literals: any of these.
+        index: the number of the operation or parameter.
+        literals: the literals of which a graph may hold any.
     """
 
     kind: Choice["operation", "parameter", "literal", "ignored"]

@@ -17,7 +17,8 @@ class PerRegistry(Generic[Made]):
     """One thing for each registry that lives; made anew when the registry's rules changed.
 
     Args:
-        make: Makes it. What it makes must not hold the registry, or neither is ever freed.
+        make: Makes the thing from a registry. The thing must not hold the registry, or neither is
+            ever freed.
 
     Example:
         >>> from spfast.patterns import default_registry

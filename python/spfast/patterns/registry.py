@@ -40,7 +40,7 @@ class Registry:
         ('all_reduce_relu',)
     """
 
-    # The dicts are replaced, never changed: a thread that reads goes on with what it began with.
+    # The dicts are replaced, never changed. So a thread that reads one sees it whole.
     def __init__(self) -> None:
         self._dialects: dict[str, Dialect] = {}
         self._entries: dict[Key, Entry] = {}
@@ -300,7 +300,7 @@ class Registry:
             True
         """
         if self._digest[0] != self._version:
-            # By the digests of the registrations: stored ones are known without their patterns.
+            # The digests of stored registrations are known: their patterns need not be made.
             rules = [(key, entry.digest) for key, entry in self._entries.items()]
             content = repr((rules, self.families(), self.rowwise())).encode()
             self._digest = (self._version, hashlib.sha256(content).hexdigest())
@@ -336,7 +336,7 @@ class Registry:
 
 
 def _quantises_by_name(rule: str) -> bool:
-    """What names said before ``quantises`` did."""
+    """Whether the name of a rule says that it quantises, for rules registered without the flag."""
     if not rule.endswith(("_fp8", "_int8")):
         return False
     warnings.warn(

@@ -1,8 +1,8 @@
 """RMSNorm as aten writes it, decomposed or whole: building blocks of rules.
 
-What becomes of a weight before it is used (a cast, Gemma's ``1 + weight``) happens outside the
-token stream, so the captured weight is whatever the product reads. So it is with an epsilon that
-is a tensor.
+A weight may be changed before it is used (a cast, Gemma's ``1 + weight``). This happens outside the
+token stream, so the captured weight is whatever the product reads. An epsilon that is a tensor is
+captured in the same way.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["NARROWED", "NORMS", "cast", "widened"]
 
 
 def cast(x: Value, dtype: object) -> Value:
-    """``x`` as ``dtype``, by any operator that says so."""
+    """``x`` cast to ``dtype``, by any operator that casts."""
     return either(
         ops.prims.convert_element_type(x, dtype),
         ops.aten._to_copy(x, dtype=dtype),

@@ -1,6 +1,7 @@
 """Which operators treat every token alone: a rule for each, for the row-wise recogniser.
 
-What is not listed here may need all tokens: matmuls, attention, random numbers, the unknown.
+An operator that is not listed may need all tokens: matmuls, attention, random numbers, and whatever
+is unknown.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ class RowRule:
         rows: of ``"rows"``: operands by position or keyword.
         buffers: of ``"rows"``: keywords of operands that are written to, a row for each token.
         groups: of ``"rows"``: the keyword of a list of group sizes, that of tokens first. The rule
-            holds where it is absent or -1, for all tokens: else an operand has a number for each
-            group of them.
-        block: of ``"rows"``: a result lies in blocks of so many tokens, so that a rank's share has
-            to be whole blocks.
-        block_if: of ``"rows"``: arguments by position or keyword, true where it does; always where
-            none is named.
+            holds where the list is absent, or that size is -1 for all tokens. With another size an
+            operand would have a number for each group of tokens.
+        block: of ``"rows"``: how many tokens a block has, for a result that lies in blocks. The
+            share of a rank has to be whole blocks then.
+        block_if: of ``"rows"``: arguments by position or keyword that are true where the result
+            lies in blocks. Where none is named, it always does.
     """
 
     op: str
@@ -71,7 +72,8 @@ sub.Scalar sub.Tensor tan.default tanh.default threshold.default trunc.default w
 where.ScalarSelf where.self zeros_like.default _to_copy.default
 """.split()
 
-# Over the dims at position 1; without any they reduce everything, and so need all tokens.
+# These reduce over the dims at position 1. Without dims they reduce everything: they need all
+# tokens then.
 _REDUCE = """
 all.dim amax.default amin.default any.dim argmax.default argmin.default logsumexp.default max.dim
 mean.dim min.dim prod.dim_int std.correction sum.dim_IntList var.correction var_mean.correction

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 __all__ = ["COMMUTATIVE", "SchemaArgument", "signature_of"]
 
-# Nothing writes the scalar forms in the other order. They are listed because one operation may have
-# them beside the other forms.
+# No graph has the operands of a scalar form in the other order. The scalar forms are listed because
+# one operation may have them beside tensor forms, and commutes only if all its forms do.
 COMMUTATIVE = frozenset(
     {
         "aten.add.Scalar",

@@ -77,9 +77,10 @@ class Stored:
         self._made: list[Pattern] = []
 
     def rows(self, *, quantised: bool) -> list[int]:
-        """Rows of the patterns as the core takes them, of all rules or of those that quantise not.
+        """Rows of the patterns as the core takes them, with or without the rules that quantise.
 
-        They are those of :meth:`Registry.patterns`, as long as all entries are in it and no others.
+        The patterns are those of :meth:`Registry.patterns`, as long as the registry has all entries
+        of the file and no others.
         """
         patterns = self.tables["Pattern"]
         return [row for row in self._compiled if quantised or not patterns[row][-1]]
@@ -91,7 +92,7 @@ class Stored:
 
 
 def load(file: Path = FILE) -> Stored | None:
-    """Reads a file; None where it is not to be used.
+    """Reads a file; None where the file is missing or must be refused.
 
     Example:
         >>> from pathlib import Path
@@ -134,7 +135,7 @@ def _decode(tables: Mapping[str, list[Any]]) -> list[Pattern]:
 
 
 def header(body: bytes) -> dict[str, Any]:
-    """What a file with this content must say of itself, here and now."""
+    """The first line that a file with this content must have, given the sources as they are."""
     sources = hashlib.sha256()
     for name in _SOURCES:
         sources.update(FILE.with_name(f"{name}.py").read_bytes())

@@ -52,9 +52,10 @@ def unify(patterns: Sequence[Pattern]) -> list[Pattern]:
 
 
 class _Mover:
-    """Gives the parameters that operations read other places.
+    """Renumbers the parameters that operations read.
 
-    What several patterns share, as stored ones share nearly all, is moved once and shared again.
+    Stored patterns share nearly all of their operations. A shared operation is renumbered once, and
+    the patterns share the result.
     """
 
     def __init__(self, parameters: int) -> None:

@@ -100,8 +100,8 @@ class Captures:
     """Annotates a parameter that stands for any number of them, each captured at its first use.
 
     ``captured.weight`` is the same for every token, ``captured.rows("residual")`` has one row a
-    token, ``captured.buffer("out")`` is an empty tensor that an operation fills. For functions that
-    write only a part of a pattern, whichever parameters that part needs.
+    token, ``captured.buffer("out")`` is an empty tensor that an operation fills. A function that
+    writes only a part of a pattern takes captures, and names the parameters that this part needs.
     """
 
     def __init__(self, trace: Trace) -> None:

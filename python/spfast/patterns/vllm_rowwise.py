@@ -10,8 +10,8 @@ from spfast.patterns.rowwise import RowRule
 
 __all__ = ["VLLM"]
 
-# What writes to its arguments: the operator, and the arguments that get a row for each token. What
-# a GPU's operators call "result" is "out" in those for a CPU.
+# Operators that write to their arguments, each with the arguments that get a row for each token.
+# Operators for a GPU call such an argument "result", and those for a CPU call it "out".
 _WRITING = (
     ("rms_norm.default", ("result", "out")),
     ("static_scaled_fp8_quant.default", ("result",)),
