@@ -1,8 +1,8 @@
 """The pass in plain Python, written as one reads the rules: slow, obvious, and an oracle.
 
-It does what the native engine does by other means: every pattern is tried on every candidate, the
-plan is made of sets and dictionaries of nodes, ``meta["val"]`` is what FakeTensorMode computes. The
-differential tests hold the two against each other, and the benchmark runs it as a peer.
+It does by other means what the native engine does: every pattern is tried on every candidate, the
+plan is made of sets and dictionaries of nodes, and ``meta["val"]`` is what FakeTensorMode computes.
+The differential tests compare the two, and the benchmark runs it as a peer.
 """
 
 from __future__ import annotations

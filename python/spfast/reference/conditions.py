@@ -12,7 +12,7 @@ Of = Callable[[fx.Node], bool]
 
 
 def conditions(graph: fx.Graph, is_shared: Of, compares: Of, treats_rows_alone: Of) -> set[fx.Node]:
-    """Comparisons, and what is made of them alone, row by row; not what all ranks share."""
+    """Comparisons, and what is made of them alone row by row, without what all ranks share."""
     found: set[fx.Node] = set()
     for node in graph.nodes:
         if node.op != "call_function" or is_shared(node):

@@ -14,7 +14,7 @@ from spfast.reference.values import IDENTITIES, VIEWS, operator_name
 
 __all__ = ["Doubted", "doubted_constants", "doubted_sums"]
 
-# By constant: the groups of which each rank has its own, with the collective that shows it.
+# For each constant: the groups whose ranks each have their own, with the collective that shows it.
 Doubted = dict[fx.Node, dict[Any, fx.Node]]
 
 
@@ -25,10 +25,10 @@ def doubted_constants(
     follows: Callable[[fx.Node, fx.Node], bool],
     is_shared: Callable[[fx.Node, Any], bool],
 ) -> Doubted:
-    """Finds what a collective would be for nothing on, were it the same on every rank.
+    """Finds constants that differ from rank to rank, or else a collective would be for nothing.
 
-    Besides constants these are parts of every row of what the ranks share, where nobody reads the
-    rest: each rank may take another one.
+    It also finds parts of every row of what the ranks share, where nobody reads the rest: each rank
+    may take another part.
 
     Args:
         graph: The graph.
@@ -46,7 +46,8 @@ def doubted_constants(
     reached: dict[Any, dict[fx.Node, fx.Node]] = {}  # by group: what shows it
     for node in graph.nodes:
         group, values = reduced(node)
-        # Nobody stores weights that are parts of a sum.
+        # A product in a sum is one rank's part because of its left operand: nobody stores weights
+        # that are parts of a sum.
         sums = "gather" not in operator_name(node) and follows(node, node)
         starts = [*values, *(_factors(values) if sums else ())]
         shared = [value for value in starts if is_shared(value, group)]
@@ -69,7 +70,7 @@ def doubted_sums(
     follows: Callable[[fx.Node], bool],
     is_shared: Callable[[fx.Node, Any], bool],
 ) -> Doubted:
-    """What is summed although it is proved to be the same on every rank, by no literal that tells.
+    """Finds what is summed although it is proved the same on every rank, where no literal differs.
 
     Args:
         graph: The graph.
@@ -122,7 +123,7 @@ def _behind(
     computes: Callable[[fx.Node], bool],
     follows: Callable[[fx.Node, fx.Node], bool],
 ) -> Iterator[fx.Node]:
-    """What a collective takes, and what that is computed of as long as it would show."""
+    """A collective's operands, and what these are computed from, as far as they show anything."""
     pending, seen = list(pending), set[fx.Node]()
     while pending:
         value = pending.pop()
@@ -136,7 +137,7 @@ def _behind(
 
 
 def _is_constant(value: fx.Node, computes: Callable[[fx.Node], bool]) -> bool:
-    """Whether a value is computed of literals and sizes alone."""
+    """Whether a value is computed from literals and sizes alone."""
     pending, seen = [value], set[fx.Node]()
     while pending:
         each = pending.pop()
@@ -154,7 +155,7 @@ def _origins(
     reduced: Callable[[fx.Node], tuple[Any, list[fx.Node]]],
     computes: Callable[[fx.Node], bool],
 ) -> dict[fx.Node, set[Any]]:
-    """The groups of whose collectives each value comes, through whatever computes."""
+    """The groups whose collectives each value comes from, through operators that compute."""
     origins: dict[fx.Node, set[Any]] = {}
     for node in graph.nodes:
         group, values = reduced(node)

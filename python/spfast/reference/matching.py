@@ -25,10 +25,11 @@ class Anchor:
 
     Attributes:
         all_reduce: The node.
-        reduced: The node that yields the value: itself, or its wait; None where others read it too.
-        family: How its collectives are spelled.
-        group: The group, as the node carries it, empty where it carries none; None where the group
-            or another argument is not given by position.
+        reduced: The node that yields the value: the all_reduce or its wait; None where something
+            besides the wait reads the all_reduce.
+        family: The family of its collectives.
+        group: The group argument of the node, or empty where it has none; None where the group or
+            another argument is not given by position.
     """
 
     all_reduce: fx.Node
@@ -46,7 +47,8 @@ class Match:
         anchor: The all_reduce.
         operations: The nodes, by operation of the pattern; the first is the reduced value.
         parameters: What the pattern's parameters stand for, by index.
-        shorter: Parts of it that hold as well, for where it asks too much; the best first.
+        shorter: Matches of a part of these nodes, for where the whole cannot be sharded; the best
+            is first.
     """
 
     pattern: Pattern
@@ -84,10 +86,10 @@ def find_matches(
 ) -> tuple[list[Match], dict[fx.Node, str]]:
     """Settles which match each all_reduce gets.
 
-    At one all_reduce the rule of highest priority wins, then the longest, then what comes first in
-    the graph; but a shorter match that is part of it where that leaves fewer values to be gathered.
-    An operation that two of them want (an add of two all_reduces) goes to the later one,
-    for the value of the earlier one is the residual there.
+    At one all_reduce the rule of highest priority wins, then the longest match, then the match that
+    comes first in the graph. A shorter match that is part of the winner takes its place where fewer
+    values have to be gathered then. Two matches may want one operation, such as an add of two
+    all_reduces. It goes to the later one, for there the value of the earlier one is the residual.
 
     Returns:
         The matches in graph order, and for each all_reduce without one the reason.
@@ -155,7 +157,7 @@ def _is_part(part: Match, whole: Match) -> bool:
 
 
 def _gathers(match: Match, claimed: set[fx.Node]) -> int:
-    """How many values of the match somebody else reads in full."""
+    """How many values of the match have readers outside it that need them in full."""
     assert match.anchor.reduced is not None
     width = int(match.anchor.all_reduce.meta["val"].shape[-1])
     inside = {root(match.anchor.reduced, width), *depending(match)}
@@ -164,7 +166,7 @@ def _gathers(match: Match, claimed: set[fx.Node]) -> int:
         inside.update(user for user in node.users if user.target is operator.getitem)
 
     def in_full(user: fx.Node) -> bool:
-        # A size is told by any value of that size, and a buffer holds nothing of the value.
+        # Any value of the same size tells the size, and an empty buffer holds nothing of the value.
         told = operator_name(user) in ("aten.sym_size.int", "aten.empty_like.default")
         return not told and user not in inside and user not in claimed
 
@@ -214,7 +216,7 @@ class _Matcher:
         operands = self._pattern.operations[index].operands
         read = [o.index for o in operands if o.kind == "operation" and o.index in found.operations]
         if index in found.operations or not read:
-            # Found already from an operation that reads it, or will be.
+            # An operation that reads this one finds it, or has found it already.
             rest = self._continue(index + 1, found)
             yield from (one for one in rest if index in one.operations)
             return
@@ -285,7 +287,7 @@ def _fetch(node: fx.Node, where: Location) -> Any:
 
 
 def _rest_is_default(form: Form, node: fx.Node) -> bool:
-    """No argument is ever ignored: what is no operand must be absent, or as the form says."""
+    """Whether every argument that is no operand is absent, or as the form says."""
 
     def holds(fixed: Fixed) -> bool:
         value = _fetch(node, fixed.where)

@@ -1,4 +1,4 @@
-"""How many rows each rank gets, and how many are added so that it is as many on every one."""
+"""How many rows each rank gets, and how many are added so that all ranks get equally many."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["local_rows", "reckon"]
 
 
 def local_rows(sharing: Sharing) -> Any:
-    """Each rank's share, rounded up where rows are added for it."""
+    """The number of rows in each rank's share; it is rounded up where rows are added."""
     more = sharing.group.size - 1 if sharing.decision.padded else 0
     return (sharing.tokens + more) // sharing.group.size
 
@@ -28,7 +28,7 @@ def reckon(
 
     Args:
         sharing: The tokens and the group.
-        value: One with a row for each token.
+        value: A value with a row for each token.
         call: Makes a node that calls an operator on arguments.
     """
     tokens, ranks = size_key(sharing.tokens), sharing.group.size

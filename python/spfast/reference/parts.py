@@ -1,4 +1,4 @@
-"""Parts of rows that are summed without the rest: a rank says by its literals which it takes."""
+"""Parts of rows that are summed without the rest: a rank's literals say which part it takes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _INDICES = ("gather",)
 
 
 def lone_parts(reached: Collection[fx.Node]) -> set[fx.Node]:
-    """Returns what takes a part of each row of a value, where these do not take all parts.
+    """Returns the nodes that take parts of each row of a value, where they do not take all parts.
 
     Example:
         >>> lone_parts([])

@@ -1,4 +1,4 @@
-"""What a rewrite of a graph is made of, as data, and how it is carried out."""
+"""The edits of a rewrite as data, and how they are made."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SIZE_ARITHMETIC = (
     operator.mod,
 )
 
-# What a node says about its value, and not about where it came from.
+# The entries of a node's meta that describe its value, and not where the node came from.
 _OF_THE_VALUE = ("val", "tensor_meta", "eager_input_vals", "unbacked_bindings")
 
 
@@ -39,7 +39,7 @@ class New:
         target: What it calls.
         args: Its arguments, in which other new nodes may stand.
         kwargs: Likewise.
-        before: The node before which it stands, after what was planned there earlier.
+        before: The node before which it stands, after the nodes that were planned there earlier.
         origin: The node whose stack trace and the like it takes over.
     """
 
@@ -59,7 +59,7 @@ class Plan:
 
     Attributes:
         created: The new nodes, in the order in which they are made.
-        reads: For a user, what it reads instead of what.
+        reads: For each user, the nodes that it read, each with what it reads instead.
         dims: For a node, the positions of arguments that name the last dim and become -1.
         resized: The nodes that carry a local value.
         erased: The nodes that go, users first.
@@ -84,7 +84,7 @@ class Plan:
         return tuple(changed), dict(kwargs)
 
     def erase_dead(self, graph: fx.Graph, may_die: set[fx.Node]) -> None:
-        """Erases, users first, what of these nobody reads any more, and their size arithmetic."""
+        """Erases those nodes that nobody reads any more, users first, and their size arithmetic."""
         uses: dict[fx.Node, int] = {}
 
         def count(arguments: Any, step: int) -> None:
@@ -109,7 +109,8 @@ class Plan:
     def values(self, graph: fx.Graph) -> dict[Ref, Any]:
         """What FakeTensorMode computes for every new and resized node.
 
-        But for cuts: torch 2.11 calls the rows between two symbolic bounds a size of their own.
+        Cuts are computed otherwise: torch 2.11 gives the rows between two symbolic bounds a new
+        size that no expression tells.
         """
         created: dict[fx.Node, list[New]] = {}
         for new in self.created:
@@ -176,7 +177,7 @@ class Plan:
 
 
 def _rows(full: torch.Tensor, dim: int, start: Any, end: Any) -> torch.Tensor:
-    """What lies between two bounds that are known to be within a value."""
+    """The rows between two bounds that are known to lie within a value."""
     sizes = [*full.shape[:dim], end - start, *full.shape[dim + 1 :]]
     offset = full.storage_offset() + start * full.stride(dim)
     return full.as_strided(sizes, full.stride(), offset)

@@ -29,19 +29,19 @@ class _Planner:
     def __init__(self, graph: fx.Graph, sites: Sequence[Site], memory: Memory) -> None:
         self._graph, self._sites, self._memory = graph, sites, memory
         self._plan = Plan()
-        # By value of a site: its site, its shard, and the full value behind an all_gather.
+        # For each value of a site: the site, the shard, and the full value from an all_gather.
         self._site_of: dict[fx.Node, Site] = {}
         self._local: dict[fx.Node, Ref] = {}
         self._gathered: dict[fx.Node, New] = {}
-        # (user, name) of those who read a shard, and of those who read a slice of the full value.
+        # (user, name) of the reads that become reads of a shard, or of a slice of the full value.
         self._local_reads: set[tuple[fx.Node, fx.Node]] = set()
         self._sliced_reads: set[tuple[fx.Node, fx.Node]] = set()
         self._may_die: set[fx.Node] = set()
-        # Made once for all who need them.
+        # Nodes that are made once for all their readers.
         self._own_rows: dict[Any, New] = {}
         self._bounds: dict[Sharing, tuple[Any, Any]] = {}
         self._local_sizes: dict[Sharing, Any] = {}
-        # Of sharings with added rows: the tokens, each rank's rows, and how many rows are added.
+        # For sharings with added rows: the tokens, each rank's rows, and how many rows are added.
         self._padding: dict[Sharing, tuple[Any, Any, Any]] = {}
 
     def run(self) -> Plan:
@@ -51,7 +51,8 @@ class _Planner:
                 self._local[value] = value
         for site in self._sites:
             self._sort_reads(site)
-        # What others read comes first: an all_gather may be needed by a site that starts earlier.
+        # All shards come first, for a site that starts earlier may need the all_gather of a later
+        # one.
         for site in self._sites:
             self._scatter(site)
             for value in (site.reduced, *site.interior):
@@ -97,7 +98,7 @@ class _Planner:
                 self._local_reads.add((buffer, like))
 
     def _only_fills(self, buffer: fx.Node) -> bool:
-        """Whether nobody but rewritten sites reads the buffer, so that it goes."""
+        """Whether only rewritten sites read the buffer, so that it is erased."""
         filled = {pair for site in self._sites for pair in site.buffers}
         return all((user, buffer) in filled for user in buffer.users)
 
@@ -136,13 +137,13 @@ class _Planner:
         self._local[site.reduced] = self._collective(site, "reduce_scatter", rows, here, here)
 
     def _fresh(self, value: Ref, before: fx.Node, origin: fx.Node) -> New:
-        """Collectives take memory as it lies."""
+        """A contiguous copy, for collectives take memory as it lies."""
         return self._create(
             aten.clone.default, (value,), before, origin, memory_format=torch.contiguous_format
         )
 
     def _rows_to_scatter(self, site: Site) -> Ref:
-        """What is reduced, as [tokens, width]: as it is, before its views, or reshaped."""
+        """What is reduced, as [tokens, width]: itself, what it is a view of, or a reshape of it."""
         here = site.all_reduce
         value = here.args[0]
         assert isinstance(value, fx.Node)
@@ -218,7 +219,7 @@ class _Planner:
                 yield user, name, flat or _views(user, name)
 
     def _is_read(self, site: Site, name: fx.Node) -> bool:
-        """Whether anybody outside the sites reads a name; names that nobody reads go."""
+        """Whether a node outside the sites reads an alias; one that nobody reads may be erased."""
         read = False
         for user in name.users:
             if (user, name) in self._local_reads or self._ask_for_size(site, user, name):
@@ -240,7 +241,7 @@ class _Planner:
         return True
 
     def _in_own_dims(self, site: Site, value: fx.Node, rows: New, before: fx.Node) -> New:
-        """Back to the dims that the value had: one symbolic one is left over of the rest."""
+        """Reshapes rows to the dims that the value had; a single symbolic size becomes -1."""
         shape = value.meta["val"].shape
         symbolic = [size for size in shape if not isinstance(size_key(size), int)]
         sizes: list[Any] = []
@@ -254,7 +255,7 @@ class _Planner:
         return self._create(aten.reshape.default, (rows, sizes), before, value)
 
     def _size_of(self, size: Any, before: fx.Node) -> Any:
-        """The first number or input of the graph that tells a size."""
+        """A size from the first symbolic number, or input, of the graph that has it."""
         for node in self._graph.nodes:
             value = node.meta.get("val")
             if isinstance(value, torch.SymInt) and size_key(value) == size_key(size):
@@ -268,7 +269,7 @@ class _Planner:
     # --- this rank's rows -------------------------------------------------------------------------
 
     def _take_own_rows(self) -> None:
-        """In graph order: what is shared is then made before its first reader."""
+        """Takes rows in graph order: a node with several readers then stands before the first."""
         wanted = [
             (self._memory.position[user], site, user, name, kind)
             for site in self._sites
@@ -294,8 +295,8 @@ class _Planner:
                 name = behind
 
     def _rows_of(self, site: Site, user: fx.Node, value: fx.Node) -> New:
-        # A value that is written to in place is cut anew each time: a slice shows what stands there
-        # when it is read.
+        # A value that is written to in place is cut anew for each reader, for a slice shows what
+        # the memory holds when it is read.
         written = self._memory.writer_of(value) is not None
         key = (value, site.sharing, user if written else None)
         if key not in self._own_rows:
@@ -347,7 +348,7 @@ class _Planner:
         return self._local_sizes[sharing]
 
     def _padded(self, site: Site, value: Ref, before: fx.Node, origin: fx.Node) -> Ref:
-        """The rows of a value, and zeros up to a multiple of the ranks where that is needed."""
+        """The rows of a value, with zeros behind them up to a multiple of the ranks if needed."""
         sharing = site.sharing
         assert sharing is not None
         if not sharing.decision.padded:
@@ -370,7 +371,7 @@ class _Planner:
         return self._create(buffer.target, args, user, buffer, **buffer.kwargs)
 
     def _fix_dims(self, site: Site, node: fx.Node) -> None:
-        """In two dims the last one, named by its positive number, is -1."""
+        """Names the last dim -1 instead of by a positive number, for the value gets two dims."""
         operations = site.match.pattern.operations
         for index, found in site.match.operations.items():
             if found is not node:

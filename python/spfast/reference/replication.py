@@ -1,11 +1,11 @@
-"""What only one rank has, so that it may not be read beside one rank's rows.
+"""Values that each rank has for itself, so that they may not be read beside one rank's rows.
 
-A collective on what all ranks share would be for nothing. So what one is called on is a rank's own,
-and so is what that was computed from: through operators that treat rows alone, the operands most
-likely to be partial and the conditions that select of them, and through any other that computes
-from its operands alone, the one operand that is not known to be shared. A maximum or an average of
-what all ranks share changes nothing: it shows something only through operators that treat rows
-alone.
+A collective on a value that all ranks share would be for nothing. So its operand is each rank's
+own, and so is what the operand was computed from. Through an operator that treats rows alone, this
+goes on to the operands most likely to be partial, and to conditions that select from them. Through
+any other operator that computes from its operands alone, it goes on to the only operand that is not
+known to be shared. A maximum or an average of equal values changes nothing: such a collective shows
+something only through operators that treat rows alone.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ aten = torch.ops.aten
 
 _Shared = Any  # a set of groups, or EVERY
 
-# How likely a value is one rank's part of a sum: what all share, an input, what weights went into.
+# How likely a value is one rank's part of a sum. Least likely is a value that all ranks share, then
+# an input, and most likely what weights went into.
 _NOT_AT_ALL, _INPUT, _COMPUTED = range(3)
 
 
@@ -74,8 +75,8 @@ class Replication:
             group: [each for each in names if lies_across(each, group, config)] for group in names
         }
         self.trusts_unknown = config.replicated == "infer"
-        # The groups whose ranks all have a value, those of which each rank is shown to have its
-        # own, and those over which it was scattered: each with the collective that shows it.
+        # By value: the groups whose ranks all have it. Then, each with the collective that shows
+        # it, the groups whose ranks have their own, and those over which it was scattered.
         self._shared: dict[fx.Node, _Shared] = {
             node: EVERY
             for node in graph.nodes
@@ -83,7 +84,7 @@ class Replication:
         }
         self._shown: dict[fx.Node, dict[Any, fx.Node]] = {node: {} for node in graph.nodes}
         self._scattered: dict[fx.Node, dict[Any, fx.Node]] = {node: {} for node in graph.nodes}
-        # The same of memory that is written to: what was written so far, and what is read later.
+        # The same for memory that is written to: what was written so far, and what is read later.
         self._written: dict[fx.Node, tuple[dict[Any, fx.Node], dict[Any, fx.Node]]] = {}
         self._contents = Written(memory, self._known)
         self._read: dict[fx.Node, dict[Any, fx.Node]] = {}
@@ -120,14 +121,14 @@ class Replication:
             )
             for group in self._known
         }
-        # Values that are a rank's own only for what selects by them.
+        # Values that are a rank's own only because something selects by them.
         self._selecting: set[tuple[fx.Node, Any]] = set()
         for node in reversed(graph.nodes):
             self._blame(node)
         self._spread(graph)
 
     def _spread(self, graph: fx.Graph) -> None:
-        """Readers of a rank's own; and what one call writes to an input, the next one reads."""
+        """Marks what reads a rank's own value. Goes twice: the next call reads what one wrote."""
         for _ in range(2):
             for node in graph.nodes:
                 if node.op in ("placeholder", "get_attr"):
@@ -253,9 +254,9 @@ class Replication:
         self._follow_own(node)
 
     def _follow_own(self, node: fx.Node) -> None:
-        """What a node computes from a rank's own value is its own, but for sizes.
+        """Marks what a node computes from a rank's own value, unless it is a size, as its own.
 
-        A collective over one group leaves it so in others.
+        A collective over one group leaves the value each rank's own in other groups.
         """
         traits = self._of(node)
         if node.op != "call_function" or traits.sizes:
@@ -307,7 +308,7 @@ class Replication:
         return rated
 
     def _was_born_shared(self, node: fx.Node, group: Any) -> bool:
-        """What is written to later is not proved by its name, but may begin as what all share."""
+        """Whether all ranks share a value at first. A later write does not matter here."""
         if not self._computes(node):
             return False
         groups = self._common(node.all_input_nodes)
@@ -320,7 +321,7 @@ class Replication:
             if self.is_shared(value, group):
                 continue
             known = self._shown[value].setdefault(group, collective)
-            # Of two collectives that show it, the one that shows more.
+            # If two collectives show it, the one that shows more is kept.
             later = self._memory.position[known] > self._memory.position[value]
             if later and not changes_equals(known) and changes_equals(collective):
                 self._shown[value][group] = collective
@@ -338,7 +339,7 @@ class Replication:
                     self._mark_own(node, [each], evidence)
         position = self._memory.position
         for each, evidence in list(self._shown[node].items()):
-            # The result of a collective says nothing else of its operand.
+            # What an earlier collective shows of this value says nothing of its operands.
             if position[evidence] <= position[node]:
                 continue
             if not kind:
@@ -358,7 +359,7 @@ class Replication:
             self._read.setdefault(storage, {})[group] = collective
 
     def _writes_rows_alone(self, node: fx.Node) -> bool:
-        """An operator in place does what the one it is named after does; a copy, each row alone."""
+        """Whether a node writes in place, and the operator that it is named after is row-wise."""
         name = operator_name(node)
         if not self._memory.storages_written_by(node) or "_." not in name:
             return False
@@ -373,7 +374,7 @@ class Replication:
         if not rows and not (self._computes(node) and changes_equals(collective)):
             return
         suspicion = self._suspicion[group]
-        # Nothing is left of what is copied over.
+        # Nothing is left of the operand that a copy overwrites.
         gone = node.args[0] if node.target is aten.copy_.default else None
         operands = [each for each in node.all_input_nodes if each is not gone]
         suspects = [each for each in operands if suspicion[each] != _NOT_AT_ALL]
@@ -387,7 +388,7 @@ class Replication:
             self._blame_conditions(node, group, collective)
 
     def _blame_conditions(self, node: fx.Node, group: Any, collective: fx.Node) -> None:
-        """What is selected is one rank's, so the condition is; what it compares need not be."""
+        """Marks conditions as one rank's own, as what they select is, but not what they compare."""
         at = self._of(node).selects_by
         named = node.args[at] if at is not None and at < len(node.args) else None
         for operand in node.all_input_nodes:

@@ -37,10 +37,10 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True, eq=False)
 class Sharing:
-    """A number of tokens shared by the ranks of one group; sites of one sharing read each other.
+    """Tokens that the ranks of one group share; sites of one sharing read each other's shards.
 
     Attributes:
-        tokens: The number.
+        tokens: The number of tokens.
         group: The group.
         decision: Whether every rank gets an equal share.
     """
@@ -59,10 +59,11 @@ class Site:
         sharing: Its tokens; None where they cannot be shared.
         interior: The nodes that would become local, in graph order, without the reduced value.
         stream: (user, name) wherever an interior node reads a value of the site.
-        rows: (user, name) wherever one reads a value that has a row for each token.
-        ones: (user, name) wherever one reads what is the same for every token, in more dims.
-        buffers: (user, name) wherever one fills an empty tensor.
-        reason: Why it stays; empty where it is rewritten.
+        rows: (user, name) wherever an interior node reads a value that has a row for each token.
+        ones: (user, name) wherever an interior node reads a value of more dims that is the same for
+            every token.
+        buffers: (user, name) wherever an interior node fills an empty tensor.
+        reason: Why the site stays; empty where it is rewritten.
     """
 
     match: Match
@@ -101,7 +102,7 @@ class Site:
 
 
 class _Stays(Exception):
-    """Why a site is left."""
+    """The message is why a site stays."""
 
 
 def examine(
@@ -112,7 +113,7 @@ def examine(
 ) -> list[Site]:
     """Examines each match; a site that cannot be proved right gets its reason.
 
-    A match that asks too much gives way to a shorter one that does not.
+    Where a match cannot be sharded, a shorter one that can takes its place.
 
     Raises:
         ConfigError: A group cannot be looked up.
@@ -140,7 +141,7 @@ def examine(
 
 
 def _check_strides(sites: Sequence[Site]) -> None:
-    """Values that lie otherwise than a fresh tensor are gathered for few readers."""
+    """Leaves sites with a value that does not lie as a fresh tensor and whose strides are read."""
     for site in reversed(sites):  # later ones read earlier ones
         if site.reason:
             continue
@@ -267,7 +268,7 @@ class _Examiner:
             )
 
     def _check_shared(self, value: fx.Node, user: fx.Node) -> None:
-        """A rank's own value, or one that its name no more says, makes each finish another."""
+        """Checks that a value is the same on every rank, and that its memory still holds it."""
         self._check_unwritten(value, self._memory.other_writer(value, user))
         group = self._site.match.anchor.group
         collective = self._replication.evidence(value, group)
@@ -289,7 +290,7 @@ class _Examiner:
         )
 
     def _read_replicated(self, user: fx.Node, name: fx.Node) -> bool:
-        """The same for every token: it broadcasts over the rows, however many there are."""
+        """Reads a value that is the same for every token; it broadcasts over any number of rows."""
         value = name.meta.get("val")
         if isinstance(value, torch.Tensor):
             if any(size_key(size) != 1 for size in value.shape[:-1]):
@@ -330,7 +331,7 @@ class _Examiner:
             raise _Stays(f"{_call(node)} is not a buffer that can be made smaller")
 
     def _check_rows(self, node: fx.Node) -> None:
-        """Every value of the site has one row a token: nothing was broadcast over other tokens."""
+        """Checks that every value has one row a token: nothing was broadcast over other tokens."""
         value = node.meta.get("val")
         in_tuple = isinstance(value, (list, tuple)) or node.target is operator.getitem
         for part in value if isinstance(value, (list, tuple)) else (value,):

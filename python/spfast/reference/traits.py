@@ -17,14 +17,14 @@ class Traits:
     Attributes:
         collective: "all_reduce", "all_gather", "reduce_scatter", "all_to_all" or "other"; "" where
             it is none.
-        deterministic: Ranks with the same operands get the same result.
-        sizes: It reads how its operand lies, not what it holds.
-        number: It reads a size, or computes numbers from numbers.
-        data_sized: The size of its result depends on what its operands hold.
-        rank: It tells the ranks apart.
-        condition: It says of each element whether something holds.
+        deterministic: Whether ranks with the same operands get the same result.
+        sizes: Whether it reads how its operand lies, not what it holds.
+        number: Whether it reads a size, or computes numbers from numbers.
+        data_sized: Whether the size of its result depends on what its operands hold.
+        rank: Whether its result depends on which rank this is.
+        condition: Whether each element of its result says that something holds.
         selects_by: Position of the condition by which it selects.
-        dropout: Position of a probability: random unless that is absent or 0.
+        dropout: Position of a probability; the operator is random unless that is absent or 0.
     """
 
     collective: str = ""
@@ -41,7 +41,7 @@ class Traits:
 _COMPUTE = frozenset(
     "aten prims _operator math builtins torch quantized_decomposed vllm_ir".split()
 )
-# Their functions compute numbers, but for the one that takes any value apart.
+# Functions of these modules compute numbers, but for the one that takes any value apart.
 _NUMBERS = frozenset("_operator math builtins torch".split())
 _TAKES_APART = "_operator.getitem"
 _COLLECTIVE = frozenset(
@@ -49,7 +49,7 @@ _COLLECTIVE = frozenset(
 )
 _KINDS = ("all_reduce", "reduce_scatter", "all_gather", "all_to_all")
 
-# Without the underscore of their forms in place.
+# Random operators, named without the underscore of their in-place forms.
 _RANDOM = frozenset(
     """
     _cudnn_rnn _fused_dropout _lstm_mps _sample_dirichlet _standard_gamma alpha_dropout bernoulli
@@ -169,7 +169,7 @@ def reduces_tokens(node: fx.Node) -> bool:
 
 
 def changes_equals(collective: fx.Node) -> bool:
-    """Whether it makes something else of values that are the same on every rank."""
+    """Whether a collective makes something else of values that are the same on every rank."""
     # The group comes last, and may have any name.
     return not {"max", "min", "avg"}.intersection(
         argument for argument in collective.args[1:-1] if isinstance(argument, str)

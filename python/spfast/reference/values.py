@@ -42,7 +42,7 @@ IDENTITIES = (
 _EVERYTHING = 2**63 - 1
 _FORMAT = type(torch.contiguous_format)
 
-# Their results are fresh tensors, whatever the strides of their operands.
+# Matrix products: the result is a fresh tensor, whatever the strides of the operands.
 _PRODUCTS = (
     aten.mm.default,
     aten.addmm.default,
@@ -83,10 +83,10 @@ def is_view(node: fx.Node) -> bool:
 
 
 def source(node: fx.Node, width: int) -> fx.Node | None:
-    """The value that the node is only another name of, for rows of ``width`` elements; or None.
+    """The value that the node is only an alias of, for rows of ``width`` elements; or None.
 
-    A view whose last dim is ``width`` keeps every row whole and in its place; copies and slices of
-    everything change nothing.
+    A view whose last dim is ``width`` keeps every row whole and in its place. A copy, or a slice of
+    everything, changes nothing.
     """
     if node.op != "call_function":
         return None
@@ -108,7 +108,7 @@ def source(node: fx.Node, width: int) -> fx.Node | None:
 
 
 def wants_format(node: fx.Node) -> bool:
-    """Whether the result is to lie in a format that holds for so many dims alone."""
+    """Whether the node asks for a memory format that only a certain number of dims can have."""
     formats = (torch.channels_last, torch.channels_last_3d)
     return any(value in formats for value in node.kwargs.values() if type(value) is _FORMAT)
 
@@ -156,7 +156,7 @@ def rows_of(value: torch.Tensor) -> Any:
 
 
 def is_dense(value: torch.Tensor) -> bool:
-    """Whether a tensor lies as a fresh one does; the strides of dims of size 1 are nobody's."""
+    """Whether a tensor lies as a fresh one does; strides of dims of size 1 do not count."""
     expected: Any = 1
     for size, stride in zip(reversed(value.shape), reversed(value.stride()), strict=True):
         if size_key(size) == 1:
@@ -211,7 +211,7 @@ class Memory:
         return next(iter(self._writers.get(self._storage(value), ())), None)
 
     def other_writer(self, value: fx.Node, before: fx.Node | None = None) -> fx.Node | None:
-        """The first node but the value itself that writes there, or does before a reader."""
+        """The first other node that writes to the value's memory, if so before another node."""
         for writer in self._writers.get(self._storage(value), ()):
             if before is not None and self.position[writer] >= self.position[before]:
                 break
@@ -225,7 +225,7 @@ class Memory:
         return storage if storage in self._writers else None
 
     def storages_written_by(self, node: fx.Node) -> list[fx.Node]:
-        """The memory that a node writes to, likewise."""
+        """The values that stand for the memory that a node writes to."""
         return list(dict.fromkeys(map(self._storage, _written(node))))
 
     def _storage(self, value: fx.Node) -> fx.Node:
@@ -264,7 +264,7 @@ def _may_alias(node: fx.Node) -> bool:
 
 
 def _written(node: fx.Node) -> Iterator[fx.Node]:
-    """The values that the node may write to, or returns though it is no view of its first."""
+    """The values that the node may write to, or returns though they are not its first operand."""
     held: list[Any] = []
     method = str(node.target) if node.op == "call_method" else ""
     if node.op == "call_module":
@@ -307,7 +307,7 @@ def symbols_of_inputs(graph: fx.Graph) -> set[Any]:
 
 
 def is_read(node: fx.Node) -> bool:
-    """Whether a number depends on what some tensor holds: torch calls its symbol u0, or so."""
+    """Whether a number depends on what some tensor holds: torch names such symbols u0, u1, ..."""
     val = node.meta.get("val")
     return isinstance(val, torch.SymInt) and any(
         symbol_is_type(symbol, SymT.UNBACKED_INT) for symbol in val.node.expr.free_symbols

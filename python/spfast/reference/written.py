@@ -15,7 +15,7 @@ EVERY: Any = object()  # in place of groups: whatever the group
 
 
 class Written:
-    """The groups over which nobody proves that what was written is the same.
+    """The groups over which what was written is not proved to be the same.
 
     Args:
         memory: Who writes to what.
@@ -27,13 +27,13 @@ class Written:
         self._unproved: dict[fx.Node, set[Any]] = {}
 
     def note(self, node: fx.Node, shared: Any) -> None:
-        """What a node writes is the same over the groups of ``shared`` alone."""
+        """Notes that what a node writes is the same over the groups of ``shared`` alone."""
         unproved = self._known.difference(self._known if shared is EVERY else shared)
         for storage in self._memory.storages_written_by(node):
             self._unproved.setdefault(storage, set()).update(unproved)
 
     def left(self, value: fx.Node, shared: Any) -> Any:
-        """What is left of the groups over which a value was shared when it came."""
+        """The groups over which a value is still shared after the writes to its memory."""
         storage = self._memory.written_storage(value)
         unproved = self._unproved.get(storage) if storage is not None else None
         return (self._known if shared is EVERY else shared) - unproved if unproved else shared

@@ -56,7 +56,8 @@ class Across:
     Attributes:
         does: What its results depend on.
         group: The schema's position and name of the group of a collective; None for others.
-        reduce_op: Likewise of the reduction; None where it is a sum, or there is none.
+        reduce_op: The schema's position and name of the reduce op; None where the collective
+            always sums, or does not reduce.
     """
 
     does: Does
@@ -65,7 +66,7 @@ class Across:
 
     @property
     def overwrites(self) -> bool:
-        """Whether what it writes to does not depend on what was there before."""
+        """Whether the operator overwrites what it writes to, whatever was there before."""
         return self.does not in (Does.FUNCTION, Does.ANYTHING)
 
 
@@ -107,7 +108,7 @@ _COLLECTIVE_NAMESPACES = frozenset(
         "vllm",
     }
 )
-# Parts of their names, without underscores; the first that fits counts.
+# Parts of the names of collectives, without underscores. The first part that fits decides.
 _COLLECTIVE_NAMES = (
     ("matmul", Does.ANYTHING),  # with a product before or after it
     ("reducescatter", Does.SCATTER),
@@ -186,7 +187,7 @@ def group_of(what: Across, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str
 
 
 def exchange(what: Across, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Exchange | None:
-    """Returns the collective that a call makes, if its operand can tell; None otherwise."""
+    """Returns what a collective tells of its operand; None for a call that tells nothing."""
     if what.does not in (Does.REDUCE, Does.SCATTER, Does.GATHER):
         return None
     group = group_of(what, args, kwargs)
@@ -203,7 +204,8 @@ def operands_that_count(
 ) -> list[fx.Node] | None:
     """Returns the operands that results depend on; None where the operator is not known after all.
 
-    A buffer that is written all over does not count, nor do the elements behind a size.
+    A buffer that is wholly overwritten does not count, nor does a value of which only the size is
+    read.
     """
     if isinstance(target, torch._ops.HigherOrderOperator):
         return _operands_of_functionalised(args, kwargs)

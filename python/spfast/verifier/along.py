@@ -20,7 +20,7 @@ __all__ = ["along"]
 def along(
     ctx: Context, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Value | None:
-    """topk, split, cat and the like: as wide as the node's own value says, a row for each row."""
+    """topk, split, cat and the like: a row for each row, as wide as the node's fake value."""
     dim_name = ALONG[target._name]
     bound = bind(target, args, kwargs)
     operands: list[tuple[fx.Node, Value]] = []

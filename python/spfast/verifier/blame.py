@@ -36,7 +36,7 @@ class Blame:
         return self._first_new([node])
 
     def culprit_of_operands(self, node: fx.Node) -> fx.Node | None:
-        """Returns the same for what ``node`` reads, leaving out the node itself."""
+        """Returns the first such node among all that the operands of ``node`` need."""
         return self._first_new(node.all_input_nodes)
 
     def _first_new(self, nodes: list[fx.Node]) -> fx.Node | None:
@@ -57,7 +57,7 @@ class Blame:
         """Says what is wrong at a culprit: which operand is not what it was."""
         old = self._old.get(node.name)
         if old is not None and old[2] is node.target:
-            # A node that was edited in place reads what it reads now: ask the picture of it.
+            # A node that was edited in place has other operands now. The snapshot has the old ones.
             then: list[fx.Node] = []
             fx.node.map_arg((old[3], old[4]), then.append)
             now: list[fx.Node] = []
@@ -100,7 +100,7 @@ class Blame:
 
 
 def _contents(value: Value) -> object:
-    """What a value holds, whoever holds how much of it."""
+    """What a value holds, regardless of how much of it this rank has."""
     if value.kind in (Kind.FULL, Kind.SHARD):
         return value.term
     return value

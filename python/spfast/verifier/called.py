@@ -1,4 +1,4 @@
-"""What the graphs that a graph calls write to, of what they are given."""
+"""Which of their inputs the graphs that a graph calls write to."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _ANYTHING = Writes(None, ordered=True)
 
 
 def writes_of_graphs(called: Mapping[str, Snapshot]) -> dict[str, Writes]:
-    """Returns by path what each graph writes to, as an operator with its inputs would say it."""
+    """Returns by path what each graph writes to, as if it were an operator with its inputs."""
     found: dict[str, Writes] = {}
     for path in sorted(called, key=lambda path: path.count("."), reverse=True):
         entries = called[path].entries
         written = _written_inputs(entries, written_inside(found, f"{path}."))
         inputs = [node for node, op, *_ in entries if op == "placeholder"]
         places = [(at, str(each.target)) for at, each in enumerate(inputs) if each in written]
-        # Whatever else it may do, it happens where it happened.
+        # A graph may have other effects, too. So its calls have to keep their place in the order.
         found[path] = Writes(tuple(places), ordered=True)
     return found
 
 
 def written_inside(writes: Mapping[str, Writes], path: str) -> dict[str, Writes]:
-    """The same of the graphs that the one at a path calls, by what it calls them."""
+    """The writes of the graphs that the graph at a path calls, by the names that it uses."""
     return {name.removeprefix(path): each for name, each in writes.items() if name.startswith(path)}
 
 
@@ -40,8 +40,8 @@ def writes_at(
 ) -> Writes | None:
     """What a call of graphs writes to; None where a node calls none of these.
 
-    Which operand of a higher-order operator is which input is the operator's own affair: where a
-    graph of it writes to any, all may be written to.
+    Each higher-order operator decides for itself which operand becomes which input. So where a
+    graph of it writes to any input, all operands may be written to.
     """
     if op == "call_module":
         return called.get(target)
@@ -67,7 +67,7 @@ def _written_inputs(entries: Sequence[Entry], called: Mapping[str, Writes]) -> s
 
 
 def _may_be(value: fx.Node, roots: Mapping[fx.Node, fx.Node]) -> Iterator[fx.Node]:
-    """The values in whose memory one may lie: what a call returns may be what it was given."""
+    """The values in whose memory a value may lie, for a call may return what it was given."""
     seen, stack = {value}, [value]
     while stack:
         one = stack.pop()

@@ -48,14 +48,14 @@ class Context:
         groups: Sizes and ranks of process groups.
         is_after: Whether this is the rewritten graph, where what cannot be proved is a problem.
         values: What each node is.
-        effects: The terms of everything that happens in an order, with the node's name.
+        effects: The terms of everything that happens in an order, each with its node.
         problems: What was found wrong, by node.
-        met: What meets rows of a group, by the group and its term.
+        met: The full values that meet rows of a group, by the group and the value's term.
         opaque: Nodes that were compared as they are.
         reads: What nodes read, where something had been written before.
-        called: By the name of a graph that this one calls: what it writes to.
-        kept: The groups over which both graphs move the same: what a rank gets of them is compared
-            as it is, and may be cut for another group like any value.
+        called: What each graph that this one calls writes to, by the name of the graph.
+        kept: The groups over which both graphs call the same collectives. What a rank gets from
+            such a collective is compared as it is, and may be cut for another group like any value.
         node: The node that is looked at now.
         vals: meta["val"] of each node of this graph.
         why: The reason of the rule that runs now.
@@ -82,8 +82,8 @@ class Context:
     roots: dict[fx.Node, Hashable] = field(default_factory=dict)
     born: dict[fx.Node, int] = field(default_factory=dict)
     written: dict[Hashable, tuple[int, int]] = field(default_factory=dict)
-    # Collectives in place, where what they return may as well lie elsewhere: the terms of their
-    # writes.
+    # Collectives in place whose result may be taken to lie in other memory, each with the terms of
+    # its writes.
     apart: dict[fx.Node, list[int]] = field(default_factory=dict)
     # The terms that a write overwrites from end to end.
     overwritten: dict[int, frozenset[int]] = field(default_factory=dict)
@@ -168,7 +168,7 @@ class Context:
             self.met[group, term] = Meeting(node, reader, has_rows)
 
 
-# Returns None when the rule does not apply, so that the operands are needed whole.
+# A rule returns None where it does not apply: then the operands are needed whole.
 Rule = Callable[
     [Context, fx.Node, Any, tuple[Any, ...], dict[str, Any]],
     "Value | None",

@@ -1,4 +1,4 @@
-"""What one graph shows of the values that it shares with another: that each rank has its own."""
+"""Values that two graphs share, where one of the graphs shows that each rank has its own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["shown_across"]
 def shown_across(
     was: Snapshot, groups: Groups, said: SequenceParallelConfig, writes: Mapping[str, Writes]
 ) -> dict[str, Shown]:
-    """Returns what each graph is shown by the others of its values.
+    """Returns what the other graphs show of each graph's values.
 
     Args:
         was: The original graph, with those that it calls.
@@ -50,7 +50,7 @@ def shown_across(
             (source, one), (sink, other) = each.source, each.sink
             if walked[source].is_own(one) or walked[source].is_own_at_last(one):
                 changed |= walked[sink].tell_own(other)
-            # A value that comes from several sources says nothing of each. Only its readers do.
+            # Where a value comes from several sources, only its readers show something of each one.
             elif (shows := walked[sink].gives_away(other)) is not None:
                 name = f"{walked[sink].at}{shows.node}"
                 told = Told(one, shows.exchange, name)
@@ -70,12 +70,12 @@ class _Walked:
     calls: Sequence[Call]
     output: fx.Node
     shown: Shown = field(default_factory=Shown)
-    # What was found with what is shown so far.
+    # What was found from what is shown so far. It is forgotten when more is shown.
     _read: list[Ranks] = field(default_factory=list)
     _given: dict[fx.Node, Contradiction | None] = field(default_factory=dict)
 
     def tell_own(self, node: fx.Node) -> bool:
-        """Takes that a value is another one on each rank; returns whether that is new."""
+        """Notes that a value is different on each rank; returns whether that is new."""
         if node in self.shown.own:
             return False
         self.shown.own.add(node)
@@ -83,7 +83,7 @@ class _Walked:
         return True
 
     def tell_given(self, call: fx.Node | None, told: Told) -> bool:
-        """Takes that another graph gives away what a call, or the output, hands on to it."""
+        """Notes that another graph gives away what a call, or the output, hands on to it."""
         known = self.shown.given.setdefault(self.output if call is None else call, set())
         if told in known:
             return False
@@ -96,7 +96,7 @@ class _Walked:
         return self._is_local(self.ctx.values[node]) or self.gives_away(node) is not None
 
     def is_own_at_last(self, node: fx.Node) -> bool:
-        """Whether what was written to its memory is."""
+        """Whether each rank has its own of what was last written to the value's memory."""
         last = self.ctx.read(node)
         return last is not self.ctx.values[node] and self._is_local(last)
 

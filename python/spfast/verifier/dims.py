@@ -122,7 +122,7 @@ class Dims:
         return bool(statically_known_true(symint % parts == 0)) or _follows(symint, parts)
 
     def _rebuilt(self, size: Any) -> Any:
-        """A size as a SymInt, which knows what was guarded; None where its parts are not seen."""
+        """A size as a SymInt, which knows the guards; None where no SymInt is known for a part."""
         seen = self._symints.get(size)
         if seen is not None or isinstance(size, int):
             return size if seen is None else seen
@@ -138,7 +138,7 @@ class Dims:
         return None
 
     def is_rounded_up(self, rows: Any, tokens: Any) -> bool:
-        """Says whether a number of rows is that of the tokens or more, up to some multiple."""
+        """Says whether ``rows`` may be ``tokens`` rounded up to some multiple."""
         if isinstance(rows, int) and isinstance(tokens, int):
             return rows >= tokens
         parts, floor = sympy.sympify(rows).as_coeff_Mul()
@@ -163,7 +163,7 @@ class Dims:
         return len(left) == len(right) and all(map(self.equal, left, right))
 
     def resolve(self, sizes: Sequence[Any], shape: Shape) -> Shape | None:
-        """Returns what a view of ``shape`` to ``sizes`` (one may be -1) has as shape.
+        """Returns the shape of a view of ``shape`` to ``sizes``, one of which may be -1.
 
         None when the number of elements would differ, so that there is no such view.
         """
@@ -185,8 +185,8 @@ class Dims:
     def sample(self, size: Any) -> int:
         """Returns a size at one point, where each symbol is a large number of its own.
 
-        Two sizes that differ do so there too, for all that graphs compute of sizes; and each
-        symbol is a multiple of whatever it was said to be divisible by.
+        Two sizes that differ also differ at this point, as far as graphs compute sizes. Each symbol
+        is a multiple of every number that some size is known to be divisible by.
         """
         if isinstance(size, int):
             return size
@@ -202,7 +202,7 @@ class Dims:
 
 
 def _follows(size: torch.SymInt, parts: int) -> bool:
-    """Whether a size is a multiple because its symbols are: torch knows only what it was told."""
+    """Whether a size is a multiple because its symbols are. Torch does not conclude this itself."""
     steps: dict[Any, int] = {}
     for axiom in size.node.shape_env.get_axioms():
         for fact in sympy.And.make_args(axiom):

@@ -1,7 +1,7 @@
 """What happens in an order: writes to tensors, random numbers, calls that nobody can look into.
 
-A graph that writes has values that change. Which values a write changes is told by the operators'
-schemas: a view shares its operand's storage, everything else has its own.
+In a graph that writes, values change. The operators' schemas tell which values a write changes: a
+view shares its operand's storage, and any other result has its own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
     "written_operands",
 ]
 
-# Their schemas do not say that they return an operand where nothing is left to be done.
+# These operators return an operand where they have nothing to do. Their schemas do not say so.
 _RETURN_OPERANDS = frozenset(
     f"aten::{name}"
     for name in """
@@ -71,9 +71,10 @@ def perform(
 
 
 def _memory(ctx: Context, operand: fx.Node) -> int | None:
-    """Tells the memory of one input from another's, and from what the graph makes itself.
+    """The term of the input in whose memory an operand lies; None where the graph made the memory.
 
-    A copy is the value that it is a copy of, but who writes to it leaves that one alone.
+    This tells a copy from its original. Both have the same term, but a write to the copy leaves the
+    original alone.
     """
     root = ctx.roots.get(operand, operand)
     if isinstance(root, fx.Node) and root.op in ("placeholder", "get_attr"):
@@ -82,7 +83,7 @@ def _memory(ctx: Context, operand: fx.Node) -> int | None:
 
 
 def is_made_here(ctx: Context, node: fx.Node) -> bool:
-    """Whether the memory of a value was made by an operator of this graph, and by which is known.
+    """Whether the memory of a value was surely made by an operator of this graph.
 
     Nobody outside the graph sees what is written to such memory.
     """
@@ -96,9 +97,9 @@ def is_made_here(ctx: Context, node: fx.Node) -> bool:
 
 
 def overwrite(ctx: Context, node: fx.Node, operand: fx.Node, was: int, term: int) -> None:
-    """Notes that ``operand``, which was one term, is another from now on, which is no effect.
+    """Notes that ``operand`` changes from the term ``was`` to ``term`` now. This is no effect.
 
-    What ``node`` returns is taken to lie elsewhere.
+    The result of ``node`` is taken to lie in other memory.
     """
     write = ctx.store.term(("overwritten", term))
     ctx.moment += 1
@@ -142,7 +143,7 @@ def _shared_argument(target: Any) -> tuple[int, str] | None:
         return None
     schema = target._schema
     if schema.name in _RETURN_OPERANDS:
-        # Of einsum, the tensors come after the equation.
+        # The tensors of einsum come after its equation.
         position = next(
             at for at, each in enumerate(schema.arguments) if "Tensor" in str(each.type)
         )
@@ -161,7 +162,7 @@ def _shared_argument(target: Any) -> tuple[int, str] | None:
 def written_operands(
     node: fx.Node, writes: Writes, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Sequence[fx.Node]:
-    """What a node writes to, of what it is given."""
+    """The operands that a node writes to."""
     if writes.arguments is None:
         return node.all_input_nodes
     given = [

@@ -1,9 +1,9 @@
 """The rule for operators whose result depends on the operands' same element only, as broadcast.
 
-Terms speak about flat sequences of elements, so a broadcast is spelled without shapes: going
-through the result's elements, does the operand go along or stay, and for how long. The outermost
-stretch needs no length, for the result's size tells it; and that is where one rank's rows differ
-from all rows. So both are spelled alike.
+Terms speak about flat sequences of elements, so a broadcast is spelled without shapes. Its key goes
+through the result's elements in stretches: for each it says whether the operand goes along or
+stays, and how long the stretch is. The outermost stretch needs no length, for the result's size
+tells it. One rank's rows and all rows differ in that length alone, so both have the same key.
 """
 
 from __future__ import annotations
@@ -101,9 +101,9 @@ class _Aligned:
     Attributes:
         keys: For each operand, its term with the way it is broadcast.
         shape: The result's, as this rank holds it.
-        share: Of rows that are one rank's chunk: whose they are.
-        block: Of rows cut out of something whole: its rows, the first and the end, and how many
-            are its own where some were added.
+        share: The share, where the rows are one rank's chunk.
+        block: Where the rows were cut out of a full value: how many rows that value has, the first
+            and the end of those cut out, and how many are its own where some were added.
     """
 
     keys: list[Hashable]
@@ -129,7 +129,7 @@ def _align(ctx: Context, operands: Sequence[Operand]) -> _Aligned | None:
     if row is not None and len({blocks[value.term][1:] for value in cut}) == 1:
         block = blocks[cut[0].term][1:]
         others = [value for _, value in operands if value.term not in blocks]
-        # As long as its rows are the rows that were cut out, and not several of them in one.
+        # The dim has to hold the rows that were cut out. A view may have made one row of several.
         is_by_rows = ctx.dims.equal(shape[row], ctx.dims.plain(block[2] - block[1]))
         if is_by_rows and all(_is_same_for_rows(value, shape, row) for value in others):
             keys = [
@@ -167,7 +167,7 @@ def _align_chunks(ctx: Context, operands: Sequence[Operand], first: Value) -> _A
     for node, value in operands:
         term, is_shared = value.term, _is_same_for_rows(value, shape, row)
         is_cut = value.kind is Kind.SHARD
-        # A single row has no dim to be told by: it is a row where it was cut out of others.
+        # A single row is not recognised by its dims. It counts as a row where it was cut out.
         if not is_cut and term in blocks and (not is_shared or shape[row] == 1):
             base = chunk(ctx, node, value, share)
             if base is None:
@@ -187,7 +187,8 @@ def _align_chunks(ctx: Context, operands: Sequence[Operand], first: Value) -> _A
         if not is_cut and not is_shared:
             ctx.why = f"reads {value.describe()} in {node.name!r} together with {first.describe()}"
             return None
-        # What is beside a single token goes along with it, as the original graph has it.
+        # In the original graph nothing is broadcast over a single token: an operand beside it goes
+        # along with it, and the key has to say the same here.
         keys.append(_key(ctx, term, value, shape, -1 if share.tokens == 1 else row, is_cut=is_cut))
     return _Aligned(keys, shape, share)
 
@@ -216,7 +217,7 @@ def _broadcast(ctx: Context, operands: Sequence[Operand]) -> Shape | None:
 
 
 def _row_of(dims: Dims, cut: Sequence[Value], shape: Shape) -> int | None:
-    """Where the rows are in a result, given what has only some of them; None where they differ."""
+    """The result's dim of the rows, given operands that have some rows; None where these differ."""
     places = [len(shape) - len(value.shape or ()) for value in cut]
     row = max(places)
     if row == len(shape) or any(size != 1 for size in shape[:row]):
@@ -250,9 +251,9 @@ def _is_repeated(ctx: Context, value: Value, shape: Shape, row: int) -> bool:
 def _of_one_sample(
     ctx: Context, value: Value, share: Share, shape: Shape, row: int
 ) -> Hashable | None:
-    """The key of a value with a row for each sample, of which one is beside all of our rows.
+    """The key of a value with a row for each sample, where one such row is beside all of our rows.
 
-    None where it is no such row, or not that of the sample which our rows are of.
+    None where the value is no such row, or the row of another sample than ours.
     """
     block, dims = ctx.store.blocks.get(value.term), ctx.dims
     rank = ctx.groups.rank(share.group)
@@ -275,7 +276,8 @@ def _key(
     ctx: Context, term: int, value: Value, shape: Shape, row: int = -1, *, is_cut: bool = False
 ) -> Hashable:
     key = broadcast_key(ctx.dims, term, value.shape or (), shape, row, is_cut=is_cut)
-    # As if it were expanded first. What is a single number for all needs no such term.
+    # A broadcast operand has the term of one that is expanded first. A single number for all
+    # elements needs no such term.
     return expanded(ctx, key) if isinstance(key, tuple) and key[2] else key
 
 

@@ -16,7 +16,7 @@ __all__ = ["expand"]
 def expand(
     ctx: Context, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Value | None:
-    """aten.expand(self, size): of one rank's rows along anything but the rows."""
+    """aten.expand(self, size); one rank's rows may be expanded along any dim but their own."""
     sizes = args[1] if len(args) > 1 else kwargs.get("size")
     if not args or not isinstance(args[0], fx.Node) or not isinstance(sizes, (list, tuple)):
         return None

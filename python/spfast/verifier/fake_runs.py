@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 __all__ = ["FakeRuns"]
 
-# Results after which all are forgotten: a model has some tens of them.
+# After so many results all are forgotten. A model has some tens of them.
 _AT_MOST = 2048
 
 # Objects of other types are not kept alive for a key's sake (a process group, say).

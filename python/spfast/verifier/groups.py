@@ -84,7 +84,8 @@ class Groups:
     def _configured(self, group: str) -> bool:
         if self._config is None or self._config.group_name is not None:
             return self._config is not None and self._config.group_name == group
-        # Of several groups, or of one that is not reduced over, the one size says nothing.
+        # The config's one size says nothing where the graph reduces over several groups, nor of a
+        # group that it does not reduce over.
         return self._others in (set(), {group})
 
     def _look_up_size(self, group: str) -> tuple[int, str] | None:

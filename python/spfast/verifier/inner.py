@@ -1,6 +1,6 @@
 """Operators along dims that are neither the tokens nor the last: of heads, of samples of a row.
 
-What such an operator makes of a row is told by all dims from the first that it works along.
+The result for a row depends on all dims from the first one that the operator works along.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def along_inner(
         if value.term in ctx.store.blocks or not ctx.dims.same_shape(value.shape[:at], lead):
             return None
         keys.append((value.term, value.shape[at:]))
-    # A chunk of several rows has a dim for them before those.
+    # A chunk of several rows has a dim for its rows before the dims that the operator works along.
     if first.kind is Kind.SHARD and all(size == 1 for size in lead):
         return None
     base = ctx.store.term(("inner", target, tuple(keys), tuple(dims), literals))

@@ -33,7 +33,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Collective:
-    """Where a collective's arguments stand; -1: it has none."""
+    """Where a collective's arguments stand; -1: it has no such argument."""
 
     what: str  # "reduce", "scatter" or "gather"
     group: int
@@ -93,10 +93,10 @@ IDENTITIES = frozenset(
     }
 )
 
-# Made in the shape of the first argument, each element by itself.
+# These make a tensor in the shape of their first argument, each element by itself.
 LIKE = frozenset({"aten::empty_like", "aten::zeros_like", "aten::ones_like", "aten::full_like"})
 
-# Without torch's tag for it.
+# Elementwise operators that lack torch's tag for it.
 _MORE_ELEMENTWISE = frozenset(
     {
         "aten::_to_copy",
@@ -143,7 +143,8 @@ REDUCTIONS: dict[str, Reduction] = {
 }
 
 
-# Along one dim, named by this argument; what they yield is as wide as they please.
+# Operators along one dim, each with the argument that names the dim. Their results may have any
+# width.
 ALONG: dict[str, str] = {
     **dict.fromkeys(
         (
@@ -190,10 +191,11 @@ class Norm:
         writes: Arguments that it writes its results to, for the auto_functionalized form.
         shape_argument: An argument that lists the normalised dims, which must be the last one.
         is_tuple: Whether it returns a tuple.
-        block: Where it lays results out in blocks of so many rows: fewer can not be told apart.
-        block_if: The argument that says whether it does.
-        groups: The argument that lists of how many rows and columns a shared operand has a number:
-            -1 of all.
+        block: The number of rows in a block, where results lie in blocks: the rows of one block
+            cannot be told apart.
+        block_if: The argument that says whether results lie in blocks.
+        groups: The argument that lists how many rows and how many columns make a group, for each of
+            which a shared operand has one number; -1: all of them.
     """
 
     rows: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""How values lie in memory, where that is seen: by who reads memory, and by the caller."""
+"""How values lie in memory, where operators that read memory, or the caller, can see it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from spfast.verifier.dims import Dims
 
 __all__ = ["otherwise", "reads_memory", "strides_of"]
 
-# What these compute is told by the elements of their operands, but for those named below.
+# Operators of these namespaces compute from the elements of their operands alone, but for those
+# whose names have one of the words below.
 _BY_ELEMENTS = ("aten", "prims")
 _BY_MEMORY = ("stride", "storage", "contiguous")
 
@@ -52,12 +53,12 @@ def strides_of(dims: Dims, vals: Sequence[Any]) -> Hashable:
 def otherwise(dims: Dims, before: Any, after: Any) -> str | None:
     """Returns the strides of two tensors of one shape; None where they lie alike.
 
-    A dim of a single element may have any.
+    A dim of a single element may have any stride.
     """
     if before is after or not isinstance(before, torch.Tensor):
         return None
     for size, was, now in zip(before.shape, before.stride(), after.stride(), strict=True):
-        # As expressions: a comparison of the sizes themselves would guard.
+        # Expressions are compared, for a comparison of the symbolic numbers would add a guard.
         if dims.of(size) != 1 and not dims.equal(dims.of(was), dims.of(now)):
             return f"{list(after.stride())}, where they were {list(before.stride())}"
     return None

@@ -113,8 +113,8 @@ class Metadata:
     def _is_as_before(self, entry: Entry, key: Hashable) -> bool:
         """Whether a node computes the same on the same shapes as in the original graph.
 
-        What it carries is then as good as it was: capturing may have taken something from the
-        example values (into how many parts a symbolic size is split).
+        Its value is then as good as it was. Capture may have taken something of it from the example
+        values, such as the number of parts that a symbolic size is split into.
         """
         node, _, target, _, _, val = entry
         old = self._old(node)
@@ -174,7 +174,7 @@ class Metadata:
         if isinstance(argument, torch.SymInt):
             return (int, self._sample(argument))
         if isinstance(argument, (torch.SymFloat, torch.SymBool)):
-            # By how it is spelled: to hash it would ask for its value, and guard on it.
+            # The key has the expression as text. To hash the number would add a guard on its value.
             return (type(argument), str(argument.node.expr))
         try:
             hash(argument)
@@ -220,7 +220,7 @@ class Metadata:
         return None
 
     def _lie_alike(self, one: torch.Tensor, other: torch.Tensor) -> bool:
-        """Whether strides differ in dims of size 1 alone: torch's own ways to one value do too."""
+        """Whether strides differ in dims of size 1 alone, as they may between two ways of torch."""
         if self._shape(one) != self._shape(other) or one.device != other.device:
             return False
         strides = zip(self._shape(one), one.stride(), other.stride(), strict=True)
@@ -257,7 +257,7 @@ def _is_data(val: Any) -> bool:
 
 
 def _operands(entry: Entry) -> list[fx.Node]:
-    """What a node read, which need not be what it reads now."""
+    """The operands of a node in the snapshot; by now the node may read others."""
     found: list[fx.Node] = []
     fx.node.map_arg((entry[3], entry[4]), found.append)
     return found

@@ -86,8 +86,8 @@ def collective(
 def _reduce_several(ctx: Context, node: fx.Node, what: Collective, args: Args) -> Value | None:
     """An all_reduce of a list of tensors, or one that writes to what it reduces.
 
-    A write to memory that is made in the graph is no effect: who reads that memory later, by
-    another name, reads something else than before.
+    A write to memory that the graph itself made is no effect. Whatever reads that memory later, by
+    another name, reads the new contents.
     """
     operands = args[0] if what.many else (args[0],)
     if not isinstance(operands, (list, tuple)):
@@ -117,7 +117,8 @@ def _scatter(
     if not value.shape:
         return None
     rows = value.shape[0]
-    # A reduce_scatter of the original graph only runs on multiples, so the rows are taken for one.
+    # A reduce_scatter of the original graph runs only where the ranks divide the rows, so there
+    # the rows are taken to be a multiple.
     if ctx.is_after and not ctx.dims.is_divisible(rows, tp):
         if isinstance(rows, int) or not ctx.groups.assumes_divisible:
             ctx.why = _uneven(source, rows, tp)
@@ -139,7 +140,7 @@ def _uneven(source: fx.Node, rows: Any, tp: int) -> str:
 def _scatter_padded(
     ctx: Context, source: fx.Node, value: Value, group: str, tp: int, reduce_op: str
 ) -> Value | None:
-    """Every rank gets as many rows; of the last ones, some were added."""
+    """A reduce_scatter of padded rows: every rank gets the same number, and the last were added."""
     assert value.shape
     rows, tokens = value.shape[0], value.share.tokens
     if not ctx.dims.is_divisible(rows, tp):
@@ -240,7 +241,7 @@ def view(ctx: Context, node: fx.Node, target: Any, args: Args, kwargs: Kwargs) -
 
 
 def bits(ctx: Context, node: fx.Node, target: Any, args: Args, kwargs: Kwargs) -> Value | None:
-    """aten.view.dtype, to the same width: another value, and the first on the way back."""
+    """aten.view.dtype to a dtype of the same width: another value. A view back yields the first."""
     dtype = _at(args, kwargs, 1, "dtype")
     value = ctx.read(args[0])
     given = getattr(ctx.vals.get(args[0]), "dtype", None)

@@ -21,7 +21,7 @@ class Names:
                     self._names.setdefault(part.term, node.name)
 
     def of(self, term: int, meeting: Meeting) -> str:
-        """The name of what a value is, or of what it is rows of, or was before it was written."""
+        """The name of a value, or of the value that it is rows of or was before it was written."""
         store = self._original.store
         while term not in self._names:
             if term in store.writes:
@@ -33,7 +33,7 @@ class Names:
         return self._names[term]
 
     def has(self, term: int) -> bool:
-        """Whether a node of the original graph holds it, or what it is rows of or was before."""
+        """Whether a node of the original graph holds a value that :meth:`of` would name."""
         store = self._original.store
         while term not in self._names:
             if term in store.writes:
@@ -45,7 +45,7 @@ class Names:
         return True
 
     def written(self, term: int) -> str | None:
-        """The name of what a value is, that no node has, since it was written to."""
+        """The name that a value had before it was written to; None where a node has it as it is."""
         store = self._original.store
         while term in store.blocks and term not in self._names:
             term = store.blocks[term][0]

@@ -83,7 +83,7 @@ def _apply(
 def _cuts_blocks(
     ctx: Context, what: Norm, bound: dict[str, Any], operands: Sequence[tuple[fx.Node, Value]]
 ) -> bool:
-    """Whether the rows are not known to be whole blocks, where there are such."""
+    """Whether results lie in blocks, and the rows are not known to be whole blocks."""
     if what.block == 1 or bound.get(what.block_if) is False:
         return False
     node, value = operands[0]

@@ -1,7 +1,8 @@
-"""Parts of every row that are summed without the rest: which one, a rank says by its literals.
+"""Parts of every row that are summed without the rest: a rank's literals say which part it takes.
 
-Of what all ranks share, each takes the features that go with its rows of a weight; a sum over the
-ranks of what they make of them would else be for nothing.
+Each rank takes, of a value that all ranks share, the features that go with its rows of a weight.
+Then the results are summed over the ranks. If all ranks took the same part, the sum would be for
+nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from spfast.verifier.snapshot import Entry
 
 __all__ = ["has_parts", "parts_shown_by_readers"]
 
-# Of each, the position of the dim along which it takes a part.
+# Operators that take parts of a value, each with the position of the dim along which it does so.
 _SPLITS = {"chunk": 2, "split": 2, "split_with_sizes": 2, "unbind": 1}
 _PARTS = {**_SPLITS, "gather": 1, "narrow": 1, "select": 1, "slice": 1}
 
@@ -36,7 +37,7 @@ def _name(target: Any) -> str:
 
 
 def _lone_parts(entries: Sequence[Entry], reached: Collection[fx.Node]) -> set[fx.Node]:
-    """Those that are reached and take a part along the features, where these take not all parts."""
+    """The reached nodes that take parts along the features, where they do not take all of them."""
     vals = {entry[0]: entry[5] for entry in entries}
     taken: dict[tuple[fx.Node, int], dict[fx.Node, Collection[int]]] = {}
     split: dict[fx.Node, set[object]] = {}
@@ -91,7 +92,7 @@ def parts_shown_by_readers(
     calls: Sequence[Call],
     is_among: Callable[[str | None], bool],
 ) -> dict[fx.Node, str]:
-    """The parts that a collective shows to be another one on each rank, with its name.
+    """The parts that a collective shows to be different on each rank, with the collective's name.
 
     Args:
         entries: The graph.
@@ -128,7 +129,7 @@ def parts_shown_by_readers(
 
 
 def _computes(call: Call) -> bool:
-    """Whether equal operands give every rank the same."""
+    """Whether ranks with equal operands get equal results."""
     if call.op != "call_function" or call.what.group is not None:
         return False
     return call.what.does not in (Does.ANYTHING, *SAME_AFTER, *OTHER_AFTER)

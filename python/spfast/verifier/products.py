@@ -190,7 +190,7 @@ def mm_scatter(
 
 
 def _sum_of_products(ctx: Context, left: fx.Node, right: fx.Node) -> Value | None:
-    """[x1 | x2 | ...] [w1 / w2 / ...], which is x1 w1 + x2 w2 + ...; None where it is none such."""
+    """[x1 | x2 | ...] [w1 / w2 / ...], which is x1 w1 + x2 w2 + ...; None for other operands."""
     lefts, rights = _joined(left, 1), _joined(right, 0)
     if len(lefts) < 2 or len(lefts) != len(rights):
         return None
@@ -260,7 +260,7 @@ def _gathered(ctx: Context, source: fx.Node, given: dict[str, Any]) -> Value | N
 
 
 def _gathered_before(ctx: Context, source: fx.Node, value: Value, group: str) -> Value | None:
-    """What the original graph gathers of each rank's own value."""
+    """The original graph's gather of each rank's own value; None where it has none."""
     size = ctx.groups.size(group)
     for target in (_GATHER, *_vllm_gather()):
         first = () if target is _GATHER else (0,)

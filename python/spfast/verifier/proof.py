@@ -54,11 +54,11 @@ def verify(
             whether token counts may be assumed divisible. What it does not say is asked of
             torch.distributed, and else taken from the rewritten graph, which must then at least
             agree with itself.
-        replicated: As the config's field of that name, which it then stands for. ``"infer"``: what
-            meets one rank's rows (norm weights, scales, residuals) and is not proved to be the
-            same on every rank is assumed to be, and listed, unless the original graph contradicts
-            it. Otherwise it must be proved, from the inputs that are named. An input of a graph
-            that is called goes by its path and name, such as "body.x".
+        replicated: Takes the place of the config's field of that name. What meets one rank's rows
+            (norm weights, scales, residuals) has to be the same on every rank. With ``"infer"``
+            this is assumed and listed where it is not proved, unless the original graph contradicts
+            it. Otherwise it must be proved from the inputs that are named here. An input of a
+            called graph goes by its path and name, such as "body.x".
 
     Returns:
         The verdict. It holds for every value of the inputs and every size that the graph admits.
@@ -150,7 +150,7 @@ def _verify(
     called: Mapping[str, Writes],
     shown: Shown,
 ) -> Verification:
-    """Of one graph; what it calls is the same by its name."""
+    """Verifies one graph. A graph that it calls counts as the same where it has the same name."""
     store, dims = Store(), Dims()
     infers = said.replicated == "infer"
     kept = _kept_groups(old, new)
@@ -188,14 +188,14 @@ def _reduced_over(entries: Sequence[Entry]) -> set[str]:
 
 
 def _kept_groups(old: Sequence[Entry], new: Sequence[Entry]) -> set[str]:
-    """The groups over which both graphs call the same collectives, as often."""
+    """The groups over which both graphs call the same collectives equally often."""
     were, are = Counter(_collectives(old)), Counter(_collectives(new))
     changed = {call[1] for call in were.keys() | are.keys() if were[call] != are[call]}
     return {group for _, group in were} - changed
 
 
 def _collectives(entries: Sequence[Entry]) -> Iterator[tuple[Collective, str]]:
-    """What a graph calls over which group."""
+    """The collectives that a graph calls, each with its group."""
     for _, _, target, args, _, _ in entries:
         what = COLLECTIVES.get(operator_name(target))
         if what is not None and len(args) > what.group:

@@ -1,7 +1,8 @@
 """What each value of a graph is on the ranks of one group: the same, or another on each.
 
-Read from the operators' meaning across ranks. A value differs over some group: a collective over
-that group may make it the same again, one over another leaves it as it was.
+This is read from what the operators mean across ranks. A value differs over some group. A
+collective over that group may make it the same again; a collective over another group leaves it as
+it was.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class Contradiction:
 
 
 class Told(NamedTuple):
-    """That another graph gives a value away: what it is passed as would be for nothing there."""
+    """What another graph shows of a value: its collective would be for nothing on equal ones."""
 
     operand: fx.Node
     exchange: Exchange
@@ -115,8 +116,8 @@ class Shown:
     """What other graphs show of the values of one.
 
     Attributes:
-        own: Those that are another value on each rank; of a call, what it writes is.
-        given: By the node that hands it on, a call or the output, what another graph gives away.
+        own: The values that are different on each rank; for a call, what it writes is different.
+        given: What other graphs give away, by the node that hands it on: a call or the output.
     """
 
     own: set[fx.Node] = field(default_factory=set)
@@ -137,15 +138,17 @@ class Ranks:
     known: dict[int, Same] = field(default_factory=dict)
     effects: dict[int, Same] = field(default_factory=dict)
     written: dict[int, list[int]] = field(default_factory=dict)  # assumed terms that effects write
-    # Of a term that is LOCAL, held whole or as a chunk: the node that it is from.
+    # For each LOCAL term, held whole or as a chunk: the node that it comes from.
     sources: dict[tuple[int, Kind], str] = field(default_factory=dict)
-    # And the groups over which it is apart; None stands for whatever group.
+    # For each such term: the groups over which it differs. None stands for any group.
     apart: dict[tuple[int, Kind], frozenset[str | None]] = field(default_factory=dict)
     parents: dict[int, list[int]] = field(default_factory=dict)  # of an assumed term
     contradictions: list[Contradiction] = field(default_factory=list)
-    # What is computed of literals and sizes alone: another rank's graph may have others.
+    # Terms that are computed from literals and sizes alone. The graph of another rank may have
+    # other literals.
     constants: set[int] = field(default_factory=set)
-    # Of a value that others show to be a rank's own: what it would be, and by which terms.
+    # For a value that other graphs show to be each rank's own: what would be known of it
+    # otherwise, and from which terms.
     unshown: dict[fx.Node, tuple[Same, list[int]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -155,8 +158,8 @@ class Ranks:
     def is_among(self, group: str | None) -> bool:
         """Whether a group is this one, or lies within it.
 
-        What all ranks of this one share, those of a group within it do; what each rank of that has
-        for itself, not all ranks of this one share.
+        What all ranks of this group share, the ranks of a group within it share, too. What each
+        rank of the inner group has for itself is not shared by all ranks of this one.
         """
         if group is None:
             return False
@@ -165,9 +168,9 @@ class Ranks:
         return self._inside[group]
 
     def _is_crossed(self, group: str | None) -> bool:
-        """Whether this group's ranks are as alike after a collective over that one as before.
+        """Whether a collective over ``group`` leaves this group's ranks as alike as before.
 
-        They are if each of that one's ranks is in a group of its own, as on the axes of a mesh.
+        It does if each rank of ``group`` is in another group of this kind, as on a mesh's axes.
         """
         if group is None:
             return False
@@ -262,7 +265,7 @@ class Ranks:
         if does is Does.RANK:
             return Same.LOCAL
         if does is Does.ANYTHING:
-            # Of what a called graph makes of it, that graph tells.
+            # A called graph itself tells what it makes of a rank's own value.
             calls_no_graph = isinstance(call.node.target, torch._ops.OpOverload)
             own = any(self.of(value) is Same.LOCAL for value in call.operands)
             return Same.LOCAL if own and calls_no_graph else Same.UNKNOWN
@@ -270,7 +273,7 @@ class Ranks:
             return Same.PROVED
         if does in OTHER_AFTER and not self._is_crossed(call.group):
             return Same.LOCAL
-        # What is computed of a rank's own literals alone is so in every row.
+        # A value that is computed from a rank's own literals alone is its own in every row.
         by_rows = call.row_wise or (self.doubts and self._is_constant(call))
         found = _together([self.of(value) for value in call.operands], by_rows)
         if does in SAME_AFTER or does in OTHER_AFTER:
@@ -278,14 +281,14 @@ class Ranks:
         return found
 
     def _after_another(self, call: Call, found: Same) -> Same:
-        """What is known after a collective over another group, of operands of which this is."""
+        """What is known after a collective over another group, if ``found`` was before."""
         if found is Same.LOCAL:
             return Same.LOCAL if self._apart_after(call) else Same.UNKNOWN
-        # That the groups' ranks lie as on a mesh is enough to contradict with, not to prove with.
+        # Groups that cross as on a mesh are enough for a contradiction, but not for a proof.
         return Same.UNKNOWN if found is Same.PROVED else found
 
     def _apart_after(self, call: Call) -> frozenset[str | None]:
-        """The groups over which what a call yields is apart."""
+        """The groups over which the result of a call differs."""
         does = call.what.does
         if does is Does.RANK or call.node in self.shown.own or call.node in self.own:
             return frozenset([None])
@@ -332,7 +335,7 @@ class Ranks:
         return next((name for name in found if name), "")
 
     def _assumed(self, values: Collection[Value]) -> list[int]:
-        """The terms that are assumed among values, what was written to them and what it lies on."""
+        """The assumed terms among values, what was written to these, and what they are rows of."""
         found: list[int] = []
         stack = [part.term for value in values for part in parts_of(value)]
         while stack:
@@ -349,7 +352,7 @@ class Ranks:
         return found
 
     def _ask_others(self, node: fx.Node, values: Mapping[fx.Node, Value]) -> None:
-        """The same of what it hands on to other graphs, of their collectives."""
+        """Asks the collectives of other graphs about what a node hands on to these graphs."""
         for told in sorted(self.shown.given[node], key=lambda each: each.name):
             if not self.is_among(told.exchange.group):
                 continue

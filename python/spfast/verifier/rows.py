@@ -1,8 +1,8 @@
 """Rules for operators that treat every token's row alone.
 
-Such an operator may work on one rank's rows exactly as on all rows: what it yields are those rows
-of what it would have yielded. Operands that are the same for every row (a weight, a scale) stay
-whole; everything else must hold the same rows.
+Such an operator may work on one rank's rows exactly as on all rows: it yields the same rows of the
+full result. Operands that are the same for every row (a weight, a scale) stay whole. All other
+operands must hold the same rows.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Joined:
 
     Attributes:
         items: For each operand: its term, what it holds, and whether it has rows of its own.
-        share: Of rows that are one rank's chunk: whose they are.
-        block: Of rows cut out of something whole: its rows, the first and the end, and how many
-            are its own where some were added.
+        share: The share, where the rows are one rank's chunk.
+        block: Where the rows were cut out of a full value: how many rows that value has, the first
+            and the end of those cut out, and how many are its own where some were added.
     """
 
     items: list[tuple[int, Shape | None, bool]]
@@ -69,7 +69,7 @@ def _join_full(ctx: Context, operands: Sequence[Operand]) -> Joined | None:
     items: list[tuple[int, Shape | None, bool]] = []
     blocks = set()
     for (_, value), lead, is_cut in zip(operands, leads, cut, strict=True):
-        # A single row has no dim to be told by: it is a row where it was cut out of others.
+        # A single row is not recognised by its dims. It counts as a row where it was cut out.
         has_rows = lead == widest and (bool(widest) or is_cut or not any(cut))
         if not has_rows and lead:
             return None
@@ -77,7 +77,7 @@ def _join_full(ctx: Context, operands: Sequence[Operand]) -> Joined | None:
         if has_rows:
             blocks.add(ctx.store.blocks[value.term][1:] if is_cut else None)
     block = blocks.pop() if len(blocks) == 1 else None
-    # As long as its rows are the rows that were cut out, and not several of them in one.
+    # The dims have to hold the rows that were cut out. A view may have made one row of several.
     if block is not None and ctx.dims.equal(
         ctx.dims.product(widest), ctx.dims.plain(block[2] - block[1])
     ):

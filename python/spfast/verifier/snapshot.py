@@ -23,7 +23,7 @@ class Snapshot:
 
     Attributes:
         entries: The nodes.
-        called: Likewise the graphs that it calls, by path; None where no module tells which.
+        called: Snapshots of the graphs that it calls, by path; None where no module tells which.
         crossings: The values that go from one of all these graphs into another.
     """
 

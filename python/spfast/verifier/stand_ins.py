@@ -1,8 +1,8 @@
-"""What stands for a value that the rewritten graph alone has: the original ones it is made of.
+"""Stand-ins for values that only the rewritten graph has: the original values they are made of.
 
-Only of a value that the original graph has can anything be known or assumed: its collectives speak
-of no other. A weight that is expanded beside one rank's rows, where it was broadcast before, is
-the same on every rank if the weight is.
+Something can be known or assumed only of values that the original graph has, for its collectives
+speak of no others. A weight that is expanded beside one rank's rows, where it was broadcast before,
+is the same on every rank if the weight is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["StandIns"]
 
 @dataclass
 class StandIns:
-    """Finds them, for what meets rows of one rank.
+    """Finds the stand-ins for what meets rows of one rank.
 
     Attributes:
         names: What the original graph has.
@@ -60,8 +60,8 @@ class StandIns:
         while pending:
             current = pending.pop()
             if self.names.has(current):
-                # It is an operand of what is read beside shards, and need not have a row for each
-                # token.
+                # The value that meets the rows is made of this one, which need not have a row for
+                # each token.
                 found.setdefault(current, replace(meeting, has_rows=False))
                 continue
             made = self._maker_of(current)
@@ -76,7 +76,8 @@ class StandIns:
                 return
             for operand in made.operands:
                 for part in parts_of(operand):
-                    # All ranks have a size; a number that was read has a maker.
+                    # A size is the same on all ranks. A number that was read has a call that made
+                    # it.
                     is_number = part.kind is Kind.SCALAR
                     if is_number and not self.rewritten.store.is_data(part.number):
                         continue
@@ -101,7 +102,7 @@ class StandIns:
 
 
 def _is_computed(call: Call) -> bool:
-    """Whether a call yields the same of the same operands, which this rank holds whole."""
+    """Whether this rank holds the operands whole, and equal operands give equal results."""
     if call.op != "call_function" or call.what.does in (Does.ANYTHING, *SAME_AFTER):
         return False
     whole = (Kind.FULL, Kind.SCALAR)

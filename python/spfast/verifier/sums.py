@@ -1,9 +1,10 @@
 """Sums of reductions: a sum over the ranks is linear, so two ways to write one have one term.
 
-What is made of reductions over one group alone, by sums, differences, negations and scalings with a
-number, is the reduction of what is made alike of this rank's parts. A sum of that and of something
-else keeps the two apart, so that another reduction can join the first. Both graphs are walked with
-this rule: what differs by the order of summation alone has one term.
+A value may be made of reductions over one group by sums, differences, negations and scalings with a
+number alone. It is then the reduction of a value that is made of this rank's parts in the same way.
+A sum of such a value and another one keeps the two apart, so that another reduction can join the
+first. Both graphs are walked with this rule: values that differ only in the order of summation have
+one term.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def _added(ctx: Context, terms: Sequence[int], remake: Remake) -> int:
 def _are_numbers(literals: Sequence[Any]) -> bool:
     """Whether all that is given besides tensors is a number that the graph spells out.
 
-    One that is computed may differ from rank to rank.
+    A number that is computed may differ from rank to rank.
     """
     return all(
         isinstance(item, tuple)
@@ -104,7 +105,7 @@ def _are_numbers(literals: Sequence[Any]) -> bool:
 
 
 def _is_one_dtype(ctx: Context, operands: Sequence[fx.Node]) -> bool:
-    """A sum passes through no cast, for that rounds."""
+    """Whether operands and result have one dtype: a cast rounds, so no sum passes through it."""
     nodes = operands if ctx.node is None else (ctx.node, *operands)
     dtypes = {getattr(ctx.vals.get(node), "dtype", None) for node in nodes}
     return len(dtypes) == 1 and None not in dtypes

@@ -1,4 +1,4 @@
-"""Sums over all rows: of one rank's rows they are its part of the sum, which a reduction finishes.
+"""Sums over all rows: each rank sums its own rows, and a reduction adds up these parts.
 
 A term speaks of the flat elements, and a chunk is an equal share of them in whole rows. The sum of
 a chunk over its rows is then a part of the sum over all rows: the parts of all ranks add up to it.
@@ -67,9 +67,9 @@ def finished_rows(
 ) -> Value | None:
     """What an all_reduce makes of sums over this rank's rows of a value that is there in full.
 
-    It is a sum over all rows only where each rank sums its own rows, and of one and the same value.
-    None where it is no such sum, or the original graph reduces the very same: then it is compared
-    with that.
+    It is a sum over all rows only where each rank sums its own rows of the same value. None where
+    it is no such sum. None, too, where the original graph reduces the same sums: then the two
+    all_reduces are compared.
     """
     rows, row = ctx.store.block_totals.get(value.term, (None, ()))
     if rows is None or tp is None or reduce_op != "sum" or not ctx.is_after:
@@ -87,7 +87,7 @@ def finished_rows(
 
 
 def _leading(listed: Any, shape: Shape | None) -> int:
-    """How many leading dims are listed, each once and no other; 0: it is not so."""
+    """How many leading dims a list names; 0 where it does not name just these, each once."""
     if not shape or not isinstance(listed, (list, tuple)):
         return 0
     if not all(type(dim) is int for dim in listed):
@@ -97,6 +97,6 @@ def _leading(listed: Any, shape: Shape | None) -> int:
 
 
 def _keeps_dtype(ctx: Context, operand: fx.Node) -> bool:
-    """A sum of booleans or of small integers is of another dtype."""
+    """Whether a sum has the operand's dtype: sums of booleans and of small integers do not."""
     dtypes = {getattr(ctx.vals.get(node), "dtype", None) for node in (ctx.node, operand) if node}
     return len(dtypes) == 1 and None not in dtypes

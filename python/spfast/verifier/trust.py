@@ -1,10 +1,10 @@
 """Whether what meets one rank's rows is the same on every rank: proved, assumed, or contradicted.
 
-A rank's rows of a result are rows of *one* result only if everything that was computed with is the
-same on every rank. The original graph is read once more for it, by what its operators mean across
-ranks. What cannot be proved is assumed, and then asked of the graph: were all that is assumed true,
-would some collective reduce or gather a value that is the same everywhere? Nobody writes that, so
-the graph contradicts the assumption.
+A rank's rows of a result are rows of *one* result only if all other operands are the same on every
+rank. So the original graph is read once more, for what its operators mean across ranks. What cannot
+be proved is assumed, and the graph is asked: if all assumptions were true, would some collective
+reduce or gather a value that is the same everywhere? Nobody writes such a collective, so it
+contradicts the assumption.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def judge(
                 seeds[term] = meeting
         doubted = {term: met[term] for term in met if term in ranks.constants}
         if doubted:
-            # A constant is what all ranks have, unless a collective would then be for nothing.
+            # A constant counts as the same on all ranks, unless a collective were for nothing then.
             doubts = Ranks(original, group, is_named, shown, doubted, doubts=True)
             doubts.read(calls)
             problems += [
@@ -130,7 +130,7 @@ def _shards(rewritten: Context) -> Iterator[tuple[fx.Node, Value]]:
 def _own_parts(
     ranks: Ranks, original: Context, held: Sequence[tuple[fx.Node, Value]]
 ) -> Iterator[tuple[fx.Node, str]]:
-    """What is one rank's rows of a part of every row, where each rank takes another part."""
+    """The nodes that hold one rank's rows of a part of every row that differs from rank to rank."""
     terms = {part.term: node for node in ranks.own for part in parts_of(original.values[node])}
     for node, value in held:
         if value.group == ranks.group and value.term in terms:

@@ -44,8 +44,9 @@ class Share:
     Attributes:
         group: The ranks; "" for what a rank holds whole.
         tp: How many they are.
-        tokens: Of a value to which rows were added: how many it had.
-        rows: And how many it has with them; what they hold is not known, and nobody may read it.
+        tokens: Where rows were added to the value: how many it had before.
+        rows: Where rows were added to the value: how many it has with them. What the added rows
+            hold is not known, and nobody may read it.
     """
 
     group: str = ""
@@ -183,7 +184,7 @@ class Store:
     def reduction(self, part: int, reduce_op: str, group: str) -> int:
         """Returns the term of what a group's ranks make of their parts together.
 
-        Of a sum over the ranks, in whatever order the parts themselves were added up.
+        A sum over the ranks has one term, in whatever order a part itself was added up.
         """
         if reduce_op == "sum" and part in self.addends:
             added = self.addends[part]
@@ -219,7 +220,7 @@ class Store:
         return self._shared(Kind.SHARD, term, share, local)
 
     def padded(self, term: int, tokens: Any, shape: Shape) -> Value:
-        """Returns ``term``, of so many rows, with rows behind them."""
+        """Returns the value of ``term``, which has ``tokens`` rows, with added rows behind them."""
         return self._shared(Kind.PADDED, term, Share(tokens=tokens, rows=shape[0]), shape)
 
     def part(self, term: int, share: Share, shape: Shape) -> Value:
@@ -269,7 +270,7 @@ class Store:
     def block(self, base: int, rows: Any, start: Any, end: Any, tokens: Any, shape: Shape) -> Value:
         """Returns rows start to end of ``base``, whose first dim is ``rows`` long.
 
-        Of these, ``tokens`` are its own where some were added.
+        Where rows were added to ``base``, only ``tokens`` of its rows are its own.
         """
         term = self.term(("block", base, rows, start, end, tokens))
         self.blocks[term] = (base, rows, start, end, tokens)

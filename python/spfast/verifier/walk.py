@@ -243,7 +243,7 @@ def _made(ctx: Context, key: Hashable, val: Any) -> Value:
 
 
 def _operands(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[fx.Node]:
-    """What a node reads by a picture of it, which need not be what it reads by now."""
+    """The operands of a node in the snapshot; by now the node may read others."""
     found: list[fx.Node] = []
     fx.node.map_arg((args, kwargs), found.append)
     return found
