@@ -1,8 +1,8 @@
 """Matrix products that hide the collectives beside them: one operator in place of two.
 
 ``mm -> reduce_scatter`` and ``all_gather -> mm`` become the fused operators of torch's symmetric
-memory, which compute and communicate in chunks at once. What sequence parallelism leaves in a graph
-are such pairs.
+memory. These work in chunks: they compute one while they communicate another. Sequence parallelism
+leaves such pairs in a graph.
 """
 
 from spfast.async_tp.fuse import fuse_pairs, has_collectives

@@ -23,9 +23,9 @@ class CallForm(NamedTuple):
     Attributes:
         operator: Its name.
         gathers: Whether it is an all_gather; otherwise it is a reduce_scatter.
-        wait: What waits for its result.
-        slots: What its arguments are.
-        names: What they are called.
+        wait: The operator that waits for its result.
+        slots: The role of each argument.
+        names: The name of each argument.
     """
 
     operator: str
@@ -57,7 +57,7 @@ class Spelling:
         self._forms = ByTarget(forms)
 
     def forms(self, graph: fx.Graph) -> list[CallForm]:
-        """How each of the operators that a graph calls is called."""
+        """The forms of those collectives that a graph calls."""
         found: list[CallForm] = []
         for target in targets_of(graph):
             form = self._forms.get(target)
@@ -67,7 +67,7 @@ class Spelling:
         return found
 
     def any(self, graph: fx.Graph) -> bool:
-        """Whether a graph has one."""
+        """Whether a graph calls such a collective."""
         return any(self._forms.get(target) is not None for target in targets_of(graph))
 
 

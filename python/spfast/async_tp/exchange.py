@@ -1,6 +1,6 @@
 """A group's symmetric memory as the kernels use it.
 
-Slots that the other ranks write, and a stream aside on which that is done.
+It has slots that the other ranks write to, and a side stream for these writes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from spfast.async_tp.pipelines import aligned
 
 __all__ = ["Exchange", "ranks_of"]
 
-# What a group's name is, depends on the torch.
+# These are Any, for the type of a group's name depends on the version of torch.
 _symmetric: Any = torch.distributed._symmetric_memory
 _c10d: Any = torch.distributed.distributed_c10d
 _Stream: Any = torch.cuda.Stream  # which torch leaves untyped
@@ -34,8 +34,8 @@ def ranks_of(group: str) -> int:
 class Exchange:
     """One use of a group's workspace: each rank has a slot for each of the others.
 
-    A rank writes into the others' slots, and reads its own. The first barrier says that all have
-    read what was there before, so that every use begins with one.
+    A rank writes into the others' slots, and reads its own. Every use begins with a barrier, after
+    which all ranks have read what was there before.
 
     Args:
         group: The group's name.
@@ -73,7 +73,7 @@ class Exchange:
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
-        """What is asked for inside is done beside the current stream, after what that was asked."""
+        """Runs what is asked for inside on the side stream, after all work of the current one."""
         stream = self._side.stream
         self._mark(self._here).wait(stream)
         torch.cuda.set_stream(stream)  # torch.cuda.stream takes the host several times as long
@@ -95,7 +95,7 @@ class Exchange:
         self.wait(self.mark())
 
     def _mark(self, stream: Any) -> Any:
-        """An event that no other mark of this use has; making one each time takes the host long."""
+        """Records an event that no other mark of this use has; events are kept, for one is slow."""
         events = self._side.events
         if self._marks == len(events):
             events.append(_Event())
@@ -106,9 +106,9 @@ class Exchange:
 
 
 class _Side:
-    """What is beside the streams of a device: a stream, and events for all uses in turn.
+    """The side stream of a device, and events for all uses in turn.
 
-    Of high priority: a barrier is not to wait until a product has left room for it.
+    The stream has high priority: a barrier must not wait until a product leaves room for it.
     """
 
     def __init__(self, device: int) -> None:

@@ -1,4 +1,4 @@
-"""One run over one graph: the core finds, plans and makes the pairs; policy is answered here."""
+"""One run over one graph: the core finds, plans and fuses the pairs, and asks this for policy."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def fuse_pairs(
 
     Args:
         graph: A graph with fake tensors in ``meta["val"]``.
-        config: Has the thresholds; where it names a group, others are left.
+        config: Has the thresholds. Where it names a group, pairs of other groups are left.
         registry: Says which collectives there are.
 
     Returns:
-        What was done, and what takes all of it back; None where nothing was changed. Whatever is
-        raised, the graph is as it was.
+        What was done, and the journal that takes it back (None where nothing was changed). Whatever
+        is raised, the graph is as it was.
 
     Example:
         >>> from spfast.patterns import default_registry
@@ -73,14 +73,14 @@ def fuse_pairs(
 
 
 class _Policy:
-    """What the core cannot know: which groups and devices can, and from which shapes on it pays."""
+    """What the core cannot know: which groups and devices can fuse, and which shapes gain."""
 
     def __init__(self, config: SequenceParallelConfig) -> None:
         self._config = config
         self._known: dict[tuple[Any, ...], str] = {}
 
     def group(self, group: Any) -> tuple[str, str]:
-        """Why a group's collectives stay, empty where they need not; and its name for torch."""
+        """Why a group's collectives stay (empty where they need not), and torch's name for it."""
         wanted, name = self._config.group_name, group_name(group)
         if wanted is not None and name != wanted:
             return f"its group '{name}' is not group_name='{wanted}'", ""

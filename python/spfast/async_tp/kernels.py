@@ -1,7 +1,7 @@
 """Kernels of ours behind torch's fused operators, for the groups that ask for them.
 
-The operators stay torch's, and so does what a graph, a compile cache and the verifier see of them.
-What a kernel here cannot do, torch's does.
+The operators stay torch's, so a graph, a compile cache and the verifier see no difference. Where a
+kernel here cannot do something, torch's does it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def use_kernels(group: str, ours: bool) -> None:
 
 
 def install() -> bool:
-    """Puts the kernels behind the operators, for the rest of the process; once does.
+    """Puts the kernels behind the operators, for the rest of the process; one call is enough.
 
     Returns:
         Whether they are there: not where there is no CUDA, or where this torch declares other
@@ -78,7 +78,7 @@ def install() -> bool:
 
 
 def _or_theirs(ours: Kernel, theirs: Kernel) -> Kernel:
-    """A kernel that is torch's for what ours declines, and for groups that did not ask for it."""
+    """Our kernel, but torch's where ours declines, and for groups that did not ask for ours."""
     names = _KNOWN[ours.__name__.removeprefix("_")].split()
     group_at = names.index("group_name")
 
@@ -174,7 +174,7 @@ def _fused_scaled_matmul_reduce_scatter(
 
 
 class _Plain:
-    """x w of one dtype."""
+    """The product x w, of one dtype."""
 
     def __init__(self, right: torch.Tensor) -> None:
         self.right, self.out_dtype = right, right.dtype
@@ -184,7 +184,7 @@ class _Plain:
 
 
 class _Scaled:
-    """x w of float8 values; the scale of x is one, or goes with its rows."""
+    """The product x w of float8 values; x has one scale, or a scale for each row."""
 
     def __init__(
         self,
@@ -201,7 +201,7 @@ class _Scaled:
 
     def __call__(self, left: Sequence[torch.Tensor], out: torch.Tensor) -> None:
         scale = left[1] if self.scale is None else self.scale
-        # Of torch.ops it would take the host twice as long.
+        # The call through torch.ops would take the host twice as long.
         torch._scaled_mm(left[0], self.right, scale, *self._rest, out=out)
 
 
@@ -213,7 +213,7 @@ def _gathered(
     group: str,
     returns: bool,
 ) -> Any:
-    """The gathered rows, or None, and the products; None in place of both where it cannot."""
+    """The gathered rows (or None) and the products; None in place of both where we decline."""
     if not 0 <= dim < left.dim() - 1:
         return None
     turned = left if dim == 0 else left.movedim(dim, 0)
@@ -249,7 +249,7 @@ def _scattered(
     reduce_op: str,
     group: str,
 ) -> torch.Tensor | None:
-    """This rank's rows of a product's sum; None where it cannot."""
+    """This rank's rows of a product's sum over the ranks; None where we decline."""
     ranks = ranks_of(group)
     if reduce_op not in ("sum", "avg") or left.shape[0] % ranks:
         return None
@@ -270,7 +270,7 @@ def _scattered(
 
 
 def _dtype(given: Any) -> torch.dtype | None:
-    """A dtype; in a list, the dispatcher passes its number."""
+    """A dtype from what the dispatcher passes: in a list this is the dtype's number."""
     return _DTYPES[given] if isinstance(given, int) else given
 
 

@@ -26,7 +26,7 @@ class LayoutArgument(NamedTuple):
         name: Its name in the schema.
         by_keyword: Whether it is given by keyword.
         given: Whether we give it.
-        default: What it is where we do not.
+        default: Its value where we do not give it.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Layout(NamedTuple):
 
 
 class FusedOperators(NamedTuple):
-    """What the core is told of the fused operators; None stands for one that this torch has not.
+    """What the core is told of the fused operators; None stands for one that this torch lacks.
 
     Attributes:
         gather: The all_gather before a product.
@@ -97,7 +97,7 @@ def layout(target: Any, names: tuple[str, ...]) -> Layout | None:
 
     Args:
         target: The operator; or None.
-        names: What is given: it must know them all, and ask for no others.
+        names: The arguments that are given. The operator must know them all, and need no others.
 
     Example:
         >>> import torch

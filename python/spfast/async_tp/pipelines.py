@@ -1,8 +1,8 @@
-"""How products and what moves between ranks take turns; what a product is, the caller says.
+"""How products and transfers between ranks take turns; the caller says what a product is.
 
-Both push: a rank writes into the other's memory as soon as it has something. torch's own kernels
-pull, for which rows are copied to where the others may read them, and let two streams race for
-which product is first.
+Both pipelines push: a rank writes into the memory of another as soon as it has something. torch's
+own kernels pull: they first copy rows to where the others may read them, and let two streams race
+for which product is first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ALIGNMENT = 16  # bytes; what a copy and a product of matrices read fastest
 
 
 def aligned(size: int) -> int:
-    """So many bytes, or a few more, so that what comes after lies well.
+    """A size in bytes, rounded up so that what comes after it is aligned.
 
     Example:
         >>> aligned(16), aligned(17)
@@ -45,7 +45,7 @@ class Memory(Protocol):
         """Waits until all ranks are here."""
 
     def aside(self) -> Any:
-        """What is asked for inside is done beside the rest, after what was asked for so far."""
+        """Runs what is asked for inside beside the rest, after what was asked for so far."""
 
     def mark(self) -> Any:
         """Remembers what was asked for aside so far."""
@@ -63,13 +63,13 @@ def gather_and_multiply(
     multiply: Callable[[Sequence[torch.Tensor], int], None],
     whole: torch.Tensor | None = None,
 ) -> None:
-    """Multiplies this rank's rows while the others' arrive, then those.
+    """Multiplies this rank's rows while the rows of the others arrive, and then these.
 
     Args:
-        memory: With slots that hold ``mine``, one tensor after the other.
-        mine: This rank's rows, and whatever goes with them, each one after the other in memory.
-        multiply: Is called with the rows of a rank, and which it is; once for each.
-        whole: Where all ranks' rows, the first of ``mine``, are put in order; None if nobody asks.
+        memory: Memory with slots that hold ``mine``, one tensor after the other.
+        mine: This rank's rows, and whatever goes with them, each contiguous.
+        multiply: Is called once for each rank, with the rank's rows and its number.
+        whole: Gets all ranks' rows (the first of ``mine``) in order; None if nobody asks for them.
     """
     ranks, rank = memory.ranks, memory.rank
 
@@ -80,8 +80,8 @@ def gather_and_multiply(
             offset += aligned(each.nbytes)
         return found
 
-    # Not aside: a product takes all of a device, and a barrier that comes a moment later would wait
-    # until it ends. Nothing would be on its way meanwhile.
+    # This barrier is not on the side stream. A product takes all of a device, and a barrier that
+    # comes a moment later would wait until the product ends. Nothing would be sent meanwhile.
     memory.barrier(0)
     arrived = []
     with memory.aside():
@@ -110,9 +110,9 @@ def multiply_and_scatter(
     """Multiplies the others' rows, sends each while the next is made, and adds up what arrived.
 
     Args:
-        memory: With slots of ``like``, this rank's own too.
-        multiply: Is called with a rank and where the product of its rows goes; once for each.
-        like: Has the shape and dtype of one rank's rows; it is overwritten with the result.
+        memory: Memory with slots for ``like``, one for this rank's own part, too.
+        multiply: Is called once for each rank, with the rank and the tensor for its rows' product.
+        like: Has the shape and dtype of one rank's rows. It is overwritten with the result.
         mean: Whether the sum is divided by the number of ranks.
 
     Returns:

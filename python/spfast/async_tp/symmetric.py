@@ -31,7 +31,7 @@ def enable_async_tp(group: Any = None, *, kernels: str = "spfast") -> None:
     """Allows fused operators for a process group; call it once a process, on each rank.
 
     Call it after ``init_process_group`` and before anything is compiled, in each process that runs
-    the model: what a compile cache holds is for groups that were allowed, too.
+    the model. A graph from a compile cache needs it, too.
 
     Args:
         group: A ProcessGroup, its name as torch or vLLM knows it, or a one-dimensional DeviceMesh;
@@ -61,7 +61,7 @@ def enable_async_tp(group: Any = None, *, kernels: str = "spfast") -> None:
     enable = getattr(_module(), "enable_symm_mem_for_group", None)
     if enable is not None:
         with warnings.catch_warnings():
-            # Later versions need no call; the passes of theirs that we stand beside still ask.
+            # Later versions of torch need no call, but torch's own passes beside ours still ask.
             warnings.simplefilter("ignore", FutureWarning)
             enable(name)
     _enabled.add(name)
@@ -78,7 +78,7 @@ def enabled_groups() -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def stand_in() -> Iterator[None]:
-    """Takes every group and device for capable, as long as stand-ins of the operators are there."""
+    """Takes every group and device as capable while stand-ins of the operators are there."""
     global _stood_in
     _stood_in += 1
     try:

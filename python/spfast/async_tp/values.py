@@ -1,4 +1,4 @@
-"""``meta["val"]`` of the few nodes of a fused pair whose value no node of the graph had before."""
+"""``meta["val"]`` of those nodes of a fused pair whose value no node of the graph had before."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def make(form: str, value: Any, like: Any, dtype: Any, dim: int, count: int) -> 
         like: Another one; or None.
         dtype: A value with the dtype that is wanted; or None.
         dim: The dim that is scattered or joined.
-        count: Ranks that share it; or what it comes to.
+        count: The number of ranks that share the dim; or the size that a joined dim gets.
 
     Example:
         >>> tuple(make("scattered", torch.empty(8, 3), torch.empty(8, 3), None, 0, 4).shape)

@@ -19,7 +19,7 @@ class Crossing(NamedTuple):
 
     Attributes:
         source: Where it comes from: the path of a graph, and a node of it.
-        sink: Likewise, where it goes.
+        sink: Where it goes: the path of a graph, and a node of it.
         call: The node of the calling graph that calls the other one.
     """
 
@@ -38,9 +38,9 @@ def crossings(graph: fx.Graph, path: str, graphs: Mapping[str, fx.Graph]) -> Ite
 
     Args:
         graph: The graph that calls.
-        path: Where it is called itself; empty for the outermost.
-        graphs: The graphs that are called, by path. One that is called by several paths is there
-            under one of them.
+        path: The path under which it is called itself; empty for the outermost.
+        graphs: The graphs that are called, by path. A graph with several paths is there under one
+            of them.
 
     Example:
         >>> import torch
@@ -111,7 +111,7 @@ def _call(
 
 
 def _operands(node: fx.Node, passed: Mapping[fx.Node, str]) -> list[Any]:
-    """What a call hands on, in order: an operator, what follows the graphs that it is given."""
+    """What a call hands on, in order. An operator hands on what follows its graphs."""
     if node.op == "call_module":
         return [*node.args, *node.kwargs.values()]
     graphs = [place for place, each in enumerate(node.args) if _is_graph(each, passed)]
@@ -124,7 +124,7 @@ def _is_graph(operand: Any, passed: Mapping[fx.Node, str]) -> bool:
 
 
 def _carried(node: fx.Node, returned: int) -> int:
-    """How many of the values that a loop's body returns are its next turn's first inputs."""
+    """How many of the values that a loop's body returns are the next iteration's first inputs."""
     name = getattr(node.target, "__name__", "") if node.op == "call_function" else ""
     if name == "scan" and len(node.args) > 1:
         return len(_flat((node.args[1],)))

@@ -15,7 +15,7 @@ from spfast.fxgraph.journal import Journal
 
 __all__ = ["Edits"]
 
-# What says of a value what it is, and not where its node came from.
+# The entries of a node's meta that describe its value, and not where the node came from.
 _VALUE = ("val", "tensor_meta")
 _OF_THE_VALUE = (*_VALUE, "eager_input_vals", "unbacked_bindings")
 
@@ -59,11 +59,11 @@ class Edits:
         Args:
             before: Where it stands.
             target: What it calls.
-            args: Its operands, noted by their users.
-            kwargs: Likewise.
-            origin: Where it comes from: its ``meta`` is that node's.
-            value_of: The node whose value is described as its value will be; None: ``origin``,
-                which is erased in its stead.
+            args: Its operands by position.
+            kwargs: Its operands by keyword.
+            origin: The node that it comes from, whose ``meta`` it gets.
+            value_of: A node with a value of the same description; None: ``origin``, in whose stead
+                the new node stands.
         """
         map_arg((args, dict(kwargs)), self._note_users)
         with self._graph.inserting_before(before):
@@ -79,7 +79,7 @@ class Edits:
         return node
 
     def finish(self) -> None:
-        """Writes down how long the graph is now."""
+        """Updates the length that the graph keeps."""
         self._editor.finish()
 
     def set_operands(self, node: fx.Node, args: Sequence[Any]) -> None:
@@ -96,7 +96,7 @@ class Edits:
         _describe(node, like)
 
     def take_value(self, node: fx.Node, of: fx.Node) -> None:
-        """Gives a node the value of another, in whose stead it is read: views share its memory."""
+        """Gives a node the very value of another that it replaces: views share that memory."""
         self.journal.entries.append(("meta", node.meta, dict(node.meta)))
         for key in _VALUE:
             node.meta.pop(key, None)
@@ -146,7 +146,7 @@ class Edits:
 
 
 def _describe(node: fx.Node, like: fx.Node) -> None:
-    """A value of its own, of the shape, strides and dtype of another node's."""
+    """Gives a node a value of its own, with the shape, strides and dtype of another node's."""
     value = like.meta["val"]
     with contextlib.ExitStack() as stack:
         if isinstance(value, FakeTensor) and value.fake_mode.shape_env is not None:

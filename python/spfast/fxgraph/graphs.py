@@ -43,8 +43,8 @@ def graph_of(graph: fx.Graph | fx.GraphModule | ExportedProgram) -> fx.Graph:
 def called_graphs(graph: fx.Graph) -> dict[str, fx.GraphModule]:
     """Returns the GraphModules that a graph calls or passes on, by path, however deep.
 
-    Pieces of a split graph, and the branches and bodies that higher-order operators take. Each is
-    there once, whoever calls it; what a graph without a module calls is not known.
+    These are the pieces of a split graph, and the branches and bodies that higher-order operators
+    take. Each is there once, whatever calls it. What a graph without a module calls is not known.
 
     Example:
         >>> import torch
@@ -85,7 +85,7 @@ def _children(graph: fx.Graph) -> Iterator[tuple[str, fx.GraphModule]]:
 
 
 def kinds_of(graph: fx.Graph) -> list[tuple[str, Any]]:
-    """Returns what kinds of nodes a graph has, each once; at the cost of one look a kind.
+    """Returns what kinds of nodes a graph has, each once; this costs one look-up a kind.
 
     Returns:
         For each kind (op, target); of other nodes than function calls the target is None.

@@ -1,4 +1,4 @@
-"""Who sees the memory that a collective writes to, besides those who read its result."""
+"""What sees the memory that a collective writes to, besides the readers of its result."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _OUTSIDE = {
 class Sharing:
     """Which values of a graph share their memory, by the operators' schemas.
 
-    A write that nobody else sees is none: the graph computes the same if the operator returns its
-    result on memory of its own.
+    A write that nothing else sees does not matter: the graph computes the same if the operator
+    returns its result in memory of its own.
 
-    A rank may have an elementwise operator more than others have: a bias that it adds to its
-    partial sum. So that all ranks come to the same answer, what such an operator yields counts as
-    seen wherever its operands are: they are what is written to where it is left out.
+    One rank may have an elementwise operator that others lack, such as a bias that it adds to its
+    partial sum. On the other ranks the collective writes to that operator's operand. All ranks have
+    to come to the same answer, so the operator's result counts as seen where its operands are.
 
     Args:
         graph: The graph; it is not changed.
@@ -38,8 +38,8 @@ class Sharing:
     def __init__(self, graph: fx.Graph) -> None:
         self._graph = graph
         self._position: dict[fx.Node, int] = {}
-        # Values whose memory others are known to see: how they see it, and before which node that
-        # is so.
+        # Values whose memory others are known to see: how they see it, and the position before
+        # which a write is seen.
         self._seen: dict[fx.Node, tuple[_Sight, float]] = {}
         # Values whose memory a call wrote to, unseen by others. A later write can only be seen by
         # readers of the call's result, for nothing else reads these values after the call.
@@ -88,7 +88,7 @@ class Sharing:
         sight: _Sight,
         until: float,
     ) -> str:
-        """Notes what is seen of a memory, and of all on the way to it; says it of the first."""
+        """Notes how a memory is seen, and all memories on the way to it; describes the first."""
         sights = {memory: sight}
         while memory:
             memory, operator_ = behind[memory]
@@ -104,7 +104,7 @@ class Sharing:
         return known if known is not None and self._position[call] < known[1] else None
 
     def _sight(self, call: fx.Node, name: fx.Node) -> tuple[_Sight, float] | None:
-        """How one value is seen, and before which place of the graph that is true."""
+        """How one value is seen, and the position before which a write to it is seen."""
         if not _is_operator(name):
             what = _OUTSIDE.get(name.op, "whose memory may be seen by others")
             return _Sight(f"writes to %{name.name}, {what}"), math.inf
@@ -125,16 +125,16 @@ class _Sight:
     """How a write is seen.
 
     Attributes:
-        how: What is written to, and by whom that is seen.
-        without: The operators that only some ranks may have, if it is seen without them: the one
-            nearest to what is written, and the one farthest from it.
+        how: What is written to, and what sees it.
+        without: The operators that only some ranks may have, where the write is seen without them:
+            the one nearest to what is written, and the one farthest from it.
     """
 
     how: str
     without: tuple[str, str] | None = None
 
     def behind(self, node: fx.Node) -> _Sight:
-        """The same of what an elementwise operator makes of that memory."""
+        """How a write to the result of an elementwise operator on that memory is seen."""
         return _Sight(self.how, (node.name, self.without[1] if self.without else node.name))
 
     def __str__(self) -> str:
@@ -146,7 +146,7 @@ class _Sight:
 
 
 def _sharing(name: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:
-    """What shows the memory of a value, and the operands that stand for it on another rank."""
+    """The values that show a value's memory, and operands that stand for it on other ranks."""
     shown = [user for user in name.users if _may_view(user)]
     if _may_view(name):
         return [*_viewed(name), *shown], []
@@ -165,7 +165,7 @@ def _is_operator(node: fx.Node) -> bool:
 
 
 def _viewed(node: fx.Node) -> Iterator[fx.Node]:
-    """The operands of whose memory the result may be."""
+    """The operands whose memory the result may share."""
     target: Any = node.target
     arguments = target._schema.arguments if isinstance(target, torch._ops.OpOverload) else []
     named = {
@@ -203,5 +203,5 @@ def _may_view(node: fx.Node) -> bool:
         return True
     if any(result.alias_info is not None for result in target._schema.returns):
         return True
-    # What is made of other operators says nothing about what it returns.
+    # The schema of an operator that is composed of others does not tell what it returns.
     return torch._C._dispatch_has_kernel_for_dispatch_key(target._name, "CompositeImplicitAutograd")

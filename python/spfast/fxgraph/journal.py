@@ -1,7 +1,7 @@
-"""Takes a half-done rewrite back: what the native commit noted, undone in reverse.
+"""Takes a half-done rewrite back: the steps that the native commit noted are undone in reverse.
 
-Only the links, tables and dictionaries that FX itself keeps are touched here, never its editing
-methods: whatever made an edit fail must not make its undoing fail too.
+This touches only the links, tables and dictionaries that FX keeps, and calls none of its editing
+methods. Whatever made an edit fail must not make its undoing fail, too.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Journal:
             ``("users", dict, copy)`` (of any dict of nodes that has an order),
             ``("meta", dict, copy)``, ``("create", node)``,
             ``("erase", node, prev, next, sort_key)``, ``("move", node, prev, next, sort_key)``,
-            ``("rename", node, name, listed)``; each is noted before the step, but a creation, which
-            is noted once the node exists.
+            ``("rename", node, name, listed)``. Each is noted before the step; only a creation is
+            noted once the node exists.
 
     Example:
         >>> graph = fx.Graph()
@@ -60,9 +60,9 @@ class Journal:
         self.entries.append(("users", found, {n: None for n in found if n not in created}))
 
     def rename(self, node: fx.Node, name: str) -> None:
-        """Gives a node a name that no other has, and notes the one it had.
+        """Gives a node a name that no other has, and notes its old name.
 
-        The namespace may know it by another: torch.export renames nodes behind its back.
+        The namespace may have another name for the node: torch.export renames nodes without it.
         """
         listed = self._graph._graph_namespace._obj_to_name.get(node)
         self.entries.append(("rename", node, node.name, listed))
@@ -72,7 +72,8 @@ class Journal:
         """Restores the graph to what it was when the journal was begun.
 
         Args:
-            nodes: The nodes that it had then, where a step may have failed before it was noted.
+            nodes: The nodes that the graph had then. Give them where a step may have failed before
+                it was noted.
         """
         if nodes is not None:
             self._sweep(set(nodes))
@@ -92,7 +93,7 @@ class Journal:
             elif kind == "rename":
                 self._name(*saved)
         self._graph._len = self._length
-        # What has an order comes last: all that is restored is appended at its end.
+        # Dicts with an order come last: the steps before append what they restore at the end.
         for kind, *saved in self.entries:
             if kind == "users":
                 _restore(*saved)
@@ -136,7 +137,7 @@ class Journal:
 
     def _forget_names(self) -> None:
         names = self._graph._graph_namespace
-        # New nodes come last, one whose creation failed half way among them.
+        # The names of new nodes come last, also that of a node whose creation failed half way.
         while len(names._obj_to_name) > self._named:
             names._obj_to_name.popitem()
         taken = set(names._obj_to_name.values())

@@ -1,7 +1,7 @@
-"""Graphs of another level than ATen's: what tells them, and what to pass instead.
+"""Graphs of another level than ATen's: how they are recognised, and what to pass instead.
 
-Dynamo's graphs and symbolic_trace's call modules, functions of Python and methods of tensors. Their
-collectives name no overload, or are hidden in what is called, and their values have no sizes.
+Graphs of Dynamo and of symbolic_trace call modules, Python functions and methods of tensors. Their
+collectives name no overload, or are hidden in what is called. Their values have no sizes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from spfast.fxgraph.graphs import kinds_of
 __all__ = ["WITHOUT_VALUES", "has_values", "not_aten", "of_other_level", "without_all_reduces"]
 
 _INSTEAD = "pass the ATen graph that torch.export, AOTAutograd or Inductor's post-grad stage makes"
-# Where torch has functions of tensors in Python.
+# The modules where torch has functions of tensors in Python.
 _ROOMS = ("torch.nn", "torch._C._nn", "torch.functional", "torch.distributed")
 
 
@@ -37,7 +37,7 @@ def not_aten(target: Any) -> str:
     if isinstance(target, torch._ops.OpOverloadPacket):
         return f"{target} names no overload"
     name = getattr(target, "__name__", "")
-    # In C are those of tensors; torch.sym_max and its like are in Python.
+    # torch's functions of tensors are in C; torch.sym_max and the like are in Python.
     if isinstance(target, BuiltinFunctionType) and getattr(torch, name, None) is target:
         return f"torch.{name} is no operator"
     room = getattr(target, "__module__", None) or ""

@@ -2,9 +2,9 @@
 
 Each value is what FakeTensorMode would compute for its node: same shape (symbolic sizes as the same
 expressions), stride, storage offset, dtype and device, on a storage of its own. No operator is run
-for it: a sharded value is known from the full one and the ranks' share of its rows. Where strides
-are not the usual ones that is no longer so: :mod:`spfast.fxgraph.strides` asks
-FakeTensorMode for those.
+for it: a sharded value is known from the full one and the ranks' share of its rows. Only where
+strides are not the usual ones is that not enough: then :mod:`spfast.fxgraph.strides` asks
+FakeTensorMode.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ class TokenShare:
         tokens: Their number.
         tp_size: The number of ranks.
         local: Each rank's share.
-        gathered: What the shares of all ranks make together. It is ``tokens``, but torch writes
-            symbolic ones as ``tp_size * (tokens // tp_size)``; with padding, it may be more.
+        gathered: The number of rows in the shares of all ranks together. It equals ``tokens``, but
+            torch writes a symbolic one as ``tp_size * (tokens // tp_size)``. With padding it may be
+            more.
         rank: Whose share it is.
         padded: Whether the shares are rounded up, so that the last ones hold rows that nobody
             reads.
@@ -75,18 +76,18 @@ def make_values(specs: ValueSpecs, shares: Sequence[TokenShare | None]) -> Value
         The values of the created nodes and of the resized ones.
 
     Raises:
-        KeyError: A node that a spec refers to has no value. The core plans with none that has.
+        KeyError: A node that a spec refers to has no value. The core plans with no such node.
     """
     maker = _Maker(shares)
-    # A fake tensor's __torch_function__ is disabled. To find that out at each question takes torch
-    # longer than to answer it.
+    # A fake tensor's __torch_function__ is disabled. Torch finds this out at each question, which
+    # takes longer than the answer.
     with torch._C.DisableTorchFunctionSubclass(), _without_guards(shares):
         return _core.make_values(maker, specs)
 
 
 @contextlib.contextmanager
 def _without_guards(shares: Sequence[TokenShare | None]) -> Iterator[None]:
-    """What torch asks of a share's size to lay a value out is nothing that the graph rests on."""
+    """Drops the guards of a layout: what torch asks of a share's size must not bind the graph."""
     tokens = [share.tokens for share in shares if share is not None]
     environments = {size.node.shape_env for size in tokens if isinstance(size, torch.SymInt)}
     with contextlib.ExitStack() as stack:
@@ -106,7 +107,7 @@ class _Maker:
         self.describe = Describer().describe
         # Meta tensors of symbolic size, with the number of elements in the example.
         self._bases: dict[tuple[int, tuple[int, ...], torch.dtype], tuple[torch.Tensor, int]] = {}
-        # What is behind the rows of tensors without symbols, by their sizes and strides.
+        # The layout behind the rows, by sizes and strides, for tensors without symbols.
         self._layouts: dict[Any, tuple[tuple[Size, ...], bool, tuple[int, ...] | None]] = {}
         # What a fresh fake tensor of a mode and device carries.
         self._states: dict[tuple[int, torch.device], dict[str, Any]] = {}
@@ -139,7 +140,7 @@ class _Maker:
         if form == Form.OWN:
             return self._own(full, share, factor)
         if form == Form.ONE or form == Form.SPREAD:
-            # A reshape of size-1 dims, an expansion: torch has rules of its own for their strides.
+            # Torch has rules of its own for the strides of expansions and of reshapes of dims of 1.
             self.strided = True
             return self._rows(full, 1 if form == Form.ONE else share.tokens, factor, fresh=True)
         if form in (Form.PART, Form.TOTAL):
@@ -163,7 +164,7 @@ class _Maker:
         return self._fresh(full, rows, features, fresh)
 
     def _own(self, full: Any, share: TokenShare, features: int) -> Any:
-        """The rank's rows of a value that is there in full: they start where they lie."""
+        """The rank's rows of a full value: a view that begins where these rows lie."""
         if share.padded:
             value = self._padded(full, share.local, features)
         else:
@@ -178,7 +179,7 @@ class _Maker:
         return self._wrap(full, whole.as_strided(value.shape, value.stride(), start))
 
     def _padded(self, full: Any, rows: Size, features: int) -> Any:
-        """Rows of what padding makes: a fresh tensor, in the memory format of what is padded."""
+        """The rows after padding: a fresh tensor in the memory format of the value before."""
         value = self._rows(full, rows, features)
         return value if self.strided else self._rows(full, rows, features, fresh=True)
 
@@ -197,8 +198,8 @@ class _Maker:
             numbers = type(rows) is int and whole
             return self._wrap(like, meta, rows * math.prod(last) if numbers else None)
         # A meta tensor of symbolic size takes longer to make than all else here. So one is made for
-        # each size, and each value gets an alias of it, moved to a storage of its own: as large as
-        # the example's, for a storage's size is a number.
+        # each size, and each value is an alias of it that is moved to a storage of its own. The
+        # size of a storage is a number, so it is that of the example.
         key = (id(rows), last, dtype)
         base = self._bases.get(key)
         if base is None:
@@ -219,7 +220,8 @@ class _Maker:
         if not like._has_symbolic_sizes_strides:
             key = (like.shape, like.stride(), features)
         elif row >= 0:
-            # Dim by dim: asked for as a whole, a symbolic size would be made anew each time.
+            # The dims are asked for one by one: of a whole shape torch makes each symbolic size
+            # anew.
             dims = [row, *range(like.dim() - features, like.dim())]
             sizes, strides = [like.size(i) for i in dims], [like.stride(i) for i in dims]
             # The number of rows matters only where it is one.
@@ -258,7 +260,7 @@ class _Maker:
             fake: torch.Tensor = FakeTensor(mode, meta, device)
             state = self._states[key] = dict(fake.__dict__)
         else:
-            # What its constructor does, with the attributes of the first one.
+            # Does what the constructor does, with the attributes of the first fake tensor.
             fake = torch.Tensor._make_subclass(
                 FakeTensor, meta, False, dispatch_device=True, device_for_backend_keys=device
             )
@@ -280,7 +282,7 @@ def _row_dim(like: torch.Tensor, features: int) -> int:
 
 
 def _rows_side_by_side(like: torch.Tensor, last: tuple[Size, ...]) -> bool:
-    """The same of a value whose features are symbols: whether its strides are the usual ones."""
+    """Whether the strides of a value whose features are symbols are the usual ones."""
     row = _row_dim(like, len(last))
     expected: Size = 1
     for at in (*range(like.dim() - 1, like.dim() - len(last) - 1, -1), row):
@@ -303,7 +305,7 @@ def _row_strides(like: torch.Tensor, last: tuple[int, ...]) -> tuple[int, ...] |
     usual = tuple(math.prod(last[i:]) for i in range(len(last) + 1))
     if strides == usual:
         return None
-    # A symbolic stride is not compared: that would put a guard on it. The usual ones are numbers.
+    # A symbolic stride is not compared, for that would add a guard. The usual strides are numbers.
     if any(type(stride) is not int for stride in strides):
         return usual
     for size, stride, expected in zip((like.size(row), *last), strides, usual, strict=True):

@@ -1,6 +1,6 @@
-"""What the package knows of torch's operators by name, each said once; views the core says.
+"""What the package knows of torch's operators by name, each stated once. Views are the core's.
 
-Verifier, reference and test kit have lists of their own: they are what this one is checked with.
+Verifier, reference and test kit have lists of their own, with which this one is checked.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from spfast.fxgraph.targets import resolve
 __all__ = ["COPIES", "SIZES", "SIZE_ARITHMETIC", "VIEWS"]
 
 VIEWS: frozenset[Any] = frozenset(map(resolve, _core.views()))
-"""The same elements in the same order; the sizes are argument 1."""
+"""Operators that yield the same elements in the same order; the sizes are argument 1."""
 
 COPIES: frozenset[Any] = frozenset(map(resolve, _core.copies()))
-"""The same elements in the same sizes."""
+"""Operators that yield the same elements in the same sizes."""
 
 SIZES: frozenset[Any] = frozenset({torch.ops.aten.sym_size.int, torch.ops.aten.sym_numel.default})
-"""What reads how large a value is."""
+"""Operators that read how large a value is."""
 
 SIZE_ARITHMETIC: frozenset[Any] = frozenset(
     {operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod}
 )
-"""What computes sizes from sizes."""
+"""Functions that compute sizes from sizes."""

@@ -1,8 +1,8 @@
-"""Exported programs: what they are known by, and the names by which they know their graph.
+"""Exported programs: how they are recognised, and the names by which they know their graph.
 
-A program's signature names the nodes that its graph returns, and nobody checks the guards of its
-ShapeEnv once it is saved. So a rewrite leaves these names to what is returned now, and rests on no
-guard.
+A program's signature names the nodes that its graph returns. So after a rewrite, the nodes that are
+returned then have these names. Nobody checks the guards of a program's ShapeEnv once it is saved,
+so a rewrite needs no guard.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MARKS = ("inline_constraints", "treespec_namedtuple_fields")
 
 
 def is_program(graph: object) -> TypeIs[ExportedProgram]:
-    """Says whether it is an exported program; loads nothing to know.
+    """Says whether an object is an exported program; loads nothing for that.
 
     Example:
         >>> is_program(fx.Graph())
@@ -37,7 +37,7 @@ def is_program(graph: object) -> TypeIs[ExportedProgram]:
 
 
 def is_exported(graph: object) -> bool:
-    """Says whether it is an exported program, its module or its graph.
+    """Says whether an object is an exported program, or the module or the graph of one.
 
     Example:
         >>> import torch
@@ -77,9 +77,9 @@ class OutputNames:
         self._returned = _returned(graph)
 
     def keep(self) -> Journal:
-        """Gives each new node that is returned the name of the one that was.
+        """Gives each node that is returned now the name of the node that was returned there.
 
-        The old one, where it is still there, is renamed. Returns the journal that takes it back.
+        The old node is renamed if it is still there. Returns the journal that takes this back.
         """
         journal = Journal(self._graph)
         spaces = self._graph._graph_namespace
@@ -96,7 +96,7 @@ class OutputNames:
 
 
 def _returned(graph: fx.Graph) -> list[fx.Node]:
-    """What is returned, once for each place that reads it."""
+    """The nodes that are returned, once for each place."""
     found: list[fx.Node] = []
 
     def note(node: fx.Node) -> fx.Node:

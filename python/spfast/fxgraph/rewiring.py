@@ -11,7 +11,7 @@ __all__ = ["rewire_operands"]
 
 
 def rewire_operands(user: fx.Node, now: Mapping[fx.Node, fx.Node]) -> None:
-    """Lets a node read other nodes than it did, wherever they stand among its operands.
+    """Lets a node read other nodes instead of some operands, wherever these stand.
 
     Args:
         user: The node.
@@ -26,7 +26,7 @@ def rewire_operands(user: fx.Node, now: Mapping[fx.Node, fx.Node]) -> None:
         (y, [y, y])
     """
     if getattr(user.graph.owning_module, "_replace_hooks", None):
-        # Somebody wants to hear of each.
+        # The graph has hooks that want to hear of each replacement.
         for old, new in now.items():
             user.replace_input_with(old, new)
         return

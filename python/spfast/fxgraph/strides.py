@@ -1,7 +1,7 @@
-"""What strides other than the usual ones make of the values of a rewritten graph.
+"""Values of a rewritten graph where strides are not the usual ones.
 
-A shard of a value that lies in memory as a fresh tensor does is known from the value alone. Of any
-other FakeTensorMode is asked: how an operator lays out its result depends on all its operands.
+Where a value lies in memory as a fresh tensor does, its shard is known from the value alone. For
+any other value FakeTensorMode is asked, for an operator's layout depends on all its operands.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger("spfast")
 
 
 def has_usual_strides(value: torch.Tensor) -> bool:
-    """Whether a tensor has the strides of a fresh one; those of dims of size 1 are nobody's.
+    """Whether a tensor has the strides of a fresh one; those of dims of size 1 do not count.
 
     Example:
         >>> has_usual_strides(torch.empty(2, 3)), has_usual_strides(torch.empty(2, 3).t())
@@ -37,7 +37,7 @@ def has_usual_strides(value: torch.Tensor) -> bool:
     """
     expected: Any = 1
     for size, stride in zip(reversed(value.shape), reversed(value.stride()), strict=True):
-        # As text: to compare symbolic sizes would put a guard on them.
+        # Sizes are compared as text, for a comparison of symbolic sizes would add a guard.
         if str(size) == "1":
             continue
         if str(stride) != str(expected):
@@ -73,8 +73,8 @@ def settle(
         graph: The rewritten graph.
         journal: What takes the rewrite back; it has noted the ``meta`` of every touched node.
         touched: Every node that the rewrite created or resized.
-        strided: Those of them where strides other than the usual ones are involved. What reads
-            them, and is touched itself, follows where it is affected.
+        strided: The touched nodes where strides other than the usual ones are involved. Touched
+            nodes that read these follow where they are affected.
     """
     erased = {entry[1] for entry in journal.entries if entry[0] == "erase"}
     mine = {node for node in touched if node not in erased}
@@ -102,7 +102,7 @@ def settle(
 def is_vaguer(value: Any, known: Any) -> bool:
     """Whether a value has sizes that nobody knows, where another of the same node has none.
 
-    Before torch 2.13 a cut is such where only the example says where it ends.
+    Before torch 2.13 a cut has such a size where only the example tells where it ends.
     """
     return bool(free_unbacked_symbols(value) - free_unbacked_symbols(known))
 

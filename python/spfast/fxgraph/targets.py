@@ -1,7 +1,7 @@
 """What an operator is to the core: its name, and whether it views, copies or writes.
 
-The core asks once for each operator that it meets and keeps the answer. From names back to
-operators goes :func:`resolve`, when a plan creates nodes or a table is decoded.
+The core asks once for each operator that it meets, and keeps the answer. :func:`resolve` leads from
+a name back to the operator, when a plan creates nodes or a table is decoded.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ __all__ = ["ByTarget", "Operator", "describe", "find", "resolve", "target_name"]
 
 _Known = TypeVar("_Known")
 
-# Higher-order operators that name what they call in their first argument and are functional: the
+# Higher-order operators whose first argument names what they call. They are functional: the
 # operator that they wrap writes to copies.
 _FUNCTIONAL_WRAPPERS = frozenset({"auto_functionalized", "auto_functionalized_v2"})
 
-# Others that write to none of their operands.
+# Other higher-order operators that write to none of their operands.
 _FUNCTIONAL = frozenset(
     {
         "associative_scan",
@@ -42,7 +42,7 @@ _FUNCTIONAL = frozenset(
 
 _KNOWN_MODULES = frozenset({"_operator", "builtins", "math", "torch", "sympy"})
 
-# Of the operator module.
+# Functions of the operator module that write to their first operand.
 _IN_PLACE = frozenset(
     {"setitem", "delitem"}
     | {
@@ -53,7 +53,7 @@ _IN_PLACE = frozenset(
     }
 )
 
-# What changes the stream on which later nodes run.
+# Functions that change the stream on which later nodes run.
 _STREAM_FUNCTIONS = frozenset({"set_stream", "stream", "wait_stream", "synchronize"})
 
 
@@ -105,8 +105,8 @@ class ByTarget(Generic[_Known]):
         return self._by_target[target]
 
 
-# Where nothing is left to do (a dropout that is off, a cast to the same dtype), these return what
-# they were given. Found by calling the operators of aten that torch composes of others.
+# These return what they were given where they have nothing to do: a dropout that is off, a cast to
+# the same dtype. They were found by calling the aten operators that torch composes of others.
 _RETURN_OPERANDS = frozenset(
     """
     _cast_Byte _cast_Char _cast_Double _cast_Float _cast_Half _cast_Int _cast_Long _cast_Short
@@ -123,10 +123,10 @@ class Operator:
     """What the core has to know of an operator.
 
     Attributes:
-        name: As tables and patterns have it.
-        writes: The positions of the arguments that it writes to, or returns though they are not its
-            first: nobody follows such a value's name.
-        writes_keywords: Whether it does so to an argument that is given by name alone.
+        name: Its name in tables and patterns.
+        writes: The positions of the arguments that it writes to, or returns although they are not
+            its first argument: nobody follows such an alias.
+        writes_keywords: Whether it does so to an argument that is given by keyword alone.
         writes_anything: Whether it may write to whatever it can reach.
         fences: Whether it changes what later nodes mean, as a change of stream does.
         aliases: Whether its result may share the storage of its first argument.

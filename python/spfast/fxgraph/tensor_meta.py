@@ -1,8 +1,8 @@
 """``meta["tensor_meta"]`` of resized nodes: what tracing would note of their new values.
 
-torch asks a value for each memory format, which takes longer than making it, many times longer
-where its size is symbolic. All values of one size, stride and dtype have the same answer, so it is
-asked once for each.
+torch asks a value for each memory format. This takes longer than to make the value, and many times
+longer where its size is symbolic. All values of one size, stride and dtype have the same answer, so
+torch is asked once for these.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def tensor_metas(nodes: Iterable[fx.Node], values: Sequence[Any]) -> list[Any]:
         (4, 1)
     """
     describe = Describer().describe
-    # As in meta.py: to find out that a fake tensor has no __torch_function__ takes long.
+    # As in meta.py: torch takes long to find out that a fake tensor has no __torch_function__.
     with torch._C.DisableTorchFunctionSubclass():
         return [
             describe(value) if "tensor_meta" in node.meta else None

@@ -1,7 +1,8 @@
-"""Whether FX is as the native edits know it: cpp/fx/graph_editor.cpp asks once a process.
+"""Whether FX is as the native edits expect it: cpp/fx/graph_editor.cpp asks once a process.
 
-The same edits are made to two graphs, by FX's methods and natively. All that FX keeps of them must
-be equal; whatever another torch does otherwise shows, and then FX's methods make the edits.
+The same edits are made to two graphs, by FX's methods and natively. Everything that FX keeps of the
+two must be equal. If another torch does something otherwise, this shows, and FX's methods make the
+edits.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def _edited(way: str) -> list[fx.Node]:
     editor = _core.GraphEditor(graph, way)
     made = []
     for before in (out, both, out):
-        # Two of one name, and one whose name is Python's.
+        # Two nodes ask for one name, and one asks for a name of Python's.
         made += [editor.create(operator.sub, "sub", before), editor.create(abs, "abs", before)]
     editor.set_operands(made[0], (x, [both, 2]), {"other": y})
     editor.replace_input(out, both, made[0])

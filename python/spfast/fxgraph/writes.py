@@ -48,7 +48,7 @@ def may_write(target: Any) -> bool:
 
 
 class Writes:
-    """The values of one graph that are written to, or may be; looked for when first asked.
+    """The values of one graph that are written to, or may be; they are found when first asked for.
 
     Args:
         graph: The graph; it is not changed.
@@ -78,7 +78,7 @@ def _is_view(target: Any) -> bool:
 
 
 def _written_roots(graph: fx.Graph) -> set[fx.Node]:
-    """What is no known operator counts as a writer."""
+    """The roots that are written to. A call that is no known operator counts as a write."""
     roots: set[fx.Node] = set()
     harmless: set[Any] = set()
     for node in graph.nodes:

@@ -1,4 +1,4 @@
-"""What an operator gives for arguments of one kind, asked of the operator once for each kind."""
+"""The result of an operator for arguments of one kind; the operator is run once for each kind."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Foresight", "Unforeseen"]
 
 
 class Unforeseen(Exception):  # noqa: N818 - an outcome: the operator itself has to be asked
-    """What a node gives cannot be told from the kind of its arguments."""
+    """The result of a node cannot be told from the kind of its arguments."""
 
 
 _PLAIN = frozenset(
@@ -36,8 +36,8 @@ _MASKS = (torch.bool, torch.uint8, torch.int8)
 class Foresight:
     """The fake values that nodes of one graph would get.
 
-    One lasts for one update of a graph: answers depend on what is set in the process. They are
-    dropped when the shape environment learns something.
+    One lasts for one update of a graph, for its answers depend on the settings of the process. The
+    answers are dropped when the shape environment learns something.
 
     Args:
         mode: The fake mode of the graph's values.
@@ -52,7 +52,7 @@ class Foresight:
     def kind(self, value: Any) -> tuple[Hashable, int]:
         """All that an operator sees of a fake tensor, and the identity of its storage.
 
-        How large the storage is is left out: of equal sizes, it is written in different ways.
+        The size of the storage is left out, for equal sizes of it are written in different ways.
 
         Raises:
             Unforeseen: It is no plain fake tensor of this mode.

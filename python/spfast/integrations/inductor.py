@@ -1,6 +1,6 @@
 """Inductor as a host: the pass on every graph it compiles, the matcher behind its own passes.
 
-:func:`enable` is the first. For the second, for code that cannot change its import, set
+:func:`enable` switches on the first. The second is for code that cannot change its import: set
 ``SPFAST_PATTERN_MATCHER=1`` and import this module, or use :func:`patched`.
 """
 

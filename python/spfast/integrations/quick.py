@@ -1,12 +1,12 @@
-"""What Inductor's FX passes do besides matching, with less asked for the same result.
+"""Short ways to what Inductor's FX passes do besides matching.
 
-Each function takes the place of one of torch's, and calls it wherever the short way does not show
-what torch would do:
+Each function takes the place of one of torch's. It calls torch's wherever the short way does not
+show what torch would do:
 
-- fake tensors are updated where something changed and is not what is there (`updates`);
-- the arguments of a node as fake values are read off without `pytree`;
+- fake tensors are updated only where the new value is not the old one (`updates`);
+- a node's arguments as fake values are collected without `pytree`;
 - a graph that is in order already is not sorted;
-- where a constant folder may forget a value is read off the operands that each node keeps.
+- the operands that each node keeps tell where a constant folder may forget a value.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["install", "put_back"]
 
 _Function = Callable[..., Any]
 
-# Taken at import: `install` puts others in their place.
+# Torch's functions are kept at import, for `install` puts others in their place.
 _torch_fake_args: _Function = fx_utils.get_fake_args_kwargs
 _torch_last_uses: _Function = ConstantFolder.node_to_last_non_output_use
 _torch_sort: _Function = stock.stable_topological_sort
@@ -109,7 +109,7 @@ def node_to_last_non_output_use(
         if node.target == "output":
             continue
         if _has_slice((node.args, node.kwargs)):
-            # `pytree` takes a slice for a value, and sees no operand in it.
+            # `pytree` takes a slice for a leaf, and does not see operands in it.
             return _torch_last_uses(self)  # type: ignore[no-any-return]
         for operand in node._input_nodes:
             if operand not in seen:
@@ -147,7 +147,7 @@ def install() -> list[tuple[Any, str, Any]]:
     Returns:
         What was there before, for `put_back`.
     """
-    # Those who took the functions by name, before anybody takes ours.
+    # This module takes torch's functions by name. It has to do so before ours are there.
     importlib.import_module("torch._inductor.fx_passes.post_grad")
 
     before: list[tuple[Any, str, Any]] = []

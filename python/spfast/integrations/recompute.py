@@ -1,4 +1,4 @@
-"""What a backward computes again: marks that torch's partitioner reads on a joint graph."""
+"""Marks on a joint graph that tell torch's partitioner what a backward computes again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["GATHER", "gather_again", "is_tangent", "norm_again"]
 GATHER = torch.ops._c10d_functional.all_gather_into_tensor.default
 # The key under which the partitioner reads what has to be computed again.
 _POLICY = "recompute"
-# Beside views: what yields its operand as it is, or in another shape.
+# Operators besides views that yield their operand as it is, or in another shape.
 _MOVES = frozenset(
     {
         torch.ops._c10d_functional.wait_tensor.default,
@@ -25,10 +25,10 @@ _MOVES = frozenset(
 
 
 def gather_again(graph: fx.Graph, before: set[fx.Node]) -> None:
-    """Marks what the pass gathers in the forward and the backward reads, to be gathered twice.
+    """Marks gathers of the pass in the forward that the backward reads, to be made twice.
 
-    The partitioner saves every collective's result that nobody marked. An unneeded mark would make
-    it save what nobody reads.
+    The partitioner saves the result of every collective without a mark. A mark that is not needed
+    would make it save what nobody reads.
 
     Args:
         graph: a joint graph.
@@ -49,9 +49,10 @@ def gather_again(graph: fx.Graph, before: set[fx.Node]) -> None:
 def norm_again(graph: fx.Graph, before: set[fx.Node]) -> None:
     """Marks what every rank makes in full of the step's inputs, point by point, to be made twice.
 
-    Before the first reduction no rank has rows of its own: what the first norm yields is whole on
-    every rank, and a product's backward reads it. The partitioner would save it, for it has to lie
-    in memory then too. Made again it costs no collective, only a read of an input that is there.
+    Before the first reduction no rank has rows of its own. So the result of the first norm is whole
+    on every rank, and the backward of a product reads it. The partitioner would save this result,
+    for it is in memory anyway. To make it again costs no collective: it reads an input that is
+    there.
 
     Args:
         graph: a joint graph.
@@ -107,7 +108,7 @@ def _is_pointwise(node: fx.Node) -> bool:
 
 
 def _is_statistic(node: fx.Node) -> bool:
-    """Whether a value is at most a number a row: it is small, and saved."""
+    """Whether a value has at most one number a row: such a value is small, and saved."""
     value = node.meta.get("val")
     return isinstance(value, torch.Tensor) and (value.dim() == 0 or _is_one(value.shape[-1]))
 

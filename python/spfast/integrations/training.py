@@ -1,7 +1,7 @@
 """Sequence parallelism where torch.compile plans a training step: on the joint graph.
 
-Forward and backward are one graph there. What is saved for backward is then this rank's rows, and
-the sums of gradients that are reduced one by one meet in it.
+There forward and backward are one graph. So only this rank's rows are saved for the backward, and
+gradients that are reduced one by one and then summed are in one graph with their sum.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from spfast.run.pairing import fuse
 
 __all__ = ["Enabled", "enable"]
 
-# What a node of a joint graph that was looked at is marked with; it survives the partitioner.
+# The mark on nodes of a joint graph that the pass has seen; it survives the partitioner.
 _DONE = "spfast_joint"
 _HOOKS = ("joint_custom_post_pass", "post_grad_custom_pre_pass")
 
 
 class _JointPass(SequenceParallelismPass):
-    """The pass on joint graphs; what infers is left to the graph after it."""
+    """The pass on joint graphs; graphs for inference are left to the other pass."""
 
     pass_name = "joint_sequence_parallelism"
 
@@ -46,7 +46,7 @@ class _JointPass(SequenceParallelismPass):
         super().__init__(config, registry)
         check_choice("recompute_gather", recompute_gather, (True, False))
         self.recompute_gather = recompute_gather
-        # The compiles that called this pass. They are kept themselves: a compile's name comes
+        # The compiles that called this pass. The objects are kept, for a compile's name may come
         # again.
         self._compiles: WeakSet[CompileContext] = WeakSet()
 
@@ -67,7 +67,7 @@ class _JointPass(SequenceParallelismPass):
             node.meta[_DONE] = True
 
     def uuid(self) -> str:
-        """As of the pass; what is gathered again is another graph."""
+        """The key of the pass, and whether gathers are made again, for that changes the graph."""
         key = f"{super().uuid()}.{'again' if self.recompute_gather else 'saved'}"
         if CompileContext.try_get() in self._compiles:
             arrived(
@@ -83,9 +83,9 @@ class _JointPass(SequenceParallelismPass):
 
 
 class _InferencePass(SequenceParallelismPass):
-    """The pass on graphs that are no part of a joint graph; of those that are, the pairs.
+    """The pass on graphs that are no part of a joint graph; in parts of one it fuses the pairs.
 
-    What is fused before a joint graph is divided would be saved whole between the two.
+    A value that is fused before a joint graph is divided would be saved whole between the parts.
     """
 
     def __call__(self, graph: fx.Graph) -> None:

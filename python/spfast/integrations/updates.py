@@ -1,10 +1,10 @@
 """Fake values brought up to date after passes: torch is given only the nodes that may need it.
 
-Torch runs every node that changed and, where a value was replaced, all that read it. Since 2.13 it
-replaces each value that it gets, so that one new node at the head of a backward graph has every
-later operator run again, for values that are equal but for the identity of their storage. Here
-those values stay: what an operator gives is told from the kind of its arguments, and where that is
-what the node has, torch would only rename a storage.
+Torch runs every node that changed and, where a value was replaced, all nodes that read it. Since
+2.13 it replaces every value that it computes. So one new node at the head of a backward graph has
+every later operator run again, for values that differ only in the identity of their storage. Here
+these values stay. The kind of an operator's arguments tells its result; where the node has this
+result already, torch would only rename a storage.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from spfast.integrations.foresight import Foresight, Unforeseen
 
 __all__ = ["incremental_update"]
 
-# Taken at import: `quick.install` puts another one in its place.
+# Torch's own function is kept at import, for `quick.install` puts another one in its place.
 _torch_update: Callable[..., Any] = fx_utils.FakeTensorUpdater.incremental_update
 
 _MISSING = object()
@@ -37,8 +37,8 @@ def _source(function: Callable[..., Any]) -> str:
         return ""
 
 
-# Torch walks the graph's nodes for their storages, then for the update, and since 2.14 once more
-# for their ids. A torch that walks otherwise is left to update in its own way.
+# Torch goes over the graph's nodes for their storages, then for the update, and since 2.14 once
+# more for their ids. A torch that does otherwise updates in its own way.
 _UPDATES_BY_MODULE = _source(_torch_update).count("self.gm.graph.nodes") in (2, 3)
 
 
@@ -108,7 +108,7 @@ class _Cascade:
                     self._replaced.add(node)
 
     def is_torn(self) -> bool:
-        """Whether a value that torch leaves has a storage that is another one for the rest."""
+        """Whether a value that torch leaves keeps a storage that was replaced in other values."""
         return bool(self._moved) and any(
             not self._moved.isdisjoint(_storages(node.meta.get("val")))
             for node in self._graph.nodes
@@ -185,8 +185,8 @@ class _Module:
 def incremental_update(self: Any) -> Any:
     """`FakeTensorUpdater.incremental_update`, which looks at the nodes that changed.
 
-    A node calls a subgraph where the graph has one, and what it gives may then change although the
-    node did not: such graphs are updated by torch alone.
+    In a graph with subgraphs the result of a call may change although the calling node did not. So
+    torch alone updates such graphs.
     """
     if not _UPDATES_BY_MODULE or self.subgraph_updaters:
         return _torch_update(self)
@@ -197,7 +197,7 @@ def incremental_update(self: Any) -> Any:
     cascade = _Cascade(module.graph, changed)
     self.gm = _Module(module, _DueNodes(module.graph, cascade, not changed))
     if cascade.foresees:
-        # Torch runs what is not known, and is given only what is to be run.
+        # Torch runs the nodes that it does not know. It is given only nodes that have to be run.
         self.processed_hashes = type(known)()
     try:
         updated = _torch_update(self) + cascade.renamed

@@ -24,7 +24,7 @@ PLAIN, IN_PLACE, COALESCED, COALESCED_IN_PLACE = (
     "coalesced",
     "coalesced_in_place",
 )
-# Not of any family; and what calls the operator that it is given.
+# OTHER: an all_reduce that is in no family. WRAPPER: an operator that calls one it is given.
 OTHER, WRAPPER = "other", "wrapper"
 _NAMED_SO = re.compile("all_?reduce")
 
@@ -33,12 +33,12 @@ NOT_BY_POSITION = "its tensor, its group or its reduce op is not given by positi
 
 @dataclass(frozen=True)
 class AllReduces:
-    """What there is in one graph.
+    """The all_reduces of one graph.
 
     Attributes:
-        plain: Whether there is any that is one as it stands.
-        listed: Calls in place or of several tensors that are all_reduces like any other here.
-        left: Those that no rule can start from, each with the reason.
+        plain: Whether the graph has an all_reduce of one tensor that is not in place.
+        listed: Calls in place, or of several tensors, that are like any other all_reduce here.
+        left: The all_reduces that no rule can start from, each with the reason.
     """
 
     plain: bool
@@ -50,7 +50,7 @@ class AllReduces:
 
 
 class Forms:
-    """Which operators all_reduce, and how.
+    """Which operators are all_reduces, and in which form.
 
     Args:
         forms: One of the constants of this module, by the name of each operator of a family.
@@ -67,7 +67,7 @@ class Forms:
         self._others: set[Any] = {None}  # no all_reduces
 
     def among(self, targets: Iterable[Any]) -> list[tuple[Any, str]]:
-        """Those targets of ``call_function`` nodes that all_reduce, each with its form."""
+        """The all_reduces among the targets of ``call_function`` nodes, each with its form."""
         others = self._others
         found = []
         for target in [target for target in targets if target not in others]:
@@ -77,7 +77,7 @@ class Forms:
         return found
 
     def of(self, target: Any) -> str | None:
-        """How one target all_reduces; None where it does not."""
+        """The form in which a target is an all_reduce; None where it is none."""
         found = self._known.get(target) or self._look_at(target)
         # Operators live as long as torch does; a user's function may not.
         if isinstance(target, (torch._ops.OpOverload, torch._ops.HigherOrderOperator)):
@@ -95,7 +95,7 @@ class Forms:
 
 
 def is_named_so(target: Any) -> bool:
-    """Whether an operator or function is called an all_reduce, whatever it is of."""
+    """Whether an operator or function is called an all_reduce, in any library."""
     if isinstance(target, torch._ops.OpOverload):
         return bool(_NAMED_SO.search(target._schema.name.rpartition("::")[2]))
     return bool(_NAMED_SO.search(getattr(target, "__name__", "")))
@@ -160,7 +160,7 @@ def _why_wrapped(node: fx.Node) -> str:
 
 
 def _why_unlike(node: fx.Node, form: str, sharing: Sharing) -> str:
-    """Why a call in place or of several tensors is no all_reduce like any other; "" if it is."""
+    """Why a call in place, or of several tensors, is no all_reduce like any other; "" if it is."""
     given = node.args[0] if node.args else None
     tensors = list(given) if isinstance(given, (list, tuple)) else [given]
     if not all(isinstance(tensor, fx.Node) for tensor in tensors):

@@ -1,7 +1,7 @@
 """The sums of reductions of a graph and of those that it calls, merged before all else.
 
-Calls in place or of several tensors are no reductions that could be merged then: of those that are
-rewritten, the sums are merged afterwards. So are those of what was padded, which is a fresh tensor.
+Calls in place, or of several tensors, cannot be merged that early. Where such calls are rewritten,
+their sums are merged afterwards. So are sums of padded values, which are fresh tensors only then.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ def merge_sums(graphs: Mapping[str, fx.Graph], registry: Registry) -> Sums:
 
 
 def merge_edited(runs: Iterable[Run], config: SequenceParallelConfig, registry: Registry) -> Sums:
-    """Merges in place what the edits of runs made reductions like any other.
+    """Merges in place the sums of calls that the edits of runs made reductions like any other.
 
     Args:
-        runs: Those whose edits are made.
+        runs: The runs whose edits are made.
         config: Says whether sums are merged.
         registry: Says which collectives there are.
 

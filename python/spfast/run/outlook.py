@@ -1,4 +1,4 @@
-"""What a run would do to a graph, where nothing of it is done."""
+"""What a run would do to a graph, which is not changed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Outlook:
         plan: Every edit, one a line.
         merged: The reductions that would be merged.
         totals: The sums over tokens that each rank would compute of its own rows.
-        note: Where there are none, what is wrong with the graph.
+        note: What is wrong with the graph, where it has no all_reduces.
         async_tp: The pairs that would be fused then; None where that is not asked for.
         padded: The numbers of tokens that would be padded, each with what it becomes.
     """

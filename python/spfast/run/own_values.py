@@ -37,7 +37,7 @@ _Places = Mapping[str, Mapping[fx.Node, int]]
 
 
 def _tell_calls(runs: _Runs, places: _Places, found: Sequence[Crossing]) -> None:
-    """All that is called is followed; what it returns may lie where something that it was given."""
+    """Tells each graph which calls are followed, and whose memory their results may share."""
     shown = _shown(runs, found)
     for path, run in runs.items():
         place = places[path]
@@ -55,7 +55,7 @@ def _tell_calls(runs: _Runs, places: _Places, found: Sequence[Crossing]) -> None
 
 
 def _shown(runs: _Runs, found: Sequence[Crossing]) -> Mapping[fx.Node, set[fx.Node]]:
-    """By call: the operands whose memory its results may share."""
+    """For each call: the operands whose memory its results may share."""
     shown: dict[fx.Node, set[fx.Node]] = {}
     returned = {path: _returned(run.graph) for path, run in runs.items()}
     changed = True
@@ -80,7 +80,7 @@ def _returned(graph: fx.Graph) -> set[fx.Node]:
 
 
 def _tell_writes(runs: _Runs, places: _Places, found: Sequence[Crossing]) -> bool:
-    """What a graph writes to what it is given, its call writes to."""
+    """Tells each graph which operands its calls write to, because the called graphs do."""
     told = dict.fromkeys(runs, Told())
     for each in found:
         (caller, operand), (called, value), call = each
@@ -91,14 +91,14 @@ def _tell_writes(runs: _Runs, places: _Places, found: Sequence[Crossing]) -> boo
 
 
 def _tell_own(runs: _Runs, places: _Places, found: Sequence[Crossing]) -> bool:
-    """A value that one graph shows to be each rank's own is so in the other."""
+    """Tells each graph which values another graph shows to be each rank's own."""
     told = dict.fromkeys(runs, Told())
     for each in found:
         (source, one), (sink, other) = each.source, each.sink
         at, to = places[source][one], places[sink][other]
         if runs[source].is_own(at) or runs[source].is_written_own(at):
             told[sink] |= Told(own=frozenset({to}))
-        # A value that comes from several sources says nothing of each. Only its readers do.
+        # Where a value comes from several sources, only its readers show something of each one.
         elif runs[sink].is_shown_by_readers(to):
             told[source] |= Told(own=frozenset({at}))
         if each.is_operand and runs[sink].is_written_own(to):
@@ -108,7 +108,7 @@ def _tell_own(runs: _Runs, places: _Places, found: Sequence[Crossing]) -> bool:
 
 
 def _take(runs: _Runs, told: Mapping[str, Told]) -> bool:
-    """Tells each graph at once, for it is matched anew then; returns whether any of it is new."""
+    """Tells each graph everything at once, for it is matched anew; returns whether any is new."""
     any_new = False
     for path, more in told.items():
         any_new |= runs[path].tell(more)

@@ -26,8 +26,8 @@ class Pairs:
     """What was fused.
 
     Attributes:
-        found: The pairs, fused and left; None where that is not asked for.
-        journals: What takes it back, by the path of the graph.
+        found: The pairs, fused and left; None where fusing is not asked for.
+        journals: The journals that take the edits back, by the path of the graph.
     """
 
     found: AsyncTP | None = None
@@ -41,7 +41,7 @@ def fuse_all(
 
     Args:
         graphs: By path; "" is the one that calls the others.
-        config: Says whether, and which.
+        config: Says whether pairs are fused, and which.
         registry: Says which collectives there are.
 
     Example:
@@ -72,7 +72,7 @@ def foresee(
 ) -> tuple[tuple[Merged, ...], AsyncTP | None]:
     """What :func:`merge_edited` and :func:`fuse_all` would do once the plans of runs are committed.
 
-    Done, and taken back.
+    Both are done, and taken back.
     """
     edited = [run for run in runs if run.native.planned_sites()]
     if not config.async_tp and not any(run.makes_sums for run in edited):
@@ -97,7 +97,7 @@ def fuse(
 
     Args:
         graph: As :func:`spfast.apply` takes it.
-        config: Says which; its ``async_tp`` does not matter.
+        config: Says which pairs are fused; its ``async_tp`` does not matter.
         registry: Says which collectives there are.
 
     Raises:

@@ -13,7 +13,7 @@ __all__ = ["compiled", "forms_of", "rules_of"]
 
 
 def compiled(registry: Registry, *, quantised: bool) -> _core.Rules:
-    """Compiles the rules of a registry: from their file where all are as they are there.
+    """Compiles the rules of a registry, from their file where the registry has just these rules.
 
     Raises:
         PatternError: A pattern is not well formed.

@@ -28,8 +28,8 @@ from spfast.trust import Assumption
 
 __all__ = ["STAGES", "Report", "Run", "collector_off"]
 
-_ROUNDS = 6  # so often what has to stay is left and nothing else
-_UNKNOWN_SIZE = "its size is not known"  # as the core begins to say it of one node
+_ROUNDS = 6  # for so many rounds, only calls that have to stay are left
+_UNKNOWN_SIZE = "its size is not known"  # how the core's reason for one node begins
 STAGES = ("encode", "match", "plan", "commit", "meta")
 
 
@@ -37,8 +37,8 @@ class Run:
     """One run over one graph that has all_reduces.
 
     Attributes:
-        path: Where the graph is called; empty for the one that was given.
-        module: Whose graph it is, where its code has to follow.
+        path: The path under which the graph is called; empty for the one that was given.
+        module: The module whose graph it is, where its code has to be made anew.
         native: The native side.
         seconds: Seconds by stage so far.
     """
@@ -110,7 +110,7 @@ class Run:
         return self.native.is_own(place)
 
     def is_shown_by_readers(self, place: int) -> bool:
-        """Whether it is shown by what reads the value in this graph."""
+        """Whether a reader of the value in this graph shows it to be each rank's own."""
         return self.is_own(place) and self.native.is_shown_by_readers(place)
 
     def is_written(self, place: int) -> bool:
@@ -120,7 +120,7 @@ class Run:
         return self.native.is_written(place)
 
     def is_written_own(self, place: int) -> bool:
-        """Whether what it writes there is each rank's own."""
+        """Whether what the graph writes to the memory of a value is each rank's own."""
         return self.is_written(place) and self.native.is_written_own(place)
 
     def tell(self, more: Told) -> bool:
@@ -146,14 +146,14 @@ class Run:
         return [*map(group_name, self.native.groups()), *self.native.other_groups()]
 
     def _leave_listed(self, rounds: int) -> bool:
-        """Whether calls that were listed stay as they are: they are what they were then.
+        """Takes listed calls that have to stay off the list; returns whether there were any.
 
-        In place, one that stays does write, and what was planned did not reckon with that. One of
+        A call in place that stays does write, and the plan did not reckon with that. A call of
         several tensors is left whole, or it would reduce in vain what others scatter.
 
         Args:
-            rounds: How often some have been left before. Where one after the other has to stay,
-                ever more that come before it do at once: all of the graph is planned each time.
+            rounds: How many times calls were taken off before. Each time all of the graph is
+                planned anew, so later rounds leave ever more of the calls before one that stays.
         """
         why: dict[fx.Node, str] = {}
         reports = list(zip(self.native.calls(), self.native.reports(), strict=True))
@@ -200,7 +200,7 @@ class Run:
         self._decide(hoping=True)
         odd = [decision for decision in self._decisions if decision.odd]
         if odd:
-            # Sites that another number of tokens would let rewrite are worth a graph of their own.
+            # Sites that could be rewritten for another number of tokens are worth another graph.
             hoped = {report.node for report in native.reports() if report.rewritten}
             self._decide(hoping=False)
             lost = {
@@ -215,7 +215,7 @@ class Run:
         """Plans, and makes the values of the plan.
 
         Args:
-            hoping: Whether numbers of tokens that only the example speaks against are shared.
+            hoping: Whether a number of tokens counts as shared where only its example forbids it.
         """
         native = self.native
         decisions: dict[tuple[str, int], Decision] = {}
@@ -268,7 +268,7 @@ class Run:
         return found
 
     def _without_values(self, found: list[Report]) -> list[Report]:
-        """Says it of the whole graph where no node at all has a value."""
+        """Gives a reason about the whole graph where no node at all has a value."""
         if has_values(self._graph):
             return found
         return [
@@ -316,7 +316,7 @@ class Run:
         return journal
 
     def _settle(self, journal: Journal) -> None:
-        """Strides other than the usual ones are as FakeTensorMode computes them."""
+        """Gives nodes with unusual strides the values that FakeTensorMode computes."""
         from spfast.fxgraph.strides import settle
 
         created = [entry[1] for entry in journal.entries if entry[0] == "create"]
@@ -325,7 +325,7 @@ class Run:
 
     @property
     def left_as_odd(self) -> bool:
-        """Whether sites stay because of the example alone: the graph then rests on its oddness."""
+        """Whether sites stay because of the example alone; the graph is then for such examples."""
         return any(decision.guarded and decision.odd for decision in self._decisions)
 
     def guard(self) -> None:
@@ -354,8 +354,9 @@ def _vouched_for(graph: fx.Graph, config: SequenceParallelConfig) -> list[int]:
 def collector_off() -> Iterator[None]:
     """Keeps Python's garbage collector out of the few milliseconds that a rewrite takes.
 
-    A graph's many new objects set off full collections, each of which looks at everything that the
-    process holds and finds nothing: with a large model loaded they take longer than all the rest.
+    The many new objects of a graph set off full collections. Each of these looks at everything that
+    the process holds, and finds nothing. With a large model loaded they take longer than all the
+    rest.
     """
     enabled = gc.isenabled()
     gc.disable()

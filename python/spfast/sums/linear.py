@@ -21,7 +21,7 @@ __all__ = ["Reduction", "Sum", "is_dense", "is_single", "largest_sums", "meets_a
 _aten = torch.ops.aten
 _BINARY = frozenset({_aten.add.Tensor, _aten.sub.Tensor})
 _SCALINGS = frozenset({_aten.mul.Tensor, _aten.mul.Scalar, _aten.div.Tensor, _aten.div.Scalar})
-# The same elements under another shape, in an order that no value decides.
+# Operators that yield the same elements under another shape, in an order that no value decides.
 _VIEWS = VIEWS | {_aten.unsqueeze.default, _aten.squeeze.dim}
 _UNARY = _VIEWS | COPIES | _SCALINGS | {_aten.neg.default}
 
@@ -34,7 +34,7 @@ class Reduction:
         call: The collective.
         value: The node that yields its result: its wait, or itself.
         keeps_shape: Whether it is an all_reduce.
-        suspicion: How likely the graph thinks that what is reduced is one rank's part.
+        suspicion: How likely it is, judging by the graph, that the operand is one rank's part.
     """
 
     call: fx.Node
@@ -57,10 +57,10 @@ class _Linear:
     """A value that is linear in reductions of one kind, and of nothing else.
 
     Attributes:
-        key: Their kind.
-        node: The node that holds it.
-        operands: What that is computed from, likewise; none of a reduction.
-        leaf: The reduction that it is.
+        key: The kind of the reductions.
+        node: The node that holds the value.
+        operands: The linear values that it is computed from; empty for a reduction.
+        leaf: The reduction, where the value is one.
         keeps_shape: Whether the reductions are all_reduces.
         viewed: Whether some operator on the way changes the shape.
     """
@@ -163,7 +163,7 @@ def _keeps_linear(node: fx.Node) -> bool:
     """Whether a call copies its operand, negates it or scales it by a number spelled out."""
     if node.target in _SCALINGS:
         return len(node.args) == 2 and not node.kwargs and type(node.args[1]) in (int, float)
-    # A copy into another memory format is for whoever reads its memory.
+    # A copy into another memory format is kept, for something may read its memory.
     return node.target is _aten.neg.default or (node.target in COPIES and not node.kwargs)
 
 
@@ -190,7 +190,7 @@ def _regroup(
 ) -> _Linear | None:
     """Makes ``(r + p) + q`` the same as ``r + (p + q)``, where p and q are linear and r is not.
 
-    That reads r later than the graph does: one that is written to somewhere stays where it is.
+    Then r is read later than before. So an r that is written to somewhere stays where it is.
     """
     operands = _addends(node)
     if operands is None or node.target is not _aten.add.Tensor or node.kwargs:
@@ -240,8 +240,8 @@ def _follow(node: fx.Node, pending: list[fx.Node]) -> None:
 def _alike(node: fx.Node, operand: fx.Node, shape: bool = True) -> bool:
     """Whether two nodes hold tensors of one dtype, and of one shape, that lie as fresh ones do.
 
-    Of operands that lie otherwise the first decides how a sum does: another order is another
-    result.
+    Where operands lie otherwise, the first one decides the layout of a sum. Then another order of
+    operands would give another result.
     """
     if not is_dense(node) or not is_dense(operand):
         return False

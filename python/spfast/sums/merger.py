@@ -1,8 +1,9 @@
 """Sums of reductions become reductions of sums: ``AR(a) + AR(b)`` is ``AR(a + b)``.
 
-A sum over the ranks is linear. What is added, subtracted, negated, scaled by a number or viewed
-otherwise on its way to another one can be so before it is reduced, and one collective does for all.
-Backward graphs are full of them: the gradients of q, k and v are reduced one by one and then added.
+A sum over the ranks is linear. A reduced value may be added, subtracted, negated, scaled by a
+number or viewed on its way to another one. All of this can be done before the reduction, and then
+one collective is enough. Backward graphs are full of such sums: the gradients of q, k and v are
+reduced one by one and then added.
 """
 
 from __future__ import annotations
@@ -98,8 +99,8 @@ class SumMerger:
     def _may_merge(self, graph: fx.Graph) -> bool:
         """Whether some reduction meets, in a sum, what may be linear too.
 
-        In a graph that is all sites, each meets a residual that others read as well: to see that
-        costs little.
+        This is cheap to see. In a usual forward graph each reduction meets a residual that others
+        read as well, and nothing has to be looked at further.
         """
         for call, how in self._calls(graph):
             value = call if how.wait is None else only_reader(call)
@@ -111,7 +112,7 @@ class SumMerger:
         """The reductions by summation that one operator reads, in graph order."""
         rated: dict[fx.Node, int] = {}
         found = (self._leaf(call, how, rated) for call, how in self._calls(graph))
-        # The sum of the parts is made later than the reduction of one was.
+        # The parts are read later than before, when their sum is made. So none may be written to.
         leaves = [leaf for leaf in found if leaf is not None and not writes.touch(leaf.part)]
         return sorted(leaves, key=lambda leaf: leaf.call)
 
@@ -127,9 +128,9 @@ class SumMerger:
             return None
         if not is_single(value) or not is_dense(value):
             return None
-        # Only of a reduce_scatter is it asked how the operand lies. Another rank may compute the
-        # operand of an all_reduce by other operators, with other strides, and all ranks have to
-        # merge the same.
+        # The layout of the operand is checked only for a reduce_scatter. All ranks have to merge
+        # the same, and another rank may compute the operand of an all_reduce by other operators,
+        # with other strides.
         if not how.keeps_shape and not is_dense(call.args[0]):
             return None
         return Reduction(call, value, how.keeps_shape, self._suspicion.of(call.args[0], rated))

@@ -1,7 +1,8 @@
 """How likely a value is one rank's part of a sum, as the core rates it (cpp/rewrite/replication.h).
 
-Of the operands of what is reduced the core blames the most suspect. So parts of unlike suspicion
-stay apart: were they added before they are reduced, the less suspect would be blamed no more.
+Among the operands of a reduced value the core takes the most suspect for one rank's part. So parts
+of different suspicion stay apart. If they were added before they are reduced, the less suspect part
+would not be blamed any more.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """vLLM as a host: a plugin that one flag switches on, and a drop-in for vLLM's own pass.
 
-Installed means off. ``--additional-config '{"spfast": {"enable": true}}'`` switches it on, on the
-command line, in ``LLM(additional_config=...)`` and so in every worker. Up to 0.31 vLLM schedules a
-SequenceParallelismPass of its own, and the plugin takes that one's place (:func:`install` does so
-for vLLM's own switch); from 0.32 on vLLM has none, and the plugin does what vLLM did for it.
+The plugin is off when it is installed. ``--additional-config '{"spfast": {"enable": true}}'``
+switches it on, on the command line, in ``LLM(additional_config=...)`` and so in every worker. Up to
+0.31 vLLM schedules a SequenceParallelismPass of its own, and the plugin takes the place of that
+pass (:func:`install` does so for vLLM's own switch). From 0.32 on vLLM has no such pass, and the
+plugin also does what vLLM did for it.
 
-Nothing here imports vLLM: what vLLM imports is looked at when it is there, and a config is read by
-its attributes alone. What is changed in vLLM is named in one file a version range.
+Nothing here imports vLLM. A module of vLLM is looked at when vLLM has imported it, and a config is
+read by its attributes alone. One file for each range of versions names what is changed in vLLM.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncTPPass", "SequenceParallelismPass", "config_from_vllm", "install"]
 
-# The plugin is loaded by every process of every vLLM; the pass by those that compile with it.
+# Every process of vLLM loads the plugin. Only processes that compile with the pass load the pass.
 _HOME = {
     "AsyncTPPass": "async_tp",
     "SequenceParallelismPass": "sp",
@@ -34,7 +35,7 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # No module here has one of these names: importing it would put it in the place of the other.
+    # No module here has one of these names: an imported module would take the place of the class.
     found = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
     globals()[name] = found
     return found

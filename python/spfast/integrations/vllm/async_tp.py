@@ -57,7 +57,7 @@ class AsyncTPPass(SequenceParallelismPass):
             said.fused(compiled_range(), self.result)
 
     def uuid(self) -> str:
-        """As SequenceParallelismPass.uuid, and another."""
+        """Like SequenceParallelismPass.uuid, but a key of its own."""
         return f"{super().uuid()}.pairs"
 
     def applicability(self, compile_range: Any) -> Applicability:

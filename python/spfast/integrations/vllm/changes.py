@@ -1,7 +1,7 @@
-"""One change to vLLM: where, what it needs to find there, what it puts around it.
+"""One change to vLLM: its place, what it needs to find there, and the wrapper that it puts there.
 
-A change wraps one function. It is made when vLLM imports the module, once, and only where the
-function takes the parameters that the wrapper counts on; else it is refused, and everything that
+A change wraps one function. It is made once, when vLLM imports the module, and only where the
+function takes the parameters that the wrapper counts on. Else it is refused, and everything that
 depends on it stays off (:func:`refusals`).
 """
 
@@ -40,7 +40,7 @@ class Change:
         parameters: The first parameters that it must take, in this order.
         wrap: Makes the wrapper of the original.
         purpose: What the wrapper is for, in a few words.
-        optional: Whether all else does without it, where vLLM has no such function as expected.
+        optional: Whether everything else works without it, where vLLM has no such function.
     """
 
     module: str
@@ -101,7 +101,7 @@ def _apply(change: Change, module: ModuleType) -> None:
 
 
 def _rebind(original: object, wrapper: object, name: str) -> None:
-    """Modules that imported the function by name before have it under that name as well."""
+    """Puts the wrapper also into modules that imported the function by name before."""
     for module_name, module in list(sys.modules.items()):
         if module_name.startswith("vllm.") and vars(module).get(name) is original:
             setattr(module, name, wrapper)

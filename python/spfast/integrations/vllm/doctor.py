@@ -24,8 +24,8 @@ class Finding:
 
     Attributes:
         place: The function that the plugin wraps.
-        purpose: What for.
-        problem: Why it cannot; empty where it can.
+        purpose: What it is wrapped for.
+        problem: Why it cannot be wrapped; empty where it can.
     """
 
     place: str

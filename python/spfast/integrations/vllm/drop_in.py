@@ -16,9 +16,10 @@ __all__ = ["install"]
 def install() -> str:
     """Makes a vLLM that has a SequenceParallelismPass (up to 0.31) build spfast's in its place.
 
-    Whatever of vLLM was imported before, and in the workers that this process starts as well:
-    they load spfast's plugin and inherit the environment. vLLM's own switch says whether there is
-    such a pass: ``--compilation-config '{"pass_config": {"enable_sp": true}}'``.
+    It does not matter what of vLLM was imported before. The call also holds for the workers that
+    this process starts, for they load spfast's plugin and inherit the environment. vLLM's own
+    switch says whether there is such a pass:
+    ``--compilation-config '{"pass_config": {"enable_sp": true}}'``.
 
     Returns:
         The name of the vLLM module that builds it.

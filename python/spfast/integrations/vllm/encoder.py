@@ -1,6 +1,7 @@
 """Whether vLLM is compiling a multi-modal encoder.
 
-It runs over as many tokens as an image has patches; only the language model's batches are padded.
+An encoder runs over as many tokens as an image has patches. Only batches of the language model are
+padded.
 """
 
 from __future__ import annotations

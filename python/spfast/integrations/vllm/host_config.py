@@ -25,8 +25,8 @@ def config_from_vllm(vllm_config: Any, *, pads: bool | None = None) -> SequenceP
             sequence-parallel switch is on, for then vLLM does so.
 
     Returns:
-        The configuration. ``divisibility`` is "assume" where batches are padded, else "prove":
-        vLLM calls what it compiled without asking any guard.
+        The configuration. ``divisibility`` is "assume" where batches are padded, else "prove", for
+        vLLM checks no guards when it calls what it compiled.
 
     Raises:
         ConfigError: The object does not say how many tensor-parallel ranks there are, or its

@@ -23,7 +23,7 @@ class Host:
         last: (major, minor) of its last.
         module: The file that names what is changed.
         own_pass: Whether vLLM has a SequenceParallelismPass, and so pads, splits and compiles
-            ranges for it; where not, the plugin does.
+            ranges for it. Else the plugin does this.
     """
 
     first: tuple[int, int]

@@ -16,7 +16,7 @@ Hook = Callable[[ModuleType], None]
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds nothing itself: it lets the others find, and runs the hooks after the module ran."""
+    """Finds nothing itself: it lets other finders find, and runs the hooks after the module ran."""
 
     def __init__(self) -> None:
         self.waiting: dict[str, list[Hook]] = {}
@@ -41,7 +41,7 @@ class _Finder(importlib.abc.MetaPathFinder):
             for hook in self.waiting.pop(fullname, []):
                 hook(module)
 
-        # The loader is this spec's own; whatever else is asked of it stays as it is.
+        # The loader belongs to this spec alone, and only this one method of it changes.
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 

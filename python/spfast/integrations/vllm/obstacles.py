@@ -78,7 +78,7 @@ def in_the_config(vllm_config: Any, host: Host) -> Obstacle | None:
 
 
 def _in_the_runner(vllm_config: Any, host: Host) -> Obstacle | None:
-    """What asks for model runner V2, which pads no batch: vLLM itself then refuses to start."""
+    """What makes vLLM use model runner V2: it pads no batch, and vLLM then refuses to start."""
     v2 = f"vLLM {host} pads no batch in model runner V2"
     if _is_set("VLLM_USE_V2_MODEL_RUNNER"):
         return Obstacle(v2, "unset VLLM_USE_V2_MODEL_RUNNER")

@@ -1,4 +1,4 @@
-"""What a user reads about the pass, by a logger below vLLM's own."""
+"""Log lines about the pass for users, from a logger below vLLM's own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def on(config: SequenceParallelConfig, ends: Sequence[int]) -> None:
 
 
 def off(reason: object) -> None:
-    """Says why it will not, and what to change."""
+    """Says why the pass will not run, and what to change."""
     _once(logging.WARNING, f"{_where()}: off, because {reason}")
 
 
@@ -50,7 +50,7 @@ def rewritten(
 
 
 def fused(tokens: str, result: Result) -> None:
-    """Says what a pass that does nothing else fused in the graph of one range."""
+    """Says what the pass that only fuses did to the graph of one range."""
     if result.async_tp is not None and (result.async_tp.fused or result.async_tp.left):
         logger.info(
             "%s: %s in the graph for %s tokens", _where(), result.async_tp.summary(), tokens

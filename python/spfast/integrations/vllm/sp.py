@@ -39,8 +39,8 @@ _GROUPS_MODULE = "vllm.distributed.parallel_state"
 class SequenceParallelismPass(CustomGraphPass):
     """vLLM's SequenceParallelismPass, by its own interface, on spfast's engine.
 
-    It pickles: in whichever process it arrives it counts as vLLM's InductorPass, and looks up that
-    process' group anew.
+    It pickles. In the process where it arrives, it counts as vLLM's InductorPass and looks up the
+    group of that process.
 
     Attributes:
         config: What was read from the VllmConfig.
@@ -101,9 +101,9 @@ class SequenceParallelismPass(CustomGraphPass):
     def uuid(self) -> str:
         """The part of a cache key that stands for this pass.
 
-        vLLM asks twice. For the hash of its config it is the same on every rank and before any
-        group exists; while a range is compiled it goes into Inductor's key, whose cache the ranks
-        share, and there it names the rank, because each rank keeps rows of its own.
+        vLLM asks twice. For the hash of vLLM's config, the part is the same on every rank, and no
+        group exists yet. While a range is compiled, the part goes into Inductor's key. The ranks
+        share that cache, so there it names the rank, because each rank keeps rows of its own.
         """
         config = dataclasses.replace(self.config, tp_rank=None, group_name=None)
         parts = [identity(), json.dumps(config.to_dict())]
@@ -177,7 +177,7 @@ _RESIDUAL = 1
 
 
 def _returns_a_residual(graph: fx.Graph) -> bool:
-    """Whether the graph returns two streams: what it returns else is not known here."""
+    """Whether the graph returns just two streams, for other results are not known here."""
     returned = next(iter(reversed(graph.nodes))).args[0]
     if not isinstance(returned, (list, tuple)) or len(returned) != _RESIDUAL + 1:
         return False
@@ -207,7 +207,7 @@ def compiled_range() -> str:
 
 
 def _count_as_inductor_pass(module: ModuleType) -> None:
-    """Answers vLLM's isinstance(pass, InductorPass): an abstract base class can be told so."""
+    """Registers the pass with vLLM's abstract class, so that it counts as an InductorPass."""
     base = getattr(module, "InductorPass", None)
     if base is not None:
         base.register(SequenceParallelismPass)

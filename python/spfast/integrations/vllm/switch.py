@@ -22,8 +22,8 @@ def followed(
 
     Args:
         host: The range of versions of this vLLM.
-        switch_on: Called before, where nothing is known to stand in the way.
-        switch_off: Called after, where something does after all.
+        switch_on: Called before it, where nothing is known to stand in the way.
+        switch_off: Called after it, where something turns out to stand in the way.
     """
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:

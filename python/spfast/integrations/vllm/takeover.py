@@ -12,7 +12,7 @@ from spfast.integrations.vllm.settings import is_enabled
 
 __all__ = ["ENVIRONMENT", "identity", "keyed", "takes_over"]
 
-# Set by install(): workers are other processes, and inherit it.
+# The variable that install() sets. Workers are other processes, and inherit it.
 ENVIRONMENT = "SPFAST_VLLM_INSTALL"
 
 
@@ -30,14 +30,14 @@ def takes_over(vllm_config: Any) -> bool:
 
 
 def identity() -> str:
-    """What decides how a graph is rewritten beside the config: the version and the rules."""
+    """What decides, besides the config, how a graph is rewritten: the version and the rules."""
     from spfast.patterns import default_registry
 
     return f"spfast {version} {default_registry().digest()}"
 
 
 def keyed(original: Any) -> Any:
-    """Wraps ``VllmConfig.compute_hash``: graphs that another spfast left are not taken again."""
+    """Wraps ``VllmConfig.compute_hash``, so that graphs that another spfast made are not reused."""
 
     def compute_hash(self: Any, *args: Any, **kwargs: Any) -> str:
         found = str(original(self, *args, **kwargs))

@@ -36,7 +36,10 @@ def _switch_off(vllm_config: Any) -> None:
 
 
 def _with_our_pass(original: Callable[..., Any]) -> Callable[..., Any]:
-    """vLLM's manager looks its classes up by name in its module, where some platforms lack them."""
+    """Puts our classes into the manager's module, where vLLM looks classes up by name.
+
+    On some platforms that module lacks vLLM's own classes.
+    """
 
     def configure(self: Any, config: Any) -> None:
         if not takes_over(config):
@@ -57,7 +60,7 @@ def _with_our_pass(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _our_classes(vllm_config: Any) -> dict[str, Callable[..., Any]]:
-    """What is built in whose place; the flag has a setting of its own for async TP."""
+    """Our classes by the names of vLLM's; async TP has a setting of its own."""
     from spfast.integrations.vllm.async_tp import AsyncTPPass
     from spfast.integrations.vllm.sp import SequenceParallelismPass
 
@@ -83,8 +86,9 @@ _GATHERS = (
 def _scattered(original: Callable[..., Any]) -> Callable[..., Any]:
     """Whether a stage's residual travels as rows: from the threshold on, where vLLM gathers it.
 
-    vLLM itself takes it for one rank's rows at every token count. Told that it is whole, it sends
-    each rank's part of it and gathers that, as it does without sequence parallelism.
+    vLLM itself takes the residual for one rank's rows at every token count. Where vLLM is told that
+    the residual is whole, it sends each rank's part and gathers the parts, as it does without
+    sequence parallelism.
     """
 
     def is_residual_scattered_for_sp(vllm_config: Any, num_input_tokens: int) -> bool:
@@ -103,9 +107,10 @@ def _scattered_from(vllm_config: Any) -> int:
 
 
 def _whole_as_rows(original: Callable[..., Any]) -> Callable[..., Any]:
-    """A stage whose last site stays returns its residual whole, and vLLM gathers rows.
+    """Takes this rank's rows of a whole residual before vLLM gathers rows.
 
-    The shape tells, whatever the other stage did: of a whole one this rank's rows are taken first.
+    A stage whose last site stays returns its residual whole. The shape shows this, whatever the
+    other stage did.
     """
 
     def sync_and_gather_intermediate_tensors(

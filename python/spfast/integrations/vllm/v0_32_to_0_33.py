@@ -28,7 +28,7 @@ _BEFORE = "NoOpEliminationPass"
 
 
 def pads(vllm_config: Any) -> bool:
-    """Whether what is compiled now gets no batch but multiples of tp_size."""
+    """Whether every batch of what is compiled now is a multiple of tp_size."""
     runner = _V2 if getattr(vllm_config, "use_v2_model_runner", False) else _V1
     return is_enabled(vllm_config) and is_made(*runner) and not encoder.is_compiled()
 
@@ -57,7 +57,7 @@ def _switch_on(vllm_config: Any) -> None:
 
 
 def _switch_off(vllm_config: Any) -> None:
-    """What was changed stays: vLLM has worked out the rest from it, and it is right without us."""
+    """Undoes nothing: vLLM has worked out the rest from our changes, which are right without us."""
 
 
 def _from_the_threshold(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,7 +75,7 @@ def _from_the_threshold(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _captured_by_all(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Sizes that are captured are sizes that every rank can share, and that decoding can fill."""
+    """Captures only sizes that the ranks can share evenly and that decoding can fill."""
 
     def _set_cudagraph_sizes(self: Any) -> None:
         original(self)
@@ -89,7 +89,7 @@ def _captured_by_all(original: Callable[..., Any]) -> Callable[..., Any]:
         kept = sorted({size for size in rounded.values() if size <= most})
         compilation.cudagraph_capture_sizes = kept
         compilation.max_cudagraph_capture_size = kept[-1] if kept else 0
-        # A size that is compiled by itself has to be one that comes out of the padding.
+        # A size that is compiled by itself has to be a padded size, for no other one occurs.
         sizes = {rounded.get(size, size) for size in compilation.compile_sizes}
         compilation.compile_sizes = sorted(size for size in sizes if size <= most)
 
@@ -100,7 +100,7 @@ def _captured_by_all(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _with_our_pass(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Before the all_reduces that vLLM fuses with a norm: ours are those of long batches."""
+    """Puts our pass before vLLM's fusion of all_reduces with norms: ours is for long batches."""
 
     def configure(self: Any, config: Any) -> None:
         original(self, config)
@@ -114,14 +114,14 @@ def _with_our_pass(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _our_passes(vllm_config: Any) -> list[Any]:
-    """In the order in which they run: what fuses GEMMs with their collectives comes second."""
+    """Our passes in their order: the one that fuses GEMMs with collectives comes second."""
     from spfast.integrations.vllm.sp import SequenceParallelismPass
 
     return [SequenceParallelismPass(vllm_config, pads=pads(vllm_config))]
 
 
 def _padded_v1(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Every batch of model runner V1 and of its drafters asks here how many tokens it runs."""
+    """Pads batches of model runner V1 and its drafters, which ask here how many tokens they run."""
 
     def dispatch(self: Any, num_tokens: int, *args: Any, **kwargs: Any) -> Any:
         if is_enabled(self.vllm_config):
@@ -132,9 +132,9 @@ def _padded_v1(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _padded_v2(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Every batch of model runner V2 asks here, compiled or not.
+    """Pads batches of model runner V2, which all ask here, compiled or not.
 
-    Without a manager there is no config: that is the profile run, of max_num_batched_tokens.
+    Without a manager there is no config. That is the profile run, with max_num_batched_tokens.
     """
 
     def dispatch_cg_and_sync_dp(
