@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from spfast.base.versions import check_torch, found_torch
 
-# Before anything of torch is used that an older one may not have.
+# This comes before any use of torch that an older torch may not support.
 check_torch(found_torch())
 
 from spfast._core import version as __version__  # noqa: E402
@@ -82,8 +82,8 @@ __all__ = [
     "verify",
 ]
 
-# Imported when first asked for. torch takes seconds to load, and a command line that says what is
-# wrong with its arguments, or a plugin that is off, needs none of it.
+# These names are imported when they are first asked for. torch takes seconds to load, and a command
+# line with a wrong argument, or a plugin that is off, does not need it.
 _LAZY = {
     "Applicability": "applicability",
     "Assumption": "trust",
@@ -130,7 +130,7 @@ _MODULES = frozenset(
         "verifier",
     }
 )
-# Modules that were there, too, and have moved. What names them as before works for one release.
+# Modules that have moved. Their old names work for one release.
 _MOVED = {"fields": "base.fields", "rules": "run.rules"}
 
 
@@ -153,5 +153,5 @@ def __dir__() -> list[str]:
 
 
 if os.environ.get("SPFAST_PATTERN_MATCHER") == "1":
-    # For code that cannot change its import: this puts the matcher behind Inductor's passes.
+    # This puts the matcher behind Inductor's passes, for code that cannot change its import.
     import spfast.integrations.inductor  # noqa: F401

@@ -87,8 +87,8 @@ def apply(
         registry: The rules to use; None takes those of ``spfast.patterns``.
         record_plan: Whether the result's ``plan`` lists every edit, and its ``report`` can draw the
             graph.
-        async_tp: Whether to make one operator of each collective and the matrix products beside it
-            afterwards; None asks the config.
+        async_tp: Whether to make, after the rewrite, one operator of each collective and the matrix
+            products beside it; None asks the config.
 
     Returns:
         What was rewritten, what was left and why, and how long each stage took. For an exported
@@ -151,7 +151,7 @@ def _apply(
 
 
 def _rewrite(begun: _Begun, record_plan: bool) -> tuple[Result, list[Run], list[Report]]:
-    """Merges, plans and commits; whatever is raised, nothing of it is left."""
+    """Merges, plans and commits; whatever is raised, the graphs are as they were."""
     before = None
     if begun.config.validate:
         from spfast.verifier import snapshot
@@ -176,7 +176,7 @@ def plan_graph(
     *,
     registry: Registry | None = None,
 ) -> Outlook:
-    """Does all that :func:`apply` does but the edits, and raises what it raises."""
+    """Does everything that :func:`apply` does except the edits, and raises the same errors."""
     begun = _begin(graph, config, registry)
     if begun is None:
         return Outlook(note=without_all_reduces(graph_of(graph)))
@@ -199,16 +199,15 @@ def plan_graph(
 
 @dataclass(frozen=True)
 class _Begun:
-    """What a call is about.
+    """The graphs of one call, and how they are to be rewritten.
 
     Attributes:
         graph: The graph that was given.
         exported: Whether it is an exported program's.
-        config: Says how.
+        config: The configuration.
         registry: The rules.
-        found: The graphs with all_reduces, or with reduce_scatters whose sum may be read, or with
-            pairs that may be fused, this one and those that it calls, by path; with the module of
-            each but the first.
+        found: The graphs with something to do, by path, each with its module (but for the given
+            graph): all_reduces, reduce_scatters whose sum may be read, or pairs that may be fused.
         others: The other graphs, where there are several: values go through them.
     """
 
@@ -220,7 +219,7 @@ class _Begun:
     others: Mapping[str, tuple[fx.Graph, AllReduces]]
 
     def merge(self) -> Sums:
-        """Merges the sums of reductions in all graphs, if it shall be."""
+        """Merges the sums of reductions in all graphs, if the config asks for it."""
         return merge_sums(self.graphs(), self.registry) if self.config.merge_sums else Sums()
 
     def graphs(self) -> dict[str, fx.Graph]:
@@ -239,7 +238,7 @@ class _Begun:
             Run(graph, self.config, self.registry, found, path, module)
             for path, (graph, module, found) in self.found.items()
         ]
-        # What goes through them is followed; there is nothing in them to rewrite.
+        # These graphs have nothing to rewrite, but the values that go through them are followed.
         passed = [
             Run(graph, self.config, self.registry, found, path)
             for path, (graph, found) in self.others.items()
@@ -295,7 +294,7 @@ def _begin(
     registry: Registry | None,
     exported: bool = False,
 ) -> _Begun | None:
-    """What a run is of; None, at next to no cost, for a graph without any all_reduce."""
+    """Looks for something to do; returns None, at next to no cost, where there is nothing."""
     given = graph_of(graph)
     registry = registry if registry is not None else default_registry()
     config = as_config(config)
@@ -340,7 +339,7 @@ def _result(runs: Sequence[Run], reports: Sequence[Report], record_plan: bool) -
 
 
 def _plan_text(runs: Sequence[Run]) -> str:
-    """Every edit; those of a graph that is called under its path."""
+    """Every edit, one a line; the edits of a called graph stand under its path."""
     texts = [(run.path, run.native.plan_text()) for run in runs]
     return "\n".join(f"in {path}:\n{text}" if path else text for path, text in texts if text)
 
@@ -352,9 +351,9 @@ def _commit(
     before: Snapshot | None,
     names: OutputNames | None,
 ) -> tuple[tuple[Merged, ...], AsyncTP | None]:
-    """Makes the edits of all runs, merges and fuses what they leave beside each other.
+    """Makes the edits of all runs, then merges the sums and fuses the pairs that they leave.
 
-    Takes all of it, and the sums, back if it is not proved right.
+    Takes everything back, and the sums that were merged before, if it is not proved right.
     """
     edited = [run for run in runs if run.native.planned_sites()]
     guarded = [run for run in runs if run in edited or run.left_as_odd]

@@ -74,8 +74,8 @@ def minimum_tokens(config: SequenceParallelConfig) -> tuple[int | None, str]:
 def applicability(config: SequenceParallelConfig, range: Range) -> Applicability:
     """Decides whether the pass is worth running on graphs compiled for ``range``.
 
-    A host that splits the graph into pieces changes the residual's shape at each border, so there
-    only a single size that every rank gets an equal share of is safe.
+    In a host that splits the graph into pieces, the residual would change its shape at each border.
+    Only a single size that all ranks can share evenly is safe there.
 
     Args:
         config: The configuration.

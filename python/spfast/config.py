@@ -49,7 +49,7 @@ __all__ = [
 Divisibility = Literal["guard", "prove", "assume", "pad"]
 Recognise = Literal["patterns", "rowwise", "both"]
 _SWITCHES = "use_inductor_graph_partition async_tp merge_sums validate gather_quantized".split()
-# Also a collection of names of graph inputs, or a predicate of input nodes.
+# The field also takes a collection of names of graph inputs, or a predicate of input nodes.
 Replicated = Literal["infer", "prove"]
 
 
@@ -60,8 +60,9 @@ class SequenceParallelConfig:
     Attributes:
         tp_size: Ranks of the tensor-parallel group; None looks it up from the graph's groups.
             Given here it wins, and no process group has to exist.
-        tp_rank: This process' rank in the group; None looks it up. Both speak of the group that
-            ``group_name`` names, else of the only group that ``groups`` does not name.
+        tp_rank: This process' rank in the group; None looks it up. ``tp_size`` and ``tp_rank`` are
+            those of the group that ``group_name`` names, else of the only group that ``groups``
+            does not name.
         group_name: Rewrite the all_reduces of this group only; None takes every group.
         groups: (size, rank) of several groups by name, for a graph that reduces over more than one
             of them; a mapping, kept as pairs sorted by name. Other groups are looked up.
@@ -87,22 +88,24 @@ class SequenceParallelConfig:
             an input (or what is computed from inputs) that stands where a residual, a weight or a
             scale does, unless the graph itself says that it differs; each is listed in the result.
             ``"prove"``: only what is proved. Names of graph inputs, or a predicate of their nodes:
-            what is proved from these inputs. A predicate's answer is nothing that a compile cache
-            can be keyed by, so graphs are then cached for this process alone.
-        collective_cost: What one more collective costs beside the bytes that it moves, as the bytes
-            that could be moved meanwhile. A rewrite never moves more bytes than before, and takes
-            more collectives only where that saves as many bytes for each; an all_reduce counts as
-            two. The default is what ``bench/gpu/collective_cost.py`` measured on two H200. A
-            stream of fewer than 64 MiB is reckoned as one of so many. A sum over all tokens is
+            what is proved from these inputs. A compile cache cannot be keyed by the answers of a
+            predicate, so graphs are then cached for this process alone.
+        collective_cost: What one more collective costs besides the bytes that it moves, as the
+            number of bytes that could be moved meanwhile. A rewrite never moves more bytes than
+            before. It takes more collectives only where each saves as many bytes; an all_reduce
+            counts as two. The default is what ``bench/gpu/collective_cost.py`` measured on two
+            H200. A stream of fewer than 64 MiB is reckoned as 64 MiB. A sum over all tokens is
             weighed against reading them from memory as well (docs/training.md): its all_reduce, of
             what one token has, may come on top.
-        async_tp: Whether to make one operator of a matrix product and the collective beside it,
-            which then hides behind it (docs/async_tp.md). Needs :func:`spfast.enable_async_tp`.
-        async_tp_thresholds: From which shapes on; rows as in ``thresholds``. Empty: every pair.
-        merge_sums: Whether reductions of which only the sum is read become one first
-            (docs/training.md), which rounds in another order.
-        local_outputs: Places among what the graph returns: these values its caller takes as this
-            rank's rows, where they are such, and gathers. For streams of two dims.
+        async_tp: Whether to make one operator of a matrix product and the collective beside it, so
+            that the product hides the collective (docs/async_tp.md). Needs
+            :func:`spfast.enable_async_tp`.
+        async_tp_thresholds: From which shapes on to do so; rows as in ``thresholds``. Empty: every
+            pair.
+        merge_sums: Whether reductions of which only the sum is read are merged into one first
+            (docs/training.md). The merged one rounds in another order.
+        local_outputs: Places among the graph's results. Where such a result is this rank's rows, it
+            may stay so: the caller gathers it. For streams of two dims.
         validate: Prove every rewritten graph with the verifier.
         debug_dump: A folder for the graph before and after and for the patterns; None asks the
             environment variable SPFAST_DEBUG_DUMP.
@@ -216,7 +219,7 @@ class SequenceParallelConfig:
         return not isinstance(chosen, str) and (node.name in chosen or node.target in chosen)
 
     def inside(self, path: str) -> SequenceParallelConfig:
-        """Returns the config for a graph that is called: names lose what leads to it.
+        """Returns the config for a graph that is called: names lose the path to the graph.
 
         Args:
             path: What the names of its inputs begin with, such as ``"body."``; empty for the
@@ -234,7 +237,7 @@ class SequenceParallelConfig:
         return dataclasses.replace(self, replicated=chosen, local_outputs=())
 
     def _check_group_name(self) -> None:
-        """Where two fields speak of one group they must say the same."""
+        """Checks that two fields that speak of one group say the same."""
         given = dict(self.groups).get(self.group_name or "")
         if given is None:
             return

@@ -1,9 +1,9 @@
 """Whether all ranks do the same together: asked before they compile, so that none waits for others.
 
-The ranks of a tensor-parallel group meet in every collective of their graphs. Where these differ
-they hang; where they compute something else on their rows, the gathered value is nonsense. What a
-rank does for itself is its own affair. A fingerprint says more: that the graphs are the same. It is
-taken *before* the pass, for afterwards each rank keeps its own rows.
+The ranks of a tensor-parallel group meet in every collective of their graphs. Where the collectives
+differ, the ranks hang. Where the ranks compute different things on their rows, the gathered value
+is nonsense. What a rank does for itself may differ. A fingerprint says more: that the graphs are
+the same. It is taken *before* the pass, for afterwards each rank keeps its own rows.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def fingerprint(graph: fx.Graph | fx.GraphModule) -> str:
 
     It covers each node's operator, operands, literals and the shapes, strides and dtypes of
     ``meta["val"]``, in the graph and in the graphs that it calls, however deep. It does not cover
-    node names, symbols' names (only where which symbol stands), device indices, or the other
-    metadata. Take it before the pass: after it, the literals that say which rows a rank keeps
-    differ, as they must.
+    node names, device indices, or the other metadata. Of symbols it covers where each stands, but
+    not the names. Take it before the pass. After the pass, the literals that say which rows a rank
+    keeps differ, as they must.
 
     Args:
         graph: The graph.
@@ -70,14 +70,14 @@ def check_ranks_agree(
 ) -> None:
     """Makes sure that all ranks of a group will do the same together, before any compiles.
 
-    Compared are the collectives, in order, that the graph has before and after the pass, each with
-    its group, literals and shapes; what is computed on one rank's rows between them, and all that
-    is read there, from inputs and collectives on; in the graph, and in the graphs that it calls.
-    What a rank computes for itself may differ: a bias that rank 0 adds to its partial sum, a name,
-    an input that others do not have.
+    It compares the collectives of the graph in order, before and after the pass, each with its
+    group, literals and shapes. It also compares what is computed on one rank's rows between them,
+    and everything that is read there, back to inputs and collectives. It does so in the graph and
+    in the graphs that it calls. What a rank computes for itself may differ: a bias that rank 0 adds
+    to its partial sum, a name, an input that others do not have.
 
-    Every rank of the group must call it. One small exchange is made when the ranks agree, and two
-    more to find the first difference when they do not.
+    Every rank of the group must call it. The ranks exchange something small once when they agree.
+    When they do not, they do so twice more to find the first difference.
 
     Args:
         graph: This rank's graph, before the pass; it is not changed.
@@ -191,7 +191,7 @@ class _Text:
         return "|".join((node.op, target, *parts))
 
     def of_cut(self, node: fx.Node) -> str:
-        """Rows of a value, without which: each rank takes its own."""
+        """Describes rows of a value, but not which rows: each rank takes its own."""
         return "|".join(("rows", self.of(node.args[0]), self.of_value(node.meta.get("val"))))
 
     def of(self, argument: Any) -> str:
@@ -229,8 +229,8 @@ class _Text:
         return self.of(value)
 
     def _expression(self, expression: Any) -> str:
-        """An expression whose symbols are named by the order in which they turn up."""
-        # Symbols of one expression that are new together are told apart by where they stand in it.
+        """Writes an expression whose symbols are named by the order in which they first occur."""
+        # Several symbols may be new in one expression. Their places in it give them their order.
         for part in sympy.preorder_traversal(expression):
             if isinstance(part, sympy.Symbol) and part not in self._symbols:
                 name = f"size{len(self._symbols)}"
@@ -247,16 +247,16 @@ _COLLECTIVES = ("allreduce", "reducescatter", "allgather", "alltoall", "broadcas
 def done_together(graph: fx.Graph, before: fx.Graph | None = None) -> list[str]:
     """Describes what must be the same on every rank of a graph, in order.
 
-    Each collective, and each node between a reduce_scatter and the all_gather that ends it:
-    operator, literals and shapes, with the operands that are described too by their place; and all
-    that is read there, from inputs and collectives on: a mask, a gate, a part of a row. Which rows
-    a rank takes of a value is its own affair. And where a graph is called that has collectives,
-    which says when they come.
+    These are the collectives, and the nodes between a reduce_scatter and the all_gather that ends
+    it. Each is described by operator, literals and shapes, and by the places of those operands that
+    are described, too. Everything that is read there is described, back to inputs and collectives:
+    a mask, a gate, a part of a row. Which rows of a value a rank takes is left out. A call of a
+    graph with collectives is described, for it says when these come.
 
     Args:
         graph: The graph.
-        before: The graph before the pass, if it is one after it: what that lacks cuts a rank's rows
-            out of what is read there, by literals that are not compared.
+        before: The graph before the pass, where ``graph`` is the one after it. Nodes that it lacks
+            may cut a rank's rows out of a value, and their literals are not compared.
 
     Example:
         >>> done_together(fx.Graph())
@@ -295,7 +295,7 @@ def done_together(graph: fx.Graph, before: fx.Graph | None = None) -> list[str]:
 
 
 def _is_computed(node: fx.Node) -> bool:
-    """Whether what a rank computes is looked into: not an input, nor what all ranks do together."""
+    """Whether a rank computes a node itself: it is no input, and not what all ranks do together."""
     return node.op == "call_function" and not _collective(node)
 
 
@@ -323,14 +323,14 @@ def _is_size(node: fx.Node) -> bool:
 def _behind(
     node: fx.Node, is_wanted: Callable[[fx.Node], bool], places: Mapping[fx.Node, int]
 ) -> list[fx.Node]:
-    """What a node is computed from, as far as it is wanted and has no place; operands first."""
+    """The nodes that a node is computed from, if wanted and not described yet; operands first."""
     found: set[fx.Node] = set()
     pending = list(node.all_input_nodes)
     while pending:
         each = pending.pop()
         if each not in found and each not in places and is_wanted(each):
             found.add(each)
-            # Whose size it is does not matter, nor which rows are a rank's own.
+            # It does not matter which value a size is of, nor which rows are a rank's own.
             operands = each.all_input_nodes[:1] if _cuts_rows(each, node) else each.all_input_nodes
             pending += [one for one in operands if not _is_size(each) or _is_size(one)]
     return sorted(found)

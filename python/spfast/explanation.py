@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Entry", "Explanation", "explain"]
 
-# Each recogniser is tried alone.
+# The recognisers, each of which is also tried alone.
 RECOGNISERS: tuple[Recognise, ...] = ("patterns", "rowwise")
 
 
@@ -36,10 +36,10 @@ class Entry:
         node: Its name.
         rewritten: Whether the pass rewrites it.
         rule: The rule that matches; empty where none does.
-        reason: Why it stays; where it is rewritten, why it is gathered before a quantisation that
-            could have come first, and empty where nothing is.
-        nearest: Where no rule matches, the nearest one with its first mismatch: the node, what was
-            expected there and what was found.
+        reason: Why it stays. Where it is rewritten: why it is gathered before a quantisation that
+            could have come first; empty where there is no such quantisation.
+        nearest: Where no rule matches: the nearest rule with its first mismatch, that is the node,
+            what was expected there and what was found.
         patterns: What the patterns alone would do with it.
         rowwise: What the row-wise recogniser alone would do with it.
         layer: The layer of the model that it is in, where the trace knows it.
@@ -72,7 +72,7 @@ class Entry:
         return "\n    ".join([f"%{self.node}: {self.outcome}", *self._details()])
 
     def kind(self) -> tuple[str, ...]:
-        """What it shares with entries that are told together: all but the names of nodes."""
+        """A key that is equal for entries that are told together: all but the names of nodes."""
         return tuple(re.sub(r"%\w+", "%", text) for text in (self.outcome, *self._details()))
 
     def _details(self) -> list[str]:
@@ -98,7 +98,7 @@ class Explanation:
         note: Where there is no all_reduce because the graph is of another level than ATen's, what
             to pass instead.
         before: The collectives of the graph as it is, and the memory of its values.
-        after: Those that it would have.
+        after: The collectives that it would have, and the memory of its values then.
         async_tp: The pairs that would be fused then, and those that would not; None where that is
             not asked for.
         padded: The numbers of tokens that would be padded, each with what it becomes.
@@ -123,11 +123,11 @@ class Explanation:
         return self.text()
 
     def text(self, *, verbose: bool = False) -> str:
-        """Returns it as people read it.
+        """Returns the explanation as text for people.
 
         Args:
-            verbose: Whether every all_reduce has a line of its own; else those of which the same is
-                said share one.
+            verbose: Whether every all_reduce has a line of its own. Else all_reduces of which the
+                same is said share a line.
         """
         done = sum(entry.rewritten for entry in self.entries)
         head = f"{len(self.entries)} all_reduces, {done} rewritten, {len(self.entries) - done} left"
@@ -183,12 +183,12 @@ class Explanation:
         return lines
 
 
-# How many operators that read gathered values are named.
+# So many operators that read gathered values are named.
 _SHOWN = 6
 
 
 def _alike(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """The entries of which the same is said, the earliest first."""
+    """The entries in groups of which the same is said, the earliest first."""
     groups: dict[tuple[str, ...], list[Entry]] = {}
     for entry in entries:
         groups.setdefault(entry.kind(), []).append(entry)
@@ -196,7 +196,7 @@ def _alike(entries: Sequence[Entry]) -> list[list[Entry]]:
 
 
 def _together(entries: Sequence[Entry]) -> str:
-    """Several entries as one; what is said of the first is said of all."""
+    """Describes several entries as one: what is said of the first holds for all."""
     first, last = entries[0], entries[-1]
     layers = list(dict.fromkeys(entry.layer for entry in entries if entry.layer))
     where = f" ({layers[0]}{f' to {layers[-1]}' if len(layers) > 1 else ''})" if layers else ""

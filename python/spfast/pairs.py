@@ -51,9 +51,10 @@ class AsyncTP:
     """What was done about the collectives that could hide behind matrix products.
 
     Attributes:
-        fused: In graph order.
-        left: Likewise; the last gather before an output is always among them.
-        seconds: How long it took.
+        fused: The fused pairs, in graph order.
+        left: The collectives that stayed, in graph order. The last gather before an output is
+            always among them.
+        seconds: How long fusing took.
 
     Example:
         >>> print(AsyncTP(left=(LeftPair("all_gather", "no matrix product reads it"),)))
@@ -67,7 +68,7 @@ class AsyncTP:
 
     @classmethod
     def of_graphs(cls, parts: Iterable[tuple[str, AsyncTP]]) -> AsyncTP:
-        """Joins what was done to several graphs, names of a called one after its path."""
+        """Joins what was done to several graphs; names of a called graph come after its path."""
         fused: list[FusedPair] = []
         left: list[LeftPair] = []
         seconds = 0.0

@@ -1,4 +1,4 @@
-"""Tells what was done: to the log, to torch's trace, and to whoever asks later."""
+"""Tells what was done: in the log, in torch's trace, and to callers that ask later."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spfast.result import Result
 
 __all__ = ["UNKNOWN", "arrived", "awaited", "expect", "last_results", "tell"]
 
-# A model's worth of graphs; a result is small where no drawing was asked for.
+# This is enough for the graphs of a model. A result is small where no drawing was asked for.
 KEPT = 128
 
 _recent: deque[Result] = deque(maxlen=KEPT)
@@ -69,7 +69,7 @@ def awaited(asked: object) -> bool:
 
 
 def tell(result: Result) -> None:
-    """One line a graph: what was asked for, what was done, what was left and why."""
+    """Logs one line a graph: what was asked for, what was done, what was left and why."""
     _recent.append(result)
     asked = result.matched_count + len(result.skipped)
     if not asked and result.async_tp is not None:

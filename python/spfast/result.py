@@ -42,7 +42,7 @@ class Merged:
 
     Attributes:
         node: The reduction that is left, by its name in the graph.
-        gone: Those whose work it does besides its own, by the names that they had.
+        gone: The reductions whose work it does besides its own, by the names that they had.
     """
 
     node: str
@@ -112,11 +112,11 @@ class Result:
         skipped: The all_reduces that stayed, in graph order, each with its reason.
         timings: Seconds by stage.
         assumptions: The values that meet one rank's rows and are not proved to be the same on every
-            rank, in graph order: the rewrite is right if they are.
+            rank, in graph order. The rewrite is right if they are the same.
         plan: Every edit that was made, one a line; empty unless it was asked for.
         merged: The reductions that were merged because only their sum was read; the sites are
             counted afterwards.
-        note: Why there is nothing to say, where the graph or what became of it is not known; else
+        note: Why nothing can be said, where the graph, or what became of it, is not known. Else
             empty.
         totals: The sums over tokens, by name, that each rank computes of its own rows: an
             all_reduce of the ranks' parts finishes each.

@@ -1,7 +1,7 @@
 """The NodeTable: a graph as one compact file, and back.
 
-A table needs neither the model nor the operators that its graph calls: it is how a graph travels in
-a bug report, and how captured graphs ship with the package.
+A table needs neither the model nor the operators that its graph calls. Graphs travel as tables in
+bug reports, and captured graphs ship with the package as tables.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class NodeTable:
 
 # --- symbols -----------------------------------------------------------------------------------
 
-# What a symbol without an example value is given in a file.
+# The example value that a file has for a symbol without one.
 _NO_HINT = -1
 
 
@@ -157,8 +157,8 @@ def _hint(env: ShapeEnv, symbol: Any) -> int:
     return _NO_HINT
 
 
-# Symbolic sizes are written as torch prints them. What is read back is arithmetic and nothing else:
-# a file is not trusted with eval.
+# Symbolic sizes are written as torch prints them. Only arithmetic is read back: a file is not
+# trusted with eval.
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -244,7 +244,7 @@ class _Decoder:
         if hint == _NO_HINT:
             return env.create_unbacked_symint()
         source = ConstantSource(f"spfx_{name}")
-        # torch numbers symbols by their source's name; a decoded one shall keep its own.
+        # torch numbers symbols by the name of their source. A decoded symbol keeps its own number.
         number = name.lstrip("abcdefghijklmnopqrstuvwxyz_")
         own = getattr(env, "_generate_unique_id", None)
         if own is not None and number.isdecimal():
@@ -262,7 +262,7 @@ class _Decoder:
         named = {str(self._value(key)): self._value(value) for key, value in row.kwargs}
         found: Any = target
         if op in ("placeholder", "get_attr", "call_module"):
-            # What a node of these kinds is called stands before its own operands.
+            # In nodes of these kinds, the target stands before the node's own operands.
             found, operands = operands[0], operands[1:]
         elif op == "call_function":
             found = self._target(target)
@@ -270,7 +270,7 @@ class _Decoder:
             found = target.removeprefix("call_method.")
         elif op == "output":
             found = "output"
-        # One string a kind of node, as in a traced graph.
+        # Nodes of one kind share one string for it, as in a traced graph.
         node = self._graph.create_node(sys.intern(op), found, operands, named, name=name)
         if name is not None and node.name != name:
             node._rename(name)
@@ -288,7 +288,7 @@ class _Decoder:
         """Turns tagged values into objects; containers wait on a stack, however deep they nest."""
         if not (isinstance(root, tuple) and root[0] in ("list", "tuple", "dict", "slice")):
             return self._leaf(root)
-        # Post-order: a container is finished after what it holds.
+        # The order is post-order: a container is finished after its items.
         finished: dict[int, Any] = {}
         stack = [(root, False)]
         while stack:

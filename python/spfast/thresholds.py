@@ -150,8 +150,8 @@ class PairThreshold:
         device: The device type, such as ``"cuda"``.
         itemsize: Bytes of an element of the product's operands: 2 for bfloat16, 1 for float8.
         min_tokens: Tokens that are gathered or scattered, over all ranks.
-        min_hidden_size: Features of the stream: what a gathered value has, and what a product that
-            is scattered yields.
+        min_hidden_size: Features of the stream: of a gathered value, or of the result of a product
+            that is scattered.
         major: The compute capability's first number, or None for any.
         minor: Its second number, or None for the whole family.
 
@@ -191,9 +191,9 @@ DEFAULT_THRESHOLDS: tuple[Threshold, ...] = (
 )
 
 
-# From which shapes on both pairs of an MLP were faster than their parts on two H200, with the
-# kernels here (bench/results/gpu_pairs.json): what is smaller lost, or gained less than its noise.
-# What is on another device or has another dtype stays: nobody knows yet.
+# From these shapes on, both pairs of an MLP were faster than their parts on two H200 with the
+# kernels here (bench/results/gpu_pairs.json). Smaller pairs lost, or gained less than the noise.
+# Pairs on another device, or of another dtype, stay: they were not measured.
 DEFAULT_PAIR_THRESHOLDS: tuple[PairThreshold, ...] = (
     PairThreshold("cuda", 2, min_tokens=16384, min_hidden_size=2048, major=9, minor=0),
     PairThreshold("cuda", 2, min_tokens=4096, min_hidden_size=4096, major=9, minor=0),
@@ -262,10 +262,10 @@ def pair_obstacle(
     Args:
         kind: The device.
         itemsize: Bytes of an element of the product's operands.
-        tokens: Tokens over all ranks; of a symbolic number the least, or the example.
+        tokens: Tokens over all ranks; for a symbolic number the least it can be, or its example.
         hidden_size: Features of the stream.
-        table: Rows to look in, of which those that cover device and dtype count: a shape that one
-            of them allows pays. An empty table takes every pair.
+        table: Rows to look in. Only rows that cover device and dtype count, and a shape pays if one
+            of them allows it. An empty table takes every pair.
 
     Example:
         >>> pair_obstacle(DeviceKind("cuda", (9, 0)), 1, 8192, 2048)

@@ -14,7 +14,7 @@ class Assumption:
 
     Attributes:
         value: Name of its node, in the graph as it was before the pass.
-        reason: Where it meets them, in one sentence.
+        reason: Where it meets those rows, in one sentence.
         group: Name of the group on whose ranks it has to be the same; empty where that is plain.
 
     Example:
@@ -30,7 +30,7 @@ class Assumption:
         return f"{self.value}: {self.reason}"
 
 
-# More are counted only: a model has a weight for each of its norms.
+# So many values are named, and the rest are only counted: a model has a weight for each norm.
 _NAMED = 8
 
 

@@ -23,7 +23,7 @@ __all__ = [
     "said",
 ]
 
-# As many as torch.distributed counts.
+# torch.distributed counts no more ranks than this.
 MOST_RANKS = 2**31 - 1
 
 

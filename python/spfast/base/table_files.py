@@ -1,7 +1,7 @@
-"""A table as a file: compressed, and read no further than it says that it goes.
+"""A table as a compressed file, of which no more is read than its header says.
 
-A file may come from anybody. One of another kind is refused after its first bytes, and one that
-unpacks to more than its header says, or goes on behind its end, once that is seen.
+A file may come from anybody. A file of another kind is refused after its first bytes. A file that
+unpacks to more than its header says, or goes on behind its end, is refused once this is seen.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ __all__ = ["interruptible"]
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Has an interrupt end its block as a KeyboardInterrupt, whatever became of it on the way.
+    """Lets an interrupt end its block as a KeyboardInterrupt, even if it turned into another error.
 
-    A module that is interrupted while it loads is left half made, and its importers then fail with
+    A module that is interrupted while it loads is left half made. Its importers then fail with
     errors of their own.
 
     Example:

@@ -19,7 +19,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def a_path(text: str) -> Path:
-    """A file or a folder as it is named; no name is none, not the folder that one is in."""
+    """A path from its text. An empty text is refused, for it would mean the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("expected a path, got ''")
     return Path(text)

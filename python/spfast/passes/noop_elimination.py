@@ -28,7 +28,7 @@ _aten = torch.ops.aten
 _SLICE = _aten.slice.Tensor
 _SLICE_SCATTER = _aten.slice_scatter.default
 _TARGETS = (*VIEWS, _SLICE, _SLICE_SCATTER)
-# Dead once the reshape that read it is gone.
+# Operators whose nodes are dead once the reshape that read them is gone.
 _DEAD_WITHOUT_READERS = VIEWS | SIZES | SIZE_ARITHMETIC
 
 
@@ -161,11 +161,11 @@ class _Run:
         return operand
 
     def _aliasing_matters(self, source: fx.Node, scatter: fx.Node) -> bool:
-        """A slice_scatter makes a copy; without it a later in-place write would show in both."""
+        """Whether an in-place write could be seen if the copy of a slice_scatter were removed."""
         return self._writes.touch(source) or self._writes.touch(scatter)
 
     def _would_output_an_input(self, node: fx.Node, source: fx.Node) -> bool:
-        """Whoever called the graph knows which outputs are inputs; that must not change."""
+        """Whether an output would become an input: the caller knows which outputs are inputs."""
         if not any(user.op == "output" for user in node.users):
             return False
         root = root_of(source)

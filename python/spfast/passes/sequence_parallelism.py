@@ -113,8 +113,8 @@ class SequenceParallelismPass(CustomGraphPass):
 
         It changes with the version of the package, the rules and the config, and with the groups
         that this rank is in and may fuse collectives of: ranks share a cache, but not the rows that
-        they keep. What a predicate
-        answers cannot be told from its name, so with one no other process gets the same key.
+        they keep. The name of a predicate does not tell its answers. So with a predicate no other
+        process gets the same key.
         """
         expect(self)
         registry = self._rules()

@@ -22,9 +22,9 @@ class Decision:
         refused: Why its sites stay; empty where they are rewritten.
         guarded: Whether it holds only under a guard, which :meth:`commit` adds.
         padded: Whether rows are added for it.
-        odd: Whether the example alone speaks against it: another number is worth another graph, if
-            only the one that is left is not taken for it.
-        apart: Whether that is because each rank would have one row at most.
+        odd: Whether only the example speaks against sharing. Another number is then worth another
+            graph, and the graph that is left must not be used for it.
+        apart: Whether the example is odd because each rank would have one row at most.
     """
 
     tokens: Any
@@ -36,7 +36,7 @@ class Decision:
     apart: bool = False
 
     def commit(self) -> None:
-        """Adds the guard that the example fulfils: divisible or not, the other compiles anew."""
+        """Adds the guard that the example fulfils: numbers of the other kind compile anew."""
         if self.guarded:
             from torch.fx.experimental.symbolic_shapes import guard_bool
 
@@ -97,7 +97,7 @@ def decide(tokens: int | torch.SymInt, tp_size: int, divisibility: Divisibility)
     expression = str(tokens.node.expr)
     if divisibility in ("prove", "pad") or not tokens.node.has_hint() or _is_frozen(tokens):
         # A guard that follows from others costs nothing, and torch uses it in later reasoning. The
-        # proof looks at all that is known. It is for where no guard is allowed.
+        # longer proof, which looks at all that is known, is for cases where no guard is allowed.
         if _is_known_multiple(tokens, tp_size):
             return Decision(tokens, tp_size)
     if divisibility == "pad":
@@ -158,7 +158,7 @@ def _is_frozen(tokens: torch.SymInt) -> bool:
 
 
 def _is_known_multiple(tokens: torch.SymInt, tp_size: int) -> bool:
-    """Whether the number is a multiple because others are: torch knows only what it was told.
+    """Whether the number is a multiple because others are. Torch does not conclude this itself.
 
     With ``s % 8 == 0`` among the guards and runtime asserts, ``s``, ``2 * s`` and ``s // 2`` are
     multiples of 4. A view to ``[-1, 4, f]`` tells ``f * s % (4 * f) == 0``.

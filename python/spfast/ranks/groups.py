@@ -36,7 +36,7 @@ class Group:
         backend: What carries its collectives, as torch.distributed names it; empty where it is not
             known there.
         within: The other groups of the graph that all of its ranks are in.
-        crosses: Those of which it has one rank only.
+        crosses: The other groups of the graph with which it has one rank in common.
     """
 
     name: str
@@ -105,7 +105,7 @@ def resolve_groups(
     ]
 
 
-# Of more groups than this nobody asks which of them cross.
+# Where a graph names more groups than this, it is not asked which of them cross.
 _FEW = 63
 
 

@@ -13,8 +13,8 @@ __all__ = ["own_numbers"]
 def own_numbers(graph: fx.Graph) -> list[int]:
     """Returns the places of symbolic numbers among the inputs that no tensor among them tells.
 
-    Where a size comes from, all ranks have the same; an argument, such as the first row of a
-    vocabulary that is this rank's, they need not.
+    A number that is a tensor's size is the same on all ranks. An argument need not be: it may be
+    the first row of this rank's part of a vocabulary.
 
     Example:
         >>> from torch.fx.experimental.proxy_tensor import make_fx

@@ -16,9 +16,9 @@ class Told:
     Attributes:
         own: The values that another graph shows to be each rank's own.
         writers: The calls that write such values to what they are given.
-        known: The calls of which all is known that they do to memory.
-        written: Such a call, and an operand that it writes to.
-        shown: Such a call, and an operand whose memory its results may share.
+        known: The calls of which it is known what they do to memory.
+        written: Pairs of a known call and an operand that it writes to.
+        shown: Pairs of a known call and an operand whose memory its results may share.
 
     Example:
         >>> both = Told(own=frozenset({1})) | Told(own=frozenset({2}))

@@ -15,8 +15,8 @@ _LONGEST = 8
 def layers_before(before: Sequence[Row]) -> tuple[list[str], dict[str, int]]:
     """Cuts a graph into layers behind its all_reduces.
 
-    As many all_reduces make a layer as it takes for the operators in between to come again. Where
-    the trace knows modules, a layer is called as most of its nodes are.
+    A layer has so many all_reduces that the operators between them repeat from layer to layer.
+    Where the trace knows modules, a layer has the name of the module that most of its nodes have.
 
     Returns:
         The layers' names, and the layer of each node but inputs and the output.

@@ -12,9 +12,9 @@ __all__ = ["live_bytes", "returned_bytes"]
 def live_bytes(rows: Sequence[Row]) -> list[int]:
     """Returns the bytes that live while each node runs.
 
-    A value lives from the node that makes it to the last that reads it or a view of it; one that
-    the graph returns lives to the end. Inputs are not counted, nor what an operator takes for
-    itself: it is what a compiler that reuses all it can would need, before it fuses anything.
+    A value lives from the node that makes it to the last node that reads it or a view of it. A
+    value that the graph returns lives to the end. Inputs are not counted, nor is memory that an
+    operator needs inside. This is what a compiler that reuses all memory would need without fusion.
 
     Example:
         >>> live_bytes([])

@@ -20,7 +20,7 @@ from spfast.report.states import folds, states_after, states_before
 
 __all__ = ["data_of", "page", "write_page"]
 
-# So many points of a curve are drawn at most.
+# At most so many points of a curve are drawn.
 _POINTS = 600
 # In the order in which a page has to load them.
 _SCRIPTS = (
@@ -91,7 +91,7 @@ def _graph(path: str, before: Sequence[Row], after: Sequence[Row]) -> dict[str, 
     placed = layers_after(place, after)
     ahead = states_before(before)
     become = states_after(before, after)
-    # What will be sharded is folded apart from what stays whole, so that both pictures are alike.
+    # Values that will be sharded are folded apart from whole ones, so that both pictures are alike.
     foretold = {
         name: become[name] if become.get(name) == "shard" else state
         for name, state in ahead.items()

@@ -18,9 +18,9 @@ __all__ = [
 ]
 
 FULL, SHARD, PARTIAL, GATHERED, INPUT = "full", "shard", "partial", "gathered", "input"
-# What makes a whole value longer, so that the ranks can share it evenly.
+# The operator that makes a whole value longer, so that the ranks can share it evenly.
 _PADDED = "aten.constant_pad_nd.default"
-# Below this many, operators stay by themselves.
+# Fewer operators than this stay by themselves.
 _FOLD_FROM = 2
 
 
@@ -63,7 +63,7 @@ def _is_input(row: Row) -> bool:
 
 
 def _mark_partial(rows: Sequence[Row], found: dict[str, str]) -> None:
-    """What a sum over the ranks reads is one rank's part of it; so is what that is a view of."""
+    """Marks operands of sums over the ranks, and what they are views of, as one rank's part."""
     by_name = {row.name: row for row in rows}
     for row in rows:
         if row.role in (ALL_REDUCE, REDUCE_SCATTER) and row.inputs:

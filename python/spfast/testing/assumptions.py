@@ -1,4 +1,4 @@
-"""Whether what a graph takes on trust is so: asked of the values themselves, on real ranks."""
+"""Checks on real ranks that values which a graph takes on trust are really the same."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def check_assumptions(
 
     The step is compiled anew, with the collectives that it had before the pass, and runs once.
     Every value that the pass would take to be the same on every rank is compared as it is then.
-    Every rank must call this. No collective of its own is made, and each of the step's waits for
-    all ranks first: a rank that raises, or compiles something else, lets the others go on.
+    Every rank must call this. It makes no collective of its own. Each collective of the step first
+    waits for all ranks: if a rank raises, or compiles something else, the others go on.
 
     Args:
         step: What to run: a model compiled by ``torch.compile``, or a function that calls one,

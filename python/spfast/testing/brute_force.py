@@ -1,10 +1,10 @@
 """What could be rewritten at all: sites put on shards by force, and run to see if that is right.
 
-No rule of the planner stands behind it. Any set of nodes may be put on shards: an all_reduce among
-them becomes a reduce_scatter, what they read besides is cut to the rank's own rows, and whoever
-else reads them gets an all_gather. Whether the ranks still compute what they computed is found out
-by running them. The planner's answers are held against it: which sites can be rewritten
-(:func:`safe_sites`), and with how few all_gathers (:func:`fewest_gathers`).
+This uses no rule of the planner. Any set of nodes may be put on shards. An all_reduce among them
+becomes a reduce_scatter, their other operands are cut to the rank's own rows, and other readers get
+an all_gather. The graphs are then run, to see whether the ranks still compute the same. The
+planner's answers are compared with this: which sites can be rewritten (:func:`safe_sites`), and
+with how few all_gathers (:func:`fewest_gathers`).
 
 Meant for the small graphs of :func:`spfast.testing.seeded_case`: it runs every rank of a graph for
 each question. Shards of one group are taken for shards of any other: ask about graphs of one group.
@@ -27,7 +27,7 @@ from spfast.testing.interpreter import LockstepError
 _FUNCTIONAL = torch.ops._c10d_functional
 _VIEWS = (torch.ops.aten.reshape.default, torch.ops.aten.view.default)
 _SIZES = (torch.ops.aten.sym_size.int,)
-# A buffer of a value's size holds nothing of the value: it goes where the value goes.
+# A buffer of a value's size holds nothing of the value. It is put on shards if the value is.
 _BUFFERS = (torch.ops.aten.empty_like.default,)
 
 
