@@ -1,7 +1,7 @@
 """Starts the processes of ranks: forked from processes that have imported torch already.
 
-Each rank is forked from a process of its own, so that ranks hash strings differently and a set's
-order is not the same on all of them: as it is where nothing is forked.
+Each rank is forked from a process of its own. So ranks hash strings differently, and the order of a
+set differs from rank to rank, as it does where nothing is forked.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def start_ranks(
     """
     ranks: list[BaseProcess]
     if sys.platform == "linux" and not torch.accelerator.is_available():
-        # All begin to import before the first is waited for.
+        # All servers begin to import before this waits for the first one.
         for rank in range(len(arguments)):
             if rank == len(_servers):
                 _servers.append(forkserver.ForkServer())

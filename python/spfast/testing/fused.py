@@ -1,7 +1,7 @@
 """Stand-ins of symmetric memory's fused operators: the same results, collective by collective.
 
-What they compute is spelled once, as steps that stop at each collective: the lockstep interpreter
-performs it among its ranks, and the kernels for the CPU perform it on a gloo group.
+The computation is written once, as steps that stop at each collective. The lockstep interpreter
+performs the collective among its ranks, and the kernels for the CPU perform it on a gloo group.
 """
 
 from __future__ import annotations
@@ -188,5 +188,5 @@ def _scatters(part: torch.Tensor, dim: int, given: dict[str, Any]) -> Collective
 
 
 def _laid_out(value: torch.Tensor, dim: int) -> torch.Tensor:
-    """In the strides that the operators give: the gathered dim is the outermost."""
+    """The value in the strides that the operators give: the gathered dim is the outermost."""
     return value.movedim(dim, 0).contiguous().movedim(0, dim)

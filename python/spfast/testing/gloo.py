@@ -142,9 +142,9 @@ def _rank_main(
         pending = home / f"result-{rank}.tmp"
         pending.write_bytes(pickle.dumps(result))
         pending.rename(home / f"result-{rank}.pkl")
-        # What the process holds by now (compilers' workers, backends' threads) may abort when the
-        # interpreter is torn down in some order. The result is there: it is not torn down at all.
-        # Locks alone are given back, of whose loss multiprocessing would warn.
+        # The process may hold workers of compilers and threads of backends by now. These may abort
+        # when the interpreter is torn down. The result is sent already, so it is not torn down.
+        # Only locks are given back, for multiprocessing would warn of their loss.
         multiprocessing.util._run_finalizers(0)  # type: ignore[attr-defined]
         sys.stdout.flush()
         sys.stderr.flush()

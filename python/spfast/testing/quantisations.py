@@ -1,7 +1,7 @@
 """Stand-ins for vLLM's quantisations: plain CPU implementations, one for each of its schemas.
 
-Every scheme is written down once, as a function of the rows; the operators write its results where
-their schemas say. What lies at which address is as on a GPU; how a number is rounded need not be.
+Every scheme is written down once, as a function of the rows. The operators write its results where
+their schemas say. The layout in memory is that of a GPU; the rounding of a number need not be.
 """
 
 from __future__ import annotations

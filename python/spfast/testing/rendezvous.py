@@ -1,7 +1,7 @@
 """Where processes wait for each other without a collective, so that one that fails lets all go on.
 
 A collective hangs where one rank never comes. Here each rank writes to the store of
-torch.distributed how far it is, and looks how far the others are: whoever raises says so.
+torch.distributed how far it is, and looks how far the others are. A rank that raises writes this.
 """
 
 from __future__ import annotations

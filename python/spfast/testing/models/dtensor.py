@@ -1,6 +1,6 @@
 """A Llama-shaped decoder sharded by DTensor, by a plain plan or with sequence parallelism by hand.
 
-The plain plan is what the pass is given. The other is what somebody writes who knows the model:
+The pass is given the plain plan. The other plan is what an author who knows the model would write:
 https://pytorch.org/tutorials/intermediate/TP_tutorial.html calls it sequence parallel.
 """
 
