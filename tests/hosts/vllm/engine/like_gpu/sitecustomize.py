@@ -14,6 +14,9 @@ if os.environ.get("LIKE_GPU") == "1" and "vllm" not in sys.modules:
     from spfast.integrations.vllm.imports import when_imported
 
     def _platform(module):
+        # With AMX, MLA has kernels of its own, which take no float32.
+        module.torch.cpu._is_amx_tile_supported = lambda: False
+
         platform = module.CpuPlatform
         platform.use_custom_op_collectives = classmethod(lambda cls: True)
         update = platform.check_and_update_config.__func__
