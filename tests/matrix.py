@@ -33,10 +33,7 @@ builds were not tried. vLLM 0.20.2 to 0.26 ask for torch 2.11, 0.27 to 0.32 for 
 on which every change is tested.
 
 On 2.11 the stand-in for Inductor's matcher follows the torch that is installed, which replaces in
-an older way ([its page](pattern-matcher.md)), and tests of what it does not do are skipped. Of the
-10 tests that failed, 8 of float8 products scaled by row, which that torch has no CPU kernel for,
-were counted before they said so and were skipped. Two examples with real ranks ran out of time on a
-busy machine.
+an older way ([its page](pattern-matcher.md)), and tests of what it does not do are skipped.
 
 On 2.14.1 one test, of the benchmark of whole compiles, ran out of its five minutes on a busy
 machine; alone it passed in one.

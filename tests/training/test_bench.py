@@ -68,7 +68,8 @@ def test_the_pass_moves_as_little_as_the_plan_by_hand(tmp_path: Path) -> None:
 
     where = {"device": "CPU", "ranks": 2, "torch": "2", "when": "now"}
     record = {"where": where, "cases": [found]}
-    assert json.loads(json.dumps(record)) == record
+    written = json.dumps(record)  # which may have a nan, and that is no equal of itself
+    assert json.dumps(json.loads(written)) == written
     table = markdown(record).splitlines()
     (line,) = [line for line in table if line.startswith("| spfast |")]
     assert line.endswith("| 4 all_gather_into_tensor, 4 reduce_scatter_tensor |")
