@@ -128,8 +128,8 @@ class Replication:
         self._spread(graph)
 
     def _spread(self, graph: fx.Graph) -> None:
-        """Marks what reads a rank's own value. Goes twice: the next call reads what one wrote."""
-        for _ in range(2):
+        """Marks what reads a rank's own value. Twice where one wrote: the next call reads it."""
+        for _ in range(2 if self._written else 1):
             for node in graph.nodes:
                 if node.op in ("placeholder", "get_attr"):
                     self._follow_contents(node, node, None)
