@@ -131,6 +131,11 @@ NodeId Effects::writer_of(NodeId value) const {
   return writers.empty() ? kNone : writers.front().second;
 }
 
+bool Effects::is_made_last(NodeId value) const {
+  const auto writers = writers_of(value);
+  return writers.empty() || writers.back().second < value;
+}
+
 NodeId Effects::writer_before(NodeId value, NodeId reader) const {
   for (const auto& [storage, writer] : writers_of(value)) {
     SPFAST_WORK(1);

@@ -24,6 +24,8 @@ class Effects {
   [[nodiscard]] NodeId change_between(NodeId first, NodeId last) const;
   // The first node that writes to the storage of this value; kNone if nothing does.
   [[nodiscard]] NodeId writer_of(NodeId value) const;
+  // Whether a value is made after everything that writes to its storage.
+  [[nodiscard]] bool is_made_last(NodeId value) const;
   // The first node but the value itself that writes there before a reader; kNone if there is none.
   [[nodiscard]] NodeId writer_before(NodeId value, NodeId reader) const;
   // A value that stands for the storage of this one, if anything writes there; else kNone.

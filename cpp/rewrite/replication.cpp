@@ -139,7 +139,7 @@ void Replication::prove() {
       continue;
     }
     if (is_deterministic(node)) {
-      proved_[node] = effects_.writer_of(node) == kNone ? common_groups(node) : 0;
+      proved_[node] = effects_.is_made_last(node) ? common_groups(node) : 0;
       for (uint32_t slot = 0; !doubted_.empty() && slot < topology_.slots(); ++slot) {
         const NodeId shows = doubted_[size_t{node} * topology_.slots() + slot];
         if (shows == kNone) continue;
@@ -236,7 +236,8 @@ void Replication::keep_written(NodeId node) {
   if (storages.empty()) return;
   // Of a called module nothing is known: it may write, but that does not show that it does.
   const bool is_known = table_.op(node) != Op::kCallModule || effects_.is_known_call(node);
-  const GroupMask shared = is_deterministic(node) ? common_groups(node) : GroupMask{0};
+  // What an all_reduce in place leaves is what it yields.
+  const GroupMask shared = is_deterministic(node) ? common_groups(node) : proved_[node];
   const GroupMask unproved = is_known ? ~shared : GroupMask{0};
   if ((own | scattered_[node] | unproved) == 0) return;
   for (const NodeId storage : storages) {

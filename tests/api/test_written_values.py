@@ -171,3 +171,47 @@ def test_what_is_left_with_a_ranks_own_value_came_with_one(recognise: str) -> No
 def test_what_is_left_with_a_value_that_may_be_shared_is_assumed() -> None:
     _, results, _ = on_every_rank(carried_over("replicated", reduced=False))
     assert [each.value for each in results[0].assumptions] == ["state"]
+
+
+def reduced_where_it_lies(writes_later: bool) -> Build:
+    """A sum in place in an input, where it has to stay, and what is computed of it."""
+
+    def build(w: Writer) -> None:
+        buffer = w.stream("buffer", "per_rank")
+        summed = w.call(c10d.all_reduce_.default, buffer, "sum", "0")
+        total = w.call(c10d.wait_tensor.default, summed)
+        if writes_later:
+            w.call(aten.add_.Tensor, buffer, w.stream("more", "per_rank"))
+        read = w.call(aten.relu.default, total)
+        partial = w.project(w.stream("attention", "per_rank"), "down")
+        w.output([w.matched_norm(w.call(aten.add.Tensor, w.over_ranks(partial), read))])
+
+    return build
+
+
+@pytest.mark.parametrize("recognise", ["both", "patterns", "rowwise"])
+@pytest.mark.parametrize("writes_later", [False, True])
+def test_what_is_computed_of_a_sum_in_place_is_shared_until_its_memory_is_written_to(
+    writes_later: bool, recognise: str
+) -> None:
+    _, results, _ = on_every_rank(
+        reduced_where_it_lies(writes_later), recognise=recognise, replicated="prove"
+    )
+    assert int(results[0]) == (0 if writes_later else 1)
+
+
+def test_a_sum_in_place_that_stays_bears_no_blame() -> None:
+    """Else the other addend would, once the sum is a plain one: a second run would do more."""
+
+    def build(w: Writer) -> None:
+        part = w.stream("attention", "per_rank")
+        stream = w.call(aten.add.Tensor, w.over_ranks(part), w.stream("residual"))
+        buffer = w.call(aten.clone.default, w.stream("other", "per_rank"))
+        summed = w.call(c10d.all_reduce_.default, buffer, "sum", "0")
+        total = w.call(c10d.wait_tensor.default, summed)
+        w.call(aten.copy_.default, part, w.call(aten.add.Tensor, stream, total))
+        w.output([w.over_ranks(part)])
+
+    graphs, _, _ = on_every_rank(build)
+    config = SequenceParallelConfig(tp_size=4, tp_rank=0)
+    assert int(spfast.apply(graphs[0], config)) == 0

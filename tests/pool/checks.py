@@ -173,7 +173,9 @@ def _undivided(made: Rewrite) -> bool:
 
 def _no_loss(made: Rewrite) -> None:
     world = made.program.world
-    before, after = cost(made.before[0], world), cost(made.after[0], world)
+    before, after = (
+        cost(graph, world, made.before[0]) for graph in (made.before[0], made.after[0])
+    )
     if made.program.config.get("recognise") == "patterns":
         return  # the sites are those that the patterns name, as in vLLM's own pass
     allowed = before.bytes * _grown(made)
@@ -199,11 +201,12 @@ def _no_worse_than_one(made: Rewrite) -> None:
     if made.program.config.get("recognise", "both") != "both":
         return
     world = made.program.world
-    after, grown = cost(made.after[0], world), _grown(made)
+    before, grown = made.before[0], _grown(made)
+    after = cost(made.after[0], world, before)
     for alone in ("patterns", "rowwise"):
-        graph = copy.deepcopy(made.before[0])
+        graph = copy.deepcopy(before)
         spfast.apply(graph, dataclasses.replace(made.configs[0], recognise=alone))
-        single = cost(graph, world)
+        single = cost(graph, world, before)
         no_more = after.bytes <= single.bytes * grown
         expect(no_more, "recogniser", f"both: {after}, {alone} alone: {single}")
 

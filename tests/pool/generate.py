@@ -6,7 +6,7 @@ import dataclasses
 import random
 from typing import Any
 
-from tests.pool import elementwise, joins, shapes
+from tests.pool import backward, elementwise, joins, shapes
 from tests.pool.draw import Draw
 from tests.pool.elementwise import Maker
 from tests.pool.kept import Rejected
@@ -18,6 +18,7 @@ MAKERS: tuple[tuple[float, Maker], ...] = (
     *elementwise.MAKERS,
     *shapes.MAKERS,
     *joins.MAKERS,
+    *backward.MAKERS,
 )
 
 

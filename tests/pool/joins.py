@@ -101,7 +101,7 @@ def partial(d: Draw) -> V:
     if kind == "input":
         return d.keep(d.input(shape, differs=far, stem="part"))
     if kind == "pool":
-        return _streamlike(d)
+        return streamlike(d)
     if kind == "embedding":
         return _vocabulary(d)
     if kind == "residual":
@@ -112,7 +112,7 @@ def partial(d: Draw) -> V:
         mine = d.input(shape, differs=far, stem="part")
         bias = d.input([d.hidden], differs=())
         return d.call("aten.add.Tensor", mine, bias, only=(0,))
-    x = _streamlike(d)
+    x = streamlike(d)
     inner = d.choose([3, 4, 6])
     up = gemm(d, x, d.input([d.hidden, inner], differs=far, fill="small", stem="up"))
     act = d.call(f"aten.{d.choose(['silu', 'gelu', 'relu', 'tanh'])}.default", up)
@@ -146,7 +146,7 @@ def gemm(d: Draw, x: V, weight: V) -> V:
     return d.call("aten.view.default", out, [*sizes[:-1], d.size(weight, 1)])
 
 
-def _streamlike(d: Draw) -> V:
+def streamlike(d: Draw) -> V:
     shape = d.shape(d.the_stream())
     return d.pick(lambda name: d.is_float(name) and d.shape(name) == shape)
 

@@ -73,14 +73,15 @@ class Input:
     fill: str = "normal"
 
     def allocate(self, sizes: Mapping[str, Any]) -> torch.Tensor:
-        """An empty tensor of this layout."""
+        """A tensor of this layout, to be filled."""
         shape = [size_of(dim, sizes) for dim in self.dims]
         if self.layout == "transposed":
             shape[-1], shape[-2] = shape[-2], shape[-1]
             return torch.empty(shape, dtype=self.dtype).transpose(-1, -2)
         if self.layout in ("padded", "offset"):
             start = 1 if self.layout == "offset" else 0
-            wide = torch.empty([*shape[:-1], shape[-1] + 2], dtype=self.dtype)
+            # What reads memory as it lies (as_strided) reads what is between the rows, too.
+            wide = torch.zeros([*shape[:-1], shape[-1] + 2], dtype=self.dtype)
             return wide.narrow(-1, start, shape[-1])
         return torch.empty(shape, dtype=self.dtype)
 

@@ -205,7 +205,7 @@ class Replication:
             elif traits.rank:
                 self._mark_own(node, self._known, node)
             else:
-                if self._computes(node) and self._memory.writer_of(node) is None:
+                if self._computes(node) and self._memory.is_made_last(node):
                     self._shared[node] = self._common(operands)
                     if node in self._doubted:
                         self._shared[node] = frozenset(self._known) - self._doubted[node].keys()
@@ -256,7 +256,7 @@ class Replication:
     def _follow_own(self, node: fx.Node) -> None:
         """Marks what a node computes from a rank's own value, unless it is a size, as its own.
 
-        A collective over one group leaves the value each rank's own in other groups.
+        A collective over one group leaves it so in others. One in place leaves what it yields.
         """
         traits = self._of(node)
         if node.op != "call_function" or traits.sizes:
@@ -265,8 +265,8 @@ class Replication:
         for operand in node.all_input_nodes:
             self._follow(node, self._shown[operand], self._scattered[operand], ended)
             self._follow_contents(node, operand, ended)
-        same = self._computes(node) and self._common(node.all_input_nodes)
-        self._contents.note(node, same or ())
+        same = self._common(node.all_input_nodes) if self._computes(node) else None
+        self._contents.note(node, same or self._shared.get(node, ()))
         for storage in self._memory.storages_written_by(node):
             shown, scattered = self._written.setdefault(storage, ({}, {}))
             for group, evidence in self._shown[node].items():

@@ -210,6 +210,11 @@ class Memory:
         """The first node that writes to the memory in which the value lies."""
         return next(iter(self._writers.get(self._storage(value), ())), None)
 
+    def is_made_last(self, value: fx.Node) -> bool:
+        """Whether a value is made after everything that writes to its memory."""
+        writers = self._writers.get(self._storage(value))
+        return not writers or self.position[writers[-1]] < self.position[value]
+
     def other_writer(self, value: fx.Node, before: fx.Node | None = None) -> fx.Node | None:
         """The first other node that writes to the value's memory, if so before another node."""
         for writer in self._writers.get(self._storage(value), ()):
