@@ -11,12 +11,13 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch._inductor.compile_fx as compile_fx
 from torch.fx._lazy_graph_module import _LazyGraphModule
 
-__all__ = ["FAMILIES", "Stage", "build", "copied", "stages"]
+__all__ = ["FAMILIES", "Mode", "Stage", "build", "copied", "stages"]
 
 _WIDTHS = {
     "hidden_size": 64,
@@ -62,6 +63,21 @@ def build(family: str, layers: int, training: bool) -> tuple[torch.nn.Module, to
 
 
 @dataclass(frozen=True)
+class Mode:
+    """How a model is compiled.
+
+    Attributes:
+        training: Whether a loss is taken backwards.
+        dynamic: Whether sizes are symbols.
+        frozen: Whether weights are constants of the graph (Inductor's ``freezing``).
+    """
+
+    training: bool = False
+    dynamic: bool = False
+    frozen: bool = False
+
+
+@dataclass(frozen=True)
 class Stage:
     """One call of Inductor's FX passes in a compile.
 
@@ -70,18 +86,21 @@ class Stage:
         graph: What it was called with.
         arguments: What it was called with besides.
         fake_mode: The mode that is current meanwhile.
+        takes_real: Whether that mode takes real tensors, as it does while weights are frozen.
     """
 
     name: str
     graph: torch.fx.GraphModule
     arguments: tuple[Any, ...]
     fake_mode: Any
+    takes_real: bool
 
     def run(self, graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
         """Runs the passes on a graph, in place; returns what they return."""
         from torch._inductor.virtualized import V
 
-        with V.set_fake_mode(self.fake_mode):
+        takes_real = patch.object(self.fake_mode, "allow_non_fake_inputs", self.takes_real)
+        with takes_real, V.set_fake_mode(self.fake_mode):
             if self.name == "joint":
                 return compile_fx._recursive_joint_graph_passes(graph, *self.arguments)
             compile_fx._recursive_post_grad_passes(graph, *self.arguments)
@@ -105,23 +124,22 @@ def copied(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
     return made
 
 
-def stages(family: str, layers: int, training: bool, dynamic: bool) -> list[Stage]:
+def stages(family: str, layers: int, mode: Mode) -> list[Stage]:
     """The calls of Inductor's FX passes in a compile for the processor, with nothing lowered.
 
     Args:
         family: One of FAMILIES.
         layers: Of the model.
-        training: Whether a loss is taken backwards.
-        dynamic: Whether sizes are symbols.
+        mode: How it is compiled.
     """
     found: list[Stage] = []
-    model, example = build(family, layers, training)
-    with _caught(found):
+    model, example = build(family, layers, mode.training)
+    with _caught(found), torch._inductor.config.patch(freezing=mode.frozen):
         torch._dynamo.reset()
-        compiled = torch.compile(model, backend=_backend, dynamic=dynamic, fullgraph=True)
-        with contextlib.nullcontext() if training else torch.no_grad():
+        compiled = torch.compile(model, backend=_backend, dynamic=mode.dynamic, fullgraph=True)
+        with contextlib.nullcontext() if mode.training else torch.no_grad():
             out = compiled(example)
-            if training:
+            if mode.training:
                 out.float().sum().backward()
     return found
 
@@ -150,10 +168,16 @@ def _inner(gm: torch.fx.GraphModule, example: list[Any], **kwargs: Any) -> Any:
     return call
 
 
-@contextlib.contextmanager
-def _caught(found: list[Stage]) -> Iterator[None]:
+def _stage(name: str, gm: torch.fx.GraphModule, arguments: tuple[Any, ...]) -> Stage:
+    """A call that is about to be made."""
     from torch._inductor.virtualized import V
 
+    mode = V.fake_mode
+    return Stage(name, copied(gm), arguments, mode, mode.allow_non_fake_inputs)
+
+
+@contextlib.contextmanager
+def _caught(found: list[Stage]) -> Iterator[None]:
     joint, post = compile_fx._recursive_joint_graph_passes, compile_fx._recursive_post_grad_passes
     inside = False
 
@@ -161,7 +185,7 @@ def _caught(found: list[Stage]) -> Iterator[None]:
         nonlocal inside
         if not inside:
             arguments = (*args, *kwargs.values())
-            found.append(Stage("joint", copied(gm), arguments, V.fake_mode))
+            found.append(_stage("joint", gm, arguments))
         inside, outer = True, inside
         try:
             return joint(gm, *args, **kwargs)
@@ -171,7 +195,7 @@ def _caught(found: list[Stage]) -> Iterator[None]:
     def first_post(gm: Any, *args: Any, **kwargs: Any) -> None:
         nonlocal inside
         if not inside:
-            found.append(Stage("post_grad", copied(gm), (*args, *kwargs.values()), V.fake_mode))
+            found.append(_stage("post_grad", gm, (*args, *kwargs.values())))
         inside, outer = True, inside
         try:
             post(gm, *args, **kwargs)

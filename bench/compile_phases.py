@@ -68,7 +68,7 @@ def _compiled(model: str, layers: int, mode: str, how: Callable[[], Any]) -> Pha
     gc.collect()
     with how(), _phases() as found:
         start = time.process_time()
-        stages(model, layers, *MODES[mode])
+        stages(model, layers, MODES[mode])
         return {**found, "whole": time.process_time() - start}
 
 
@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(argv)
     # Torch's patterns are traced once a process, whichever matcher runs them.
-    stages("llama", 1, True, True)
+    stages("llama", 1, MODES["training-dynamic"])
     found = measure(options.model, options.layers, options.compile, options.rounds)
     about = {name: getattr(options, name) for name in ("model", "compile", "layers", "rounds")}
     data = {**about, "machine": machine.describe(), "seconds": found}

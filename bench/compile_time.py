@@ -24,17 +24,18 @@ from pathlib import Path
 from typing import Any
 
 from bench import machine
-from bench.compile_models import FAMILIES, Stage, copied, stages
+from bench.compile_models import FAMILIES, Mode, Stage, copied, stages
 from spfast.integrations import inductor
 from spfast.pattern_matcher.shelf import Shelf
 
 __all__ = ["MODES", "RESULTS", "Cell", "forget", "measure", "table"]
 
-MODES = {  # whether training, whether dynamic
-    "inference-static": (False, False),
-    "inference-dynamic": (False, True),
-    "training-static": (True, False),
-    "training-dynamic": (True, True),
+MODES = {
+    "inference-static": Mode(),
+    "inference-dynamic": Mode(dynamic=True),
+    "inference-frozen": Mode(frozen=True),
+    "training-static": Mode(training=True),
+    "training-dynamic": Mode(training=True, dynamic=True),
 }
 RESULTS = Path(__file__).parent / "results"
 
@@ -74,7 +75,7 @@ class Cell:
 def measure(model: str, layers: int, mode: str, rounds: int) -> Cell:
     """Measures one model: torch and ours in turn, `rounds` times each."""
     start = time.process_time()
-    found = stages(model, layers, *MODES[mode])
+    found = stages(model, layers, MODES[mode])
     whole = time.process_time() - start
     seconds: dict[str, list[float]] = {}
     for _, when, side in itertools.product(range(rounds), ("first", "again"), ("ours", "torch")):
@@ -153,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(argv)
     # Torch's patterns are traced once a process, whichever matcher runs them.
-    stages("llama", 1, True, True)
+    stages("llama", 1, MODES["training-dynamic"])
     cells = []
     for model, mode in itertools.product(options.only, options.compile):
         cells.append(measure(model, options.layers, mode, options.rounds))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench import compile_phases, compile_time
-from bench.compile_models import FAMILIES, build, copied, stages
+from bench.compile_models import FAMILIES, Mode, build, copied, stages
 from bench.compile_time import MODES, Cell, table
 from spfast.integrations import inductor
 from spfast.pattern_matcher.shelf import shelf_of
@@ -18,13 +18,21 @@ transformers = pytest.importorskip("transformers")
 
 
 def test_a_copy_is_a_graph_of_its_own() -> None:
-    (joint, post_grad) = stages("vit", 1, training=False, dynamic=False)
+    (joint, post_grad) = stages("vit", 1, Mode())
     names = [node.name for node in joint.graph.graph.nodes]
     made = copied(joint.graph)
     made = joint.run(made)
     assert [node.name for node in joint.graph.graph.nodes] == names
     assert [node.name for node in made.graph.nodes] != names
     assert post_grad.fake_mode is not None
+
+
+def test_weights_are_constants_of_a_frozen_graph() -> None:
+    def operands(mode: Mode) -> int:
+        (*_, post_grad) = stages("vit", 1, mode)
+        return len(post_grad.graph.graph.find_nodes(op="get_attr"))
+
+    assert operands(Mode(frozen=True)) > 10 and operands(Mode()) == 0
 
 
 def test_models_have_the_layers_that_are_asked_for() -> None:
@@ -47,8 +55,8 @@ def test_the_benchmark_writes_its_table(tmp_path: Path, capsys: Any) -> None:
 def test_a_table_ends_with_the_sums_of_its_cells() -> None:
     cells = [Cell("vit", mode, 10, 1.0, 0.4, 0.2, 0.3, 0.1) for mode in MODES]
     lines = table(cells).splitlines()
-    assert [line.split(" | ")[1] for line in lines[2:6]] == list(MODES)
-    assert lines[6].startswith("| **sum** |  | 40 | 1600 | 800 | 2.0x |")
+    assert [line.split(" | ")[1] for line in lines[2:7]] == list(MODES)
+    assert lines[7].startswith("| **sum** |  | 50 | 2000 | 1000 | 2.0x |")
     assert lines[-1] == "again: 3.0x to 3.0x, median 3.0x"
 
 

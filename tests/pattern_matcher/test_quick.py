@@ -16,7 +16,7 @@ from pattern_matcher.graphs import faked, several
 from torch._dynamo.utils import counters
 from torch._inductor.constant_folding import ConstantFolder
 
-from bench.compile_models import FAMILIES, Stage, copied, stages
+from bench.compile_models import FAMILIES, Mode, Stage, copied, stages
 from spfast.integrations import inductor, quick
 
 aten = torch.ops.aten
@@ -65,7 +65,7 @@ def test_a_compile_has_the_graphs_and_counters_of_torch(
 ) -> None:
     assert family in FAMILIES
     pytest.importorskip("transformers")
-    found = stages(family, layers=1, training=training, dynamic=dynamic)
+    found = stages(family, 1, Mode(training, dynamic))
     assert [stage.name for stage in found] == ["joint", *["post_grad"] * (1 + training)]
     for stage in found:
         theirs, their_counts = _passed(stage, contextlib.nullcontext)
