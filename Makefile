@@ -46,7 +46,7 @@ help:
 	@echo "make sanitize-python  Python tests against a module under the sanitizers"
 	@echo "make matrix    the Python tests on the oldest, the default and the newest torch (gigabytes)"
 	@echo "make wheel     an sdist and a wheel in dist/"
-	@echo "make wheels    a wheel for each Python in dist/wheels, checked by auditwheel"
+	@echo "make wheels    a manylinux_2_28 wheel for each Python in dist/wheels, checked by auditwheel"
 	@echo "make docs      the documentation as a site in build/site"
 	@echo "make clean     remove what was built (distclean: and the environment)"
 
@@ -112,7 +112,7 @@ wheel: $(VENV)/.stamp-tools
 	$(PIP) build
 	$(PY) -m build --outdir dist
 
-# A wheel for each Python: in manylinux_2_28 where a container engine runs, else with what is here.
+# A manylinux_2_28 wheel for each Python: in containers where an engine runs, else with zig.
 wheels: $(VENV)/.stamp-tools
 	tools/wheels.sh $(PY)
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # wheels.sh PYTHON: makes wheels in dist/wheels and looks at each with auditwheel and twine.
 # Where a container engine runs, cibuildwheel makes one for each Python in a manylinux_2_28
-# container. Elsewhere each Python of PYTHONS that is installed makes one for the libraries of this
-# machine, and auditwheel says which systems it runs on.
+# container. Elsewhere each Python of PYTHONS that is installed makes one with zig's C++ compiler,
+# which has the C library's symbols of any version, and links a C++ library of its own.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${1:-python3}
@@ -24,7 +24,10 @@ if found=$(engine) && [ -n "$found" ]; then
   "$tools/bin/pip" --disable-pip-version-check install --quiet cibuildwheel
   CIBW_CONTAINER_ENGINE=$found "$tools/bin/cibuildwheel" --platform linux --output-dir "$out"
 else
-  echo "no container engine runs: the wheels are for the libraries of this machine" >&2
+  echo "no container engine runs: zig compiles for manylinux_2_28" >&2
+  "$tools/bin/pip" --disable-pip-version-check install --quiet ziglang
+  machine=$(uname -m)
+  export CXX="$PWD/$tools/bin/python-zig c++ -target $machine-linux-gnu.2.28"
   for name in ${PYTHONS:-python3.10 python3.11 python3.12 python3.13}; do
     "$name" -c 'import venv' 2>/dev/null || { echo "skipped: there is no $name" >&2; continue; }
     "$name" -m venv "build/wheels/$name"
@@ -32,7 +35,8 @@ else
       --wheel-dir "build/wheels/raw" .
   done
   for wheel in build/wheels/raw/*.whl; do
-    PATH="$PWD/$tools/bin:$PATH" "$tools/bin/auditwheel" repair --wheel-dir "$out" "$wheel"
+    PATH="$PWD/$tools/bin:$PATH" "$tools/bin/auditwheel" repair \
+      --plat "manylinux_2_28_$machine" --wheel-dir "$out" "$wheel"
   done
 fi
 "$tools/bin/python" -m build --sdist --outdir "$out" .
