@@ -256,7 +256,7 @@ class Replication:
     def _follow_own(self, node: fx.Node) -> None:
         """Marks what a node computes from a rank's own value, unless it is a size, as its own.
 
-        A collective over one group leaves it so in others. One in place leaves what it yields.
+        A collective over one group leaves it own in others. One in place writes what it yields.
         """
         traits = self._of(node)
         if node.op != "call_function" or traits.sizes:
